@@ -1,0 +1,15 @@
+//! The projections of this repository: what a row means.
+//!
+//! To add one: a file beside these, and a line in [`ALL`].
+
+pub mod account_summary;
+pub mod forum_counters;
+pub mod samples;
+
+use projection_vocabulary::Rule;
+
+/// Every projection that the worker runs.
+pub const ALL: &[&dyn Rule] = &[
+    &account_summary::AccountSummary, //
+    &forum_counters::ForumCounters,
+];

@@ -1,0 +1,481 @@
+//! The algebra of changes: what an event may do to rows, and how the changes of many events become one.
+//!
+//! A home row belongs to one aggregate, whose events are applied in order, so anything may be done to it: `add`, `set`,
+//! `remove`. A shared row is written by many aggregates in no order at all, so only what commutes may be done to it: `add`
+//! (made exact by the writer's home row), `max` and `insert` (idempotent). The builders [`own`] and [`shared`] offer just
+//! that; anything else does not compile.
+//!
+//! What an aggregate has added to shared rows so far are its *contributions*, a vector with one number for each attribute of
+//! each shared row. Every change acts on it as an affine map: [`transfer`] and [`retract`] move or drop coordinates, `add`
+//! adds. Affine maps compose, and composition is associative; so [`Change::then`] is, and n events cost one write.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::Arc,
+};
+
+use crate::{AggregateId, Decimal, DecimalError, Value};
+
+/// Attributes of a home row that are the worker's, not a rule's.
+pub const RESERVED: [&str; 5] = ["version", "revision", "lastEventId", "parkedAt", "owned"];
+
+/// The key of one row of a read model.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RowKey(Arc<str>);
+
+impl RowKey {
+    /// The key as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<&str> for RowKey {
+    fn from(key: &str) -> Self {
+        Self(key.into())
+    }
+}
+
+impl From<&String> for RowKey {
+    fn from(key: &String) -> Self {
+        Self(key.as_str().into())
+    }
+}
+
+impl From<&AggregateId> for RowKey {
+    fn from(id: &AggregateId) -> Self {
+        Self(id.as_str().into())
+    }
+}
+
+impl fmt::Display for RowKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for RowKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&*self.0, f)
+    }
+}
+
+/// One number attribute of one shared row.
+pub type Cell = (RowKey, String);
+/// Amounts by shared row and attribute.
+pub type Sums = BTreeMap<Cell, Decimal>;
+/// A row's attributes by name.
+pub type Attributes = BTreeMap<String, Value>;
+
+/// What one event, or a span of events, does to rows.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Change {
+    own: BTreeMap<String, OwnOp>,
+    route: Route,
+    /// Added to contributions, after `route` moved what stood before.
+    adds: Sums,
+    /// Every cell that any event of the span wrote to, also where the sum comes to nothing: the shared row then shows a
+    /// zero, whether the events were applied one by one or at once.
+    touched: BTreeSet<Cell>,
+    max: BTreeMap<Cell, Value>,
+    insert: BTreeMap<Cell, BTreeSet<Arc<str>>>,
+}
+
+/// What becomes of one attribute of the home row: first `base`, then `add`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OwnOp {
+    /// What to start from.
+    pub base: Base,
+    /// What to add to it.
+    pub add: Option<Decimal>,
+}
+
+/// What an [`OwnOp`] starts from.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Base {
+    /// What the row holds.
+    Keep,
+    /// This value.
+    Set(Value),
+    /// Nothing: the attribute goes.
+    Remove,
+}
+
+/// Where contributions to a shared row count from now on; `None` is nowhere.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Route {
+    moved: BTreeMap<RowKey, Option<RowKey>>,
+    /// Whether every row that `moved` does not name loses its contributions.
+    retracted: bool,
+}
+
+impl Route {
+    fn is_identity(&self) -> bool {
+        self.moved.is_empty() && !self.retracted
+    }
+
+    fn of(&self, key: &RowKey) -> Option<RowKey> {
+        match self.moved.get(key) {
+            Some(to) => to.clone(),
+            None => (!self.retracted).then(|| key.clone()),
+        }
+    }
+
+    fn then(self, later: &Self) -> Self {
+        let mut moved: BTreeMap<_, _> = self.moved.into_iter().map(|(from, to)| (from, to.and_then(|to| later.of(&to)))).collect();
+        if !self.retracted {
+            for (from, to) in &later.moved {
+                moved.entry(from.clone()).or_insert_with(|| to.clone());
+            }
+        }
+        let retracted = self.retracted || later.retracted;
+        // One spelling for each map, so that equal changes are equal values.
+        moved.retain(|from, to| if retracted { to.is_some() } else { to.as_ref() != Some(from) });
+        Self { moved, retracted }
+    }
+
+    /// Moves sums along; cells that stay are left alone.
+    fn push(&self, sums: Sums) -> Sums {
+        let mut pushed = Sums::new();
+        for ((key, attribute), amount) in sums {
+            if let Some(to) = self.of(&key) {
+                *pushed.entry((to, attribute)).or_default() += &amount;
+            }
+        }
+        pushed
+    }
+}
+
+impl Change {
+    /// This change and then `later`, as one. Associative; [`nothing`] is neutral.
+    #[must_use]
+    pub fn then(mut self, later: Self) -> Self {
+        for (name, op) in later.own {
+            merge_own(self.own.entry(name).or_insert(OwnOp { base: Base::Keep, add: None }), op);
+        }
+        if !later.route.is_identity() {
+            self.adds = later.route.push(self.adds);
+            self.touched.extend(self.adds.keys().cloned());
+            self.route = self.route.then(&later.route);
+        }
+        for (cell, amount) in later.adds {
+            *self.adds.entry(cell).or_default() += &amount;
+        }
+        self.touched.extend(later.touched);
+        for (cell, value) in later.max {
+            let highest = self.max.entry(cell).or_insert_with(|| value.clone());
+            if *highest < value {
+                *highest = value;
+            }
+        }
+        for (cell, texts) in later.insert {
+            self.insert.entry(cell).or_default().extend(texts);
+        }
+        self
+    }
+
+    /// `then` under the name that reads well where one event does several things.
+    #[must_use]
+    pub fn and(self, more: impl Into<Self>) -> Self {
+        self.then(more.into())
+    }
+
+    /// What becomes of the home row's attributes, by name.
+    #[must_use]
+    pub fn own(&self) -> &BTreeMap<String, OwnOp> {
+        &self.own
+    }
+
+    /// The `max` operations on shared rows.
+    #[must_use]
+    pub fn max(&self) -> &BTreeMap<Cell, Value> {
+        &self.max
+    }
+
+    /// The `insert` operations on shared rows.
+    #[must_use]
+    pub fn insert(&self) -> &BTreeMap<Cell, BTreeSet<Arc<str>>> {
+        &self.insert
+    }
+
+    /// The `max` and `insert` operations alone. They may be repeated, and merge over aggregates.
+    #[must_use]
+    pub fn raises(&self) -> Self {
+        Self { max: self.max.clone(), insert: self.insert.clone(), ..Self::default() }
+    }
+
+    /// Whether what this comes to depends on what the aggregate has contributed before.
+    #[must_use]
+    pub fn needs_contributions(&self) -> bool {
+        !self.route.is_identity()
+    }
+
+    /// What this comes to for an aggregate with these contributions. Unless [`Change::needs_contributions`], any will do.
+    #[must_use]
+    pub fn settle(&self, before: &Sums) -> Settled {
+        let mut settled =
+            Settled { shared: self.touched.iter().map(|cell| (cell.clone(), Decimal::zero())).collect(), ..Settled::default() };
+        if self.route.is_identity() {
+            settled.shared.extend(self.adds.clone());
+            settled.adds.clone_from(&self.adds);
+            return settled;
+        }
+        let mut after = self.route.push(before.clone());
+        for (cell, amount) in &self.adds {
+            *after.entry(cell.clone()).or_default() += amount;
+        }
+        for (cell, amount) in before {
+            let stays = self.route.of(&cell.0).as_ref() == Some(&cell.0);
+            if !after.contains_key(cell) {
+                settled.removes.insert(cell.clone());
+            }
+            if !stays {
+                *settled.shared.entry(cell.clone()).or_default() -= amount;
+                // The cell that it moves to shows, even if nothing was in it to move.
+                if let Some(to) = self.route.of(&cell.0) {
+                    *settled.shared.entry((to, cell.1.clone())).or_default() += amount;
+                }
+            }
+        }
+        for (cell, amount) in &self.adds {
+            *settled.shared.entry(cell.clone()).or_default() += amount;
+        }
+        for (cell, amount) in after {
+            let mut delta = amount;
+            let known = before.get(&cell);
+            if let Some(known) = known {
+                delta -= known;
+            }
+            if known.is_none() || !delta.is_zero() {
+                settled.adds.insert(cell, delta);
+            }
+        }
+        settled
+    }
+
+    /// Whether DynamoDB can hold every number of this change.
+    ///
+    /// # Errors
+    /// [`DecimalError`]: write fewer events at once; one event that fails by itself is poison.
+    pub fn check(&self) -> Result<(), DecimalError> {
+        for op in self.own.values() {
+            op.add.as_ref().map_or(Ok(()), Decimal::check)?;
+            if let Base::Set(Value::Number(number)) = &op.base {
+                number.check()?;
+            }
+        }
+        self.adds.values().try_for_each(Decimal::check)
+    }
+}
+
+fn merge_own(first: &mut OwnOp, later: OwnOp) {
+    if later.base != Base::Keep {
+        *first = later;
+    } else if let Some(more) = later.add {
+        *first.add.get_or_insert_default() += &more;
+    }
+    // A sum whose parts are known is itself a value; a text that is added to stays as it is, for the writer to refuse.
+    if let (Base::Set(Value::Number(_)) | Base::Remove, Some(add)) = (&first.base, &first.add) {
+        let mut sum = add.clone();
+        if let Base::Set(Value::Number(number)) = &first.base {
+            sum += number;
+        }
+        *first = OwnOp { base: Base::Set(Value::Number(sum)), add: None };
+    }
+}
+
+/// A change whose effect on shared rows is worked out.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Settled {
+    /// What to add to shared rows; zeros make a row show that it exists.
+    pub shared: Sums,
+    /// What to add to the contributions on the home row.
+    pub adds: Sums,
+    /// Contributions that end.
+    pub removes: BTreeSet<Cell>,
+}
+
+/// Changes of the aggregate's own row. Made by [`own`].
+#[derive(Clone, Debug)]
+pub struct Own(Change);
+
+/// Changes of one shared row. Made by [`shared`].
+#[derive(Clone, Debug)]
+pub struct Shared(RowKey, Change);
+
+/// Nothing changes; the watermark moves on all the same. For an event that a rule knows and need not act on.
+#[must_use]
+pub fn nothing() -> Change {
+    Change::default()
+}
+
+/// Begins a change of the aggregate's own row.
+#[must_use]
+pub fn own() -> Own {
+    Own(Change::default())
+}
+
+/// Begins a change of a row that many aggregates write to.
+pub fn shared(row: impl Into<RowKey>) -> Shared {
+    Shared(row.into(), Change::default())
+}
+
+/// All that this aggregate has contributed to the row `from` counts for the row `to` from now on.
+pub fn transfer(from: impl Into<RowKey>, to: impl Into<RowKey>) -> Change {
+    let (from, to) = (from.into(), to.into());
+    let moved = if from == to { BTreeMap::new() } else { BTreeMap::from([(from, Some(to))]) };
+    Change { route: Route { moved, retracted: false }, ..Change::default() }
+}
+
+/// All that this aggregate has contributed to shared rows is taken back.
+#[must_use]
+pub fn retract() -> Change {
+    Change { route: Route { moved: BTreeMap::new(), retracted: true }, ..Change::default() }
+}
+
+impl Own {
+    /// Adds an amount, negative to subtract. An attribute that is not there counts as zero.
+    #[must_use]
+    pub fn add(self, attribute: &str, amount: impl Into<Decimal>) -> Self {
+        self.op(attribute, OwnOp { base: Base::Keep, add: Some(amount.into()) })
+    }
+
+    /// Sets the attribute to a value.
+    #[must_use]
+    pub fn set(self, attribute: &str, value: impl Into<Value>) -> Self {
+        self.op(attribute, OwnOp { base: Base::Set(value.into()), add: None })
+    }
+
+    /// Removes the attribute.
+    #[must_use]
+    pub fn remove(self, attribute: &str) -> Self {
+        self.op(attribute, OwnOp { base: Base::Remove, add: None })
+    }
+
+    /// And another change of the same event.
+    #[must_use]
+    pub fn and(self, more: impl Into<Change>) -> Change {
+        self.0.and(more)
+    }
+
+    fn op(mut self, attribute: &str, op: OwnOp) -> Self {
+        merge_own(self.0.own.entry(named(attribute)).or_insert(OwnOp { base: Base::Keep, add: None }), op);
+        self
+    }
+}
+
+impl Shared {
+    /// Adds an amount, negative to subtract, exactly once however often the event is delivered.
+    #[must_use]
+    pub fn add(mut self, attribute: &str, amount: impl Into<Decimal>) -> Self {
+        let cell = self.cell(attribute);
+        *self.1.adds.entry(cell.clone()).or_default() += &amount.into();
+        self.1.touched.insert(cell);
+        self
+    }
+
+    /// Raises the attribute to a value if it is lower or not there. Numbers compare as numbers, texts by their bytes.
+    #[must_use]
+    pub fn max(mut self, attribute: &str, value: impl Into<Value>) -> Self {
+        let raise = Change { max: BTreeMap::from([(self.cell(attribute), value.into())]), ..Change::default() };
+        self.1 = self.1.then(raise);
+        self
+    }
+
+    /// Inserts a text into a set.
+    #[must_use]
+    pub fn insert(mut self, attribute: &str, member: impl Into<Arc<str>>) -> Self {
+        let cell = self.cell(attribute);
+        self.1.insert.entry(cell).or_default().insert(member.into());
+        self
+    }
+
+    /// And another change of the same event.
+    #[must_use]
+    pub fn and(self, more: impl Into<Change>) -> Change {
+        self.1.and(more)
+    }
+
+    fn cell(&self, attribute: &str) -> Cell {
+        (self.0.clone(), named(attribute))
+    }
+}
+
+impl From<Own> for Change {
+    fn from(own: Own) -> Self {
+        own.0
+    }
+}
+
+impl From<Shared> for Change {
+    fn from(shared: Shared) -> Self {
+        shared.1
+    }
+}
+
+fn named(attribute: &str) -> String {
+    assert!(!RESERVED.contains(&attribute), "the attribute `{attribute}` is the worker's own: name yours differently");
+    assert!(!attribute.is_empty() && !attribute.contains('#'), "an attribute's name is not empty and has no `#`");
+    attribute.to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sums(cells: &[(&str, &str, i32)]) -> Sums {
+        cells.iter().map(|(row, attribute, amount)| (((*row).into(), (*attribute).into()), (*amount).into())).collect()
+    }
+
+    #[test]
+    fn adds_merge_to_their_sum_and_a_later_set_wins() {
+        let change: Change = own().add("n", 2).add("n", 3).into();
+        assert_eq!(change.own["n"], OwnOp { base: Base::Keep, add: Some(5.into()) });
+        let change = change.and(own().set("n", 7)).and(own().add("n", -1));
+        assert_eq!(change.own["n"], OwnOp { base: Base::Set(6.into()), add: None });
+        let change = change.and(own().remove("n")).and(own().add("n", 1));
+        assert_eq!(change.own["n"], OwnOp { base: Base::Set(1.into()), add: None });
+    }
+
+    #[test]
+    fn a_transfer_moves_what_came_before_and_not_what_comes_after() {
+        let change = shared("a").add("posts", 3).and(transfer("a", "b")).and(shared("a").add("posts", 1));
+        let settled = change.settle(&sums(&[("a", "posts", 10)]));
+        assert_eq!(settled.shared, sums(&[("a", "posts", -9), ("b", "posts", 13)]));
+        assert_eq!(settled.adds, sums(&[("a", "posts", -9), ("b", "posts", 13)]));
+        assert!(settled.removes.is_empty());
+    }
+
+    #[test]
+    fn a_retraction_takes_back_everything_wherever_it_was_moved() {
+        let change = transfer("a", "b").and(retract());
+        let settled = change.settle(&sums(&[("a", "posts", 10), ("c", "posts", 1)]));
+        assert_eq!(settled.shared, sums(&[("a", "posts", -10), ("c", "posts", -1)]));
+        assert_eq!(settled.adds, Sums::new());
+        assert_eq!(settled.removes.len(), 2);
+    }
+
+    #[test]
+    fn a_change_without_transfer_needs_no_contributions() {
+        assert!(!Change::from(shared("a").add("posts", 1)).needs_contributions());
+        assert!(!transfer("a", "a").needs_contributions());
+        assert!(transfer("a", "b").needs_contributions());
+        assert!(retract().needs_contributions());
+    }
+
+    #[test]
+    fn a_sum_too_wide_for_dynamodb_fails_the_check() {
+        let wide: Decimal = "99999999999999999999999999999999999999".parse().expect("valid");
+        let change = own().add("n", &wide).and(own().add("n", 2));
+        assert!(change.check().is_err());
+        assert_eq!(change.and(own().add("n", -2)).check(), Ok(()));
+    }
+
+    #[test]
+    #[should_panic(expected = "the worker's own")]
+    fn the_watermark_is_out_of_a_rules_reach() {
+        let _ = own().set("version", 1);
+    }
+}

@@ -1,0 +1,257 @@
+//! Exact decimals, as DynamoDB keeps them: 38 significant digits, no float anywhere.
+
+use std::{fmt, ops, str::FromStr};
+
+use bigdecimal::{BigDecimal, Zero as _};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+/// The most significant digits that a DynamoDB number holds.
+/// <https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/HowItWorks.NamingRulesDataTypes.html>
+pub const SIGNIFICANT_DIGITS_MAX: u64 = 38;
+/// The decimal exponent of the leading digit lies within these bounds (same source).
+const EXPONENT_MAX: i64 = 125;
+const EXPONENT_MIN: i64 = -130;
+/// DynamoDB's longest plain form has 171 characters; a longer text is not a number of its making, and refusing it
+/// early keeps a hostile record from buying seconds of parsing.
+const TEXT_LEN_MAX: usize = 256;
+
+/// How a [`crate::Value`] tells a `Decimal` apart from other newtypes while it is deserialised.
+pub(crate) const NEWTYPE: &str = "projection_vocabulary::Decimal";
+
+/// An exact decimal number.
+///
+/// A parsed `Decimal` is always a number that DynamoDB can hold. Sums are exact and may outgrow that; whoever writes one
+/// asks [`Decimal::check`] first, so that a sum is refused and never rounded.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Decimal(BigDecimal);
+
+/// Why a text or a sum is not a number that DynamoDB can hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum DecimalError {
+    /// The text is not a decimal number. The record that holds it is poison.
+    #[error("not a decimal number")]
+    NotANumber,
+    /// Exact, but wider than DynamoDB's numbers.
+    #[error("a number of {0} significant digits, of which DynamoDB holds 38")]
+    TooManyDigits(u64),
+    /// The magnitude lies outside 1E-130 to 9.99E+125.
+    #[error("a number outside DynamoDB's range of 1E-130 to 9.99E+125")]
+    OutOfRange,
+}
+
+impl Decimal {
+    /// Zero, the neutral element of addition.
+    #[must_use]
+    pub fn zero() -> Self {
+        Self(BigDecimal::zero())
+    }
+
+    /// Whether this is zero, whatever its scale.
+    #[must_use]
+    pub fn is_zero(&self) -> bool {
+        self.0.is_zero()
+    }
+
+    /// Whether DynamoDB can hold this number exactly.
+    ///
+    /// # Errors
+    /// [`DecimalError::TooManyDigits`] or [`DecimalError::OutOfRange`]: refuse the change that would write it.
+    pub fn check(&self) -> Result<(), DecimalError> {
+        if self.0.is_zero() {
+            return Ok(());
+        }
+        let normal = self.0.normalized();
+        let digits = normal.digits();
+        if digits > SIGNIFICANT_DIGITS_MAX {
+            return Err(DecimalError::TooManyDigits(digits));
+        }
+        let leading = i64::try_from(digits).unwrap_or(i64::MAX) - 1 - normal.fractional_digit_count();
+        if (EXPONENT_MIN..=EXPONENT_MAX).contains(&leading) { Ok(()) } else { Err(DecimalError::OutOfRange) }
+    }
+
+    /// The whole number this is, if it is one and fits.
+    #[must_use]
+    pub fn to_i128(&self) -> Option<i128> {
+        self.0.is_integer().then(|| self.0.to_plain_string().split('.').next()?.parse().ok()).flatten()
+    }
+
+    /// The magnitude without its sign.
+    #[must_use]
+    pub fn abs(&self) -> Self {
+        Self(self.0.abs())
+    }
+}
+
+impl FromStr for Decimal {
+    type Err = DecimalError;
+
+    fn from_str(text: &str) -> Result<Self, DecimalError> {
+        let plain = |byte: u8| byte.is_ascii_digit() || matches!(byte, b'+' | b'-' | b'.' | b'e' | b'E');
+        if text.is_empty() || text.len() > TEXT_LEN_MAX || !text.bytes().all(plain) {
+            return Err(DecimalError::NotANumber);
+        }
+        // An exponent beyond four digits is out of range whatever stands before it, and must not reach the parser's arithmetic.
+        if let Some((_, exponent)) = text.split_once(['e', 'E'])
+            && exponent.trim_start_matches(['+', '-']).trim_start_matches('0').len() > 4
+        {
+            return Err(DecimalError::OutOfRange);
+        }
+        let parsed = Self(BigDecimal::from_str(text).map_err(|_| DecimalError::NotANumber)?.normalized());
+        parsed.check()?;
+        Ok(parsed)
+    }
+}
+
+impl From<u64> for Decimal {
+    fn from(whole: u64) -> Self {
+        Self(BigDecimal::from(whole))
+    }
+}
+
+impl From<i32> for Decimal {
+    fn from(whole: i32) -> Self {
+        Self(BigDecimal::from(whole))
+    }
+}
+
+impl From<i64> for Decimal {
+    fn from(whole: i64) -> Self {
+        Self(BigDecimal::from(whole))
+    }
+}
+
+impl From<&Decimal> for Decimal {
+    fn from(other: &Decimal) -> Self {
+        other.clone()
+    }
+}
+
+impl ops::AddAssign<&Decimal> for Decimal {
+    fn add_assign(&mut self, other: &Decimal) {
+        self.0 += &other.0;
+    }
+}
+
+impl ops::SubAssign<&Decimal> for Decimal {
+    fn sub_assign(&mut self, other: &Decimal) {
+        self.0 -= &other.0;
+    }
+}
+
+impl ops::Neg for &Decimal {
+    type Output = Decimal;
+
+    fn neg(self) -> Decimal {
+        Decimal(-&self.0)
+    }
+}
+
+/// The plain form without exponent and without trailing zeros, as DynamoDB prints it.
+impl fmt::Display for Decimal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.normalized().to_plain_string())
+    }
+}
+
+impl fmt::Debug for Decimal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl Serialize for Decimal {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Decimal {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Exact;
+
+        impl<'de> de::Visitor<'de> for Exact {
+            type Value = Decimal;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an exact number")
+            }
+
+            fn visit_newtype_struct<D: Deserializer<'de>>(self, inner: D) -> Result<Decimal, D::Error> {
+                inner.deserialize_any(self)
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Decimal, E> {
+                text.parse().map_err(E::custom)
+            }
+
+            fn visit_u64<E: de::Error>(self, whole: u64) -> Result<Decimal, E> {
+                Ok(whole.into())
+            }
+
+            fn visit_i64<E: de::Error>(self, whole: i64) -> Result<Decimal, E> {
+                Ok(whole.into())
+            }
+        }
+
+        deserializer.deserialize_newtype_struct(NEWTYPE, Exact)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn decimal(text: &str) -> Decimal {
+        text.parse().expect("a test's number parses")
+    }
+
+    #[test]
+    fn sums_are_exact_to_the_last_of_38_digits() {
+        let mut sum = decimal("1234567890123456789.0123456789012345678");
+        sum += &decimal("0.0000000000000000001");
+        assert_eq!(sum.to_string(), "1234567890123456789.0123456789012345679");
+        assert_eq!(sum.check(), Ok(()));
+    }
+
+    #[test]
+    fn a_sum_beyond_38_digits_is_refused_not_rounded() {
+        let mut sum = decimal("99999999999999999999999999999999999999");
+        sum += &1.into();
+        assert_eq!(sum.check(), Ok(()), "1E+38 has one significant digit");
+        sum += &1.into();
+        assert_eq!(sum.check(), Err(DecimalError::TooManyDigits(39)));
+    }
+
+    #[test]
+    fn numbers_print_in_the_form_dynamodb_prints() {
+        for (text, printed) in [("1.00", "1"), ("1E+2", "100"), ("-0.50", "-0.5"), ("0", "0"), ("-0", "0"), ("007", "7"), ("1e-3", "0.001")]
+        {
+            assert_eq!(decimal(text).to_string(), printed, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_edges_of_the_range_are_in_and_what_lies_beyond_is_out() {
+        for text in ["1E-130", "9.9999999999999999999999999999999999999E+125", "-9.9999999999999999999999999999999999999E+125"] {
+            assert!(text.parse::<Decimal>().is_ok(), "{text}");
+        }
+        for text in ["1E-131", "1E+126", "1E+999999999", "1e-99999999999999999999"] {
+            assert_eq!(text.parse::<Decimal>(), Err(DecimalError::OutOfRange), "{text}");
+        }
+        assert_eq!("123456789012345678901234567890123456789".parse::<Decimal>(), Err(DecimalError::TooManyDigits(39)));
+    }
+
+    #[test]
+    fn what_is_no_number_is_refused() {
+        for text in ["", " 1", "NaN", "inf", "1_000", "0x10", "--1", "1e", "e5", ".", "1.2.3", &"9".repeat(300)] {
+            assert_eq!(text.parse::<Decimal>(), Err(DecimalError::NotANumber), "{text}");
+        }
+    }
+
+    #[test]
+    fn whole_numbers_are_known() {
+        assert_eq!(decimal("1E+2").to_i128(), Some(100));
+        assert_eq!(decimal("-7.0").to_i128(), Some(-7));
+        assert_eq!(decimal("0.5").to_i128(), None);
+    }
+}

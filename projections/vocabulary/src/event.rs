@@ -1,0 +1,195 @@
+//! Facts as the event store records them.
+
+use std::{fmt, sync::Arc};
+
+use time::{OffsetDateTime, UtcOffset, format_description::well_known::Rfc3339, macros::format_description};
+
+use crate::{Attributes, Value};
+
+/// What an event is about: the stable, opaque name of one aggregate.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AggregateId(Arc<str>);
+
+impl AggregateId {
+    /// The id as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<&str> for AggregateId {
+    fn from(id: &str) -> Self {
+        Self(id.into())
+    }
+}
+
+impl fmt::Display for AggregateId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for AggregateId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&*self.0, f)
+    }
+}
+
+/// The number of an event within its aggregate: 1, 2, 3 and so on without a hole.
+///
+/// On a row it is the watermark, where [`Version::NONE`] says that nothing was applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Version(pub u64);
+
+impl Version {
+    /// Before the first event.
+    pub const NONE: Self = Self(0);
+
+    /// The version that follows this one.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+
+    /// The version before this one; [`Version::NONE`] before the first.
+    #[must_use]
+    pub fn previous(self) -> Self {
+        Self(self.0.saturating_sub(1))
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// When an event happened, as a text whose order is the order of time: RFC 3339 in UTC with milliseconds.
+///
+/// Rows keep timestamps as text and `max` compares them as text, so every spelling of an instant must become one.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Timestamp(Arc<str>);
+
+/// The text is not an RFC 3339 timestamp. The record that holds it is poison.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not an RFC 3339 timestamp")]
+pub struct NotATimestamp;
+
+impl Timestamp {
+    /// Reads any RFC 3339 timestamp; what is finer than a millisecond is cut off.
+    ///
+    /// # Errors
+    /// [`NotATimestamp`] if the text is none.
+    pub fn parse(text: &str) -> Result<Self, NotATimestamp> {
+        let instant = OffsetDateTime::parse(text, &Rfc3339).map_err(|_| NotATimestamp)?;
+        Self::of(instant).ok_or(NotATimestamp)
+    }
+
+    /// The instant so many milliseconds after 1970-01-01T00:00:00Z; `None` outside the years 0 to 9999.
+    #[must_use]
+    pub fn from_epoch_ms(epoch_ms: i64) -> Option<Self> {
+        Self::of(OffsetDateTime::from_unix_timestamp_nanos(i128::from(epoch_ms) * 1_000_000).ok()?)
+    }
+
+    fn of(instant: OffsetDateTime) -> Option<Self> {
+        let utc = instant.checked_to_offset(UtcOffset::UTC).filter(|utc| (0..=9999).contains(&utc.year()))?;
+        let text = utc.format(format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z"));
+        Some(Self(text.ok()?.into()))
+    }
+
+    /// The timestamp as text, for example `2026-01-05T09:00:00.000Z`.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// One event as it stands in the event store.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RecordedEvent {
+    /// What the event is about.
+    pub aggregate: AggregateId,
+    /// Its number within the aggregate, from 1.
+    pub version: Version,
+    /// Tells this event from every other, also from one that took its version in a restored store.
+    pub event_id: Arc<str>,
+    /// The name of the kind of event, for example `MoneyDeposited`.
+    pub event_type: Arc<str>,
+    /// What happened: a [`Value::Map`].
+    pub data: Value,
+    /// When it happened.
+    pub timestamp: Timestamp,
+    /// What the writer noted beside it (a correlation id, a user); rules do not see it.
+    pub metadata: Option<Value>,
+}
+
+/// A recorded event whose data a rule has in its own type.
+#[derive(Clone, Debug)]
+pub struct Recorded<'a, E> {
+    /// What the event is about.
+    pub aggregate: &'a AggregateId,
+    /// Its number within the aggregate, from 1.
+    pub version: Version,
+    /// When it happened.
+    pub timestamp: &'a Timestamp,
+    /// What happened.
+    pub event: E,
+    row: Option<&'a Attributes>,
+}
+
+impl<'a, E> Recorded<'a, E> {
+    pub(crate) fn new(recorded: &'a RecordedEvent, event: E, row: Option<&'a Attributes>) -> Self {
+        let RecordedEvent { aggregate, version, timestamp, .. } = recorded;
+        Self { aggregate, version: *version, timestamp, event, row }
+    }
+
+    /// The present attributes of the aggregate's own row.
+    ///
+    /// # Panics
+    /// Unless the projection sets [`crate::Projection::READS_ROW`].
+    #[must_use]
+    pub fn row(&self) -> &'a Attributes {
+        self.row.expect("a rule that looks at its row sets READS_ROW")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_spelling_of_an_instant_becomes_one_text() {
+        for text in ["2026-01-05T09:00:00Z", "2026-01-05T09:00:00.000Z", "2026-01-05T10:00:00+01:00", "2026-01-05T09:00:00.0009-00:00"] {
+            assert_eq!(Timestamp::parse(text).map(|t| t.to_string()), Ok("2026-01-05T09:00:00.000Z".into()), "{text}");
+        }
+        assert_eq!(Timestamp::from_epoch_ms(1_767_603_600_000), Timestamp::parse("2026-01-05T09:00:00Z").ok());
+    }
+
+    #[test]
+    fn the_order_of_texts_is_the_order_of_time() {
+        let whole = Timestamp::parse("2026-01-05T09:00:00Z").expect("valid");
+        let half = Timestamp::parse("2026-01-05T09:00:00.5Z").expect("valid");
+        let offset = Timestamp::parse("2026-01-05T08:00:00-03:00").expect("valid");
+        assert!(whole < half && half < offset);
+    }
+
+    #[test]
+    fn what_is_no_timestamp_is_refused() {
+        for text in ["", "yesterday", "2026-01-05", "2026-13-05T09:00:00Z", "1767603600", "0000-01-01T00:00:00+23:59"] {
+            assert_eq!(Timestamp::parse(text), Err(NotATimestamp), "{text}");
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! Folding events into changes and rows.
+
+use std::ops::ControlFlow;
+
+use crate::{AggregateId, Change, HomeRow, Inapplicable, RecordedEvent, Refusal, Rows, Rule};
+
+/// The change of the first events of a span, and what kept the rest out of it.
+#[derive(Debug)]
+pub struct Merged {
+    /// The change of the events taken.
+    pub change: Change,
+    /// How many events, from the first, it is the change of.
+    pub taken: usize,
+    /// How many of those concern the rule.
+    pub concerning: usize,
+    /// Why the event after those was left out.
+    pub stop: Option<Stop>,
+}
+
+/// Why a span was not merged to its end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stop {
+    /// The next event cannot be applied: it is poison.
+    Poison(Refusal),
+    /// The events so far and the next one do not fit into one write, but may fit into two.
+    Full,
+}
+
+/// Whether an event concerns the rule.
+#[must_use]
+pub fn concerns(rule: &dyn Rule, event: &RecordedEvent) -> bool {
+    rule.event_types().contains(&&*event.event_type)
+}
+
+/// Merges the changes of contiguous events, as far as one write can carry them.
+///
+/// `row` is the aggregate's row before the first event; only a rule that reads its row looks at it.
+#[must_use]
+pub fn merge<'a>(rule: &dyn Rule, events: impl IntoIterator<Item = &'a RecordedEvent>, row: &HomeRow) -> Merged {
+    let mut merged = Merged { change: Change::default(), taken: 0, concerning: 0, stop: None };
+    let mut row = rule.reads_row().then(|| row.clone());
+    for event in events {
+        if let ControlFlow::Break(stop) = merge_one(rule, event, &mut row, &mut merged) {
+            merged.stop = Some(stop);
+            break;
+        }
+        merged.taken += 1;
+    }
+    merged
+}
+
+fn merge_one(rule: &dyn Rule, event: &RecordedEvent, row: &mut Option<HomeRow>, merged: &mut Merged) -> ControlFlow<Stop> {
+    if !concerns(rule, event) {
+        return ControlFlow::Continue(());
+    }
+    let attributes = row.as_ref().map(|row| row.own.clone()).unwrap_or_default();
+    let change = match rule.change(event, &attributes) {
+        Ok(change) => change,
+        Err(refusal) => return ControlFlow::Break(Stop::Poison(refusal)),
+    };
+    if change.check().is_err() && merged.concerning == 0 {
+        return ControlFlow::Break(Stop::Poison(Refusal::Rule("a number of this event is wider than DynamoDB's 38 digits")));
+    }
+    if let Some(row) = row
+        && row.apply(&change).is_err()
+    {
+        return ControlFlow::Break(if merged.concerning == 0 {
+            Stop::Poison(Refusal::Rule("the event does not fit the row's values"))
+        } else {
+            Stop::Full
+        });
+    }
+    let both = merged.change.clone().then(change);
+    if both.check().is_err() {
+        return ControlFlow::Break(Stop::Full);
+    }
+    merged.change = both;
+    merged.concerning += 1;
+    ControlFlow::Continue(())
+}
+
+/// Why the fold of an aggregate ends before its history does.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unfolded {
+    /// The rule refuses the event.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The rows cannot take it.
+    #[error(transparent)]
+    Inapplicable(#[from] Inapplicable),
+}
+
+impl Rows {
+    /// Applies one event, which must be the next of its aggregate that concerns the rule, and returns its change.
+    ///
+    /// # Errors
+    /// [`Unfolded`], with nothing applied: the worker parks the aggregate at this event.
+    pub fn fold(&mut self, rule: &dyn Rule, event: &RecordedEvent) -> Result<Change, Unfolded> {
+        if !concerns(rule, event) {
+            return Ok(Change::default());
+        }
+        let aggregate: &AggregateId = &event.aggregate;
+        let change = match self.home.get(aggregate) {
+            Some(row) => rule.change(event, &row.own)?,
+            None => rule.change(event, &HomeRow::default().own)?,
+        };
+        self.apply(aggregate, &change, (event.version, rule.revision(), event.event_id.clone()))?;
+        Ok(change)
+    }
+}

@@ -1,0 +1,146 @@
+//! Rows as values: what a read model holds, without the database that holds it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use crate::{
+    AggregateId, Attributes, Base, Change, RowKey, Settled, Sums, Value, Version,
+    change::{Cell, OwnOp},
+};
+
+/// The row of one aggregate in one projection, with its watermark.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct HomeRow {
+    /// The last version applied.
+    pub version: Version,
+    /// The revision of the rule that wrote it; 0 if no rule did.
+    pub revision: u32,
+    /// The id of the event with the last version applied.
+    pub last_event_id: Option<Arc<str>>,
+    /// Since when the aggregate is parked, if it is.
+    pub parked_at: Option<String>,
+    /// The attributes that this aggregate owns; others on the same row belong to those who share it.
+    pub own: Attributes,
+    /// Every attribute that it has owned, also those now removed.
+    pub owned: BTreeSet<String>,
+    /// What it has added to each shared row so far.
+    pub contributions: Sums,
+}
+
+/// The change asks for what the row's values do not allow, such as adding to a text. The event is poison.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Inapplicable {
+    /// An amount was added to an attribute that holds no number.
+    #[error("an amount was added to an attribute that holds no number")]
+    AddToNonNumber,
+    /// The sum is no number that DynamoDB can hold.
+    #[error("the sum is {0}")]
+    Sum(#[from] crate::DecimalError),
+}
+
+impl HomeRow {
+    /// Applies a change to the attributes this row owns and to its contributions.
+    ///
+    /// # Errors
+    /// [`Inapplicable`], with nothing applied: the events of the change cannot be applied together.
+    pub fn apply(&mut self, change: &Change) -> Result<Settled, Inapplicable> {
+        let mut own = self.own.clone();
+        for (name, op) in change.own() {
+            match resolve(op, own.get(name))? {
+                Some(value) => own.insert(name.clone(), value),
+                None => own.remove(name),
+            };
+        }
+        let settled = change.settle(&self.contributions);
+        let mut contributions = self.contributions.clone();
+        contributions.retain(|cell, _| !settled.removes.contains(cell));
+        for (cell, amount) in &settled.adds {
+            let sum = contributions.entry(cell.clone()).or_default();
+            *sum += amount;
+            sum.check()?;
+        }
+        self.own = own;
+        self.owned.extend(change.own().keys().cloned());
+        self.contributions = contributions;
+        Ok(settled)
+    }
+}
+
+fn resolve(op: &OwnOp, present: Option<&Value>) -> Result<Option<Value>, Inapplicable> {
+    let base = match &op.base {
+        Base::Keep => present,
+        Base::Set(value) => Some(value),
+        Base::Remove => None,
+    };
+    let Some(add) = &op.add else { return Ok(base.cloned()) };
+    let mut sum = match base {
+        None => add.clone(),
+        Some(Value::Number(number)) => number.clone(),
+        Some(_) => return Err(Inapplicable::AddToNonNumber),
+    };
+    if base.is_some() {
+        sum += add;
+    }
+    sum.check()?;
+    Ok(Some(Value::Number(sum)))
+}
+
+/// All rows of one projection: the pure fold that every other way of making them must equal.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Rows {
+    /// Home rows, by aggregate.
+    pub home: BTreeMap<AggregateId, HomeRow>,
+    /// What aggregates have written to shared rows, by row and attribute.
+    pub shared: BTreeMap<Cell, Value>,
+}
+
+impl Rows {
+    /// Applies a change of one aggregate and sets its watermark.
+    ///
+    /// # Errors
+    /// [`Inapplicable`], with nothing applied.
+    pub fn apply(&mut self, aggregate: &AggregateId, change: &Change, mark: (Version, u32, Arc<str>)) -> Result<(), Inapplicable> {
+        let mut row = self.home.get(aggregate).cloned().unwrap_or_default();
+        let settled = row.apply(change)?;
+        let mut shared = BTreeMap::new();
+        for (cell, amount) in &settled.shared {
+            let op = OwnOp { base: Base::Keep, add: Some(amount.clone()) };
+            shared.insert(cell.clone(), resolve(&op, self.shared.get(cell))?.expect("a sum is a value"));
+        }
+        for (cell, value) in change.max() {
+            if self.shared.get(cell).is_none_or(|present| present < value) {
+                shared.insert(cell.clone(), value.clone());
+            }
+        }
+        for (cell, texts) in change.insert() {
+            let mut members = texts.clone();
+            if let Some(Value::TextSet(present)) = self.shared.get(cell) {
+                members.extend(present.iter().cloned());
+            }
+            shared.insert(cell.clone(), Value::TextSet(members));
+        }
+        self.shared.extend(shared);
+        (row.version, row.revision) = (mark.0, mark.1);
+        row.last_event_id = Some(mark.2);
+        self.home.insert(aggregate.clone(), row);
+        Ok(())
+    }
+
+    /// The rows as a reader sees them, by key: own and shared attributes together, and the home row's `version`.
+    #[must_use]
+    pub fn visible(&self) -> BTreeMap<RowKey, Attributes> {
+        let mut rows: BTreeMap<RowKey, Attributes> = BTreeMap::new();
+        for (aggregate, home) in &self.home {
+            let row = rows.entry(aggregate.into()).or_default();
+            row.extend(home.own.clone());
+            row.insert("version".into(), home.version.0.into());
+        }
+        for ((key, attribute), value) in &self.shared {
+            let before = rows.entry(key.clone()).or_default().insert(attribute.clone(), value.clone());
+            assert!(before.is_none(), "`{attribute}` of row `{key}` has two owners: its aggregate and those who share the row");
+        }
+        rows
+    }
+}

@@ -1,0 +1,107 @@
+//! Tests that read: given these events, expect these rows.
+//!
+//! ```
+//! # use projection_vocabulary::{Change, Decimal, Projection, Recorded, Refusal, data, own, testkit::given};
+//! # #[derive(serde::Deserialize)] enum Event { Paid { amount: Decimal } }
+//! # struct Payments;
+//! # impl Projection for Payments {
+//! #     type Event = Event;
+//! #     const NAME: &str = "payments";
+//! #     const KEY: &str = "payerId";
+//! #     fn project(&self, event: &Recorded<'_, Event>) -> Result<Change, Refusal> {
+//! #         let Event::Paid { amount } = &event.event;
+//! #         Ok(own().add("paid", amount).into())
+//! #     }
+//! # }
+//! let rows = given(&Payments).event("alice", "Paid", data! { amount: 30.50 }).event("alice", "Paid", data! { amount: 1 }).rows();
+//! assert_eq!(rows, "alice: paid=31.5 version=2\n");
+//! ```
+
+use std::{collections::BTreeMap, fmt::Write as _};
+
+use crate::{
+    AggregateId, RecordedEvent, Rows, Rule, Value, fold,
+    sample::{Fact, record},
+};
+
+/// Events to project, in the order in which they happened.
+pub struct Given<'a> {
+    rule: &'a dyn Rule,
+    facts: Vec<Fact>,
+}
+
+/// Begins a test of a rule.
+pub fn given(rule: &dyn Rule) -> Given<'_> {
+    Given { rule, facts: Vec::new() }
+}
+
+impl Given<'_> {
+    /// One more event. Versions count up within its aggregate; each event happens a second after the one before.
+    #[must_use]
+    pub fn event(mut self, aggregate: &str, event_type: &'static str, data: Value) -> Self {
+        self.facts.push(Fact { aggregate: aggregate.into(), event_type, data });
+        self
+    }
+
+    /// The rows, a line each: `key: attribute=value ...`.
+    ///
+    /// On the way it holds the rule to the laws that the worker relies on: the same rows whether events are applied one by
+    /// one, all at once, or split in two anywhere, and whatever order aggregates come in.
+    ///
+    /// # Panics
+    /// If an event is refused, or a law does not hold.
+    #[must_use]
+    pub fn rows(self) -> String {
+        let events: Vec<_> = record(self.facts).collect();
+        let one_by_one = one_by_one(self.rule, &events).unwrap_or_else(|refusal| panic!("{refusal}"));
+        for split in 0..=events.len() {
+            assert_eq!(in_spans(self.rule, &events, split), one_by_one, "the rows depend on how events are batched (split after {split})");
+        }
+        let mut text = String::new();
+        for (key, attributes) in one_by_one.visible() {
+            write!(text, "{key}:").expect("a String takes all");
+            for (name, value) in attributes {
+                write!(text, " {name}={value}").expect("a String takes all");
+            }
+            text.push('\n');
+        }
+        text
+    }
+
+    /// Why the events cannot all be applied: `aggregate version: reason`.
+    ///
+    /// # Panics
+    /// If they can.
+    #[must_use]
+    pub fn refusal(self) -> String {
+        one_by_one(self.rule, &record(self.facts).collect::<Vec<_>>()).expect_err("every event was applied")
+    }
+}
+
+fn one_by_one(rule: &dyn Rule, events: &[RecordedEvent]) -> Result<Rows, String> {
+    let mut rows = Rows::default();
+    for event in events {
+        rows.fold(rule, event).map(drop).map_err(|refusal| format!("{} {}: {refusal}", event.aggregate, event.version))?;
+    }
+    Ok(rows)
+}
+
+/// Applies each aggregate's events in two spans, last aggregate first.
+fn in_spans(rule: &dyn Rule, events: &[RecordedEvent], split: usize) -> Rows {
+    let mut rows = Rows::default();
+    for part in [&events[..split], &events[split..]] {
+        let mut spans: BTreeMap<&AggregateId, Vec<&RecordedEvent>> = BTreeMap::new();
+        for event in part.iter().filter(|event| fold::concerns(rule, event)) {
+            spans.entry(&event.aggregate).or_default().push(event);
+        }
+        for (aggregate, events) in spans.into_iter().rev() {
+            let last = events[events.len() - 1];
+            let row = rows.home.get(aggregate).cloned().unwrap_or_default();
+            let merged = fold::merge(rule, events.iter().copied(), &row);
+            assert_eq!((merged.taken, &merged.stop), (events.len(), &None), "a span of applicable events merges");
+            let mark = (last.version, rule.revision(), last.event_id.clone());
+            rows.apply(aggregate, &merged.change, mark).expect("a merged span applies");
+        }
+    }
+    rows
+}

@@ -1,0 +1,195 @@
+//! What events carry and rows hold: DynamoDB's kinds of value without DynamoDB.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use serde_json::value::RawValue;
+
+use crate::{AggregateId, Decimal, Timestamp};
+
+/// DynamoDB nests documents at most this deep.
+/// <https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Constraints.html>
+pub const DEPTH_MAX: usize = 32;
+
+/// One value, with exact numbers.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[allow(missing_docs, reason = "the names say it")]
+pub enum Value {
+    Null,
+    Bool(bool),
+    Number(Decimal),
+    Text(Arc<str>),
+    Bytes(Vec<u8>),
+    /// A set of texts; DynamoDB has no empty one.
+    TextSet(BTreeSet<Arc<str>>),
+    List(Vec<Value>),
+    Map(BTreeMap<String, Value>),
+}
+
+/// Why a JSON text is not a [`Value`].
+#[derive(Debug, thiserror::Error)]
+pub enum NotAValue {
+    /// The text is not JSON.
+    #[error("not valid JSON")]
+    Json(#[from] serde_json::Error),
+    /// A number that DynamoDB cannot hold exactly.
+    #[error(transparent)]
+    Number(#[from] crate::DecimalError),
+    /// Nested deeper than DynamoDB allows.
+    #[error("nested deeper than 32 levels")]
+    TooDeep,
+}
+
+impl Value {
+    /// Reads JSON with its numbers to the last digit (`serde_json::Value` would make floats of them).
+    ///
+    /// # Errors
+    /// [`NotAValue`] if the text is no JSON, or holds what DynamoDB cannot.
+    pub fn from_json(json: &RawValue) -> Result<Self, NotAValue> {
+        Self::from_json_at(json, 0)
+    }
+
+    fn from_json_at(json: &RawValue, depth: usize) -> Result<Self, NotAValue> {
+        if depth > DEPTH_MAX {
+            return Err(NotAValue::TooDeep);
+        }
+        let text = json.get();
+        Ok(match text.as_bytes().first() {
+            Some(b'{') => {
+                let members: BTreeMap<String, &RawValue> = serde_json::from_str(text)?;
+                let read = |(name, member)| Ok((name, Self::from_json_at(member, depth + 1)?));
+                Self::Map(members.into_iter().map(read).collect::<Result<_, NotAValue>>()?)
+            }
+            Some(b'[') => {
+                let elements: Vec<&RawValue> = serde_json::from_str(text)?;
+                Self::List(elements.into_iter().map(|e| Self::from_json_at(e, depth + 1)).collect::<Result<_, _>>()?)
+            }
+            Some(b'"') => Self::Text(serde_json::from_str::<String>(text)?.into()),
+            Some(b't' | b'f') => Self::Bool(serde_json::from_str(text)?),
+            Some(b'n') => Self::Null,
+            _ => Self::Number(text.parse()?),
+        })
+    }
+
+    /// The value as JSON with its numbers to the last digit. A set becomes a list, bytes become a list of numbers.
+    #[must_use]
+    pub fn to_json(&self) -> Box<RawValue> {
+        let raw = |text: String| RawValue::from_string(text).expect("a rendered value is valid JSON");
+        match self {
+            Self::Number(number) => raw(number.to_string()),
+            Self::Null => raw("null".into()),
+            Self::Bool(flag) => raw(flag.to_string()),
+            Self::Text(text) => to_raw(text),
+            Self::Bytes(bytes) => to_raw(bytes),
+            Self::TextSet(texts) => to_raw(texts),
+            Self::List(elements) => to_raw(&elements.iter().map(Self::to_json).collect::<Vec<_>>()),
+            Self::Map(members) => to_raw(&members.iter().map(|(name, member)| (name, member.to_json())).collect::<BTreeMap<_, _>>()),
+        }
+    }
+
+    /// The text, if this is one.
+    #[must_use]
+    pub fn as_text(&self) -> Option<&str> {
+        if let Self::Text(text) = self { Some(text) } else { None }
+    }
+
+    /// The number, if this is one.
+    #[must_use]
+    pub fn as_number(&self) -> Option<&Decimal> {
+        if let Self::Number(number) = self { Some(number) } else { None }
+    }
+}
+
+fn to_raw(value: &(impl serde::Serialize + ?Sized)) -> Box<RawValue> {
+    serde_json::value::to_raw_value(value).expect("texts, lists and maps with text keys always serialise")
+}
+
+/// Numbers bare, texts bare, the rest as JSON: the form in which tests and terminals show a cell.
+impl std::fmt::Display for Value {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Text(text) => f.write_str(text),
+            other => f.write_str(other.to_json().get()),
+        }
+    }
+}
+
+macro_rules! value_from {
+    ($($type:ty => |$from:ident| $to:expr;)*) => {
+        $(impl From<$type> for Value {
+            fn from($from: $type) -> Self {
+                $to
+            }
+        })*
+    };
+}
+
+value_from! {
+    bool => |flag| Self::Bool(flag);
+    Decimal => |number| Self::Number(number);
+    &Decimal => |number| Self::Number(number.clone());
+    u64 => |whole| Self::Number(whole.into());
+    i64 => |whole| Self::Number(whole.into());
+    i32 => |whole| Self::Number(whole.into());
+    &str => |text| Self::Text(text.into());
+    String => |text| Self::Text(text.into());
+    &String => |text| Self::Text(text.as_str().into());
+    &Timestamp => |instant| Self::Text(instant.as_str().into());
+    &AggregateId => |id| Self::Text(id.as_str().into());
+}
+
+/// An event's data, written as it reads: `data! { amount: 30.50, note: "rent" }`.
+///
+/// A number is taken from the source text, so it is exact to its last digit.
+#[macro_export]
+macro_rules! data {
+    ($($name:ident : $value:tt),* $(,)?) => {
+        $crate::Value::Map(::std::collections::BTreeMap::from([
+            $((::std::string::String::from(stringify!($name)), $crate::literal(stringify!($value)))),*
+        ]))
+    };
+}
+
+/// What [`data!`] makes of one literal.
+///
+/// # Panics
+/// If the literal is no JSON; it stands in a test's source, where that is a mistake of the author's.
+#[doc(hidden)]
+#[must_use]
+pub fn literal(source: &str) -> Value {
+    let json = RawValue::from_string(source.to_owned()).expect("a literal of data! is JSON");
+    Value::from_json(&json).expect("a literal of data! is a value that DynamoDB can hold")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn json(text: &str) -> Result<Value, NotAValue> {
+        Value::from_json(&RawValue::from_string(text.to_owned()).expect("valid JSON"))
+    }
+
+    #[test]
+    fn json_keeps_every_digit_both_ways() {
+        let text = r#"{"amount":1234567890123456789.0123456789012345678,"list":[true,null,"a\"b"]}"#;
+        assert_eq!(json(text).expect("valid").to_json().get(), text);
+    }
+
+    #[test]
+    fn nesting_is_bounded() {
+        let nested = |depth: usize| json(&format!("{}1{}", "[".repeat(depth), "]".repeat(depth)));
+        assert!(nested(DEPTH_MAX).is_ok());
+        assert!(matches!(nested(DEPTH_MAX + 1), Err(NotAValue::TooDeep)));
+    }
+
+    #[test]
+    fn data_reads_numbers_from_the_source_text() {
+        let data = data! { amount: 0.10000000000000000000000000000000000001, note: "rent", big: 99999999999999999999999999999999999999 };
+        assert_eq!(
+            data.to_json().get(),
+            r#"{"amount":0.10000000000000000000000000000000000001,"big":99999999999999999999999999999999999999,"note":"rent"}"#
+        );
+    }
+}

@@ -1,0 +1,263 @@
+//! From one captured stream record to what it means. The one user of `aws_lambda_events`' record type.
+//!
+//! Records are read one by one and never as a whole event: the crate's types are strict, and one malformed record must not
+//! fail the others.
+
+use std::fmt;
+
+use aws_lambda_events::event::dynamodb::EventRecord;
+use projection_vocabulary::{AggregateId, RecordedEvent, Version};
+use serde::Deserialize;
+use serde_dynamo::Item;
+use serde_json::{Value as Json, json, value::RawValue};
+
+use crate::item::{self, Key, Malformed};
+
+/// The position of a record in its shard. Ordered as a number; they have up to 40 digits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SequenceNumber(String);
+
+impl SequenceNumber {
+    /// The number as the stream gave it.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<&str> for SequenceNumber {
+    fn from(number: &str) -> Self {
+        Self(number.into())
+    }
+}
+
+impl Ord for SequenceNumber {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        let digits = |number: &Self| number.0.trim_start_matches('0').len();
+        digits(self).cmp(&digits(other)).then_with(|| self.0.trim_start_matches('0').cmp(other.0.trim_start_matches('0')))
+    }
+}
+
+impl PartialOrd for SequenceNumber {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+/// One stream record, decoded.
+#[derive(Debug)]
+pub struct Record {
+    /// Its position in the shard; what is reported if it fails.
+    pub sequence: Option<SequenceNumber>,
+    /// What it means.
+    pub body: Body,
+}
+
+/// What a stream record means.
+#[derive(Debug)]
+pub enum Body {
+    /// An event was appended.
+    Event(RecordedEvent),
+    /// An event was appended that cannot be read.
+    Poison(Poison),
+    /// Nothing to project.
+    Ignored(Ignored),
+    /// The stream is not set up as the worker needs it: the batch fails, nothing is parked.
+    Unusable(&'static str),
+}
+
+/// A record that cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Poison {
+    /// Which event it is, as far as it can be told.
+    pub event: Option<(AggregateId, Version)>,
+    /// Its type, if it can be told.
+    pub event_type: Option<String>,
+    /// What is wrong with it.
+    pub reason: Malformed,
+    /// The record as it came.
+    pub payload: String,
+    /// Tells this record from others if it names no event.
+    pub record_id: String,
+}
+
+/// Why a record has nothing to project.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Ignored {
+    /// The item is none of an event: an aggregate's VERSION item, for example.
+    NotAnEvent,
+    /// An event of a type that no projection handles.
+    UnknownType,
+    /// An event was changed. The event store must be append-only: rows keep what was first appended.
+    Modified,
+    /// An event was deleted by a writer. The event store must be append-only.
+    Removed,
+    /// An event was deleted by DynamoDB's time to live. A rebuild would no longer know it.
+    Expired,
+}
+
+impl fmt::Display for Ignored {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NotAnEvent => "not an event",
+            Self::UnknownType => "event type of no projection",
+            Self::Modified => "event modified: the store must be append-only",
+            Self::Removed => "event removed: the store must be append-only",
+            Self::Expired => "event expired by time to live",
+        })
+    }
+}
+
+/// Decodes one record of a stream.
+#[must_use]
+pub fn decode(raw: &RawValue) -> Record {
+    match serde_json::from_str::<EventRecord>(raw.get()) {
+        Ok(record) => decode_typed(record, raw),
+        Err(_) => decode_leniently(raw),
+    }
+}
+
+/// What people capture differs in parts that carry no meaning here: `get-records` has ISO dates and capitalised identities,
+/// hand-made records leave the region out. Mend those; what then still does not fit is poison.
+fn decode_leniently(raw: &RawValue) -> Record {
+    let Ok(Json::Object(mut record)) = serde_json::from_str(raw.get()) else {
+        return Record { sequence: None, body: poison(raw, None, None, Malformed::Record("not an object, or nested too deep")) };
+    };
+    record.entry("eventID").or_insert_with(|| json!(""));
+    record.entry("awsRegion").or_insert_with(|| json!(""));
+    if let Some(Json::Object(identity)) = record.get_mut("userIdentity") {
+        for (capitalised, name) in [("Type", "type"), ("PrincipalId", "principalId")] {
+            if let Some(value) = identity.remove(capitalised) {
+                identity.insert(name.into(), value);
+            }
+        }
+    }
+    let mut sequence = None;
+    if let Some(Json::Object(change)) = record.get_mut("dynamodb") {
+        change.entry("SizeBytes").or_insert_with(|| json!(0));
+        change.remove("ApproximateCreationDateTime");
+        sequence = change.get("SequenceNumber").and_then(Json::as_str).map(SequenceNumber::from);
+    }
+    let record = Json::Object(record);
+    match EventRecord::deserialize(&record) {
+        Ok(record) => decode_typed(record, raw),
+        Err(_) => {
+            let image = |name| record.pointer(name).and_then(|item| Item::deserialize(item).ok()).unwrap_or_default();
+            let keys = [image("/dynamodb/Keys"), image("/dynamodb/NewImage")].iter().find_map(event_key);
+            let event_type = record.pointer("/dynamodb/NewImage/eventType/S").and_then(Json::as_str).map(str::to_owned);
+            let body = poison(raw, keys, event_type, Malformed::Record("members are missing or of the wrong kind"));
+            Record { sequence, body }
+        }
+    }
+}
+
+fn event_key(keys: &Item) -> Option<(AggregateId, Version)> {
+    match item::key_of(keys) {
+        Ok(Key::Event(aggregate, version)) => Some((aggregate, version)),
+        _ => None,
+    }
+}
+
+fn decode_typed(record: EventRecord, raw: &RawValue) -> Record {
+    let sequence = record.change.sequence_number.as_deref().filter(|number| !number.is_empty()).map(SequenceNumber::from);
+    Record { sequence, body: body(&record, raw) }
+}
+
+fn body(record: &EventRecord, raw: &RawValue) -> Body {
+    let change = &record.change;
+    let keys = if change.keys.is_empty() { &change.new_image } else { &change.keys };
+    if keys.is_empty() {
+        return poison(raw, None, None, Malformed::Record("it has no keys"));
+    }
+    let key = item::key_of(keys);
+    if key == Ok(Key::Other) {
+        return Body::Ignored(Ignored::NotAnEvent);
+    }
+    match record.event_name.as_str() {
+        "INSERT" => {}
+        "MODIFY" => return Body::Ignored(Ignored::Modified),
+        "REMOVE" => {
+            let by_ttl = record.user_identity.as_ref().is_some_and(|user| user.principal_id == "dynamodb.amazonaws.com");
+            return Body::Ignored(if by_ttl { Ignored::Expired } else { Ignored::Removed });
+        }
+        _ => return poison(raw, event_key(keys), None, Malformed::Record("its eventName is none of INSERT, MODIFY, REMOVE")),
+    }
+    if change.new_image.is_empty() {
+        let view = change.stream_view_type.as_ref().and_then(|view| serde_json::to_value(view).ok());
+        return match view.as_ref().and_then(Json::as_str) {
+            Some("KEYS_ONLY" | "OLD_IMAGE") => Body::Unusable("the stream carries no new images: set its StreamViewType to NEW_IMAGE"),
+            _ => poison(raw, event_key(keys), None, Malformed::Record("an INSERT without NewImage")),
+        };
+    }
+    match item::decode_event(&change.new_image) {
+        Ok(event) if key.as_ref() == Ok(&Key::Event(event.aggregate.clone(), event.version)) => Body::Event(event),
+        Ok(_) => poison(raw, event_key(keys), None, Malformed::KeyMismatch("NewImage")),
+        Err(reason) => poison(raw, event_key(keys), item::event_type_of(&change.new_image).map(str::to_owned), reason),
+    }
+}
+
+fn poison(raw: &RawValue, event: Option<(AggregateId, Version)>, event_type: Option<String>, reason: Malformed) -> Body {
+    #[derive(Deserialize)]
+    struct Id {
+        #[serde(rename = "eventID")]
+        event_id: String,
+    }
+    let record_id = serde_json::from_str::<Id>(raw.get()).map(|id| id.event_id).ok().filter(|id| !id.is_empty());
+    let record_id = record_id.unwrap_or_else(|| format!("{:016x}", fingerprint(raw.get())));
+    Body::Poison(Poison { event, event_type, reason, payload: raw.get().to_owned(), record_id })
+}
+
+/// FNV-1a: the same record has the same name in every process and version.
+fn fingerprint(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(json: &str) -> Record {
+        decode(&RawValue::from_string(json.to_owned()).expect("valid JSON"))
+    }
+
+    const IMAGE: &str = r#"{"PK":{"S":"AGGREGATE#a"},"SK":{"S":"EVENT#0000000001"},"eventId":{"S":"e"},"aggregateId":{"S":"a"},"eventType":{"S":"T"},"eventData":{"M":{}},"eventVersion":{"N":"1"},"timestamp":{"S":"2026-01-01T00:00:00Z"}}"#;
+
+    #[test]
+    fn a_bare_record_without_region_size_and_with_iso_date_is_read() {
+        let bare = record(&format!(
+            r#"{{"eventName":"INSERT","dynamodb":{{"ApproximateCreationDateTime":"2026-01-01T00:00:00+00:00","Keys":{{"PK":{{"S":"AGGREGATE#a"}},"SK":{{"S":"EVENT#0000000001"}}}},"NewImage":{IMAGE},"SequenceNumber":"1"}}}}"#
+        ));
+        assert!(matches!(bare.body, Body::Event(_)), "{bare:?}");
+        assert_eq!(bare.sequence, Some("1".into()));
+    }
+
+    #[test]
+    fn a_malformed_record_still_names_its_event_and_position() {
+        let odd = record(&format!(r#"{{"eventName":7,"dynamodb":{{"SequenceNumber":"5","NewImage":{IMAGE}}}}}"#));
+        assert_eq!(odd.sequence, Some("5".into()));
+        let Body::Poison(poison) = odd.body else { panic!("poison") };
+        assert_eq!(poison.event, Some(("a".into(), Version(1))));
+        assert_eq!(poison.event_type.as_deref(), Some("T"));
+    }
+
+    #[test]
+    fn what_is_no_record_at_all_is_poison_with_a_stable_name() {
+        for json in ["5", "null", "[]", "{}", r#"{"dynamodb":5}"#] {
+            let (Body::Poison(one), Body::Poison(two)) = (record(json).body, record(json).body) else { panic!("{json} is poison") };
+            assert_eq!((one.event, one.record_id), (None, two.record_id));
+        }
+    }
+
+    #[test]
+    fn a_stream_without_images_is_unusable_and_not_poison() {
+        let keys = r#"{"PK":{"S":"AGGREGATE#a"},"SK":{"S":"EVENT#0000000001"}}"#;
+        let keys_only = record(&format!(r#"{{"eventName":"INSERT","dynamodb":{{"Keys":{keys},"StreamViewType":"KEYS_ONLY"}}}}"#));
+        assert!(matches!(keys_only.body, Body::Unusable(_)), "{keys_only:?}");
+    }
+
+    #[test]
+    fn sequence_numbers_compare_as_numbers() {
+        assert!(SequenceNumber::from("9") < SequenceNumber::from("10"));
+        assert!(SequenceNumber::from("111000000000000000000002") > SequenceNumber::from("111000000000000000000001"));
+    }
+}

@@ -1,0 +1,283 @@
+//! A `DynamoDB` inside this process, for tests and for trying things out without an account.
+//!
+//! The SDK's whole code path runs, from the typed request to the typed error; only the network is missing. Below the
+//! SDK's HTTP layer a connector hands each request to the dynoxide emulator and answers with what the service would
+//! have sent.
+//!
+//! What the emulator cannot show, and a test must not conclude from it: a stream has one shard, transactions never
+//! conflict with each other, and every read is consistent.
+
+mod connector;
+mod database;
+#[cfg(test)]
+mod fixture;
+mod operations;
+
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use aws_smithy_runtime_api::client::http::{HttpConnector, SharedHttpConnector, http_client_fn};
+use dynoxide::{Database, DynoxideError};
+
+use connector::Connector;
+
+/// A `DynamoDB` inside this process: the dynoxide emulator behind the SDK's own HTTP layer, no socket.
+///
+/// A clone is another handle on the same database. The database lives as long as any handle or client made from one.
+#[derive(Clone)]
+pub struct Embedded {
+    // Before `_lock`, because fields drop in this order: the file is closed before another process may open it.
+    database: Database,
+    // Never read, only held; `None` for a database in memory, which nobody else can open.
+    _lock: Option<Arc<File>>,
+}
+
+impl Embedded {
+    /// An empty database in memory, shared with no other caller. It takes a fraction of a millisecond.
+    ///
+    /// # Errors
+    /// [`EmbeddedError::Memory`] when `SQLite` cannot set it up.
+    pub fn memory() -> Result<Self, EmbeddedError> {
+        let database = database::open_memory().map_err(|source| EmbeddedError::Memory { source })?;
+        Ok(Self { database, _lock: None })
+    }
+
+    /// The database in the file at `path`, created if it is missing, for this handle and its clones alone.
+    ///
+    /// What a call has written survives the end of this process at any moment; what the last calls wrote may not survive
+    /// a power cut. Beside the file lie `SQLite`'s `-wal` and `-shm` files and a `.lock` file, which stays behind.
+    ///
+    /// # Errors
+    /// [`EmbeddedError::InUse`] while another handle or process has the file open, and [`EmbeddedError::Path`],
+    /// [`EmbeddedError::Lock`] or [`EmbeddedError::Open`] when the file cannot be used at all.
+    pub fn file(path: &Path) -> Result<Self, EmbeddedError> {
+        let (database, lock) = database::open_file(path)?;
+        Ok(Self { database, _lock: Some(Arc::new(lock)) })
+    }
+
+    /// A client of this database. It needs no credentials, never retries and never times out.
+    #[must_use]
+    pub fn client(&self) -> aws_sdk_dynamodb::Client {
+        self.client_with(|connector| connector)
+    }
+
+    /// A client whose calls pass through the connector that `wrap` puts around this database's own.
+    ///
+    /// This is where a test injects faults: its connector may count a call, answer in the database's place before
+    /// anything is applied, or apply it and drop the answer.
+    pub fn client_with<C: HttpConnector + 'static>(&self, wrap: impl FnOnce(SharedHttpConnector) -> C) -> aws_sdk_dynamodb::Client {
+        let connector = SharedHttpConnector::new(wrap(self.connector()));
+        aws_sdk_dynamodb::Client::from_conf(config!(aws_sdk_dynamodb, connector))
+    }
+
+    /// A client of this database's streams, like [`client`](Self::client).
+    #[must_use]
+    pub fn streams_client(&self) -> aws_sdk_dynamodbstreams::Client {
+        let connector = self.connector();
+        aws_sdk_dynamodbstreams::Client::from_conf(config!(aws_sdk_dynamodbstreams, connector))
+    }
+
+    /// The emulator itself, to serve it over HTTP or to sweep expired items.
+    ///
+    /// A clone of it does not keep a file locked: keep this handle as long as the clone.
+    #[must_use]
+    pub fn database(&self) -> &Database {
+        &self.database
+    }
+
+    fn connector(&self) -> SharedHttpConnector {
+        SharedHttpConnector::new(Connector::new(self.clone()))
+    }
+}
+
+impl fmt::Debug for Embedded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Embedded").finish_non_exhaustive()
+    }
+}
+
+/// The settings of a client, for either SDK crate: each generates its own types of the same names.
+macro_rules! config {
+    ($sdk:ident, $connector:ident) => {
+        $sdk::Config::builder()
+            .behavior_version($sdk::config::BehaviorVersion::latest())
+            // Nobody resolves it, but the SDK builds no request without an address or a region.
+            .endpoint_url("http://embedded")
+            .http_client(http_client_fn(move |_, _| $connector.clone()))
+            // Signing costs as much as the call itself, and nobody would check the signature.
+            .allow_no_auth()
+            // No identity to remember, and the default cache would bring in a timer.
+            .identity_cache($sdk::config::IdentityCache::no_cache())
+            // The worker has its own retries; a second layer would hide injected faults and multiply attempts.
+            .retry_config($sdk::config::retry::RetryConfig::disabled())
+            // No network, so nothing to time out: timers would only stand in the way of tests that pause the clock.
+            .timeout_config($sdk::config::timeout::TimeoutConfig::disabled())
+            .stalled_stream_protection($sdk::config::StalledStreamProtectionConfig::disabled())
+            .build()
+    };
+}
+use config;
+
+/// Why an embedded database could not be opened. None of these passes by itself: report it and stop.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EmbeddedError {
+    /// Another handle or process has the file open. Stop that one, or use another file.
+    #[error("{path} is open elsewhere: stop the process that uses it or choose another file")]
+    InUse { path: PathBuf },
+
+    /// The lock file could not be made. Check the directory.
+    #[error("cannot lock {path}: check that its directory exists and that you may write to it and to {path}.lock")]
+    Lock { path: PathBuf, source: io::Error },
+
+    /// The file is no database of this emulator, or cannot be read or written. Check it, or choose another file.
+    #[error("cannot open {path} as an embedded database: check that it is one and that you may write to it, or choose another file")]
+    Open { path: PathBuf, source: DynoxideError },
+
+    /// The path is empty or not UTF-8, which the emulator cannot open. Choose another path.
+    #[error("{path:?} cannot name an embedded database: choose a path that is plain UTF-8")]
+    Path { path: PathBuf },
+
+    /// `SQLite` could not set up a database in memory, most likely for lack of it.
+    #[error("cannot set up a database in memory: free some memory and try again")]
+    Memory { source: DynoxideError },
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_sdk_dynamodb::types::StreamViewType;
+    use aws_sdk_dynamodbstreams::types::{OperationType, Record, ShardIteratorType};
+
+    use super::*;
+    use fixture::{create_table, n, s};
+
+    /// All records of the only shard of the only stream, from its beginning.
+    async fn stream_records(streams: &aws_sdk_dynamodbstreams::Client) -> Vec<Record> {
+        let listed = streams.list_streams().send().await.unwrap();
+        let arn = listed.streams()[0].stream_arn().unwrap();
+        let described = streams.describe_stream().stream_arn(arn).send().await.unwrap();
+        let shard = &described.stream_description().unwrap().shards()[0];
+        let iterator = streams
+            .get_shard_iterator()
+            .stream_arn(arn)
+            .shard_id(shard.shard_id().unwrap())
+            .shard_iterator_type(ShardIteratorType::TrimHorizon)
+            .send()
+            .await
+            .unwrap();
+        let answer = streams.get_records().set_shard_iterator(iterator.shard_iterator).send().await.unwrap();
+        answer.records.unwrap()
+    }
+
+    #[tokio::test]
+    async fn each_memory_database_is_its_own() {
+        let (one, other) = (Embedded::memory().unwrap(), Embedded::memory().unwrap());
+        create_table(&one.client(), "rows", None).await;
+
+        let tables = other.client().list_tables().send().await.unwrap();
+        assert!(tables.table_names().is_empty());
+    }
+
+    #[tokio::test]
+    async fn clones_and_clients_share_one_database() {
+        let embedded = Embedded::memory().unwrap();
+        create_table(&embedded.clone().client(), "rows", None).await;
+
+        let client = embedded.client();
+        drop(embedded);
+        let tables = client.list_tables().send().await.unwrap();
+        assert_eq!(tables.table_names(), ["rows"]);
+    }
+
+    #[tokio::test]
+    async fn an_insert_reaches_the_stream_with_its_new_image() {
+        let embedded = Embedded::memory().unwrap();
+        let client = embedded.client();
+        create_table(&client, "events", Some(StreamViewType::NewImage)).await;
+        client.put_item().table_name("events").item("pk", s("a")).item("amount", n("12.50")).send().await.unwrap();
+
+        let records = stream_records(&embedded.streams_client()).await;
+        assert_eq!(records.len(), 1);
+        assert_eq!(records[0].event_name(), Some(&OperationType::Insert));
+        let change = records[0].dynamodb().unwrap();
+        let image = change.new_image().unwrap();
+        assert_eq!(image["amount"].as_n().unwrap(), "12.5");
+        assert!(change.old_image().is_none());
+        assert!(change.sequence_number().is_some());
+    }
+
+    #[tokio::test]
+    async fn an_expired_item_leaves_the_stream_with_dynamodbs_identity() {
+        let embedded = Embedded::memory().unwrap();
+        let client = embedded.client();
+        create_table(&client, "events", Some(StreamViewType::NewImage)).await;
+        let ttl = aws_sdk_dynamodb::types::TimeToLiveSpecification::builder().attribute_name("expires").enabled(true).build().unwrap();
+        client.update_time_to_live().table_name("events").time_to_live_specification(ttl).send().await.unwrap();
+        // Not long past: DynamoDB leaves alone what expired more than five years ago.
+        let an_hour_ago = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() - 3600;
+        client.put_item().table_name("events").item("pk", s("a")).item("expires", n(&an_hour_ago.to_string())).send().await.unwrap();
+        assert_eq!(embedded.database().sweep_ttl().unwrap(), 1);
+
+        let records = stream_records(&embedded.streams_client()).await;
+        assert_eq!(records.len(), 2);
+        assert!(records[0].user_identity().is_none());
+        let identity = records[1].user_identity().unwrap();
+        assert_eq!(identity.r#type(), Some("Service"));
+        assert_eq!(identity.principal_id(), Some("dynamodb.amazonaws.com"));
+    }
+
+    #[tokio::test]
+    async fn a_file_keeps_its_items_across_reopening() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("store.db");
+        let embedded = Embedded::file(&path).unwrap();
+        create_table(&embedded.client(), "rows", None).await;
+        let put = embedded.client().put_item().table_name("rows");
+        put.item("pk", s("a")).item("amount", n("7")).send().await.unwrap();
+        drop(embedded);
+
+        let client = Embedded::file(&path).unwrap().client();
+        let get = client.get_item().table_name("rows").key("pk", s("a"));
+        let item = get.send().await.unwrap().item.unwrap();
+        assert_eq!(item["amount"], n("7"));
+    }
+
+    #[test]
+    fn a_file_has_one_opener_until_its_last_clone_and_client_are_gone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("store.db");
+        let first = Embedded::file(&path).unwrap();
+        let (clone, client) = (first.clone(), first.client());
+
+        drop(first);
+        assert!(matches!(Embedded::file(&path), Err(EmbeddedError::InUse { .. })));
+        drop(clone);
+        let refused = Embedded::file(&path).unwrap_err();
+        assert!(matches!(refused, EmbeddedError::InUse { .. }));
+        assert!(refused.to_string().contains(path.to_str().unwrap()));
+
+        drop(client);
+        Embedded::file(&path).unwrap();
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_opened_is_named_in_the_error() {
+        let directory = tempfile::tempdir().unwrap();
+        let missing = directory.path().join("missing/store.db");
+        let error = Embedded::file(&missing).unwrap_err();
+        assert!(matches!(error, EmbeddedError::Lock { .. }));
+        assert!(error.to_string().contains(missing.to_str().unwrap()));
+
+        let text = directory.path().join("notes.txt");
+        std::fs::write(&text, "not a database, and long enough to be sure of it\n".repeat(40)).unwrap();
+        let error = Embedded::file(&text).unwrap_err();
+        assert!(matches!(error, EmbeddedError::Open { .. }));
+        assert!(error.to_string().contains(text.to_str().unwrap()));
+
+        let error = Embedded::file(Path::new("")).unwrap_err();
+        assert!(matches!(error, EmbeddedError::Path { .. }));
+    }
+}

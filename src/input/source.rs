@@ -1,0 +1,217 @@
+//! Which files are read, and how far each one is.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::{InputError, Records};
+
+/// The path that stands for the standard input.
+const STDIN: &str = "-";
+
+/// What a folder is searched for, each also with `.gz` behind it.
+const CAPTURE_ENDINGS: [&str; 3] = [".json", ".jsonl", ".ndjson"];
+
+/// The rows that a folder of fixtures is to produce lie beside its captures and are none.
+const EXPECTED_ROWS: &str = "expected.json";
+
+/// Expands files, folders and `-` (the standard input) into sources: in the order given, a folder's files by name.
+///
+/// # Errors
+/// A path that does not exist, or a folder without a capture directly inside.
+pub fn sources(paths: &[PathBuf]) -> Result<Vec<Source>, InputError> {
+    let mut sources = Vec::new();
+    for path in paths {
+        if path.as_os_str() == STDIN {
+            sources.push(Source::new(path, None));
+            continue;
+        }
+        let metadata = fs::metadata(path).map_err(|error| unopened(path, error))?;
+        if metadata.is_dir() {
+            sources.extend(folder(path)?);
+        } else {
+            // A pipe has no size.
+            let bytes_total = metadata.is_file().then_some(metadata.len());
+            sources.push(Source::new(path, bytes_total));
+        }
+    }
+    Ok(sources)
+}
+
+fn folder(folder: &Path) -> Result<Vec<Source>, InputError> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).map_err(|error| unopened(folder, error))? {
+        let entry = entry.map_err(|error| unopened(folder, error))?;
+        if !is_capture(&entry.file_name().to_string_lossy()) {
+            continue;
+        }
+        let path = entry.path();
+        // Follows links, which is how captures often get into a folder.
+        let metadata = fs::metadata(&path).map_err(|error| unopened(&path, error))?;
+        if metadata.is_file() {
+            found.push((path, metadata.len()));
+        }
+    }
+    if found.is_empty() {
+        let folder = folder.to_owned();
+        return Err(InputError::EmptyFolder { folder });
+    }
+    found.sort();
+    let sources = found.iter().map(|(path, bytes)| Source::new(path, Some(*bytes)));
+    Ok(sources.collect())
+}
+
+fn is_capture(name: &str) -> bool {
+    let plain = name.strip_suffix(".gz").unwrap_or(name);
+    !name.starts_with('.') && name != EXPECTED_ROWS && CAPTURE_ENDINGS.iter().any(|ending| plain.ends_with(ending))
+}
+
+fn unopened(path: &Path, source: io::Error) -> InputError {
+    let file = path.into();
+    InputError::Unopened { file, source }
+}
+
+/// One file, or the standard input, that has not been opened yet.
+#[derive(Debug)]
+pub struct Source {
+    file: Arc<Path>,
+    bytes_total: Option<u64>,
+    bytes_read: Arc<AtomicU64>,
+}
+
+impl Source {
+    fn new(path: &Path, bytes_total: Option<u64>) -> Self {
+        Self { file: path.into(), bytes_total, bytes_read: Arc::default() }
+    }
+
+    /// The path as it was given; `-` is the standard input.
+    #[must_use]
+    pub fn file(&self) -> &Path {
+        &self.file
+    }
+
+    /// The file's size as it lies on disk, so packed if it is gzipped; none for a pipe.
+    #[must_use]
+    pub fn bytes_total(&self) -> Option<u64> {
+        self.bytes_total
+    }
+
+    /// Counts the bytes taken from the file so far, in the same measure as [`Source::bytes_total`]. Keep a copy for the
+    /// progress bar before the source is used up.
+    #[must_use]
+    pub fn bytes_read(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.bytes_read)
+    }
+
+    /// Opens the source. The records come in the order of the file and are read as they are asked for.
+    ///
+    /// # Errors
+    /// A file that cannot be opened. What is wrong inside comes as items of the iterator.
+    pub fn records(self) -> Result<Records, InputError> {
+        let inner: Box<dyn Read + Send> = if self.file.as_os_str() == STDIN {
+            Box::new(io::stdin())
+        } else {
+            Box::new(File::open(&self.file).map_err(|error| unopened(&self.file, error))?)
+        };
+        let bytes_read = self.bytes_read;
+        let content = Counted { inner, bytes_read };
+        Records::new(Arc::clone(&self.file), content).map_err(|error| unopened(&self.file, error))
+    }
+}
+
+struct Counted {
+    inner: Box<dyn Read + Send>,
+    bytes_read: Arc<AtomicU64>,
+}
+
+impl Read for Counted {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let bytes = self.inner.read(buffer)?;
+        // Nothing but a progress bar looks at it, so no order is needed.
+        self.bytes_read.fetch_add(bytes as u64, Ordering::Relaxed);
+        Ok(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder_of(names: &[&str]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for name in names {
+            fs::write(folder.path().join(name), "{\"dynamodb\":{}}\n").unwrap();
+        }
+        folder
+    }
+
+    fn names(sources: &[Source]) -> Vec<&str> {
+        let names = sources.iter().map(|source| source.file().file_name());
+        names.map(|name| name.unwrap().to_str().unwrap()).collect()
+    }
+
+    #[test]
+    fn a_folder_gives_its_captures_by_name_and_nothing_else() {
+        let captures = ["10.jsonl.gz", "2.ndjson.gz", "a.json.gz", "a.jsonl", "b.json", "c.ndjson"];
+        let others = ["expected.json", ".hidden.json", "notes.txt", "json", "a.gz", "a.json.bak"];
+        let mut all = [captures, others].concat();
+        all.reverse();
+        let folder = folder_of(&all);
+        let within = folder.path().join("within.json");
+        fs::create_dir(&within).unwrap();
+        fs::write(within.join("deep.json"), "").unwrap();
+        let found = sources(&[folder.path().into()]).unwrap();
+        assert_eq!(names(&found), captures);
+    }
+
+    #[test]
+    fn paths_keep_their_order_and_a_named_file_needs_no_ending() {
+        let folder = folder_of(&["z.txt", "expected.json", "b.json", "a.json"]);
+        let path = |name: &str| folder.path().join(name);
+        let paths = [path("z.txt"), path(""), "-".into(), path("expected.json")];
+        let found = sources(&paths).unwrap();
+        let expected = ["z.txt", "a.json", "b.json", "-", "expected.json"];
+        assert_eq!(names(&found), expected);
+        assert_eq!(found[3].bytes_total(), None);
+        assert_eq!(found[4].bytes_total(), Some(16));
+    }
+
+    #[test]
+    fn a_folder_without_captures_is_an_error_that_names_it() {
+        let folder = folder_of(&["expected.json", "notes.txt"]);
+        let error = sources(&[folder.path().into()]).unwrap_err();
+        assert!(error.is_fatal());
+        let start = format!("no capture in folder {};", folder.path().display());
+        assert!(error.to_string().starts_with(&start));
+    }
+
+    #[test]
+    fn a_missing_file_is_a_fatal_error_that_names_it() {
+        let error = sources(&["no/such.jsonl".into()]).unwrap_err();
+        assert!(error.is_fatal());
+        let told = "cannot open no/such.jsonl; check that it exists and may be read";
+        assert_eq!(error.to_string(), told);
+        // It may also go away between the listing and the reading.
+        let folder = folder_of(&["a.json"]);
+        let source = sources(&[folder.path().into()]).unwrap().remove(0);
+        drop(folder);
+        assert!(source.records().is_err_and(|error| error.is_fatal()));
+    }
+
+    #[test]
+    fn the_bytes_read_reach_the_size_of_the_file_at_its_end_and_not_before() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.jsonl");
+        fs::write(&path, "{\"dynamodb\":{}}\n".repeat(20_000)).unwrap();
+        let source = sources(&[path]).unwrap().remove(0);
+        let (total, read) = (source.bytes_total().unwrap(), source.bytes_read());
+        let mut records = source.records().unwrap();
+        records.next().unwrap().unwrap();
+        let first = read.load(Ordering::Relaxed);
+        assert!(0 < first && first < total / 10, "{first} of {total}");
+        assert_eq!(records.flatten().count(), 19_999);
+        assert_eq!(read.load(Ordering::Relaxed), total);
+    }
+}

@@ -1,0 +1,263 @@
+//! Between items and values: the one place that knows the attribute names of the event store (data contract, design section 3).
+
+use std::{collections::HashMap, sync::Arc};
+
+use aws_sdk_dynamodb::types::AttributeValue;
+use projection_vocabulary::{AggregateId, Attributes, DEPTH_MAX, DecimalError, RecordedEvent, Timestamp, Value, Version};
+use serde_dynamo::{AttributeValue as Attribute, Item};
+
+/// An item as the SDK takes and gives it.
+pub type SdkItem = HashMap<String, AttributeValue>;
+
+const AGGREGATE: &str = "AGGREGATE#";
+const EVENT: &str = "EVENT#";
+/// The sort key of the item that holds an aggregate's current version.
+pub const VERSION_SK: &str = "VERSION";
+/// Digits of a version in a sort key, so that the order of texts is the order of numbers.
+const VERSION_DIGITS: usize = 10;
+/// The last version that a sort key can hold.
+pub const VERSION_MAX: Version = Version(9_999_999_999);
+
+/// What an item of the event store's table is, by its keys.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Key {
+    /// An event.
+    Event(AggregateId, Version),
+    /// Not an event: the VERSION item of an aggregate, or something else that lives in the same table.
+    Other,
+}
+
+/// Why an item is not a recorded event. Its aggregate is parked, or the item by itself if it names none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Malformed {
+    /// An attribute that every event has is missing.
+    #[error("`{0}` is missing")]
+    Missing(&'static str),
+    /// An attribute is of another kind than it must be.
+    #[error("`{0}` is of the wrong kind")]
+    WrongKind(&'static str),
+    /// The sort key begins like an event's and does not go on like one.
+    #[error("the sort key is not EVENT# and a version of 10 digits from 1")]
+    SortKey,
+    /// The partition key does not begin like an aggregate's.
+    #[error("the partition key of an event is not AGGREGATE# and an id")]
+    PartitionKey,
+    /// Keys and attributes name different aggregates or versions.
+    #[error("`{0}` is not what the item's key says")]
+    KeyMismatch(&'static str),
+    /// A number that DynamoDB cannot hold.
+    #[error("a number in `{0}` is {1}")]
+    Number(&'static str, DecimalError),
+    /// The timestamp is none.
+    #[error("`timestamp` is not an RFC 3339 timestamp")]
+    Timestamp,
+    /// Deeper than DynamoDB allows.
+    #[error("`{0}` is nested deeper than 32 levels")]
+    TooDeep(&'static str),
+    /// The record is not one of DynamoDB Streams.
+    #[error("the record is not a DynamoDB stream record: {0}")]
+    Record(&'static str),
+}
+
+/// The partition key of an aggregate's items.
+#[must_use]
+pub fn partition_key(aggregate: &AggregateId) -> String {
+    format!("{AGGREGATE}{aggregate}")
+}
+
+/// The sort key of an event.
+#[must_use]
+pub fn sort_key(version: Version) -> String {
+    format!("{EVENT}{:0VERSION_DIGITS$}", version.0)
+}
+
+/// The key of the index by event type.
+#[must_use]
+pub fn type_key(event_type: &str) -> String {
+    format!("{EVENT}{event_type}")
+}
+
+/// What the item with these keys is.
+///
+/// # Errors
+/// [`Malformed`] if it says that it is an event and its key is not an event's.
+pub fn key_of(keys: &Item) -> Result<Key, Malformed> {
+    let Some(Attribute::S(sort)) = keys.get("SK") else { return Ok(Key::Other) };
+    let Some(digits) = sort.strip_prefix(EVENT) else { return Ok(Key::Other) };
+    let Some(Attribute::S(partition)) = keys.get("PK") else { return Err(Malformed::PartitionKey) };
+    let aggregate = partition.strip_prefix(AGGREGATE).filter(|id| !id.is_empty()).ok_or(Malformed::PartitionKey)?;
+    let numeric = digits.len() == VERSION_DIGITS && digits.bytes().all(|byte| byte.is_ascii_digit());
+    let version = digits.parse().ok().filter(|version| numeric && *version > 0).ok_or(Malformed::SortKey)?;
+    Ok(Key::Event(aggregate.into(), Version(version)))
+}
+
+/// Reads an event's item.
+///
+/// # Errors
+/// [`Malformed`], which names the attribute and never its value.
+pub fn decode_event(item: &Item) -> Result<RecordedEvent, Malformed> {
+    let Key::Event(aggregate, version) = key_of(item)? else { return Err(Malformed::SortKey) };
+    if text(item, "aggregateId")? != aggregate.as_str() {
+        return Err(Malformed::KeyMismatch("aggregateId"));
+    }
+    let stated = match item.get("eventVersion").ok_or(Malformed::Missing("eventVersion"))? {
+        Attribute::N(number) => number.parse::<u64>().map_err(|_| Malformed::KeyMismatch("eventVersion"))?,
+        _ => return Err(Malformed::WrongKind("eventVersion")),
+    };
+    if stated != version.0 {
+        return Err(Malformed::KeyMismatch("eventVersion"));
+    }
+    let data = item.get("eventData").ok_or(Malformed::Missing("eventData"))?;
+    if !matches!(data, Attribute::M(_)) {
+        return Err(Malformed::WrongKind("eventData"));
+    }
+    Ok(RecordedEvent {
+        aggregate,
+        version,
+        event_id: text(item, "eventId")?.into(),
+        event_type: text(item, "eventType")?.into(),
+        data: to_value(data, "eventData", 0)?,
+        timestamp: Timestamp::parse(text(item, "timestamp")?).map_err(|_| Malformed::Timestamp)?,
+        metadata: item.get("metadata").map(|metadata| to_value(metadata, "metadata", 0)).transpose()?,
+    })
+}
+
+fn text<'a>(item: &'a Item, name: &'static str) -> Result<&'a str, Malformed> {
+    match item.get(name) {
+        Some(Attribute::S(text)) if !text.is_empty() => Ok(text),
+        Some(Attribute::S(_)) | None => Err(Malformed::Missing(name)),
+        Some(_) => Err(Malformed::WrongKind(name)),
+    }
+}
+
+/// The type that an item says its event has, if it says so.
+#[must_use]
+pub fn event_type_of(item: &Item) -> Option<&str> {
+    text(item, "eventType").ok()
+}
+
+/// The item of an event.
+#[must_use]
+pub fn encode_event(event: &RecordedEvent) -> SdkItem {
+    let mut item = SdkItem::from([
+        ("PK".into(), AttributeValue::S(partition_key(&event.aggregate))),
+        ("SK".into(), AttributeValue::S(sort_key(event.version))),
+        ("GSI1PK".into(), AttributeValue::S(type_key(&event.event_type))),
+        ("GSI1SK".into(), AttributeValue::S(event.timestamp.to_string())),
+        ("eventId".into(), AttributeValue::S(event.event_id.to_string())),
+        ("aggregateId".into(), AttributeValue::S(event.aggregate.to_string())),
+        ("eventType".into(), AttributeValue::S(event.event_type.to_string())),
+        ("eventData".into(), from_value(&event.data)),
+        ("eventVersion".into(), AttributeValue::N(event.version.to_string())),
+        ("timestamp".into(), AttributeValue::S(event.timestamp.to_string())),
+    ]);
+    if let Some(metadata) = &event.metadata {
+        item.insert("metadata".into(), from_value(metadata));
+    }
+    item
+}
+
+/// A value as the SDK takes it.
+#[must_use]
+pub fn from_value(value: &Value) -> AttributeValue {
+    match value {
+        Value::Null => AttributeValue::Null(true),
+        Value::Bool(flag) => AttributeValue::Bool(*flag),
+        Value::Number(number) => AttributeValue::N(number.to_string()),
+        Value::Text(text) => AttributeValue::S(text.to_string()),
+        Value::Bytes(bytes) => AttributeValue::B(bytes.clone().into()),
+        Value::TextSet(texts) => AttributeValue::Ss(texts.iter().map(ToString::to_string).collect()),
+        Value::List(elements) => AttributeValue::L(elements.iter().map(from_value).collect()),
+        Value::Map(members) => AttributeValue::M(members.iter().map(|(name, member)| (name.clone(), from_value(member))).collect()),
+    }
+}
+
+fn to_value(attribute: &Attribute, within: &'static str, depth: usize) -> Result<Value, Malformed> {
+    if depth > DEPTH_MAX {
+        return Err(Malformed::TooDeep(within));
+    }
+    let number = |text: &String| text.parse().map(Value::Number).map_err(|error| Malformed::Number(within, error));
+    let bytes = |bytes: &Vec<u8>| Value::Bytes(bytes.clone());
+    Ok(match attribute {
+        Attribute::Null(_) => Value::Null,
+        Attribute::Bool(flag) => Value::Bool(*flag),
+        Attribute::N(text) => number(text)?,
+        Attribute::S(text) => Value::Text(text.as_str().into()),
+        Attribute::B(value) => bytes(value),
+        Attribute::Ss(texts) => Value::TextSet(texts.iter().map(|text| Arc::from(text.as_str())).collect()),
+        Attribute::Ns(numbers) => Value::List(numbers.iter().map(number).collect::<Result<_, _>>()?),
+        Attribute::Bs(values) => Value::List(values.iter().map(bytes).collect()),
+        Attribute::L(elements) => Value::List(elements.iter().map(|e| to_value(e, within, depth + 1)).collect::<Result<_, _>>()?),
+        Attribute::M(members) => {
+            let member = |(name, member): (&String, _)| Ok((name.clone(), to_value(member, within, depth + 1)?));
+            Value::Map(members.iter().map(member).collect::<Result<_, Malformed>>()?)
+        }
+    })
+}
+
+/// An item of a read model as values.
+///
+/// # Errors
+/// [`Malformed`] if something else than this worker wrote what no worker can.
+pub fn attributes(item: SdkItem) -> Result<Attributes, Malformed> {
+    let read = |(name, attribute): (String, AttributeValue)| Ok((name, to_value(&attribute.into(), "a row", 0)?));
+    item.into_iter().map(read).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use projection_vocabulary::data;
+
+    use super::*;
+
+    fn event() -> RecordedEvent {
+        RecordedEvent {
+            aggregate: "a#1".into(),
+            version: Version(7),
+            event_id: "e7".into(),
+            event_type: "Paid".into(),
+            data: data! { amount: 0.10000000000000000000000000000000000001, tags: ["x", null, true] },
+            timestamp: Timestamp::parse("2026-01-05T09:00:00Z").expect("valid"),
+            metadata: Some(data! { user: "u" }),
+        }
+    }
+
+    #[test]
+    fn an_event_survives_its_item() {
+        let item = encode_event(&event());
+        assert_eq!(item["SK"], AttributeValue::S("EVENT#0000000007".into()));
+        assert_eq!(decode_event(&item.into()), Ok(event()));
+    }
+
+    #[test]
+    fn each_thing_that_can_be_wrong_is_named() {
+        let broken = |name: &str, value: Option<AttributeValue>| {
+            let mut item = encode_event(&event());
+            item.remove(name);
+            item.extend(value.map(|value| (name.to_owned(), value)));
+            decode_event(&item.into()).expect_err("broken")
+        };
+        let s = |text: &str| Some(AttributeValue::S(text.into()));
+        let n = |text: &str| Some(AttributeValue::N(text.into()));
+        assert_eq!(broken("eventId", None), Malformed::Missing("eventId"));
+        assert_eq!(broken("eventType", n("1")), Malformed::WrongKind("eventType"));
+        assert_eq!(broken("eventVersion", n("8")), Malformed::KeyMismatch("eventVersion"));
+        assert_eq!(broken("aggregateId", s("b")), Malformed::KeyMismatch("aggregateId"));
+        assert_eq!(broken("timestamp", s("now")), Malformed::Timestamp);
+        assert_eq!(broken("eventData", s("{}")), Malformed::WrongKind("eventData"));
+        assert_eq!(broken("SK", s("EVENT#7")), Malformed::SortKey);
+        assert_eq!(broken("SK", s("EVENT#0000000000")), Malformed::SortKey);
+        assert_eq!(broken("PK", s("ACCOUNT#1")), Malformed::PartitionKey);
+        let number = AttributeValue::M([("x".into(), AttributeValue::N("NaN".into()))].into());
+        assert_eq!(broken("eventData", Some(number)), Malformed::Number("eventData", DecimalError::NotANumber));
+    }
+
+    #[test]
+    fn items_that_are_no_events_are_left_alone() {
+        let other = |sort: &str| {
+            key_of(&SdkItem::from([("PK".into(), AttributeValue::S("x".into())), ("SK".into(), AttributeValue::S(sort.into()))]).into())
+        };
+        assert_eq!(other(VERSION_SK), Ok(Key::Other));
+        assert_eq!(other("PROFILE"), Ok(Key::Other));
+    }
+}

@@ -1,0 +1,103 @@
+//! The one retry layer. The one user of `backoff`; the SDK's own retries are off, or the two would multiply.
+
+use std::{
+    future::Future,
+    time::{Duration, Instant},
+};
+
+use backoff::ExponentialBackoffBuilder;
+
+/// The first pause: DynamoDB's conflicts and bursts of throttling pass in tens of milliseconds.
+const PAUSE_FIRST: Duration = Duration::from_millis(25);
+/// The longest pause: beyond it a Lambda pays for waiting.
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+/// Randomly up to so much longer or shorter, so that workers which met once do not meet again.
+const JITTER: f64 = 0.5;
+/// How long one operation is tried where no invocation ends.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Until when to begin new work.
+#[derive(Clone, Copy, Debug)]
+pub struct Deadline(Option<Instant>);
+
+impl Deadline {
+    /// No invocation ends: each operation is tried for half a minute.
+    pub const NONE: Self = Self(None);
+
+    /// At this instant.
+    #[must_use]
+    pub fn at(instant: Instant) -> Self {
+        Self(Some(instant))
+    }
+
+    /// Whether no new work may begin.
+    #[must_use]
+    pub fn passed(self) -> bool {
+        self.0.is_some_and(|instant| instant <= Instant::now())
+    }
+
+    fn left(self) -> Duration {
+        self.0.map_or(PATIENCE, |instant| instant.saturating_duration_since(Instant::now()))
+    }
+}
+
+/// What became of one attempt.
+pub enum Attempt<T, E> {
+    /// It is decided, one way or the other.
+    Decided(T),
+    /// Worth another try, with what to report if there is none.
+    Again(E),
+}
+
+/// Tries until an attempt is decided or the deadline would pass, with growing pauses.
+///
+/// # Errors
+/// What the last attempt reported.
+pub async fn retry<T, E, F: Future<Output = Attempt<T, E>>>(deadline: Deadline, mut attempt: impl FnMut() -> F) -> Result<T, E> {
+    let policy = ExponentialBackoffBuilder::new()
+        .with_initial_interval(PAUSE_FIRST)
+        .with_max_interval(PAUSE_MAX)
+        .with_multiplier(2.0)
+        .with_randomization_factor(JITTER)
+        .with_max_elapsed_time(Some(deadline.left()))
+        .build();
+    backoff::future::retry(policy, || {
+        let next = attempt();
+        async move {
+            match next.await {
+                Attempt::Decided(decided) => Ok(decided),
+                Attempt::Again(error) => Err(backoff::Error::transient(error)),
+            }
+        }
+    })
+    .await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn it_tries_until_decided() {
+        let tries = Cell::new(0);
+        let decided = retry(Deadline::NONE, || async {
+            tries.set(tries.get() + 1);
+            if tries.get() < 4 { Attempt::Again("busy") } else { Attempt::Decided(tries.get()) }
+        })
+        .await;
+        assert_eq!(decided, Ok(4));
+    }
+
+    #[tokio::test]
+    async fn a_passed_deadline_means_one_try() {
+        let tries = Cell::new(0);
+        let gave_up: Result<(), _> = retry(Deadline::at(Instant::now()), || async {
+            tries.set(tries.get() + 1);
+            Attempt::Again("busy")
+        })
+        .await;
+        assert_eq!((gave_up, tries.get()), (Err("busy"), 1));
+    }
+}

@@ -1,0 +1,111 @@
+//! DynamoDB as the worker needs it: every call to the SDK is below this module.
+
+pub mod events;
+mod expression;
+pub mod parking;
+pub mod rows;
+pub mod tables;
+mod trouble;
+mod usage;
+
+use std::collections::BTreeMap;
+
+use aws_sdk_dynamodb::Client;
+use projection_vocabulary::{Registry, Rule};
+
+pub use trouble::Trouble;
+pub use usage::Usage;
+
+use usage::Meter;
+
+/// The names of the tables.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TableNames {
+    /// The event store.
+    pub event_store: String,
+    /// What is parked.
+    pub parked: String,
+    /// The read models, by projection.
+    pub projections: BTreeMap<&'static str, String>,
+}
+
+/// The store: one client, the tables, and a meter of what they cost.
+pub struct Store {
+    client: Client,
+    names: TableNames,
+    meter: Meter,
+}
+
+impl Store {
+    /// A store behind a client. The client's own retries must be off (see [`crate::retry`]).
+    #[must_use]
+    pub fn new(client: Client, names: TableNames) -> Self {
+        Self { client, names, meter: Meter::default() }
+    }
+
+    /// What has been spent so far.
+    #[must_use]
+    pub fn usage(&self) -> Usage {
+        self.meter.read()
+    }
+
+    fn table_of(&self, rule: &dyn Rule) -> &str {
+        &self.names.projections[rule.name()]
+    }
+}
+
+impl TableNames {
+    /// Each table under the name that its environment variable gives, or a plain default.
+    #[must_use]
+    pub fn from_env_or_default(registry: Registry, var: impl Fn(&str) -> Option<String>) -> Self {
+        let named = |name: &str, default: &str| var(name).filter(|value| !value.is_empty()).unwrap_or_else(|| default.to_owned());
+        Self {
+            event_store: named(EVENT_STORE_VAR, "event-store"),
+            parked: named(PARKED_VAR, "parked"),
+            projections: registry.rules().iter().map(|rule| (rule.name(), named(&table_var(rule.name()), rule.name()))).collect(),
+        }
+    }
+
+    /// The tables that the environment names.
+    ///
+    /// # Errors
+    /// One message for all variables that are missing or name no possible table.
+    pub fn from_env(registry: Registry, var: impl Fn(&str) -> Option<String>) -> Result<Self, String> {
+        let variables = [EVENT_STORE_VAR.to_owned(), PARKED_VAR.to_owned()]
+            .into_iter()
+            .chain(registry.rules().iter().map(|rule| table_var(rule.name())));
+        let mut wrong: Vec<String> = variables
+            .filter_map(|name| match var(&name).as_deref() {
+                None | Some("") => Some(format!("{name} is not set")),
+                Some(table) if !possible_table_name(table) => {
+                    Some(format!("{name} is no table name (3 to 255 of a-z A-Z 0-9 _ - .) and no table ARN"))
+                }
+                Some(_) => None,
+            })
+            .collect();
+        let names = Self::from_env_or_default(registry, var);
+        let mut seen = BTreeMap::new();
+        for table in [&names.event_store, &names.parked].into_iter().chain(names.projections.values()) {
+            *seen.entry(table).or_insert(0) += 1;
+        }
+        wrong.extend(
+            seen.into_iter()
+                .filter(|(table, count)| *count > 1 && possible_table_name(table))
+                .map(|(table, _)| format!("the table `{table}` is named more than once")),
+        );
+        if wrong.is_empty() { Ok(names) } else { Err(wrong.join("; ")) }
+    }
+}
+
+const EVENT_STORE_VAR: &str = "EVENT_STORE_TABLE";
+const PARKED_VAR: &str = "PARKED_TABLE";
+
+/// `account-summary` has its table in `ACCOUNT_SUMMARY_TABLE`.
+fn table_var(projection: &str) -> String {
+    format!("{}_TABLE", projection.to_ascii_uppercase().replace('-', "_"))
+}
+
+fn possible_table_name(name: &str) -> bool {
+    let plain = (3..=255).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-.".contains(&b));
+    plain || (name.starts_with("arn:") && name.contains(":table/") && name.len() <= 1024)
+}

@@ -1,0 +1,335 @@
+//! The event store: append with optimistic concurrency, load by aggregate and by type.
+
+use std::{cell::Cell, ops::RangeInclusive};
+
+use aws_sdk_dynamodb::{
+    operation::transact_write_items::TransactWriteItemsError,
+    types::{AttributeValue, Put, ReturnConsumedCapacity, ReturnValuesOnConditionCheckFailure, TransactWriteItem, Update},
+};
+use projection_vocabulary::{AggregateId, RecordedEvent, Version};
+use serde_dynamo::Item;
+
+use super::{
+    Store, Trouble,
+    expression::Expression,
+    rows::TRANSACTION_ACTIONS_MAX,
+    trouble::{Failure, sort},
+};
+use crate::{
+    item::{Malformed, SdkItem, VERSION_MAX, VERSION_SK, decode_event, encode_event, event_type_of, partition_key, sort_key, type_key},
+    retry::{Attempt, Deadline, retry},
+};
+
+/// The most events in one append: a transaction's actions less the VERSION item's.
+pub const APPEND_EVENTS_MAX: usize = TRANSACTION_ACTIONS_MAX - 1;
+
+/// Why an append did not happen.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AppendError {
+    /// Someone else appended first. Load the aggregate, decide anew, append again.
+    #[error("conflict on aggregate {aggregate}: expected version {expected}, found {actual}")]
+    Conflict {
+        /// The aggregate.
+        aggregate: AggregateId,
+        /// The version that the caller decided upon.
+        expected: Version,
+        /// The version that the store holds.
+        actual: Version,
+    },
+    /// More than one transaction holds. Split what need not happen together.
+    #[error("an append takes 1 to {APPEND_EVENTS_MAX} events, not {0}")]
+    Count(usize),
+    /// The events are not the next of one aggregate: a mistake of the caller's.
+    #[error("the events of an append are of one aggregate and their versions follow version {expected}")]
+    NotConsecutive {
+        /// The version that the caller decided upon.
+        expected: Version,
+    },
+    /// DynamoDB refuses an event, for its size for example.
+    #[error("DynamoDB refuses the events of aggregate {aggregate}: {reason}")]
+    Invalid {
+        /// The aggregate.
+        aggregate: AggregateId,
+        /// Why.
+        reason: &'static str,
+    },
+    /// Nothing is known; appending the same events again is safe.
+    #[error(transparent)]
+    Trouble(#[from] Trouble),
+}
+
+/// One item of an aggregate's history.
+#[derive(Debug)]
+pub enum Stored {
+    /// An event.
+    Event(RecordedEvent),
+    /// An item under an event's key that cannot be read.
+    Malformed {
+        /// Its version, by its key.
+        version: Version,
+        /// Its type, if that can be told.
+        event_type: Option<String>,
+        /// What is wrong with it.
+        reason: Malformed,
+        /// The item as JSON.
+        payload: String,
+    },
+}
+
+impl Stored {
+    /// The version, by the item's key.
+    #[must_use]
+    pub fn version(&self) -> Version {
+        match self {
+            Self::Event(event) => event.version,
+            Self::Malformed { version, .. } => *version,
+        }
+    }
+}
+
+impl Store {
+    /// Appends the events that follow version `expected` of their aggregate: all of them, or none.
+    ///
+    /// # Errors
+    /// [`AppendError`]; after [`AppendError::Trouble`] the same append may be tried again, it will not count twice.
+    pub async fn append(&self, expected: Version, events: &[RecordedEvent]) -> Result<Version, AppendError> {
+        if events.is_empty() || events.len() > APPEND_EVENTS_MAX {
+            return Err(AppendError::Count(events.len()));
+        }
+        let aggregate = &events[0].aggregate;
+        let consecutive =
+            events.iter().zip(expected.0 + 1..).all(|(event, version)| event.version.0 == version && event.aggregate == *aggregate);
+        let last = events[events.len() - 1].version;
+        if !consecutive || last > VERSION_MAX {
+            return Err(AppendError::NotConsecutive { expected });
+        }
+        let actions: Vec<_> = std::iter::once(self.move_version(aggregate, expected, last))
+            .chain(events.iter().map(|event| self.put_new(encode_event(event))))
+            .collect();
+        let token = format!("{:032x}", fastrand::u128(..));
+        let applied_maybe = Cell::new(false);
+        let refused = retry(Deadline::NONE, || async {
+            self.meter.request();
+            let request = self.client.transact_write_items().set_transact_items(Some(actions.clone())).client_request_token(&token);
+            match request.return_consumed_capacity(ReturnConsumedCapacity::Total).send().await.map_err(sort) {
+                Ok(done) => {
+                    self.meter.wrote(done.consumed_capacity());
+                    Attempt::Decided(Ok(None))
+                }
+                Err(Failure::Other(TransactWriteItemsError::TransactionCanceledException(canceled))) => {
+                    self.meter.wasted(2 * actions.len() as u64);
+                    let codes: Vec<_> = canceled.cancellation_reasons().iter().filter_map(|reason| reason.code()).collect();
+                    if codes.contains(&"ConditionalCheckFailed") {
+                        Attempt::Decided(Ok(Some(canceled.cancellation_reasons()[0].item().map_or(Version::NONE, version_of))))
+                    } else if codes.contains(&"ValidationError") {
+                        Attempt::Decided(Err(AppendError::Invalid { aggregate: aggregate.clone(), reason: "an event is no valid item" }))
+                    } else {
+                        Attempt::Again(Trouble::Passing { operation: "append", class: codes.join(", ") })
+                    }
+                }
+                Err(Failure::Invalid(reason)) => Attempt::Decided(Err(AppendError::Invalid { aggregate: aggregate.clone(), reason })),
+                Err(failure) => match self.undecided::<(), _>("append", failure, &applied_maybe) {
+                    Attempt::Again(trouble) => Attempt::Again(trouble),
+                    Attempt::Decided(decided) => Attempt::Decided(decided.map(|()| None).map_err(AppendError::Trouble)),
+                },
+            }
+        })
+        .await??;
+        let Some(mut actual) = refused else { return Ok(last) };
+        if actual == expected || applied_maybe.get() {
+            // The VERSION item says nothing of the conflict: an event is there without it, or our own lost try succeeded.
+            let present = self.load_page(aggregate, expected.next()..=last, events.len(), Deadline::NONE).await?;
+            let ours = present
+                .iter()
+                .zip(events)
+                .all(|(stored, event)| matches!(stored, Stored::Event(there) if there.event_id == event.event_id));
+            if present.len() == events.len() && ours {
+                return Ok(last);
+            }
+            actual = actual.max(present.last().map_or(actual, Stored::version));
+        }
+        Err(AppendError::Conflict { aggregate: aggregate.clone(), expected, actual })
+    }
+
+    fn move_version(&self, aggregate: &AggregateId, expected: Version, to: Version) -> TransactWriteItem {
+        let mut expression = Expression::default();
+        expression.set("version", AttributeValue::N(to.to_string()));
+        let version = expression.name("version");
+        let condition = if expected == Version::NONE {
+            format!("attribute_not_exists({version})")
+        } else {
+            format!("{version} = {}", expression.value(AttributeValue::N(expected.to_string())))
+        };
+        let update = Update::builder()
+            .table_name(&self.names.event_store)
+            .key("PK", AttributeValue::S(partition_key(aggregate)))
+            .key("SK", AttributeValue::S(VERSION_SK.into()))
+            .update_expression(expression.update())
+            .condition_expression(condition)
+            .set_expression_attribute_names(Some(expression.names))
+            .set_expression_attribute_values(Some(expression.values))
+            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
+            .build()
+            .expect("table, key and expression are given");
+        TransactWriteItem::builder().update(update).build()
+    }
+
+    fn put_new(&self, item: SdkItem) -> TransactWriteItem {
+        let put = Put::builder()
+            .table_name(&self.names.event_store)
+            .set_item(Some(item))
+            .condition_expression("attribute_not_exists(PK)")
+            .build();
+        TransactWriteItem::builder().put(put.expect("table and item are given")).build()
+    }
+
+    /// Loads events of an aggregate by consistent read: the first `limit` of the versions asked for.
+    ///
+    /// # Errors
+    /// [`Trouble`].
+    pub async fn load_page(
+        &self,
+        aggregate: &AggregateId,
+        versions: RangeInclusive<Version>,
+        limit: usize,
+        deadline: Deadline,
+    ) -> Result<Vec<Stored>, Trouble> {
+        let mut stored = Vec::new();
+        let mut from = None;
+        loop {
+            let applied_maybe = Cell::new(false);
+            let page = retry(deadline, || async {
+                self.meter.request();
+                let request = self
+                    .client
+                    .query()
+                    .table_name(&self.names.event_store)
+                    .key_condition_expression("PK = :pk AND SK BETWEEN :first AND :last");
+                let answer = request
+                    .expression_attribute_values(":pk", AttributeValue::S(partition_key(aggregate)))
+                    .expression_attribute_values(":first", AttributeValue::S(sort_key(*versions.start())))
+                    .expression_attribute_values(":last", AttributeValue::S(sort_key((*versions.end()).min(VERSION_MAX))))
+                    .consistent_read(true)
+                    .limit(i32::try_from(limit - stored.len()).unwrap_or(i32::MAX))
+                    .set_exclusive_start_key(from.clone())
+                    .return_consumed_capacity(ReturnConsumedCapacity::Total)
+                    .send()
+                    .await;
+                match answer.map_err(sort) {
+                    Ok(page) => Attempt::Decided(Ok(page)),
+                    Err(failure) => self.undecided("Query of the event store", failure, &applied_maybe),
+                }
+            })
+            .await??;
+            self.meter.read_rows(&page.consumed_capacity);
+            stored.extend(page.items.unwrap_or_default().into_iter().filter_map(stored_of));
+            from = page.last_evaluated_key;
+            if from.is_none() || stored.len() >= limit {
+                return Ok(stored);
+            }
+        }
+    }
+
+    /// The newest events of a type, newest first. From an index, so the very newest may be missing for a moment.
+    ///
+    /// # Errors
+    /// [`Trouble`].
+    pub async fn load_by_type(&self, event_type: &str, limit: usize) -> Result<Vec<Stored>, Trouble> {
+        let mut stored = Vec::new();
+        let mut from = None;
+        while stored.len() < limit {
+            let applied_maybe = Cell::new(false);
+            let page = retry(Deadline::NONE, || async {
+                self.meter.request();
+                let request = self.client.query().table_name(&self.names.event_store).index_name(super::tables::BY_TYPE_INDEX);
+                let answer = request
+                    .key_condition_expression("GSI1PK = :type")
+                    .expression_attribute_values(":type", AttributeValue::S(type_key(event_type)))
+                    .scan_index_forward(false)
+                    .limit(i32::try_from(limit - stored.len()).unwrap_or(i32::MAX))
+                    .set_exclusive_start_key(from.clone())
+                    .send()
+                    .await;
+                match answer.map_err(sort) {
+                    Ok(page) => Attempt::Decided(Ok(page)),
+                    Err(failure) => self.undecided("Query by event type", failure, &applied_maybe),
+                }
+            })
+            .await??;
+            stored.extend(page.items.unwrap_or_default().into_iter().filter_map(stored_of));
+            from = page.last_evaluated_key;
+            if from.is_none() {
+                break;
+            }
+        }
+        Ok(stored)
+    }
+
+    /// Puts an event's item into the store as it was captured. Repeatable: `false` if it was there before.
+    ///
+    /// The VERSION item follows the highest version imported, so that appends go on from there.
+    ///
+    /// # Errors
+    /// [`Trouble`].
+    pub async fn import(&self, aggregate: &AggregateId, version: Version, item: SdkItem) -> Result<bool, Trouble> {
+        let mut expression = Expression::default();
+        expression.set("version", AttributeValue::N(version.to_string()));
+        let (name, value) = (expression.name("version"), expression.value(AttributeValue::N(version.to_string())));
+        let applied_maybe = Cell::new(false);
+        let new = retry(Deadline::NONE, || async {
+            self.meter.request();
+            let request = self
+                .client
+                .put_item()
+                .table_name(&self.names.event_store)
+                .set_item(Some(item.clone()))
+                .condition_expression("attribute_not_exists(PK)");
+            match request.send().await.map_err(sort) {
+                Ok(_) => Attempt::Decided(Ok(true)),
+                Err(Failure::Other(error)) if error.is_conditional_check_failed_exception() => Attempt::Decided(Ok(false)),
+                Err(failure) => self.undecided("PutItem into the event store", failure, &applied_maybe),
+            }
+        })
+        .await??;
+        retry(Deadline::NONE, || async {
+            self.meter.request();
+            let request =
+                self.client.update_item().table_name(&self.names.event_store).key("PK", AttributeValue::S(partition_key(aggregate)));
+            let answer = request
+                .key("SK", AttributeValue::S(VERSION_SK.into()))
+                .update_expression(expression.update())
+                .condition_expression(format!("attribute_not_exists({name}) OR {name} < {value}"))
+                .set_expression_attribute_names(Some(expression.names.clone()))
+                .set_expression_attribute_values(expression.some_values())
+                .send()
+                .await;
+            match answer.map_err(sort) {
+                Ok(_) => Attempt::Decided(Ok(())),
+                Err(Failure::Other(error)) if error.is_conditional_check_failed_exception() => Attempt::Decided(Ok(())),
+                Err(failure) => self.undecided("UpdateItem of a VERSION item", failure, &applied_maybe),
+            }
+        })
+        .await??;
+        Ok(new)
+    }
+}
+
+fn version_of(item: &SdkItem) -> Version {
+    Version(item.get("version").and_then(|value| value.as_n().ok()).and_then(|n| n.parse().ok()).unwrap_or(0))
+}
+
+/// Reads an item that the store gave under an event's sort key.
+fn stored_of(item: SdkItem) -> Option<Stored> {
+    let sort = item.get("SK").and_then(|key| key.as_s().ok()).and_then(|key| key.strip_prefix("EVENT#")).map(str::to_owned);
+    let item = Item::from(item);
+    match decode_event(&item) {
+        Ok(event) => Some(Stored::Event(event)),
+        Err(reason) => Some(Stored::Malformed {
+            // A sort key between two events' that is no event's belongs to no version: nothing waits for it.
+            version: Version(sort?.parse().ok().filter(|_| reason != Malformed::SortKey)?),
+            event_type: event_type_of(&item).map(str::to_owned),
+            reason,
+            payload: serde_json::to_string(&item).unwrap_or_default(),
+        }),
+    }
+}

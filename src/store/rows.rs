@@ -1,0 +1,584 @@
+//! Read models: conditional commits of home rows with what they add to shared rows.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+    time::SystemTime,
+};
+
+use aws_sdk_dynamodb::{
+    error::ProvideErrorMetadata,
+    operation::{transact_write_items::TransactWriteItemsError, update_item::UpdateItemError},
+    types::{
+        AttributeValue, CancellationReason, KeysAndAttributes, ReturnConsumedCapacity, ReturnValuesOnConditionCheckFailure,
+        TransactWriteItem, Update,
+    },
+};
+use projection_vocabulary::{
+    AggregateId, Attributes, Base, Cell, Change, Decimal, HomeRow, RESERVED, RowKey, Rule, Settled, Sums, Timestamp, Value, Version,
+};
+
+use super::{
+    Store, Trouble,
+    expression::Expression,
+    parking::Parking,
+    trouble::{Failure, invalid_reason, lasting, sort},
+};
+use crate::{
+    item::{SdkItem, attributes, from_value},
+    retry::{Attempt, Deadline, retry},
+};
+
+/// The most actions in one transaction.
+/// <https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_TransactWriteItems.html>
+pub const TRANSACTION_ACTIONS_MAX: usize = 100;
+/// The most keys in one BatchGetItem.
+/// <https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_BatchGetItem.html>
+pub const BATCH_GET_KEYS_MAX: usize = 100;
+/// `contributed#<attribute>#<shared row>`: what a home row has added to a shared row, at the top level where ADD reaches it.
+const CONTRIBUTED: &str = "contributed#";
+
+/// A write of one home row: from exactly one watermark to another.
+#[derive(Clone)]
+pub struct HomeWrite {
+    /// Whose row.
+    pub aggregate: AggregateId,
+    /// The watermark that the row must have.
+    pub after: Version,
+    /// The revision that the row must have, unless it is absent.
+    pub after_revision: u32,
+    /// The watermark that it gets.
+    pub to: Version,
+    /// The revision that it gets.
+    pub revision: u32,
+    /// The id of the event at `to`.
+    pub event_id: Arc<str>,
+    sets: Attributes,
+    adds: BTreeMap<String, Decimal>,
+    removes: BTreeSet<String>,
+    owned: BTreeSet<String>,
+}
+
+impl HomeWrite {
+    /// The write of a merged change.
+    #[must_use]
+    pub fn of(
+        aggregate: AggregateId,
+        after: Version,
+        to: Version,
+        revision: u32,
+        event_id: Arc<str>,
+        change: &Change,
+        settled: &Settled,
+    ) -> Self {
+        let mut write = Self {
+            aggregate,
+            after,
+            after_revision: revision,
+            to,
+            revision,
+            event_id,
+            sets: Attributes::new(),
+            adds: contributed(&settled.adds),
+            removes: settled.removes.iter().map(contribution_name).collect(),
+            owned: change.own().keys().cloned().collect(),
+        };
+        for (name, op) in change.own() {
+            match (&op.base, &op.add) {
+                (Base::Set(value), None) => _ = write.sets.insert(name.clone(), value.clone()),
+                (Base::Remove, None) => _ = write.removes.insert(name.clone()),
+                (Base::Keep, Some(amount)) => _ = write.adds.insert(name.clone(), amount.clone()),
+                (Base::Keep, None) => {}
+                // A sum with a text in it: DynamoDB refuses this ADD as it would refuse it after the SET.
+                (Base::Set(value), Some(amount)) => {
+                    write.sets.insert(name.clone(), value.clone());
+                    write.adds.insert(name.clone(), amount.clone());
+                }
+                (Base::Remove, Some(_)) => unreachable!("merging makes a value of an amount that follows a removal"),
+            }
+        }
+        write
+    }
+
+    /// The write that puts `fresh` in the place of all that `stale` owns.
+    #[must_use]
+    pub fn replacing(aggregate: AggregateId, stale: &HomeRow, fresh: &HomeRow) -> Self {
+        let mut sets = fresh.own.clone();
+        sets.extend(contributed(&fresh.contributions).into_iter().map(|(name, amount)| (name, Value::Number(amount))));
+        let ended = stale.contributions.keys().map(contribution_name);
+        let removes = stale.owned.iter().cloned().chain(ended).filter(|name| !sets.contains_key(name)).collect();
+        Self {
+            aggregate,
+            after: stale.version,
+            after_revision: stale.revision,
+            to: fresh.version,
+            revision: fresh.revision,
+            event_id: fresh.last_event_id.clone().unwrap_or_default(),
+            sets,
+            adds: BTreeMap::new(),
+            removes,
+            owned: fresh.owned.clone(),
+        }
+    }
+
+    fn expression(&self) -> (Expression, String) {
+        let mut expression = Expression::default();
+        expression.set("version", number(self.to));
+        expression.set("revision", AttributeValue::N(self.revision.to_string()));
+        expression.set("lastEventId", AttributeValue::S(self.event_id.to_string()));
+        for (name, value) in &self.sets {
+            expression.set(name, from_value(value));
+        }
+        for (name, amount) in &self.adds {
+            expression.add(name, AttributeValue::N(amount.to_string()));
+        }
+        if !self.owned.is_empty() {
+            expression.add("owned", AttributeValue::Ss(self.owned.iter().cloned().collect()));
+        }
+        for name in &self.removes {
+            expression.remove(name);
+        }
+        let condition = condition(&mut expression, self.after, self.after_revision);
+        (expression, condition)
+    }
+}
+
+/// The watermark is exactly `after`, written by this revision, and the aggregate is not parked.
+fn condition(expression: &mut Expression, after: Version, revision: u32) -> String {
+    let (version, parked) = (expression.name("version"), expression.name("parkedAt"));
+    if after == Version::NONE {
+        return format!("attribute_not_exists({version}) AND attribute_not_exists({parked})");
+    }
+    let after = expression.value(number(after));
+    let written_by = (expression.name("revision"), expression.value(AttributeValue::N(revision.to_string())));
+    format!("{version} = {after} AND {} = {} AND attribute_not_exists({parked})", written_by.0, written_by.1)
+}
+
+fn number(version: Version) -> AttributeValue {
+    AttributeValue::N(version.to_string())
+}
+
+fn contribution_name((row, attribute): &Cell) -> String {
+    format!("{CONTRIBUTED}{attribute}#{row}")
+}
+
+fn contributed(sums: &Sums) -> BTreeMap<String, Decimal> {
+    sums.iter().map(|(cell, amount)| (contribution_name(cell), amount.clone())).collect()
+}
+
+/// What became of a commit.
+#[derive(Debug)]
+pub enum Commit {
+    /// Written. `maybe_before`: by an earlier try of the same write, whose answer was lost.
+    Done,
+    /// Not written; why, for each home row in the order given.
+    Refused(Vec<Cause>),
+    /// DynamoDB refuses what it says, and not for one home row alone: try fewer at once.
+    Invalid(&'static str),
+}
+
+/// What one home row had to do with a refused commit.
+#[derive(Debug)]
+pub enum Cause {
+    /// Nothing.
+    Other,
+    /// It is not as expected: this is how it is; `None` if it is absent.
+    Condition {
+        /// The row as it was.
+        row: Option<Box<HomeRow>>,
+        /// Whether an earlier try of this very write may have made it so.
+        applied_maybe: bool,
+    },
+    /// DynamoDB refuses what is written to it.
+    Invalid(&'static str),
+}
+
+impl Store {
+    /// Writes one home row.
+    ///
+    /// # Errors
+    /// [`Trouble`], with the row written or not: deliver the records again.
+    pub async fn commit_one(&self, rule: &dyn Rule, write: &HomeWrite, deadline: Deadline) -> Result<Commit, Trouble> {
+        const OPERATION: &str = "UpdateItem on a home row";
+        let (expression, condition) = write.expression();
+        let applied_maybe = std::cell::Cell::new(false);
+        retry(deadline, || async {
+            self.meter.request();
+            let request =
+                self.client.update_item().table_name(self.table_of(rule)).key(rule.key(), AttributeValue::S(write.aggregate.to_string()));
+            let answer = request
+                .update_expression(expression.update())
+                .condition_expression(&condition)
+                .set_expression_attribute_names(Some(expression.names.clone()))
+                .set_expression_attribute_values(expression.some_values())
+                .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
+                .return_consumed_capacity(ReturnConsumedCapacity::Total)
+                .send()
+                .await;
+            match answer.map_err(sort) {
+                Ok(done) => {
+                    self.meter.wrote(&done.consumed_capacity);
+                    Attempt::Decided(Ok(Commit::Done))
+                }
+                Err(Failure::Other(UpdateItemError::ConditionalCheckFailedException(failed))) => {
+                    self.meter.wasted(1);
+                    Attempt::Decided(
+                        refused_row(rule, failed.item)
+                            .map(|row| Commit::Refused(vec![Cause::Condition { row, applied_maybe: applied_maybe.get() }])),
+                    )
+                }
+                Err(Failure::Invalid(reason)) => Attempt::Decided(Ok(Commit::Refused(vec![Cause::Invalid(reason)]))),
+                Err(failure) => self.undecided(OPERATION, failure, &applied_maybe),
+            }
+        })
+        .await?
+    }
+
+    /// Writes home rows and adds to shared rows, all or nothing.
+    ///
+    /// # Errors
+    /// [`Trouble`], with all written or nothing: deliver the records again.
+    pub async fn commit_all(
+        &self,
+        rule: &dyn Rule,
+        writes: &[&HomeWrite],
+        shared: &BTreeMap<RowKey, BTreeMap<String, Decimal>>,
+        deadline: Deadline,
+    ) -> Result<Commit, Trouble> {
+        let homes = writes.iter().map(|write| {
+            let (expression, condition) = write.expression();
+            self.update(rule, write.aggregate.as_str(), &expression, Some(condition))
+        });
+        let adds = shared.iter().map(|(row, amounts)| {
+            let mut expression = Expression::default();
+            for (attribute, amount) in amounts {
+                expression.add(attribute, AttributeValue::N(amount.to_string()));
+            }
+            self.update(rule, row.as_str(), &expression, None)
+        });
+        self.transact("TransactWriteItems on home and shared rows", rule, homes.chain(adds).collect(), writes.len(), deadline).await
+    }
+
+    /// Parks an aggregate: its record and the mark on its home row, both or neither.
+    ///
+    /// # Errors
+    /// [`Trouble`]: the record must be reported as failed.
+    pub async fn park(&self, rule: &dyn Rule, after: Version, parking: &Parking<'_>, deadline: Deadline) -> Result<Commit, Trouble> {
+        let aggregate = parking.aggregate.expect("what is parked in a projection names its aggregate");
+        let mut expression = Expression::default();
+        expression.set("parkedAt", AttributeValue::S(now().to_string()));
+        let condition = condition(&mut expression, after, rule.revision());
+        let home = self.update(rule, aggregate.as_str(), &expression, Some(condition));
+        let actions = std::iter::once(home).chain(self.parking_actions(parking)).collect();
+        self.transact("TransactWriteItems on the parking table", rule, actions, 1, deadline).await
+    }
+
+    fn update(&self, rule: &dyn Rule, key: &str, expression: &Expression, condition: Option<String>) -> TransactWriteItem {
+        let update = Update::builder()
+            .table_name(self.table_of(rule))
+            .key(rule.key(), AttributeValue::S(key.to_owned()))
+            .update_expression(expression.update())
+            .set_condition_expression(condition)
+            .set_expression_attribute_names(Some(expression.names.clone()))
+            .set_expression_attribute_values(expression.some_values())
+            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
+            .build()
+            .expect("table, key and expression are given");
+        TransactWriteItem::builder().update(update).build()
+    }
+
+    /// Sends a transaction whose first `homes` actions are on home rows.
+    async fn transact(
+        &self,
+        operation: &'static str,
+        rule: &dyn Rule,
+        actions: Vec<TransactWriteItem>,
+        homes: usize,
+        deadline: Deadline,
+    ) -> Result<Commit, Trouble> {
+        // One token for all tries of one plan, so that a try whose answer was lost is not applied again.
+        let token = format!("{:032x}", fastrand::u128(..));
+        let applied_maybe = std::cell::Cell::new(false);
+        retry(deadline, || async {
+            self.meter.request();
+            let request = self.client.transact_write_items().set_transact_items(Some(actions.clone())).client_request_token(&token);
+            match request.return_consumed_capacity(ReturnConsumedCapacity::Total).send().await.map_err(sort) {
+                Ok(done) => {
+                    self.meter.wrote(done.consumed_capacity());
+                    Attempt::Decided(Ok(Commit::Done))
+                }
+                Err(Failure::Other(TransactWriteItemsError::TransactionCanceledException(canceled))) => {
+                    self.meter.wasted(2 * actions.len() as u64);
+                    self.canceled(operation, rule, canceled.cancellation_reasons.unwrap_or_default(), homes, &applied_maybe)
+                }
+                Err(Failure::Invalid(reason)) => Attempt::Decided(Ok(Commit::Invalid(reason))),
+                Err(failure) => self.undecided(operation, failure, &applied_maybe),
+            }
+        })
+        .await?
+    }
+
+    fn canceled(
+        &self,
+        operation: &'static str,
+        rule: &dyn Rule,
+        reasons: Vec<CancellationReason>,
+        homes: usize,
+        applied_maybe: &std::cell::Cell<bool>,
+    ) -> Attempt<Result<Commit, Trouble>, Trouble> {
+        let mut causes = Vec::with_capacity(homes);
+        let mut busy = None;
+        let mut unattributed = None;
+        for (at, reason) in reasons.into_iter().enumerate() {
+            let code = reason.code.unwrap_or_default();
+            let cause = match code.as_str() {
+                "None" | "" => Cause::Other,
+                "ConditionalCheckFailed" => match refused_row(rule, reason.item) {
+                    Ok(row) => Cause::Condition { row, applied_maybe: applied_maybe.get() },
+                    Err(trouble) => return Attempt::Decided(Err(trouble)),
+                },
+                "ValidationError" | "ItemCollectionSizeLimitExceeded" => Cause::Invalid(invalid_reason(reason.message.as_deref())),
+                "TransactionConflict" | "ProvisionedThroughputExceeded" | "ThrottlingError" => {
+                    busy = Some(code);
+                    Cause::Other
+                }
+                _ => return Attempt::Decided(Err(Trouble::Lasting { operation, class: code })),
+            };
+            if at < homes {
+                causes.push(cause);
+            } else if let Cause::Invalid(reason) = cause {
+                unattributed = Some(reason);
+            }
+        }
+        // Whoever has a reason of its own is planned again at once; waiting would not help it.
+        if causes.iter().any(|cause| !matches!(cause, Cause::Other)) {
+            return Attempt::Decided(Ok(Commit::Refused(causes)));
+        }
+        match (unattributed, busy) {
+            (Some(reason), _) => Attempt::Decided(Ok(Commit::Invalid(reason))),
+            (None, busy) => {
+                Attempt::Again(Trouble::Passing { operation, class: busy.unwrap_or_else(|| "canceled without a reason".into()) })
+            }
+        }
+    }
+
+    pub(super) fn undecided<T, E: ProvideErrorMetadata>(
+        &self,
+        operation: &'static str,
+        failure: Failure<E>,
+        applied_maybe: &std::cell::Cell<bool>,
+    ) -> Attempt<Result<T, Trouble>, Trouble> {
+        match failure {
+            Failure::Passing { class, applied_maybe: maybe } => {
+                tracing::debug!(operation, class, "retrying");
+                applied_maybe.set(applied_maybe.get() || maybe);
+                Attempt::Again(Trouble::Passing { operation, class })
+            }
+            Failure::Invalid(reason) => Attempt::Decided(Err(Trouble::Lasting { operation, class: reason.to_owned() })),
+            Failure::Other(error) => Attempt::Decided(Err(lasting(operation, &error))),
+        }
+    }
+
+    /// Applies the `max` and `insert` operations of a change to shared rows. Idempotent, so safe to repeat.
+    ///
+    /// # Errors
+    /// The inner error says why DynamoDB refuses them; [`Trouble`] that nothing is known.
+    pub async fn raise(&self, rule: &dyn Rule, change: &Change, deadline: Deadline) -> Result<Result<(), &'static str>, Trouble> {
+        let mut inserts: BTreeMap<&RowKey, Expression> = BTreeMap::new();
+        for ((row, attribute), members) in change.insert() {
+            inserts.entry(row).or_default().add(attribute, AttributeValue::Ss(members.iter().map(ToString::to_string).collect()));
+        }
+        let raises = change.max().iter().map(|((row, attribute), value)| {
+            let mut expression = Expression::default();
+            expression.set(attribute, from_value(value));
+            let (name, value) = (expression.name(attribute), expression.value(from_value(value)));
+            (row, expression, Some(format!("attribute_not_exists({name}) OR {name} < {value}")))
+        });
+        for (row, expression, condition) in inserts.into_iter().map(|(row, expression)| (row, expression, None)).chain(raises) {
+            if let Err(reason) = self.raise_one(rule, row, &expression, condition, deadline).await? {
+                return Ok(Err(reason));
+            }
+        }
+        Ok(Ok(()))
+    }
+
+    async fn raise_one(
+        &self,
+        rule: &dyn Rule,
+        row: &RowKey,
+        expression: &Expression,
+        condition: Option<String>,
+        deadline: Deadline,
+    ) -> Result<Result<(), &'static str>, Trouble> {
+        let applied_maybe = std::cell::Cell::new(false);
+        retry(deadline, || async {
+            self.meter.request();
+            let request = self.client.update_item().table_name(self.table_of(rule)).key(rule.key(), AttributeValue::S(row.to_string()));
+            let answer = request
+                .update_expression(expression.update())
+                .set_condition_expression(condition.clone())
+                .set_expression_attribute_names(Some(expression.names.clone()))
+                .set_expression_attribute_values(expression.some_values())
+                .return_consumed_capacity(ReturnConsumedCapacity::Total)
+                .send()
+                .await;
+            match answer.map_err(sort) {
+                Ok(done) => {
+                    self.meter.wrote(&done.consumed_capacity);
+                    Attempt::Decided(Ok(Ok(())))
+                }
+                Err(Failure::Other(UpdateItemError::ConditionalCheckFailedException(_))) => {
+                    self.meter.wasted(1);
+                    Attempt::Decided(Ok(Ok(())))
+                }
+                Err(Failure::Invalid(reason)) => Attempt::Decided(Ok(Err(reason))),
+                Err(failure) => self.undecided("UpdateItem on a shared row", failure, &applied_maybe),
+            }
+        })
+        .await?
+    }
+
+    /// Reads home rows, consistently. A row that is absent is not in the answer.
+    ///
+    /// # Errors
+    /// [`Trouble`]: deliver the records again.
+    pub async fn read_rows(
+        &self,
+        rule: &dyn Rule,
+        aggregates: &[AggregateId],
+        deadline: Deadline,
+    ) -> Result<HashMap<AggregateId, HomeRow>, Trouble> {
+        let mut rows = HashMap::new();
+        for batch in aggregates.chunks(BATCH_GET_KEYS_MAX) {
+            let keys = batch.iter().map(|id| SdkItem::from([(rule.key().to_owned(), AttributeValue::S(id.to_string()))]));
+            let mut left =
+                Some(KeysAndAttributes::builder().set_keys(Some(keys.collect())).consistent_read(true).build().expect("keys are given"));
+            while let Some(keys) = left.take() {
+                let (items, unprocessed) = self.batch_get(rule, keys, deadline).await?;
+                for item in items {
+                    let id = item.get(rule.key()).and_then(|key| key.as_s().ok()).map(|id| AggregateId::from(id.as_str()));
+                    let id = id.ok_or_else(|| foreign_row("its key is no text"))?;
+                    rows.insert(id, home_row(rule, item)?);
+                }
+                left = unprocessed;
+            }
+        }
+        Ok(rows)
+    }
+
+    async fn batch_get(
+        &self,
+        rule: &dyn Rule,
+        keys: KeysAndAttributes,
+        deadline: Deadline,
+    ) -> Result<(Vec<SdkItem>, Option<KeysAndAttributes>), Trouble> {
+        let applied_maybe = std::cell::Cell::new(false);
+        let table = self.table_of(rule);
+        retry(deadline, || async {
+            self.meter.request();
+            let request =
+                self.client.batch_get_item().request_items(table, keys.clone()).return_consumed_capacity(ReturnConsumedCapacity::Total);
+            match request.send().await.map_err(sort) {
+                Ok(done) => {
+                    self.meter.read_rows(done.consumed_capacity());
+                    let items = done.responses.and_then(|mut tables| tables.remove(table)).unwrap_or_default();
+                    let unprocessed = done.unprocessed_keys.and_then(|mut tables| tables.remove(table));
+                    if items.is_empty() && unprocessed.is_some() {
+                        return Attempt::Again(Trouble::Passing { operation: "BatchGetItem", class: "all keys unprocessed".into() });
+                    }
+                    Attempt::Decided(Ok((items, unprocessed)))
+                }
+                Err(failure) => self.undecided("BatchGetItem on home rows", failure, &applied_maybe),
+            }
+        })
+        .await?
+    }
+
+    /// Every row of a projection as a reader sees it, by key; `version` is there on home rows, `parked` on parked ones.
+    ///
+    /// # Errors
+    /// [`Trouble`].
+    pub async fn visible_rows(&self, rule: &dyn Rule) -> Result<BTreeMap<RowKey, Attributes>, Trouble> {
+        let mut rows = BTreeMap::new();
+        let mut from = None;
+        loop {
+            let applied_maybe = std::cell::Cell::new(false);
+            let page = retry(Deadline::NONE, || async {
+                self.meter.request();
+                match self
+                    .client
+                    .scan()
+                    .table_name(self.table_of(rule))
+                    .consistent_read(true)
+                    .set_exclusive_start_key(from.clone())
+                    .send()
+                    .await
+                    .map_err(sort)
+                {
+                    Ok(page) => Attempt::Decided(Ok(page)),
+                    Err(failure) => self.undecided("Scan of a read model", failure, &applied_maybe),
+                }
+            })
+            .await??;
+            for item in page.items.unwrap_or_default() {
+                let mut row = attributes(item).map_err(|_| foreign_row("it holds what no rule writes"))?;
+                let Some(Value::Text(key)) = row.remove(rule.key()) else { return Err(foreign_row("its key is no text")) };
+                let parked = row.contains_key("parkedAt");
+                row.retain(|name, _| name == "version" || !(RESERVED.contains(&name.as_str()) || name.starts_with(CONTRIBUTED)));
+                if parked {
+                    row.insert("parked".into(), true.into());
+                }
+                rows.insert(RowKey::from(&*key), row);
+            }
+            from = page.last_evaluated_key;
+            if from.is_none() {
+                return Ok(rows);
+            }
+        }
+    }
+}
+
+/// The present time, for marks that operators read.
+pub(super) fn now() -> Timestamp {
+    let epoch_ms = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_millis());
+    i64::try_from(epoch_ms).ok().and_then(Timestamp::from_epoch_ms).expect("the clock is within the years 1970 to 9999")
+}
+
+fn foreign_row(why: &str) -> Trouble {
+    Trouble::Lasting { operation: "reading a row", class: format!("something else wrote it: {why}") }
+}
+
+fn refused_row(rule: &dyn Rule, item: Option<SdkItem>) -> Result<Option<Box<HomeRow>>, Trouble> {
+    item.filter(|item| !item.is_empty()).map(|item| home_row(rule, item).map(Box::new)).transpose()
+}
+
+/// Reads a home row out of its item. A row that only shares of others have made has no watermark.
+fn home_row(rule: &dyn Rule, item: SdkItem) -> Result<HomeRow, Trouble> {
+    let mut all = attributes(item).map_err(|_| foreign_row("it holds what no rule writes"))?;
+    let whole = |value: Option<Value>, what: &str| -> Result<u64, Trouble> {
+        value.map_or(Ok(0), |value| value.as_number().and_then(|n| u64::try_from(n.to_i128()?).ok()).ok_or_else(|| foreign_row(what)))
+    };
+    let mut row = HomeRow {
+        version: Version(whole(all.remove("version"), "`version` is no whole number")?),
+        revision: u32::try_from(whole(all.remove("revision"), "`revision` is no whole number")?)
+            .map_err(|_| foreign_row("`revision` is too high"))?,
+        ..HomeRow::default()
+    };
+    if let Some(Value::Text(id)) = all.remove("lastEventId") {
+        row.last_event_id = Some(id);
+    }
+    row.parked_at = all.remove("parkedAt").map(|at| at.to_string());
+    if let Some(Value::TextSet(names)) = all.remove("owned") {
+        row.owned = names.iter().map(ToString::to_string).collect();
+    }
+    all.remove(rule.key());
+    for (name, value) in all {
+        if let Some((attribute, shared_row)) = name.strip_prefix(CONTRIBUTED).and_then(|cell| cell.split_once('#')) {
+            let amount = value.as_number().cloned().ok_or_else(|| foreign_row("a contribution is no number"))?;
+            row.contributions.insert((shared_row.into(), attribute.to_owned()), amount);
+        } else if row.owned.contains(&name) {
+            row.own.insert(name, value);
+        }
+    }
+    Ok(row)
+}

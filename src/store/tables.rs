@@ -1,0 +1,126 @@
+//! Tables: what the worker's tables look like, and creating them.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use aws_sdk_dynamodb::{
+    error::ProvideErrorMetadata,
+    operation::create_table::builders::CreateTableFluentBuilder,
+    types::{
+        AttributeDefinition, BillingMode, GlobalSecondaryIndex, KeySchemaElement, KeyType, Projection, ProjectionType, ScalarAttributeType,
+        StreamSpecification, StreamViewType, TableStatus,
+    },
+};
+use projection_vocabulary::{Index, Registry};
+
+use super::{Store, Trouble, trouble::lasting};
+
+/// The event store's index by event type and time.
+pub const BY_TYPE_INDEX: &str = "GSI1";
+/// How long a new table may take to become active, and how often to look.
+const ACTIVE_WITHIN: Duration = Duration::from_secs(120);
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+impl Store {
+    /// Creates the tables that are missing and waits until all are active. Returns the names of those created.
+    ///
+    /// # Errors
+    /// [`Trouble`].
+    pub async fn create_tables(&self, registry: Registry) -> Result<Vec<String>, Trouble> {
+        let mut created = Vec::new();
+        let stream = StreamSpecification::builder()
+            .stream_enabled(true)
+            .stream_view_type(StreamViewType::NewImage)
+            .build()
+            .expect("enabled is given");
+        let by_type = index(BY_TYPE_INDEX, "GSI1PK", "GSI1SK", ProjectionType::All, &[]);
+        let events = self.table(&self.names.event_store, "PK", Some("SK"), &["GSI1PK", "GSI1SK"]);
+        self.create(&self.names.event_store, events.stream_specification(stream).global_secondary_indexes(by_type), &mut created).await?;
+        let parked = self.table(&self.names.parked, "projection", Some("aggregateId"), &[]);
+        self.create(&self.names.parked, parked, &mut created).await?;
+        for rule in registry.rules() {
+            let name = self.table_of(*rule);
+            let index_keys: Vec<_> = rule.indexes().iter().flat_map(|index| [index.partition, index.sort]).collect();
+            let mut table = self.table(name, rule.key(), None, &index_keys);
+            for Index { name, partition, sort, include } in rule.indexes() {
+                let kind = if include.is_empty() { ProjectionType::KeysOnly } else { ProjectionType::Include };
+                table = table.global_secondary_indexes(index(name, partition, sort, kind, include));
+            }
+            self.create(name, table, &mut created).await?;
+        }
+        for name in &created {
+            self.wait_until_active(name).await?;
+        }
+        Ok(created)
+    }
+
+    fn table(
+        &self,
+        name: &str,
+        partition: &'static str,
+        sort: Option<&'static str>,
+        index_keys: &[&'static str],
+    ) -> CreateTableFluentBuilder {
+        let keys: BTreeSet<_> = [partition].into_iter().chain(sort).chain(index_keys.iter().copied()).collect();
+        let definitions = keys.into_iter().map(|key| {
+            AttributeDefinition::builder()
+                .attribute_name(key)
+                .attribute_type(ScalarAttributeType::S)
+                .build()
+                .expect("name and type are given")
+        });
+        self.client
+            .create_table()
+            .table_name(name)
+            .billing_mode(BillingMode::PayPerRequest)
+            .set_key_schema(Some(key_schema(partition, sort)))
+            .set_attribute_definitions(Some(definitions.collect()))
+    }
+
+    async fn create(&self, name: &str, table: CreateTableFluentBuilder, created: &mut Vec<String>) -> Result<(), Trouble> {
+        match table.send().await.map_err(|error| error.into_service_error()) {
+            Ok(_) => created.push(name.to_owned()),
+            Err(error) if error.is_resource_in_use_exception() => {}
+            Err(error) => {
+                tracing::error!(table = name, class = error.code(), "the table was not created");
+                return Err(lasting("CreateTable", &error));
+            }
+        }
+        Ok(())
+    }
+
+    async fn wait_until_active(&self, name: &str) -> Result<(), Trouble> {
+        let active = async {
+            loop {
+                let described = self
+                    .client
+                    .describe_table()
+                    .table_name(name)
+                    .send()
+                    .await
+                    .map_err(|error| lasting("DescribeTable", &error.into_service_error()))?;
+                if described.table.and_then(|table| table.table_status) == Some(TableStatus::Active) {
+                    return Ok(());
+                }
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+        };
+        let late = || Trouble::Passing { operation: "CreateTable", class: format!("`{name}` is not active yet") };
+        tokio::time::timeout(ACTIVE_WITHIN, active).await.unwrap_or_else(|_| Err(late()))
+    }
+}
+
+fn key_schema(partition: &str, sort: Option<&str>) -> Vec<KeySchemaElement> {
+    let keys = std::iter::once((partition, KeyType::Hash)).chain(sort.map(|sort| (sort, KeyType::Range)));
+    keys.map(|(name, kind)| KeySchemaElement::builder().attribute_name(name).key_type(kind).build().expect("name and kind are given"))
+        .collect()
+}
+
+fn index(name: &str, partition: &str, sort: &str, kind: ProjectionType, include: &[&str]) -> GlobalSecondaryIndex {
+    let include = (!include.is_empty()).then(|| include.iter().map(ToString::to_string).collect());
+    GlobalSecondaryIndex::builder()
+        .index_name(name)
+        .set_key_schema(Some(key_schema(partition, Some(sort))))
+        .projection(Projection::builder().projection_type(kind).set_non_key_attributes(include).build())
+        .build()
+        .expect("name and keys are given")
+}

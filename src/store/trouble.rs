@@ -1,0 +1,90 @@
+//! Errors by what to do next.
+
+use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
+
+/// Infrastructure trouble: not the event's fault. The record is reported as failed, so Lambda delivers it again.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Trouble {
+    /// Retried until the deadline: throttling, conflicts, timeouts, server errors.
+    #[error(
+        "{operation} still failed after retries ({class}): it will be delivered again; look at the table's throttling and DynamoDB's health if it lasts"
+    )]
+    Passing {
+        /// The operation.
+        operation: &'static str,
+        /// The kind of error.
+        class: String,
+    },
+    /// No retry helps: a missing table or permission, expired credentials.
+    #[error("{operation} cannot succeed ({class}): check the table names, their key schemas and the role's permissions")]
+    Lasting {
+        /// The operation.
+        operation: &'static str,
+        /// The kind of error.
+        class: String,
+    },
+    /// The invocation's time is used up.
+    #[error("out of time: the rest is delivered again; raise the timeout or lower the batch size if it lasts")]
+    OutOfTime,
+}
+
+/// One failed call.
+pub enum Failure<E> {
+    /// Worth a retry. `applied_maybe`: the request may have been applied although its answer was lost.
+    Passing { class: String, applied_maybe: bool },
+    /// DynamoDB refuses what the request says.
+    Invalid(&'static str),
+    /// Anything else: no retry helps, unless the caller knows the error.
+    Other(E),
+}
+
+/// Sorts an error of the SDK.
+pub fn sort<E: ProvideErrorMetadata>(error: SdkError<E>) -> Failure<E> {
+    match error {
+        SdkError::ServiceError(context) => {
+            let status = context.raw().status().as_u16();
+            let error = context.into_err();
+            let code = error.code().unwrap_or("no code").to_owned();
+            match code.as_str() {
+                "ValidationException" | "ItemCollectionSizeLimitExceededException" => Failure::Invalid(invalid_reason(error.message())),
+                "ProvisionedThroughputExceededException"
+                | "ThrottlingException"
+                | "RequestLimitExceeded"
+                | "ThrottledException"
+                | "TransactionConflictException"
+                | "ReplicatedWriteConflictException"
+                | "LimitExceededException" => Failure::Passing { class: code, applied_maybe: false },
+                "TransactionInProgressException" | "InternalServerError" | "InternalFailure" | "ServiceUnavailable" => {
+                    Failure::Passing { class: code, applied_maybe: true }
+                }
+                _ if status >= 500 => Failure::Passing { class: code, applied_maybe: true },
+                _ => Failure::Other(error),
+            }
+        }
+        SdkError::ConstructionFailure(_) => Failure::Passing { class: "request could not be built".into(), applied_maybe: false },
+        SdkError::TimeoutError(_) => Failure::Passing { class: "timeout".into(), applied_maybe: true },
+        SdkError::DispatchFailure(_) => Failure::Passing { class: "connection failed".into(), applied_maybe: true },
+        _ => Failure::Passing { class: "no readable answer".into(), applied_maybe: true },
+    }
+}
+
+/// DynamoDB's own words may quote a value, so they are translated and not passed on.
+pub fn invalid_reason(message: Option<&str>) -> &'static str {
+    let message = message.unwrap_or_default().to_ascii_lowercase();
+    let says = |part: &str| message.contains(part);
+    if says("38 digits") || says("significant digits") || says("number overflow") || says("number underflow") || says("supported range") {
+        "a sum would exceed DynamoDB's 38 significant digits or its range"
+    } else if says("operand type") || says("type mismatch") || says("incorrect operand") {
+        "an amount was added to an attribute that holds no number"
+    } else if says("item size") || says("400 kb") || says("maximum allowed size") {
+        "the row would exceed DynamoDB's 400 KB"
+    } else if says("key") || says("empty") {
+        "DynamoDB refuses the key: it is empty, too long, or not what the table or an index needs"
+    } else {
+        "DynamoDB refuses the write (ValidationException)"
+    }
+}
+
+pub fn lasting<E: ProvideErrorMetadata>(operation: &'static str, error: &E) -> Trouble {
+    Trouble::Lasting { operation, class: error.code().unwrap_or("unknown error").to_owned() }
+}

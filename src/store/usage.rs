@@ -1,0 +1,79 @@
+//! What the store costs: counted where the calls are made, so that nothing is free by omission.
+
+use std::{
+    ops::{AddAssign, Sub},
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+};
+
+use aws_sdk_dynamodb::types::ConsumedCapacity;
+
+/// Requests and capacity units spent.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Usage {
+    /// Requests sent, each retry included.
+    pub requests: u64,
+    /// Write units, failed conditions included.
+    pub write_units: f64,
+    /// Read units.
+    pub read_units: f64,
+}
+
+impl Sub for Usage {
+    type Output = Self;
+
+    fn sub(self, before: Self) -> Self {
+        Self {
+            requests: self.requests - before.requests,
+            write_units: self.write_units - before.write_units,
+            read_units: self.read_units - before.read_units,
+        }
+    }
+}
+
+impl AddAssign for Usage {
+    fn add_assign(&mut self, other: Self) {
+        self.requests += other.requests;
+        self.write_units += other.write_units;
+        self.read_units += other.read_units;
+    }
+}
+
+/// Units come in halves, so whole numbers count halves exactly.
+#[derive(Default)]
+pub struct Meter {
+    requests: AtomicU64,
+    write_halves: AtomicU64,
+    read_halves: AtomicU64,
+}
+
+impl Meter {
+    pub fn request(&self) {
+        self.requests.fetch_add(1, Relaxed);
+    }
+
+    pub fn wrote<'a>(&self, capacity: impl IntoIterator<Item = &'a ConsumedCapacity>) {
+        self.write_halves.fetch_add(halves(capacity), Relaxed);
+    }
+
+    pub fn read_rows<'a>(&self, capacity: impl IntoIterator<Item = &'a ConsumedCapacity>) {
+        self.read_halves.fetch_add(halves(capacity), Relaxed);
+    }
+
+    /// A failed write reports no capacity and costs it all the same: one unit a condition, two an item of a transaction.
+    pub fn wasted(&self, write_units: u64) {
+        self.write_halves.fetch_add(2 * write_units, Relaxed);
+    }
+
+    pub fn read(&self) -> Usage {
+        #[allow(clippy::cast_precision_loss, reason = "exact up to 2^53 halves of a unit")]
+        let units = |halves: &AtomicU64| halves.load(Relaxed) as f64 / 2.0;
+        Usage { requests: self.requests.load(Relaxed), write_units: units(&self.write_halves), read_units: units(&self.read_halves) }
+    }
+}
+
+fn halves<'a>(capacity: impl IntoIterator<Item = &'a ConsumedCapacity>) -> u64 {
+    let units: f64 = capacity.into_iter().filter_map(|consumed| consumed.capacity_units).sum();
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "units are small, not negative, and come in halves")]
+    let halves = (units * 2.0).round() as u64;
+    halves
+}

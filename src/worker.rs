@@ -1,0 +1,487 @@
+//! The engine: a batch of stream records in, exact rows out, and an account of every record.
+//!
+//! Decoding, lanes and plans are values; only this module awaits. What goes wrong on the way ends in one of three places:
+//! an event that cannot be applied parks its aggregate, trouble with the infrastructure fails the records it hits (they are
+//! delivered again), and a batch of which most would have to be parked fails as a whole, for then it is the deployment that
+//! is at fault.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use futures::{StreamExt as _, stream};
+use projection_vocabulary::{AggregateId, Cell, Change, Decimal, HomeRow, RecordedEvent, Registry, RowKey, Rows, Rule, Sums, Version};
+use serde_json::value::RawValue;
+
+use crate::{
+    decode::{Body, Ignored, Poison, Record, decode},
+    lane::{Lane, Next, Park, Step, Write},
+    plan,
+    report::{Outcome, Report},
+    retry::Deadline,
+    store::{
+        Store, Trouble,
+        events::Stored,
+        parking::Parking,
+        rows::{Cause, Commit, HomeWrite, TRANSACTION_ACTIONS_MAX},
+    },
+};
+
+/// How many groups of rows are written at once. At 5 ms a write that is 6,400 writes a second, more than a new on-demand
+/// table takes (4,000).
+const CONCURRENCY: usize = 32;
+/// How many events healing reads at once: a page of DynamoDB's 1 MB holds about as many.
+const HEAL_EVENTS: usize = 1_000;
+/// The breaker looks at the last so many aggregates, over batches: a small batch alone tells little.
+const BREAKER_WINDOW: usize = 200;
+/// Fewer would-be parked aggregates than this never trip it, or one bad record in a batch of one would stop the shard.
+const BREAKER_PARKED_MIN: usize = 10;
+/// It trips when more than one in so many of the aggregates looked at would be parked.
+const BREAKER_SHARE: usize = 2;
+
+/// The engine, over one store and one list of projections.
+pub struct Worker {
+    store: Store,
+    registry: Registry,
+    /// Whether each of the last aggregates had to be parked.
+    recently_parked: Mutex<VecDeque<bool>>,
+}
+
+/// A record that cannot be read and names no event: parked by itself.
+struct Stray {
+    record: usize,
+    poison: Poison,
+}
+
+/// What a batch comes to before anything is written.
+struct Intake {
+    lanes: Vec<Lane>,
+    strays: Vec<Stray>,
+    ignored: Vec<(usize, Ignored)>,
+    unusable: Vec<(usize, &'static str)>,
+}
+
+impl Worker {
+    /// A worker for these projections.
+    #[must_use]
+    pub fn new(store: Store, registry: Registry) -> Self {
+        Self { store, registry, recently_parked: Mutex::default() }
+    }
+
+    /// The store it works on.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// The projections it runs.
+    #[must_use]
+    pub fn registry(&self) -> Registry {
+        self.registry
+    }
+
+    /// Advances every aggregate that the records name, and accounts for every record.
+    pub async fn process<R: AsRef<RawValue>>(&self, batch: &[R], deadline: Deadline) -> Report {
+        let before = self.store.usage();
+        let records: Vec<Record> = batch.iter().map(|raw| decode(raw.as_ref())).collect();
+        let positions: Vec<_> = records.iter().map(|record| record.sequence.clone()).collect();
+        let Intake { lanes, strays, ignored, unusable } = self.take_in(records);
+
+        let mut report = Report { records: batch.len() as u64, ..Report::default() };
+        let mut outcomes: Vec<Option<Outcome>> = vec![None; batch.len()];
+        let fail = |report: &mut Report, outcomes: &mut [Option<Outcome>], record: usize, reason: String| {
+            outcomes[record] = Some(Outcome::Failed);
+            *report.reasons.entry(reason).or_default() += 1;
+        };
+        for (record, reason) in unusable {
+            fail(&mut report, &mut outcomes, record, reason.to_owned());
+        }
+        let (lanes, strays) = self.advance_all(lanes, strays, deadline).await;
+        for (stray, result) in strays {
+            match result {
+                Ok(()) => outcomes[stray.record] = Some(Outcome::Parked),
+                Err(reason) => fail(&mut report, &mut outcomes, stray.record, reason),
+            }
+        }
+        for lane in lanes {
+            let failed = lane.settled.iter().filter(|(_, outcome)| *outcome == Outcome::Failed).count() as u64;
+            if let Some(reason) = lane.failure {
+                *report.reasons.entry(reason).or_default() += failed;
+            }
+            for (record, outcome) in lane.settled {
+                outcomes[record] = outcomes[record].max(Some(outcome));
+            }
+            *report.projections.entry(lane.rule.name()).or_default() += lane.tally;
+            report.total.healed += lane.tally.healed;
+            report.total.reprojected += lane.tally.reprojected;
+        }
+        for (record, reason) in ignored {
+            assert!(outcomes[record].is_none(), "a record that is ignored has no other outcome");
+            *report.ignored.entry(reason).or_default() += 1;
+        }
+        for (outcome, position) in outcomes.into_iter().zip(positions) {
+            if let Some(outcome) = outcome {
+                report.total.count(outcome);
+                if outcome == Outcome::Failed {
+                    report.failed_at(position);
+                }
+            }
+        }
+        let counted = report.total.applied + report.total.duplicate + report.total.parked + report.total.failed + report.ignored_total();
+        assert_eq!(counted, report.records, "every record has exactly one outcome");
+        report.usage = self.store.usage() - before;
+        report
+    }
+
+    /// Sorts records into lanes: one for each aggregate and projection that an event concerns.
+    fn take_in(&self, records: Vec<Record>) -> Intake {
+        let mut intake = Intake { lanes: Vec::new(), strays: Vec::new(), ignored: Vec::new(), unusable: Vec::new() };
+        let mut histories: BTreeMap<AggregateId, Vec<(usize, Result<Arc<RecordedEvent>, Poison>)>> = BTreeMap::new();
+        let known = |event_type: &str| self.registry.rules().iter().any(|rule| rule.event_types().contains(&event_type));
+        for (at, record) in records.into_iter().enumerate() {
+            match record.body {
+                Body::Ignored(reason) => intake.ignored.push((at, reason)),
+                Body::Unusable(reason) => intake.unusable.push((at, reason)),
+                Body::Event(event) => {
+                    if !known(&event.event_type) {
+                        intake.ignored.push((at, Ignored::UnknownType));
+                    }
+                    histories.entry(event.aggregate.clone()).or_default().push((at, Ok(Arc::new(event))));
+                }
+                Body::Poison(poison) => match (&poison.event, poison.event_type.as_deref()) {
+                    (Some(_), Some(event_type)) if !known(event_type) => intake.ignored.push((at, Ignored::UnknownType)),
+                    (Some((aggregate, _)), Some(_)) => histories.entry(aggregate.clone()).or_default().push((at, Err(poison))),
+                    // Nobody can tell which projections it concerns. Those it does find the hole and look into the store.
+                    _ => intake.strays.push(Stray { record: at, poison }),
+                },
+            }
+        }
+        for (aggregate, history) in histories {
+            for rule in self.registry.rules() {
+                let mut lane = Lane::new(*rule, aggregate.clone());
+                for (at, event) in &history {
+                    match event {
+                        Ok(event) => lane.push_event(event, *at),
+                        Err(poison) => push_poison(&mut lane, poison, *at),
+                    }
+                }
+                if lane.prepare() {
+                    intake.lanes.push(lane);
+                }
+            }
+        }
+        intake
+    }
+
+    /// Advances lanes until each is done, parked or failed.
+    async fn advance_all(
+        &self,
+        mut lanes: Vec<Lane>,
+        strays: Vec<Stray>,
+        deadline: Deadline,
+    ) -> (Vec<Lane>, Vec<(Stray, Result<(), String>)>) {
+        let mut finished = Vec::with_capacity(lanes.len());
+        let mut parked_strays = None;
+        let mut strays = Some(strays);
+        loop {
+            let mut to_park = Vec::new();
+            for mut lane in self.drive(lanes, deadline).await {
+                match lane.step() {
+                    Step::Park(park) => to_park.push((lane, park)),
+                    _ => finished.push(lane),
+                }
+            }
+            let bad = strays.as_ref().map_or(0, Vec::len) + to_park.len();
+            let tripped = self.breaker_trips(bad, finished.iter().filter(|lane| lane.failure.is_none()).count());
+            if let Some(strays) = strays.take() {
+                parked_strays = Some(self.park_strays(strays, tripped, deadline).await);
+            }
+            if to_park.is_empty() {
+                return (finished, parked_strays.expect("strays are parked in the first round"));
+            }
+            let parked = to_park.into_iter().map(|(lane, park)| self.park(lane, park, tripped, deadline));
+            lanes = stream::iter(parked).buffer_unordered(CONCURRENCY).collect().await;
+        }
+    }
+
+    /// Whether so much would have to be parked that it must be the deployment's fault. Else it is remembered.
+    fn breaker_trips(&self, bad: usize, good: usize) -> bool {
+        let mut recent = self.recently_parked.lock().unwrap_or_else(PoisonError::into_inner);
+        let parked = bad + recent.iter().filter(|parked| **parked).count();
+        let looked_at = bad + good + recent.len();
+        if bad > 0 && parked >= BREAKER_PARKED_MIN && parked * BREAKER_SHARE > looked_at {
+            return true;
+        }
+        recent.extend(std::iter::repeat_n(true, bad).chain(std::iter::repeat_n(false, good)));
+        let surplus = recent.len().saturating_sub(BREAKER_WINDOW);
+        recent.drain(..surplus);
+        false
+    }
+
+    async fn park_strays(&self, strays: Vec<Stray>, tripped: bool, deadline: Deadline) -> Vec<(Stray, Result<(), String>)> {
+        let parked = strays.into_iter().map(|stray| async move {
+            if tripped {
+                return (stray, Err(BREAKER_REASON.to_owned()));
+            }
+            let Poison { event, reason, payload, record_id, .. } = &stray.poison;
+            let reason = match event {
+                Some((aggregate, version)) => format!("{reason} (aggregate {aggregate}, version {version})"),
+                None => reason.to_string(),
+            };
+            tracing::warn!(record_id, reason, "record parked");
+            let parking = Parking {
+                projection: None,
+                aggregate: None,
+                record_id,
+                version: event.as_ref().map(|event| event.1),
+                reason: &reason,
+                payload,
+            };
+            let result = self.store.park_record(&parking, deadline).await.map_err(|trouble| trouble.to_string());
+            (stray, result)
+        });
+        stream::iter(parked).buffer_unordered(CONCURRENCY).collect().await
+    }
+
+    async fn park(&self, mut lane: Lane, park: Park, tripped: bool, deadline: Deadline) -> Lane {
+        if tripped {
+            lane.fail(BREAKER_REASON.to_owned());
+            return lane;
+        }
+        let Park { after, version, reason, payload } = &park;
+        let parking = Parking {
+            projection: Some(lane.rule.name()),
+            aggregate: Some(&lane.aggregate),
+            record_id: "",
+            version: Some(*version),
+            reason,
+            payload,
+        };
+        match self.store.park(lane.rule, *after, &parking, deadline).await {
+            Ok(Commit::Done) => {
+                tracing::warn!(projection = lane.rule.name(), aggregate = %lane.aggregate, %version, reason, "aggregate parked");
+                lane.parked();
+            }
+            Ok(Commit::Refused(mut causes)) => match causes.pop() {
+                Some(Cause::Condition { row, .. }) => {
+                    let next = lane.refused(row.map(|row| *row), None);
+                    self.follow(&mut lane, next, deadline).await;
+                }
+                Some(Cause::Invalid(reason)) => lane.fail(format!("parking is refused: {reason}")),
+                Some(Cause::Other) | None => lane.fail("parking is refused: look at the parking table's key schema".to_owned()),
+            },
+            Ok(Commit::Invalid(reason)) => lane.fail(format!("parking is refused: {reason}")),
+            Err(trouble) => lane.fail(trouble.to_string()),
+        }
+        lane
+    }
+
+    /// Takes lanes as far as they go without being parked.
+    async fn drive(&self, lanes: Vec<Lane>, deadline: Deadline) -> Vec<Lane> {
+        let (writes, mut idle) = self.next_writes(lanes, deadline).await;
+        let groups = plan::group(writes).into_iter().map(|group| self.drive_group(group, deadline));
+        let driven: Vec<Vec<Lane>> = stream::iter(groups).buffer_unordered(CONCURRENCY).collect().await;
+        idle.extend(driven.into_iter().flatten());
+        idle
+    }
+
+    async fn drive_group(&self, mut writes: Vec<(Lane, Box<Write>)>, deadline: Deadline) -> Vec<Lane> {
+        let mut idle = Vec::new();
+        while !writes.is_empty() {
+            let mut lanes = Vec::new();
+            for pack in plan::pack(writes) {
+                lanes.extend(self.commit(pack, deadline).await);
+            }
+            let (next, done) = self.next_writes(lanes, deadline).await;
+            idle.extend(done);
+            writes = next;
+        }
+        idle
+    }
+
+    /// The next write of each lane, reading rows where a lane needs its own; and the lanes that have none.
+    async fn next_writes(&self, lanes: Vec<Lane>, deadline: Deadline) -> (Vec<(Lane, Box<Write>)>, Vec<Lane>) {
+        let (mut writes, mut idle) = (Vec::new(), Vec::new());
+        let mut lanes = lanes;
+        while !lanes.is_empty() {
+            let mut readers: BTreeMap<&'static str, Vec<Lane>> = BTreeMap::new();
+            for mut lane in lanes {
+                match lane.step() {
+                    Step::Write(_) | Step::Read if deadline.passed() => {
+                        lane.fail(Trouble::OutOfTime.to_string());
+                        idle.push(lane);
+                    }
+                    Step::Write(write) => writes.push((lane, write)),
+                    Step::Read => readers.entry(lane.rule.name()).or_default().push(lane),
+                    Step::Done | Step::Park(_) => idle.push(lane),
+                }
+            }
+            lanes = Vec::new();
+            for readers in readers.into_values() {
+                lanes.extend(self.read(readers, deadline).await);
+            }
+        }
+        (writes, idle)
+    }
+
+    /// Reads the home rows of lanes of one projection.
+    async fn read(&self, mut lanes: Vec<Lane>, deadline: Deadline) -> Vec<Lane> {
+        let aggregates: Vec<_> = lanes.iter().map(|lane| lane.aggregate.clone()).collect();
+        match self.store.read_rows(lanes[0].rule, &aggregates, deadline).await {
+            Ok(mut rows) => {
+                for lane in &mut lanes {
+                    let next = lane.read(rows.remove(&lane.aggregate));
+                    self.follow(lane, next, deadline).await;
+                }
+            }
+            Err(trouble) => lanes.iter_mut().for_each(|lane| lane.fail(trouble.to_string())),
+        }
+        lanes
+    }
+
+    /// Commits writes that go together, and tells the lanes what came of it.
+    async fn commit(&self, mut pack: Vec<(Lane, Box<Write>)>, deadline: Deadline) -> Vec<Lane> {
+        let rule = pack[0].0.rule;
+        let raised = pack.iter().fold(Change::default(), |all, (_, write)| all.then(write.change.raises()));
+        let committed = match self.store.raise(rule, &raised, deadline).await {
+            Ok(Ok(())) => self.commit_sums(rule, &pack, deadline).await,
+            Ok(Err(reason)) => Ok(Commit::Invalid(reason)),
+            Err(trouble) => Err(trouble),
+        };
+        match committed {
+            Ok(Commit::Done) => pack.iter_mut().for_each(|(lane, write)| lane.written(write)),
+            Ok(Commit::Refused(causes)) => {
+                for ((lane, write), cause) in pack.iter_mut().zip(causes) {
+                    match cause {
+                        Cause::Other => {}
+                        Cause::Invalid(reason) => lane.invalid(write, reason),
+                        Cause::Condition { row, applied_maybe } => {
+                            let next = lane.refused(row.map(|row| *row), applied_maybe.then_some(&**write));
+                            self.follow(lane, next, deadline).await;
+                        }
+                    }
+                }
+            }
+            Ok(Commit::Invalid(reason)) if pack.len() == 1 => pack.iter_mut().for_each(|(lane, write)| lane.invalid(write, reason)),
+            Ok(Commit::Invalid(_)) => {
+                let half = pack.split_off(pack.len() / 2);
+                let mut lanes = Box::pin(self.commit(pack, deadline)).await;
+                lanes.extend(Box::pin(self.commit(half, deadline)).await);
+                return lanes;
+            }
+            Err(trouble) => pack.iter_mut().for_each(|(lane, _)| lane.fail(trouble.to_string())),
+        }
+        pack.into_iter().map(|(lane, _)| lane).collect()
+    }
+
+    async fn commit_sums(&self, rule: &'static dyn Rule, pack: &[(Lane, Box<Write>)], deadline: Deadline) -> Result<Commit, Trouble> {
+        let shared = by_row(pack.iter().flat_map(|(_, write)| &write.shared));
+        match pack {
+            [(_, write)] if shared.is_empty() => self.store.commit_one(rule, &write.home, deadline).await,
+            _ => {
+                let homes: Vec<_> = pack.iter().map(|(_, write)| &write.home).collect();
+                self.store.commit_all(rule, &homes, &shared, deadline).await
+            }
+        }
+    }
+
+    /// Does what a refusal calls for.
+    async fn follow(&self, lane: &mut Lane, mut next: Next, deadline: Deadline) {
+        loop {
+            next = match next {
+                Next::Step => return,
+                Next::Heal(from, to) => match self.store.load_page(&lane.aggregate, from..=to, HEAL_EVENTS, deadline).await {
+                    Ok(stored) => lane.heal(from, to, stored),
+                    Err(trouble) => return lane.fail(trouble.to_string()),
+                },
+                Next::Reproject(row) => match self.reproject(lane, &row, deadline).await {
+                    Ok(Some(now)) => return lane.reprojected(row.version, now),
+                    // Someone else moved or projected the row meanwhile: the lane's next step meets it as it is now.
+                    Ok(None) => return,
+                    Err(reason) => return lane.fail(reason),
+                },
+            };
+        }
+    }
+
+    /// Puts today's fold of an aggregate's history in the place of a row that an older revision of the rule wrote, and adds
+    /// what it contributes now less what it contributed then to shared rows. Returns the row's new
+    /// watermark; none if the row has changed since.
+    async fn reproject(&self, lane: &Lane, stale: &HomeRow, deadline: Deadline) -> Result<Option<Version>, String> {
+        let (rule, aggregate) = (lane.rule, &lane.aggregate);
+        let mut fold = Rows::default();
+        let mut raised = Change::default();
+        let mut from = Version::NONE.next();
+        'history: loop {
+            if deadline.passed() {
+                return Err(Trouble::OutOfTime.to_string());
+            }
+            let page = self
+                .store
+                .load_page(aggregate, from..=Version(u64::MAX), HEAL_EVENTS, deadline)
+                .await
+                .map_err(|trouble| trouble.to_string())?;
+            let full = page.len() == HEAL_EVENTS;
+            for stored in page {
+                let Stored::Event(event) = stored else { break 'history };
+                if event.version != from {
+                    break 'history;
+                }
+                let Ok(change) = fold.fold(rule, &event) else { break 'history };
+                raised = raised.then(change.raises());
+                from = from.next();
+            }
+            if !full {
+                break;
+            }
+        }
+        let fresh = fold.home.remove(aggregate).unwrap_or_default();
+        if fresh.version < stale.version {
+            return Err(format!(
+                "the rule of `{}` changed and aggregate {aggregate} cannot be projected anew up to version {}: the event store has it no more, or today's rule refuses an event before it",
+                rule.name(),
+                stale.version
+            ));
+        }
+        let mut difference: Sums = fresh.contributions.clone();
+        for (cell, amount) in &stale.contributions {
+            *difference.entry(cell.clone()).or_default() -= amount;
+        }
+        let shared = by_row(&difference);
+        if shared.len() >= TRANSACTION_ACTIONS_MAX {
+            return Err(format!("aggregate {aggregate} contributes to more shared rows of `{}` than one transaction holds", rule.name()));
+        }
+        let write = HomeWrite::replacing(aggregate.clone(), stale, &fresh);
+        let trouble = |trouble: Trouble| trouble.to_string();
+        let committed = match self.store.raise(rule, &raised, deadline).await.map_err(trouble)? {
+            Err(reason) => Commit::Invalid(reason),
+            Ok(()) if shared.is_empty() => self.store.commit_one(rule, &write, deadline).await.map_err(trouble)?,
+            Ok(()) => self.store.commit_all(rule, &[&write], &shared, deadline).await.map_err(trouble)?,
+        };
+        match committed {
+            Commit::Done => Ok(Some(fresh.version)),
+            Commit::Refused(causes) if causes.iter().all(|cause| matches!(cause, Cause::Condition { .. })) => Ok(None),
+            Commit::Refused(_) | Commit::Invalid(_) => Err(format!("`DynamoDB` refuses the new projection of aggregate {aggregate}")),
+        }
+    }
+}
+
+const BREAKER_REASON: &str =
+    "more than half of the aggregates would be parked: it is the deployment that is at fault, so nothing is parked; fix or roll it back";
+
+fn push_poison(lane: &mut Lane, poison: &Poison, record: usize) {
+    let concerns = poison.event_type.as_deref().is_some_and(|name| lane.rule.event_types().contains(&name));
+    if let (true, Some((_, version))) = (concerns, &poison.event) {
+        lane.push_poison(*version, poison.reason.to_string(), poison.payload.clone(), record);
+    }
+}
+
+/// Amounts by row, so that each row is updated once.
+fn by_row<'a>(sums: impl IntoIterator<Item = (&'a Cell, &'a Decimal)>) -> BTreeMap<RowKey, BTreeMap<String, Decimal>> {
+    let mut rows: BTreeMap<RowKey, BTreeMap<String, Decimal>> = BTreeMap::new();
+    for ((row, attribute), amount) in sums {
+        *rows.entry(row.clone()).or_default().entry(attribute.clone()).or_default() += amount;
+    }
+    rows
+}

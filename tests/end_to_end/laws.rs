@@ -1,0 +1,77 @@
+//! The laws: whatever way events come, rows end as the pure fold.
+
+use proptest::prelude::*;
+
+use crate::world::{World, fold, history, registry};
+
+/// A history, cut into batches that come in any order, some of them more than once.
+#[derive(Debug, Clone)]
+struct Delivery {
+    domain: &'static str,
+    seed: u64,
+    events: usize,
+    aggregates: usize,
+    batch: usize,
+    shuffle: u64,
+    again: usize,
+    drop_every: usize,
+}
+
+fn deliveries() -> impl Strategy<Value = Delivery> {
+    let domain = prop_oneof![Just("bank"), Just("forum")];
+    (domain, any::<u64>(), 1..120_usize, 1..25_usize, 1..40_usize, any::<u64>(), 0..30_usize, 0..8_usize).prop_map(
+        |(domain, seed, events, aggregates, batch, shuffle, again, drop_every)| Delivery {
+            domain,
+            seed,
+            events,
+            aggregates,
+            batch,
+            shuffle,
+            again,
+            drop_every,
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Any split into batches, any order within and across them, redeliveries, and records that never come.
+    #[test]
+    fn any_delivery_ends_as_the_fold(delivery in deliveries()) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(deliver(delivery));
+    }
+}
+
+async fn deliver(Delivery { domain, seed, events, aggregates, batch, shuffle, again, drop_every }: Delivery) {
+    let events = history(domain, seed, events, aggregates);
+    let world = World::new().await;
+    world.import(&events).await;
+    let mut random = fastrand::Rng::with_seed(shuffle);
+    let mut stream = events.clone();
+    stream.extend((0..again).map(|_| events[random.usize(..events.len())].clone()));
+    random.shuffle(&mut stream);
+    if drop_every > 1 {
+        // Records may be lost, but for the last of each aggregate nothing would follow to heal it.
+        let last = |at: usize| !events[at + 1..].iter().any(|later| later.aggregate == events[at].aggregate);
+        let lost: Vec<_> = (0..events.len()).step_by(drop_every).filter(|at| !last(*at)).map(|at| events[at].event_id.clone()).collect();
+        stream.retain(|event| !lost.contains(&event.event_id));
+    }
+    let (mut applied, mut healed) = (0, 0);
+    for batch in stream.chunks(batch) {
+        let report = world.process(batch).await;
+        assert_eq!((report.total.failed, report.total.parked, report.checkpoint), (0, 0, None), "{:?}", report.reasons);
+        applied += report.total.applied;
+        healed += report.total.healed;
+    }
+    assert_eq!(world.rows().await, fold(registry(), &events));
+    assert_eq!(applied + healed, events.len() as u64, "each event counts once");
+    let report = world.process(&stream).await;
+    assert_eq!(
+        (report.total.applied, report.total.healed, report.total.duplicate),
+        (0, 0, stream.len() as u64),
+        "a second delivery changes nothing"
+    );
+    assert_eq!(world.rows().await, fold(registry(), &events));
+}

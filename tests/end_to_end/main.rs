@@ -1,0 +1,4 @@
+//! End to end: the real SDK against the embedded store, and the real programs.
+
+mod laws;
+mod world;

@@ -111,18 +111,42 @@ impl fmt::Display for Ignored {
 /// Decodes one record of a stream.
 #[must_use]
 pub fn decode(raw: &RawValue) -> Record {
-    match serde_json::from_str::<EventRecord>(raw.get()) {
-        Ok(record) => decode_typed(record, raw),
-        Err(_) => decode_leniently(raw),
+    match read(raw) {
+        Ok(record) => {
+            let sequence = record.change.sequence_number.as_deref().filter(|number| !number.is_empty()).map(SequenceNumber::from);
+            Record { sequence, body: body(&record, raw) }
+        }
+        Err(remains) => {
+            let image = |name| remains.pointer(name).and_then(|item| Item::deserialize(item).ok()).unwrap_or_default();
+            let event = [image("/dynamodb/Keys"), image("/dynamodb/NewImage")].iter().find_map(event_key);
+            let text = |name| remains.pointer(name).and_then(Json::as_str);
+            let event_type = text("/dynamodb/NewImage/eventType/S").map(str::to_owned);
+            let reason =
+                if remains.is_object() { "members are missing or of the wrong kind" } else { "it is no object, or nested too deep" };
+            let sequence = text("/dynamodb/SequenceNumber").filter(|number| !number.is_empty()).map(SequenceNumber::from);
+            Record { sequence, body: poison(raw, event, event_type, Malformed::Record(reason)) }
+        }
     }
 }
 
-/// What people capture differs in parts that carry no meaning here: `get-records` has ISO dates and capitalised identities,
-/// hand-made records leave the region out. Mend those; what then still does not fit is poison.
-fn decode_leniently(raw: &RawValue) -> Record {
-    let Ok(Json::Object(mut record)) = serde_json::from_str(raw.get()) else {
-        return Record { sequence: None, body: poison(raw, None, None, Malformed::Record("not an object, or nested too deep")) };
-    };
+/// The item that a record says was appended to the event store, as it was captured, with its aggregate and version.
+#[must_use]
+pub fn appended_item(raw: &RawValue) -> Option<(AggregateId, Version, Item)> {
+    let record = read(raw).ok().filter(|record| record.event_name == "INSERT")?;
+    let (aggregate, version) = event_key(&record.change.new_image)?;
+    Some((aggregate, version, record.change.new_image))
+}
+
+/// Reads a record, mending what people's captures differ in and what carries no meaning here: `get-records` has ISO dates and
+/// capitalised identities, records made by hand leave the region out.
+///
+/// What cannot be mended is returned as far as it is JSON.
+fn read(raw: &RawValue) -> Result<EventRecord, Json> {
+    if let Ok(record) = serde_json::from_str(raw.get()) {
+        return Ok(record);
+    }
+    let Ok(mut remains) = serde_json::from_str::<Json>(raw.get()) else { return Err(Json::Null) };
+    let Some(record) = remains.as_object_mut() else { return Err(Json::Null) };
     record.entry("eventID").or_insert_with(|| json!(""));
     record.entry("awsRegion").or_insert_with(|| json!(""));
     if let Some(Json::Object(identity)) = record.get_mut("userIdentity") {
@@ -132,23 +156,11 @@ fn decode_leniently(raw: &RawValue) -> Record {
             }
         }
     }
-    let mut sequence = None;
     if let Some(Json::Object(change)) = record.get_mut("dynamodb") {
         change.entry("SizeBytes").or_insert_with(|| json!(0));
         change.remove("ApproximateCreationDateTime");
-        sequence = change.get("SequenceNumber").and_then(Json::as_str).map(SequenceNumber::from);
     }
-    let record = Json::Object(record);
-    match EventRecord::deserialize(&record) {
-        Ok(record) => decode_typed(record, raw),
-        Err(_) => {
-            let image = |name| record.pointer(name).and_then(|item| Item::deserialize(item).ok()).unwrap_or_default();
-            let keys = [image("/dynamodb/Keys"), image("/dynamodb/NewImage")].iter().find_map(event_key);
-            let event_type = record.pointer("/dynamodb/NewImage/eventType/S").and_then(Json::as_str).map(str::to_owned);
-            let body = poison(raw, keys, event_type, Malformed::Record("members are missing or of the wrong kind"));
-            Record { sequence, body }
-        }
-    }
+    EventRecord::deserialize(&remains).map_err(|_| remains)
 }
 
 fn event_key(keys: &Item) -> Option<(AggregateId, Version)> {
@@ -156,11 +168,6 @@ fn event_key(keys: &Item) -> Option<(AggregateId, Version)> {
         Ok(Key::Event(aggregate, version)) => Some((aggregate, version)),
         _ => None,
     }
-}
-
-fn decode_typed(record: EventRecord, raw: &RawValue) -> Record {
-    let sequence = record.change.sequence_number.as_deref().filter(|number| !number.is_empty()).map(SequenceNumber::from);
-    Record { sequence, body: body(&record, raw) }
 }
 
 fn body(record: &EventRecord, raw: &RawValue) -> Body {

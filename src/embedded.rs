@@ -122,6 +122,7 @@ macro_rules! config {
 use config;
 
 /// Why an embedded database could not be opened. None of these passes by itself: report it and stop.
+#[allow(missing_docs, reason = "the messages say what the fields are")]
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EmbeddedError {

@@ -27,7 +27,9 @@ const UNREADABLE_LINES_MAX: usize = 16;
 
 /// One stream record as it was captured, not decoded yet. It need not even be an object.
 pub struct RawRecord {
+    /// The record itself.
     pub json: Box<RawValue>,
+    /// Where it was found.
     pub origin: Origin,
 }
 
@@ -38,7 +40,7 @@ impl fmt::Debug for RawRecord {
     }
 }
 
-/// Where a record was found; shown as `bank.jsonl:12`, or `event.json:1 (record 3)` when it is one of a list.
+/// Where a record was found; shown as `stream.jsonl:12`, or `event.json:1 (record 3)` when it is one of a list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Origin {
     /// The path as it was given; `-` is the standard input.

@@ -46,7 +46,7 @@ pub enum Malformed {
     #[error("`{0}` is not what the item's key says")]
     KeyMismatch(&'static str),
     /// A number that DynamoDB cannot hold.
-    #[error("a number in `{0}` is {1}")]
+    #[error("`{0}`: {1}")]
     Number(&'static str, DecimalError),
     /// The timestamp is none.
     #[error("`timestamp` is not an RFC 3339 timestamp")]

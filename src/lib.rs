@@ -1,10 +1,17 @@
-//! placeholder docs
+#![doc = include_str!("../README.md")]
+
+#[cfg(feature = "cli")]
+pub mod cli;
+#[cfg(any(feature = "cli", feature = "runtime"))]
+pub mod clients;
 pub mod decode;
 #[cfg(feature = "cli")]
 pub mod embedded;
 #[cfg(feature = "cli")]
 pub mod input;
 pub mod item;
+#[cfg(feature = "runtime")]
+pub mod lambda;
 mod lane;
 mod plan;
 pub mod report;

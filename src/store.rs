@@ -8,15 +8,21 @@ pub mod tables;
 mod trouble;
 mod usage;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::SystemTime};
 
-use aws_sdk_dynamodb::Client;
-use projection_vocabulary::{Registry, Rule};
+use aws_sdk_dynamodb::{
+    Client,
+    error::{ProvideErrorMetadata, SdkError},
+};
+use projection_vocabulary::{Registry, Rule, Timestamp};
 
 pub use trouble::Trouble;
 pub use usage::Usage;
 
+use trouble::{sort, undecided};
 use usage::Meter;
+
+use crate::retry::{Attempt, Deadline, retry};
 
 /// The names of the tables.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,6 +53,23 @@ impl Store {
     #[must_use]
     pub fn usage(&self) -> Usage {
         self.meter.read()
+    }
+
+    /// Sends a request whose failures say nothing but that it failed, until it is answered.
+    async fn ask<T, E: ProvideErrorMetadata, F: Future<Output = Result<T, SdkError<E>>>>(
+        &self,
+        operation: &'static str,
+        deadline: Deadline,
+        send: impl Fn() -> F,
+    ) -> Result<T, Trouble> {
+        retry(deadline, || async {
+            self.meter.request();
+            match send().await.map_err(sort) {
+                Ok(answer) => Attempt::Decided(Ok(answer)),
+                Err(failure) => undecided(operation, failure),
+            }
+        })
+        .await?
     }
 
     fn table_of(&self, rule: &dyn Rule) -> &str {
@@ -100,7 +123,7 @@ impl TableNames {
 const EVENT_STORE_VAR: &str = "EVENT_STORE_TABLE";
 const PARKED_VAR: &str = "PARKED_TABLE";
 
-/// `account-summary` has its table in `ACCOUNT_SUMMARY_TABLE`.
+/// `stock-levels` has its table in `STOCK_LEVELS_TABLE`.
 fn table_var(projection: &str) -> String {
     format!("{}_TABLE", projection.to_ascii_uppercase().replace('-', "_"))
 }
@@ -108,4 +131,10 @@ fn table_var(projection: &str) -> String {
 fn possible_table_name(name: &str) -> bool {
     let plain = (3..=255).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-.".contains(&b));
     plain || (name.starts_with("arn:") && name.contains(":table/") && name.len() <= 1024)
+}
+
+/// The present time, for marks that operators read and events that come without one. Rules never see it.
+pub(crate) fn now() -> Timestamp {
+    let epoch_ms = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_millis());
+    i64::try_from(epoch_ms).ok().and_then(Timestamp::from_epoch_ms).expect("the clock is within the years 1970 to 9999")
 }

@@ -54,6 +54,9 @@ struct Stray {
     poison: Poison,
 }
 
+/// An event that a record brought, or what is wrong with it.
+type Delivered = Result<Arc<RecordedEvent>, Poison>;
+
 /// What a batch comes to before anything is written.
 struct Intake {
     lanes: Vec<Lane>,
@@ -137,7 +140,7 @@ impl Worker {
     /// Sorts records into lanes: one for each aggregate and projection that an event concerns.
     fn take_in(&self, records: Vec<Record>) -> Intake {
         let mut intake = Intake { lanes: Vec::new(), strays: Vec::new(), ignored: Vec::new(), unusable: Vec::new() };
-        let mut histories: BTreeMap<AggregateId, Vec<(usize, Result<Arc<RecordedEvent>, Poison>)>> = BTreeMap::new();
+        let mut histories: BTreeMap<AggregateId, Vec<(usize, Delivered)>> = BTreeMap::new();
         let known = |event_type: &str| self.registry.rules().iter().any(|rule| rule.event_types().contains(&event_type));
         for (at, record) in records.into_iter().enumerate() {
             match record.body {

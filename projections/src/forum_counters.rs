@@ -13,7 +13,7 @@
 //! leaves an empty row: its watermark keeps a late redelivery from counting it again. The index `topics-by-category` holds
 //! nothing that a post changes, so posts cost it no write.
 
-use projection_vocabulary::{Change, Index, Projection, Recorded, Refusal, own, retract, shared, transfer};
+use projection_vocabulary::{Change, Index, Own, Projection, Recorded, Refusal, own, retract, shared, transfer};
 use serde::Deserialize;
 
 /// The rule. What a topic counts for its category is added in the transaction that moves the topic's watermark.
@@ -57,8 +57,7 @@ impl Projection for ForumCounters {
                 own().set("categoryId", to_category_id).and(transfer(from_category_id, to_category_id))
             }
             Event::TopicDeleted {} => {
-                let emptied =
-                    ["categoryId", "title", "authorId", "postCount", "lastPostAt"].into_iter().fold(own(), |row, name| row.remove(name));
+                let emptied = ["categoryId", "title", "authorId", "postCount", "lastPostAt"].into_iter().fold(own(), Own::remove);
                 emptied.and(retract())
             }
         })

@@ -1,1 +1,10 @@
-fn main() {}
+//! The command line with the projections of this repository.
+
+use std::process::ExitCode;
+
+use projection_vocabulary::Registry;
+use projections::samples;
+
+fn main() -> ExitCode {
+    projection_worker::cli::run(Registry::new(projections::ALL), samples::ALL)
+}

@@ -9,6 +9,7 @@ use super::Origin;
 /// Why a capture, or a piece of it, cannot be read. After a fatal one nothing more comes from that file; after any
 /// other the reader goes on with the next document, so count it and carry on.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say what the fields are")]
 #[non_exhaustive]
 pub enum InputError {
     /// Fatal.

@@ -13,7 +13,7 @@ use super::{
     Store, Trouble,
     expression::Expression,
     rows::TRANSACTION_ACTIONS_MAX,
-    trouble::{Failure, sort},
+    trouble::{Failure, sort, undecided},
 };
 use crate::{
     item::{Malformed, SdkItem, VERSION_MAX, VERSION_SK, decode_event, encode_event, event_type_of, partition_key, sort_key, type_key},
@@ -56,6 +56,17 @@ pub enum AppendError {
     /// Nothing is known; appending the same events again is safe.
     #[error(transparent)]
     Trouble(#[from] Trouble),
+}
+
+/// What became of an imported item.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Imported {
+    /// It is in the store now.
+    New,
+    /// Its version was in the store before.
+    Known,
+    /// `DynamoDB` refuses it: no real stream can have carried it.
+    Refused(&'static str),
 }
 
 /// One item of an aggregate's history.
@@ -128,10 +139,13 @@ impl Store {
                     }
                 }
                 Err(Failure::Invalid(reason)) => Attempt::Decided(Err(AppendError::Invalid { aggregate: aggregate.clone(), reason })),
-                Err(failure) => match self.undecided::<(), _>("append", failure, &applied_maybe) {
-                    Attempt::Again(trouble) => Attempt::Again(trouble),
-                    Attempt::Decided(decided) => Attempt::Decided(decided.map(|()| None).map_err(AppendError::Trouble)),
-                },
+                Err(failure) => {
+                    applied_maybe.set(applied_maybe.get() || failure.applied_maybe());
+                    match undecided::<(), _>("append", failure) {
+                        Attempt::Again(trouble) => Attempt::Again(trouble),
+                        Attempt::Decided(decided) => Attempt::Decided(decided.map(|()| None).map_err(AppendError::Trouble)),
+                    }
+                }
             }
         })
         .await??;
@@ -183,6 +197,19 @@ impl Store {
         TransactWriteItem::builder().put(put.expect("table and item are given")).build()
     }
 
+    /// The version that the next append to an aggregate follows.
+    ///
+    /// # Errors
+    /// [`Trouble`].
+    pub async fn current_version(&self, aggregate: &AggregateId) -> Result<Version, Trouble> {
+        let read = || {
+            let request = self.client.get_item().table_name(&self.names.event_store).key("PK", AttributeValue::S(partition_key(aggregate)));
+            request.key("SK", AttributeValue::S(VERSION_SK.into())).consistent_read(true).send()
+        };
+        let found = self.ask("GetItem of a VERSION item", Deadline::NONE, read).await?;
+        Ok(found.item.as_ref().map_or(Version::NONE, version_of))
+    }
+
     /// Loads events of an aggregate by consistent read: the first `limit` of the versions asked for.
     ///
     /// # Errors
@@ -197,15 +224,13 @@ impl Store {
         let mut stored = Vec::new();
         let mut from = None;
         loop {
-            let applied_maybe = Cell::new(false);
-            let page = retry(deadline, || async {
-                self.meter.request();
+            let query = || {
                 let request = self
                     .client
                     .query()
                     .table_name(&self.names.event_store)
                     .key_condition_expression("PK = :pk AND SK BETWEEN :first AND :last");
-                let answer = request
+                request
                     .expression_attribute_values(":pk", AttributeValue::S(partition_key(aggregate)))
                     .expression_attribute_values(":first", AttributeValue::S(sort_key(*versions.start())))
                     .expression_attribute_values(":last", AttributeValue::S(sort_key((*versions.end()).min(VERSION_MAX))))
@@ -214,13 +239,8 @@ impl Store {
                     .set_exclusive_start_key(from.clone())
                     .return_consumed_capacity(ReturnConsumedCapacity::Total)
                     .send()
-                    .await;
-                match answer.map_err(sort) {
-                    Ok(page) => Attempt::Decided(Ok(page)),
-                    Err(failure) => self.undecided("Query of the event store", failure, &applied_maybe),
-                }
-            })
-            .await??;
+            };
+            let page = self.ask("Query of the event store", deadline, query).await?;
             self.meter.read_rows(&page.consumed_capacity);
             stored.extend(page.items.unwrap_or_default().into_iter().filter_map(stored_of));
             from = page.last_evaluated_key;
@@ -238,24 +258,17 @@ impl Store {
         let mut stored = Vec::new();
         let mut from = None;
         while stored.len() < limit {
-            let applied_maybe = Cell::new(false);
-            let page = retry(Deadline::NONE, || async {
-                self.meter.request();
+            let query = || {
                 let request = self.client.query().table_name(&self.names.event_store).index_name(super::tables::BY_TYPE_INDEX);
-                let answer = request
+                request
                     .key_condition_expression("GSI1PK = :type")
                     .expression_attribute_values(":type", AttributeValue::S(type_key(event_type)))
                     .scan_index_forward(false)
                     .limit(i32::try_from(limit - stored.len()).unwrap_or(i32::MAX))
                     .set_exclusive_start_key(from.clone())
                     .send()
-                    .await;
-                match answer.map_err(sort) {
-                    Ok(page) => Attempt::Decided(Ok(page)),
-                    Err(failure) => self.undecided("Query by event type", failure, &applied_maybe),
-                }
-            })
-            .await??;
+            };
+            let page = self.ask("Query by event type", Deadline::NONE, query).await?;
             stored.extend(page.items.unwrap_or_default().into_iter().filter_map(stored_of));
             from = page.last_evaluated_key;
             if from.is_none() {
@@ -265,18 +278,17 @@ impl Store {
         Ok(stored)
     }
 
-    /// Puts an event's item into the store as it was captured. Repeatable: `false` if it was there before.
+    /// Puts an event's item into the store as it was captured. Repeatable.
     ///
     /// The VERSION item follows the highest version imported, so that appends go on from there.
     ///
     /// # Errors
     /// [`Trouble`].
-    pub async fn import(&self, aggregate: &AggregateId, version: Version, item: SdkItem) -> Result<bool, Trouble> {
+    pub async fn import(&self, aggregate: &AggregateId, version: Version, item: SdkItem) -> Result<Imported, Trouble> {
         let mut expression = Expression::default();
         expression.set("version", AttributeValue::N(version.to_string()));
         let (name, value) = (expression.name("version"), expression.value(AttributeValue::N(version.to_string())));
-        let applied_maybe = Cell::new(false);
-        let new = retry(Deadline::NONE, || async {
+        let imported = retry(Deadline::NONE, || async {
             self.meter.request();
             let request = self
                 .client
@@ -285,9 +297,10 @@ impl Store {
                 .set_item(Some(item.clone()))
                 .condition_expression("attribute_not_exists(PK)");
             match request.send().await.map_err(sort) {
-                Ok(_) => Attempt::Decided(Ok(true)),
-                Err(Failure::Other(error)) if error.is_conditional_check_failed_exception() => Attempt::Decided(Ok(false)),
-                Err(failure) => self.undecided("PutItem into the event store", failure, &applied_maybe),
+                Ok(_) => Attempt::Decided(Ok(Imported::New)),
+                Err(Failure::Other(error)) if error.is_conditional_check_failed_exception() => Attempt::Decided(Ok(Imported::Known)),
+                Err(Failure::Invalid(reason)) => Attempt::Decided(Ok(Imported::Refused(reason))),
+                Err(failure) => undecided("PutItem into the event store", failure),
             }
         })
         .await??;
@@ -306,11 +319,11 @@ impl Store {
             match answer.map_err(sort) {
                 Ok(_) => Attempt::Decided(Ok(())),
                 Err(Failure::Other(error)) if error.is_conditional_check_failed_exception() => Attempt::Decided(Ok(())),
-                Err(failure) => self.undecided("UpdateItem of a VERSION item", failure, &applied_maybe),
+                Err(failure) => undecided("UpdateItem of a VERSION item", failure),
             }
         })
         .await??;
-        Ok(new)
+        Ok(imported)
     }
 }
 

@@ -13,11 +13,8 @@
 use aws_sdk_dynamodb::types::{AttributeValue, Put, TransactWriteItem, Update};
 use projection_vocabulary::{AggregateId, Version};
 
-use super::{Store, Trouble, expression::Expression, rows::now, trouble::sort};
-use crate::{
-    item::SdkItem,
-    retry::{Attempt, Deadline, retry},
-};
+use super::{Store, Trouble, expression::Expression, now};
+use crate::{item::SdkItem, retry::Deadline};
 
 /// A payload is cut into items of so many bytes: DynamoDB's items hold 400 KB, and JSON is longer than the item it stands for.
 const PAYLOAD_PART_BYTES: usize = 300 * 1024;
@@ -68,15 +65,8 @@ impl Store {
     /// [`Trouble`]: the record must be reported as failed.
     pub async fn park_record(&self, parking: &Parking<'_>, deadline: Deadline) -> Result<(), Trouble> {
         let actions: Vec<_> = self.parking_actions(parking).collect();
-        let applied_maybe = std::cell::Cell::new(false);
-        retry(deadline, || async {
-            self.meter.request();
-            match self.client.transact_write_items().set_transact_items(Some(actions.clone())).send().await.map_err(sort) {
-                Ok(_) => Attempt::Decided(Ok(())),
-                Err(failure) => self.undecided("TransactWriteItems on the parking table", failure, &applied_maybe),
-            }
-        })
-        .await?
+        let park = || self.client.transact_write_items().set_transact_items(Some(actions.clone())).send();
+        self.ask("TransactWriteItems on the parking table", deadline, park).await.map(drop)
     }
 
     /// The writes that park something. Repeating them counts up and keeps the first sighting.
@@ -124,24 +114,9 @@ impl Store {
         let mut parked = Vec::new();
         let mut from = None;
         loop {
-            let applied_maybe = std::cell::Cell::new(false);
-            let page = retry(Deadline::NONE, || async {
-                self.meter.request();
-                match self
-                    .client
-                    .scan()
-                    .table_name(&self.names.parked)
-                    .consistent_read(true)
-                    .set_exclusive_start_key(from.clone())
-                    .send()
-                    .await
-                    .map_err(sort)
-                {
-                    Ok(page) => Attempt::Decided(Ok(page)),
-                    Err(failure) => self.undecided("Scan of the parking table", failure, &applied_maybe),
-                }
-            })
-            .await??;
+            let scan =
+                || self.client.scan().table_name(&self.names.parked).consistent_read(true).set_exclusive_start_key(from.clone()).send();
+            let page = self.ask("Scan of the parking table", Deadline::NONE, scan).await?;
             parked.extend(page.items.unwrap_or_default().iter().filter_map(parked_of));
             from = page.last_evaluated_key;
             if from.is_none() {

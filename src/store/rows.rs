@@ -3,11 +3,9 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
-    time::SystemTime,
 };
 
 use aws_sdk_dynamodb::{
-    error::ProvideErrorMetadata,
     operation::{transact_write_items::TransactWriteItemsError, update_item::UpdateItemError},
     types::{
         AttributeValue, CancellationReason, KeysAndAttributes, ReturnConsumedCapacity, ReturnValuesOnConditionCheckFailure,
@@ -15,14 +13,15 @@ use aws_sdk_dynamodb::{
     },
 };
 use projection_vocabulary::{
-    AggregateId, Attributes, Base, Cell, Change, Decimal, HomeRow, RESERVED, RowKey, Rule, Settled, Sums, Timestamp, Value, Version,
+    AggregateId, Attributes, Base, Cell, Change, Decimal, HomeRow, RESERVED, RowKey, Rule, Settled, Sums, Value, Version,
 };
 
 use super::{
     Store, Trouble,
     expression::Expression,
+    now,
     parking::Parking,
-    trouble::{Failure, invalid_reason, lasting, sort},
+    trouble::{Failure, invalid_reason, sort, undecided},
 };
 use crate::{
     item::{SdkItem, attributes, from_value},
@@ -228,7 +227,10 @@ impl Store {
                     )
                 }
                 Err(Failure::Invalid(reason)) => Attempt::Decided(Ok(Commit::Refused(vec![Cause::Invalid(reason)]))),
-                Err(failure) => self.undecided(OPERATION, failure, &applied_maybe),
+                Err(failure) => {
+                    applied_maybe.set(applied_maybe.get() || failure.applied_maybe());
+                    undecided(OPERATION, failure)
+                }
             }
         })
         .await?
@@ -309,17 +311,19 @@ impl Store {
                 }
                 Err(Failure::Other(TransactWriteItemsError::TransactionCanceledException(canceled))) => {
                     self.meter.wasted(2 * actions.len() as u64);
-                    self.canceled(operation, rule, canceled.cancellation_reasons.unwrap_or_default(), homes, &applied_maybe)
+                    Self::canceled(operation, rule, canceled.cancellation_reasons.unwrap_or_default(), homes, &applied_maybe)
                 }
                 Err(Failure::Invalid(reason)) => Attempt::Decided(Ok(Commit::Invalid(reason))),
-                Err(failure) => self.undecided(operation, failure, &applied_maybe),
+                Err(failure) => {
+                    applied_maybe.set(applied_maybe.get() || failure.applied_maybe());
+                    undecided(operation, failure)
+                }
             }
         })
         .await?
     }
 
     fn canceled(
-        &self,
         operation: &'static str,
         rule: &dyn Rule,
         reasons: Vec<CancellationReason>,
@@ -362,23 +366,6 @@ impl Store {
         }
     }
 
-    pub(super) fn undecided<T, E: ProvideErrorMetadata>(
-        &self,
-        operation: &'static str,
-        failure: Failure<E>,
-        applied_maybe: &std::cell::Cell<bool>,
-    ) -> Attempt<Result<T, Trouble>, Trouble> {
-        match failure {
-            Failure::Passing { class, applied_maybe: maybe } => {
-                tracing::debug!(operation, class, "retrying");
-                applied_maybe.set(applied_maybe.get() || maybe);
-                Attempt::Again(Trouble::Passing { operation, class })
-            }
-            Failure::Invalid(reason) => Attempt::Decided(Err(Trouble::Lasting { operation, class: reason.to_owned() })),
-            Failure::Other(error) => Attempt::Decided(Err(lasting(operation, &error))),
-        }
-    }
-
     /// Applies the `max` and `insert` operations of a change to shared rows. Idempotent, so safe to repeat.
     ///
     /// # Errors
@@ -410,7 +397,6 @@ impl Store {
         condition: Option<String>,
         deadline: Deadline,
     ) -> Result<Result<(), &'static str>, Trouble> {
-        let applied_maybe = std::cell::Cell::new(false);
         retry(deadline, || async {
             self.meter.request();
             let request = self.client.update_item().table_name(self.table_of(rule)).key(rule.key(), AttributeValue::S(row.to_string()));
@@ -432,7 +418,7 @@ impl Store {
                     Attempt::Decided(Ok(Ok(())))
                 }
                 Err(Failure::Invalid(reason)) => Attempt::Decided(Ok(Err(reason))),
-                Err(failure) => self.undecided("UpdateItem on a shared row", failure, &applied_maybe),
+                Err(failure) => undecided("UpdateItem on a shared row", failure),
             }
         })
         .await?
@@ -472,7 +458,6 @@ impl Store {
         keys: KeysAndAttributes,
         deadline: Deadline,
     ) -> Result<(Vec<SdkItem>, Option<KeysAndAttributes>), Trouble> {
-        let applied_maybe = std::cell::Cell::new(false);
         let table = self.table_of(rule);
         retry(deadline, || async {
             self.meter.request();
@@ -488,7 +473,7 @@ impl Store {
                     }
                     Attempt::Decided(Ok((items, unprocessed)))
                 }
-                Err(failure) => self.undecided("BatchGetItem on home rows", failure, &applied_maybe),
+                Err(failure) => undecided("BatchGetItem on home rows", failure),
             }
         })
         .await?
@@ -502,24 +487,9 @@ impl Store {
         let mut rows = BTreeMap::new();
         let mut from = None;
         loop {
-            let applied_maybe = std::cell::Cell::new(false);
-            let page = retry(Deadline::NONE, || async {
-                self.meter.request();
-                match self
-                    .client
-                    .scan()
-                    .table_name(self.table_of(rule))
-                    .consistent_read(true)
-                    .set_exclusive_start_key(from.clone())
-                    .send()
-                    .await
-                    .map_err(sort)
-                {
-                    Ok(page) => Attempt::Decided(Ok(page)),
-                    Err(failure) => self.undecided("Scan of a read model", failure, &applied_maybe),
-                }
-            })
-            .await??;
+            let scan =
+                || self.client.scan().table_name(self.table_of(rule)).consistent_read(true).set_exclusive_start_key(from.clone()).send();
+            let page = self.ask("Scan of a read model", Deadline::NONE, scan).await?;
             for item in page.items.unwrap_or_default() {
                 let mut row = attributes(item).map_err(|_| foreign_row("it holds what no rule writes"))?;
                 let Some(Value::Text(key)) = row.remove(rule.key()) else { return Err(foreign_row("its key is no text")) };
@@ -536,12 +506,6 @@ impl Store {
             }
         }
     }
-}
-
-/// The present time, for marks that operators read.
-pub(super) fn now() -> Timestamp {
-    let epoch_ms = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_millis());
-    i64::try_from(epoch_ms).ok().and_then(Timestamp::from_epoch_ms).expect("the clock is within the years 1970 to 9999")
 }
 
 fn foreign_row(why: &str) -> Trouble {

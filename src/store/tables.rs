@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use aws_sdk_dynamodb::{
-    error::ProvideErrorMetadata,
+    error::{ProvideErrorMetadata as _, SdkError},
     operation::create_table::builders::CreateTableFluentBuilder,
     types::{
         AttributeDefinition, BillingMode, GlobalSecondaryIndex, KeySchemaElement, KeyType, Projection, ProjectionType, ScalarAttributeType,
@@ -17,7 +17,7 @@ use super::{Store, Trouble, trouble::lasting};
 /// The event store's index by event type and time.
 pub const BY_TYPE_INDEX: &str = "GSI1";
 /// How long a new table may take to become active, and how often to look.
-const ACTIVE_WITHIN: Duration = Duration::from_secs(120);
+const ACTIVE_WITHIN: Duration = Duration::from_mins(2);
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 impl Store {
@@ -77,7 +77,7 @@ impl Store {
     }
 
     async fn create(&self, name: &str, table: CreateTableFluentBuilder, created: &mut Vec<String>) -> Result<(), Trouble> {
-        match table.send().await.map_err(|error| error.into_service_error()) {
+        match table.send().await.map_err(SdkError::into_service_error) {
             Ok(_) => created.push(name.to_owned()),
             Err(error) if error.is_resource_in_use_exception() => {}
             Err(error) => {

@@ -2,6 +2,8 @@
 
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 
+use crate::retry::Attempt;
+
 /// Infrastructure trouble: not the event's fault. The record is reported as failed, so Lambda delivers it again.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Trouble {
@@ -87,4 +89,23 @@ pub fn invalid_reason(message: Option<&str>) -> &'static str {
 
 pub fn lasting<E: ProvideErrorMetadata>(operation: &'static str, error: &E) -> Trouble {
     Trouble::Lasting { operation, class: error.code().unwrap_or("unknown error").to_owned() }
+}
+
+impl<E> Failure<E> {
+    /// Whether the request may have been applied although it failed.
+    pub fn applied_maybe(&self) -> bool {
+        matches!(self, Self::Passing { applied_maybe: true, .. })
+    }
+}
+
+/// What to do after a failure that the caller has no answer to.
+pub fn undecided<T, E: ProvideErrorMetadata>(operation: &'static str, failure: Failure<E>) -> Attempt<Result<T, Trouble>, Trouble> {
+    match failure {
+        Failure::Passing { class, .. } => {
+            tracing::debug!(operation, class, "retrying");
+            Attempt::Again(Trouble::Passing { operation, class })
+        }
+        Failure::Invalid(reason) => Attempt::Decided(Err(Trouble::Lasting { operation, class: reason.to_owned() })),
+        Failure::Other(error) => Attempt::Decided(Err(lasting(operation, &error))),
+    }
 }

@@ -54,8 +54,8 @@ async fn deliver(Delivery { domain, seed, events, aggregates, batch, shuffle, ag
     random.shuffle(&mut stream);
     if drop_every > 1 {
         // Records may be lost, but for the last of each aggregate nothing would follow to heal it.
-        let last = |at: usize| !events[at + 1..].iter().any(|later| later.aggregate == events[at].aggregate);
-        let lost: Vec<_> = (0..events.len()).step_by(drop_every).filter(|at| !last(*at)).map(|at| events[at].event_id.clone()).collect();
+        let is_last = |at: usize| !events[at + 1..].iter().any(|later| later.aggregate == events[at].aggregate);
+        let lost: Vec<_> = (0..events.len()).step_by(drop_every).filter(|at| !is_last(*at)).map(|at| events[at].event_id.clone()).collect();
         stream.retain(|event| !lost.contains(&event.event_id));
     }
     let (mut applied, mut healed) = (0, 0);

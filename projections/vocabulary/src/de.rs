@@ -111,7 +111,7 @@ pub fn event<E: DeserializeOwned>(event_type: &str, data: &Value) -> Result<E, M
 #[derive(Clone, Copy)]
 struct Borrowed<'a>(&'a Value);
 
-impl<'de> IntoDeserializer<'de, Misfit> for Borrowed<'_> {
+impl IntoDeserializer<'_, Misfit> for Borrowed<'_> {
     type Deserializer = Self;
 
     fn into_deserializer(self) -> Self {

@@ -92,6 +92,16 @@ impl Timestamp {
         Self::of(OffsetDateTime::from_unix_timestamp_nanos(i128::from(epoch_ms) * 1_000_000).ok()?)
     }
 
+    /// Milliseconds since 1970-01-01T00:00:00Z.
+    ///
+    /// # Panics
+    /// Never: a `Timestamp` is made from an instant.
+    #[must_use]
+    pub fn epoch_ms(&self) -> i64 {
+        let instant = OffsetDateTime::parse(&self.0, &Rfc3339).expect("a Timestamp holds RFC 3339");
+        i64::try_from(instant.unix_timestamp_nanos() / 1_000_000).expect("the years 0 to 9999 fit")
+    }
+
     fn of(instant: OffsetDateTime) -> Option<Self> {
         let utc = instant.checked_to_offset(UtcOffset::UTC).filter(|utc| (0..=9999).contains(&utc.year()))?;
         let text = utc.format(format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z"));
@@ -175,7 +185,8 @@ mod tests {
         for text in ["2026-01-05T09:00:00Z", "2026-01-05T09:00:00.000Z", "2026-01-05T10:00:00+01:00", "2026-01-05T09:00:00.0009-00:00"] {
             assert_eq!(Timestamp::parse(text).map(|t| t.to_string()), Ok("2026-01-05T09:00:00.000Z".into()), "{text}");
         }
-        assert_eq!(Timestamp::from_epoch_ms(1_767_603_600_000), Timestamp::parse("2026-01-05T09:00:00Z").ok());
+        let same = Timestamp::from_epoch_ms(1_767_603_600_000).expect("in range");
+        assert_eq!((same.as_str(), same.epoch_ms()), ("2026-01-05T09:00:00.000Z", 1_767_603_600_000));
     }
 
     #[test]

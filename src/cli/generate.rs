@@ -1,0 +1,81 @@
+//! `projector generate`: a made-up, valid history as stream JSON, with the rows expected of it.
+
+use std::{
+    fs::{self, File},
+    io::{BufWriter, Write as _},
+    path::PathBuf,
+};
+
+use anyhow::Context as _;
+use clap::Args;
+use projection_vocabulary::{
+    Registry, Rows,
+    sample::{Sample, record},
+};
+use rand_chacha::{
+    ChaCha8Rng,
+    rand_core::{Rng as _, SeedableRng as _},
+};
+
+use super::{
+    EXIT_OK,
+    snapshot::{Snapshot, row},
+    stream_json::{LambdaEvent, inserted},
+};
+
+/// Records in one file.
+const BATCH_RECORDS: usize = 1_000;
+
+/// What to generate.
+#[derive(Args)]
+pub struct Options {
+    /// How many events
+    #[arg(long, value_name = "N")]
+    events: usize,
+    /// About how many aggregates they are of
+    #[arg(long, value_name = "M", default_value_t = 100)]
+    aggregates: usize,
+    /// The same seed makes the same files
+    #[arg(long, value_name = "S", default_value_t = 1)]
+    seed: u64,
+    /// The folder to write to, created if missing
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+}
+
+/// `generate`
+pub fn run(options: &Options, registry: Registry, sample: &Sample) -> anyhow::Result<u8> {
+    // ChaCha promises the same numbers in every version; the bound is taken by multiplication, so no library's idea of a
+    // distribution comes between a seed and its files.
+    let mut random = ChaCha8Rng::seed_from_u64(options.seed);
+    let mut pick = |bound: u64| u64::try_from((u128::from(random.next_u64()) * u128::from(bound)) >> 64).expect("below the bound");
+    let facts = (sample.facts)(&mut pick, options.events, options.aggregates);
+    let events: Vec<_> = record(facts).collect();
+
+    let out = &options.out;
+    fs::create_dir_all(out).with_context(|| format!("cannot create {}", out.display()))?;
+    let positions = (1_u64..).step_by(BATCH_RECORDS);
+    let mut files = 0;
+    for (batch, position) in events.chunks(BATCH_RECORDS).zip(positions) {
+        files += 1;
+        let records = batch.iter().zip(position..).map(|(event, position)| inserted(event, position)).collect();
+        let path = out.join(format!("batch-{files:05}.json"));
+        let mut file = BufWriter::new(File::create(&path).with_context(|| format!("cannot write {}", path.display()))?);
+        serde_json::to_writer(&mut file, &LambdaEvent { records })?;
+        file.write_all(b"\n")?;
+        file.flush()?;
+    }
+
+    let mut expected = Snapshot::default();
+    for rule in registry.rules() {
+        let mut rows = Rows::default();
+        for event in &events {
+            rows.fold(*rule, event).with_context(|| format!("the sample `{}` is refused by `{}`", sample.name, rule.name()))?;
+        }
+        let visible = rows.visible();
+        expected.rows.insert(rule.name().to_owned(), visible.iter().map(|(key, attributes)| row(*rule, key, attributes)).collect());
+    }
+    fs::write(out.join("expected.json"), expected.to_json()?).with_context(|| format!("cannot write to {}", out.display()))?;
+    println!("{} events of the {} domain in {files} files, and expected.json, in {}", events.len(), sample.name, out.display());
+    Ok(EXIT_OK)
+}

@@ -1,0 +1,214 @@
+//! `projector replay`: captured stream JSON through the engine that the Lambda runs.
+
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Instant,
+};
+
+use clap::{Args, ValueEnum};
+use projection_vocabulary::Registry;
+use serde::Serialize;
+use serde_json::{json, value::RawValue};
+
+use super::{EXIT_INTERRUPTED, EXIT_NOT_AS_IT_SHOULD_BE, EXIT_OK, EXIT_UNUSABLE, events, snapshot::Snapshot, terminal};
+use crate::{
+    Worker,
+    input::{self, InputError, Source},
+    report::{Report, Tally},
+    retry::Deadline,
+    store::Store,
+};
+
+/// Rows of each projection that a table shows.
+const SHOW_DEFAULT: usize = 10;
+
+/// What to replay, and what to show of it.
+#[derive(Args)]
+pub struct Options {
+    /// Files, folders, or - for the standard input: Lambda events, their JSON Lines or bare records, the output of
+    /// `aws dynamodbstreams get-records`, on-failure objects from S3; each may be gzipped
+    #[arg(required = true)]
+    paths: Vec<PathBuf>,
+    /// First put the events that these captured files saw inserted into the event store, where gaps are healed from
+    #[arg(long, value_name = "PATH")]
+    event_store: Vec<PathBuf>,
+    /// Records in one batch
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    batch_size: u32,
+    /// Show the first N rows of each projection; JSON shows all unless told
+    #[arg(long, value_name = "N")]
+    show: Option<usize>,
+    /// How to print
+    #[arg(long, value_enum, default_value_t = Output::Table)]
+    output: Output,
+    /// Compare rows and what is parked with this file
+    #[arg(long, value_name = "FILE")]
+    expect: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// For people
+    Table,
+    /// One document: rows, parked, report
+    Json,
+    /// One line for each row, and the report last
+    Jsonl,
+}
+
+/// What came of reading and projecting the input.
+#[derive(Default)]
+struct Replayed {
+    report: Report,
+    unreadable: u64,
+    broken_off: bool,
+    interrupted: bool,
+}
+
+/// `replay`
+pub async fn run(options: &Options, store: Store, registry: Registry) -> anyhow::Result<u8> {
+    let expected = options.expect.as_deref().map(Snapshot::read).transpose()?;
+    let sources = input::sources(&options.paths)?;
+    if !options.event_store.is_empty() {
+        events::import_quietly(&store, &options.event_store).await?;
+    }
+    let worker = Worker::new(store, registry);
+    let begun = Instant::now();
+    let replayed = Box::pin(replay(&worker, sources, options.batch_size as usize)).await;
+    let took = begun.elapsed();
+
+    let mut snapshot = Snapshot::of(worker.store(), registry).await?;
+    let difference = expected.as_ref().map(|expected| snapshot.difference(expected)).transpose()?.flatten();
+    match options.output {
+        Output::Table => {
+            print!("{}", terminal::summary(&replayed.report, replayed.unreadable, took));
+            for rule in registry.rules() {
+                let rows = worker.store().visible_rows(*rule).await?;
+                print!("\n{}", terminal::rows(*rule, &rows, options.show.unwrap_or(SHOW_DEFAULT)));
+            }
+            for entry in worker.store().parked().await? {
+                let version = entry.version.map_or_else(String::new, |version| format!(" at version {version}"));
+                println!("parked in {}: {}{version}, {} times: {}", entry.projection, entry.aggregate, entry.count, entry.reason);
+            }
+        }
+        Output::Json | Output::Jsonl => {
+            if let Some(show) = options.show {
+                snapshot.rows.values_mut().for_each(|rows| rows.truncate(show));
+            }
+            snapshot.report = Some(report_json(&replayed, took.as_secs_f64()));
+            if options.output == Output::Json { print!("{}", snapshot.to_json()?) } else { print_lines(&snapshot, registry)? }
+        }
+    }
+    if let Some(difference) = &difference {
+        println!("\nrows are not as expected:\n{difference}");
+    } else if expected.is_some() && options.output == Output::Table {
+        println!("\nrows are as expected");
+    }
+    let Tally { parked, failed, .. } = replayed.report.total;
+    // What is parked and expected to be is as it should be.
+    let amiss = difference.is_some() || failed > 0 || replayed.unreadable > 0 || (parked > 0 && expected.is_none());
+    Ok(match () {
+        () if replayed.interrupted => EXIT_INTERRUPTED,
+        () if replayed.broken_off => EXIT_UNUSABLE,
+        () if amiss => EXIT_NOT_AS_IT_SHOULD_BE,
+        () => EXIT_OK,
+    })
+}
+
+/// Takes the records of all sources through the worker, batch by batch, never more than one batch in memory.
+async fn replay(worker: &Worker, sources: Vec<Source>, batch_size: usize) -> Replayed {
+    let interrupted = Arc::new(AtomicBool::new(false));
+    let heard = Arc::clone(&interrupted);
+    let listener = tokio::spawn(async move {
+        if tokio::signal::ctrl_c().await.is_ok() {
+            heard.store(true, Relaxed);
+        }
+    });
+    let bytes = sources.iter().map(Source::bytes_total).sum::<Option<u64>>();
+    let progress = terminal::progress(bytes);
+    let mut replayed = Replayed::default();
+    let mut batch: Vec<Box<RawValue>> = Vec::with_capacity(batch_size);
+    'input: for source in sources {
+        let (bytes_before, bytes_read) = (progress.position(), source.bytes_read());
+        let records = match source.records() {
+            Ok(records) => records,
+            Err(error) => {
+                replayed.unreadable(&error);
+                continue;
+            }
+        };
+        for record in records {
+            match record {
+                Ok(record) => batch.push(record.json),
+                Err(error) => progress.suspend(|| replayed.unreadable(&error)),
+            }
+            if batch.len() == batch_size {
+                replayed.report.add(worker.process(&batch, Deadline::NONE).await);
+                batch.clear();
+                progress.set_position(bytes_before + bytes_read.load(Relaxed));
+                progress.set_message(format!("{} records", replayed.report.records));
+            }
+            if interrupted.load(Relaxed) {
+                break 'input;
+            }
+        }
+        progress.set_position(bytes_before + bytes_read.load(Relaxed));
+    }
+    replayed.interrupted = interrupted.load(Relaxed);
+    if replayed.interrupted {
+        progress.suspend(|| {
+            eprintln!("interrupted: what was read and is not in the counts was not applied; replay again, nothing counts twice");
+        });
+    } else if !batch.is_empty() {
+        replayed.report.add(worker.process(&batch, Deadline::NONE).await);
+    }
+    listener.abort();
+    progress.finish_and_clear();
+    replayed
+}
+
+impl Replayed {
+    fn unreadable(&mut self, error: &InputError) {
+        eprintln!("error: {error}");
+        self.unreadable += 1;
+        self.broken_off |= error.is_fatal();
+    }
+}
+
+fn report_json(replayed: &Replayed, seconds: f64) -> Box<RawValue> {
+    let Report { records, total, ignored, projections, reasons, usage, checkpoint: _ } = &replayed.report;
+    let projections: serde_json::Map<_, _> = projections.iter().map(|(name, tally)| ((*name).to_owned(), tally_json(tally))).collect();
+    let ignored: serde_json::Map<_, _> = ignored.iter().map(|(reason, count)| (reason.to_string(), json!(count))).collect();
+    let report = json!({
+        "records": records, "total": tally_json(total), "ignored": ignored, "unreadable": replayed.unreadable, "projections": projections,
+        "failures": reasons, "requests": usage.requests, "writeUnits": usage.write_units, "readUnits": usage.read_units, "seconds": seconds,
+    });
+    serde_json::value::to_raw_value(&report).expect("JSON serialises")
+}
+
+fn tally_json(tally: &Tally) -> serde_json::Value {
+    let Tally { applied, duplicate, healed, parked, failed, reprojected } = tally;
+    json!({ "applied": applied, "duplicate": duplicate, "healed": healed, "parked": parked, "failed": failed, "reprojected": reprojected })
+}
+
+fn print_lines(snapshot: &Snapshot, registry: Registry) -> anyhow::Result<()> {
+    #[derive(Serialize)]
+    struct Row<'a> {
+        projection: &'a str,
+        row: &'a RawValue,
+    }
+    for projection in registry.rules().iter().map(|rule| rule.name()) {
+        for row in &snapshot.rows[projection] {
+            println!("{}", serde_json::to_string(&Row { projection, row })?);
+        }
+    }
+    for parked in &snapshot.parked {
+        println!("{}", serde_json::to_string(&json!({ "parked": parked }))?);
+    }
+    println!("{}", serde_json::to_string(&json!({ "report": snapshot.report }))?);
+    Ok(())
+}

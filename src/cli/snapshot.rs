@@ -1,0 +1,149 @@
+//! Rows as JSON, and the comparison of two sets of them.
+//!
+//! ```json
+//! {
+//!   "rows": {"stock-levels": [{"id": "bolts", "onHand": 69.5, "version": 3}]},
+//!   "parked": [{"projection": "stock-levels", "aggregateId": "nuts", "version": 2, "reason": "..."}]
+//! }
+//! ```
+//! This is what `--output json` prints (with a report beside it), what `--expect` takes, and what `generate` writes.
+
+use std::{collections::BTreeMap, fmt::Write as _, path::Path};
+
+use anyhow::Context as _;
+use projection_vocabulary::{Attributes, Registry, RowKey, Rule, Value};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use similar::TextDiff;
+
+use crate::store::{Store, parking::Parked};
+
+/// All rows of all projections, and what is parked.
+#[derive(Serialize, Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+pub struct Snapshot {
+    /// By projection; each row with its key.
+    pub rows: BTreeMap<String, Vec<Box<RawValue>>>,
+    /// What is parked, without counts: those grow with each delivery.
+    #[serde(default)]
+    pub parked: Vec<ParkedEntry>,
+    /// What became of the records; not compared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub report: Option<Box<RawValue>>,
+}
+
+#[derive(Serialize, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ParkedEntry {
+    projection: String,
+    aggregate_id: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<u64>,
+    reason: String,
+}
+
+impl From<Parked> for ParkedEntry {
+    fn from(Parked { projection, aggregate: aggregate_id, version, reason, .. }: Parked) -> Self {
+        Self { projection, aggregate_id, version, reason }
+    }
+}
+
+/// A row with its key, as JSON with exact numbers.
+pub fn row(rule: &dyn Rule, key: &RowKey, row: &Attributes) -> Box<RawValue> {
+    let mut members = row.clone();
+    members.insert(rule.key().to_owned(), key.as_str().into());
+    Value::Map(members).to_json()
+}
+
+impl Snapshot {
+    /// What a store holds.
+    pub async fn of(store: &Store, registry: Registry) -> anyhow::Result<Self> {
+        let mut rows = BTreeMap::new();
+        for rule in registry.rules() {
+            let all = store.visible_rows(*rule).await?;
+            rows.insert(rule.name().to_owned(), all.iter().map(|(key, attributes)| row(*rule, key, attributes)).collect());
+        }
+        Ok(Self { rows, parked: store.parked().await?.into_iter().map(Into::into).collect(), report: None })
+    }
+
+    /// Reads a file of the form above.
+    pub fn read(path: &Path) -> anyhow::Result<Self> {
+        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        serde_json::from_str(&text).with_context(|| {
+            format!("{} is not a file of expected rows: it needs `rows`, by projection, and may have `parked`", path.display())
+        })
+    }
+
+    /// One line for each row and each thing parked, in one order and spelling: what is equal looks equal.
+    fn lines(&self) -> anyhow::Result<String> {
+        let mut text = String::new();
+        for (projection, rows) in &self.rows {
+            let mut lines =
+                rows.iter().map(|row| Ok(Value::from_json(row)?.to_json().get().to_owned())).collect::<anyhow::Result<Vec<_>>>()?;
+            lines.sort();
+            lines.iter().try_for_each(|line| writeln!(text, "{projection} {line}"))?;
+        }
+        let mut parked = self.parked.iter().map(serde_json::to_string).collect::<Result<Vec<_>, _>>()?;
+        parked.sort();
+        parked.iter().try_for_each(|line| writeln!(text, "parked {line}"))?;
+        Ok(text)
+    }
+
+    /// The difference from what was expected, readable; none if there is none.
+    pub fn difference(&self, expected: &Self) -> anyhow::Result<Option<String>> {
+        let (expected, found) = (expected.lines().context("the expected rows hold a value that DynamoDB cannot")?, self.lines()?);
+        if expected == found {
+            return Ok(None);
+        }
+        let diff = TextDiff::from_lines(&expected, &found);
+        Ok(Some(diff.unified_diff().context_radius(0).header("expected", "found").to_string()))
+    }
+
+    /// As JSON with a line for each row.
+    pub fn to_json(&self) -> anyhow::Result<String> {
+        let mut text = String::from("{\n  \"rows\": {");
+        for (at, (projection, rows)) in self.rows.iter().enumerate() {
+            let rows: Vec<_> = rows.iter().map(|row| format!("\n      {}", row.get())).collect();
+            write!(text, "{}\n    {}: [{}\n    ]", if at == 0 { "" } else { "," }, serde_json::to_string(projection)?, rows.join(","))?;
+        }
+        let parked =
+            self.parked.iter().map(|entry| Ok(format!("\n    {}", serde_json::to_string(entry)?))).collect::<anyhow::Result<Vec<_>>>()?;
+        let end = if parked.is_empty() { "" } else { "\n  " };
+        write!(text, "\n  }},\n  \"parked\": [{}{end}]", parked.join(","))?;
+        if let Some(report) = &self.report {
+            write!(text, ",\n  \"report\": {}", report.get())?;
+        }
+        text.push_str("\n}\n");
+        Ok(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn snapshot(json: &str) -> Snapshot {
+        serde_json::from_str(json).expect("a snapshot")
+    }
+
+    #[test]
+    fn order_and_spelling_make_no_difference_and_values_do() {
+        let expected = snapshot(r#"{"rows": {"accounts": [{"id": "b", "n": 1.50}, {"n": 2, "id": "a"}]}}"#);
+        let same = snapshot(r#"{"rows": {"accounts": [{"id": "a", "n": 2.0}, {"n": 1.5, "id": "b"}]}, "report": {}}"#);
+        assert_eq!(same.difference(&expected).expect("comparable"), None);
+        let other = snapshot(r#"{"rows": {"accounts": [{"id": "a", "n": 2}, {"n": 1.51, "id": "b"}]}}"#);
+        let difference = other.difference(&expected).expect("comparable").expect("a difference");
+        assert!(
+            difference.contains("-accounts {\"id\":\"b\",\"n\":1.5}") && difference.contains("+accounts {\"id\":\"b\",\"n\":1.51}"),
+            "{difference}"
+        );
+    }
+
+    #[test]
+    fn what_is_printed_can_be_expected() {
+        let printed =
+            snapshot(r#"{"rows": {"a": [{"id": 1}], "b": []}, "parked": [{"projection": "a", "aggregateId": "x", "reason": "r"}]}"#);
+        let read = snapshot(&printed.to_json().expect("prints"));
+        assert_eq!(read.difference(&printed).expect("comparable"), None);
+    }
+}

@@ -1,0 +1,46 @@
+//! The store that the command line works on.
+
+use anyhow::Context as _;
+use projection_vocabulary::Registry;
+
+use super::{EXIT_OK, StoreOptions};
+use crate::{
+    clients,
+    embedded::Embedded,
+    store::{Store, TableNames},
+};
+
+/// Opens the store that the options name. One inside this process gets its tables at once.
+pub async fn open(options: &StoreOptions, registry: Registry, creating: bool) -> anyhow::Result<Store> {
+    let var = |name: &str| std::env::var(name).ok();
+    if options.aws {
+        let names =
+            TableNames::from_env(registry, var).map_err(anyhow::Error::msg).context("with --aws the environment names the tables")?;
+        return Ok(Store::new(clients::of_credential_chain().await, names));
+    }
+    let names = TableNames::from_env_or_default(registry, var);
+    if let Some(url) = &options.endpoint_url {
+        return Ok(Store::new(clients::of_endpoint(url).map_err(anyhow::Error::msg)?, names));
+    }
+    let embedded = match &options.data {
+        Some(path) => Embedded::file(path)?,
+        None => Embedded::memory()?,
+    };
+    let store = Store::new(embedded.client(), names);
+    if !creating {
+        store.create_tables(registry).await?;
+    }
+    Ok(store)
+}
+
+/// `tables create`
+pub async fn create(store: &Store, registry: Registry) -> anyhow::Result<u8> {
+    let created = store.create_tables(registry).await?;
+    for name in &created {
+        println!("created {name}");
+    }
+    if created.is_empty() {
+        println!("all tables are there");
+    }
+    Ok(EXIT_OK)
+}

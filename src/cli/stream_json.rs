@@ -1,0 +1,40 @@
+//! Writes events as the stream records that their insertion makes.
+
+use projection_vocabulary::{RecordedEvent, Timestamp};
+use serde::Serialize;
+use serde_dynamo::Item;
+use serde_json::{Value as Json, json};
+
+use crate::item::encode_event;
+
+/// A Lambda event of stream records.
+#[derive(Serialize)]
+pub struct LambdaEvent {
+    #[serde(rename = "Records")]
+    pub records: Vec<Json>,
+}
+
+/// The record of an event's insertion, at a position in the stream.
+pub fn inserted(event: &RecordedEvent, position: u64) -> Json {
+    let image = json!(Item::from(encode_event(event)));
+    json!({
+        "eventID": format!("{position:032x}"),
+        "eventName": "INSERT",
+        "eventVersion": "1.1",
+        "eventSource": "aws:dynamodb",
+        "awsRegion": "us-east-1",
+        "dynamodb": {
+            "ApproximateCreationDateTime": epoch_s(&event.timestamp),
+            "Keys": { "PK": image["PK"], "SK": image["SK"] },
+            "SizeBytes": image.to_string().len(),
+            "SequenceNumber": format!("{}", 100_000_000_000_000_000_000_u128 + u128::from(position)),
+            "StreamViewType": "NEW_IMAGE",
+            "NewImage": image,
+        },
+        "eventSourceARN": "arn:aws:dynamodb:us-east-1:000000000000:table/event-store/stream/2026-01-01T00:00:00.000",
+    })
+}
+
+fn epoch_s(timestamp: &Timestamp) -> i64 {
+    timestamp.epoch_ms() / 1_000
+}

@@ -1,0 +1,115 @@
+//! How things look on a terminal.
+
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    io::{self, IsTerminal as _},
+    time::Duration,
+};
+
+use comfy_table::{Attribute, Cell, CellAlignment, ContentArrangement, Table, presets::UTF8_BORDERS_ONLY};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use projection_vocabulary::{Attributes, RowKey, Rule, Value};
+use tracing_subscriber::filter::LevelFilter;
+
+use crate::report::{Report, Tally};
+
+/// Shows warnings, or what `RUST_LOG` names, on the standard error output.
+pub fn log_to_stderr() {
+    let level = std::env::var("RUST_LOG").ok().and_then(|level| level.parse().ok()).unwrap_or(LevelFilter::WARN);
+    let log = tracing_subscriber::fmt().with_max_level(level).with_writer(io::stderr).with_target(false).without_time();
+    log.with_ansi(io::stderr().is_terminal()).init();
+}
+
+/// A progress bar over bytes; it shows only on a terminal.
+pub fn progress(bytes: Option<u64>) -> ProgressBar {
+    let template = match bytes {
+        Some(_) => "{bar:30} {bytes}/{total_bytes} {msg} {eta} left",
+        None => "{spinner} {bytes} {msg}",
+    };
+    let bar = ProgressBar::with_draw_target(bytes, ProgressDrawTarget::stderr());
+    bar.set_style(ProgressStyle::with_template(template).expect("the template is valid"));
+    bar
+}
+
+/// What became of the records, in a few lines of at most 80 columns.
+pub fn summary(report: &Report, unreadable: u64, took: Duration) -> String {
+    let mut table = table();
+    table.set_header(
+        ["projection", "applied", "duplicate", "healed", "parked", "failed"].map(|name| Cell::new(name).add_attribute(Attribute::Bold)),
+    );
+    let mut row = |name: &str, tally: &Tally| {
+        let Tally { applied, duplicate, healed, parked, failed, reprojected: _ } = tally;
+        let counts = [applied, duplicate, healed, parked, failed].map(|count| Cell::new(count).set_alignment(CellAlignment::Right));
+        table.add_row(std::iter::once(Cell::new(name)).chain(counts));
+    };
+    for (name, tally) in &report.projections {
+        row(name, tally);
+    }
+    row("all records", &report.total);
+    let mut text = format!("{table}\n");
+    let Report { records, usage, .. } = report;
+    let mut line = |line: String| writeln!(text, "{line}").expect("a String takes all");
+    line(format!("{records} records, {} ignored", report.ignored_total()));
+    for (reason, count) in &report.ignored {
+        line(format!("  {count} {reason}"));
+    }
+    if unreadable > 0 {
+        line(format!("{unreadable} pieces of the input unreadable"));
+    }
+    if report.total.reprojected > 0 {
+        line(format!("{} aggregates projected anew by a newer revision of their rule", report.total.reprojected));
+    }
+    for (reason, count) in &report.reasons {
+        line(format!("failed: {count}: {reason}"));
+    }
+    #[allow(clippy::cast_precision_loss, reason = "shown with three digits")]
+    let each = |amount: f64| if *records == 0 { 0.0 } else { amount / *records as f64 };
+    #[allow(clippy::cast_precision_loss, reason = "shown with three digits")]
+    let requests = usage.requests as f64;
+    line(format!(
+        "{requests} requests ({:.3} a record), {} write units ({:.3} a record), {} read units, {:.2} s",
+        each(requests),
+        usage.write_units,
+        each(usage.write_units),
+        usage.read_units,
+        took.as_secs_f64()
+    ));
+    text
+}
+
+/// The first rows of a projection. Rows with the same attributes stand in one table.
+pub fn rows(rule: &dyn Rule, rows: &BTreeMap<RowKey, Attributes>, show: usize) -> String {
+    let mut text = String::new();
+    let mut shapes: BTreeMap<Vec<&str>, Vec<(&RowKey, &Attributes)>> = BTreeMap::new();
+    for (key, row) in rows.iter().take(show) {
+        shapes.entry(row.keys().map(String::as_str).collect()).or_default().push((key, row));
+    }
+    let shown = rows.len().min(show);
+    let more = if shown < rows.len() { format!(", the first {shown}") } else { String::new() };
+    let mut line = |line: String| writeln!(text, "{line}").expect("a String takes all");
+    line(format!("{}: {} rows{more}", rule.name(), rows.len()));
+    for (names, rows) in shapes {
+        let mut table = table();
+        table.set_header(
+            std::iter::once(rule.key()).chain(names.iter().copied()).map(|name| Cell::new(name).add_attribute(Attribute::Bold)),
+        );
+        for (key, row) in rows {
+            let cells = row.values().map(|value| {
+                let alignment = if matches!(value, Value::Number(_)) { CellAlignment::Right } else { CellAlignment::Left };
+                Cell::new(value).set_alignment(alignment)
+            });
+            table.add_row(std::iter::once(Cell::new(key)).chain(cells));
+        }
+        line(table.to_string());
+    }
+    text
+}
+
+fn table() -> Table {
+    let mut table = Table::new();
+    table.load_style(UTF8_BORDERS_ONLY);
+    // On a terminal cells wrap to its width; into a file they stay whole.
+    table.set_content_arrangement(if io::stdout().is_terminal() { ContentArrangement::Dynamic } else { ContentArrangement::Disabled });
+    table
+}

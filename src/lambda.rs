@@ -1,0 +1,136 @@
+//! The Lambda: configuration and wiring, then `handle`. The one user of `lambda_runtime`.
+//!
+//! A team's own binary is one call of [`run`] with its own registry.
+
+mod logs;
+
+use std::{
+    borrow::Cow,
+    collections::BTreeMap,
+    time::{Duration, Instant, SystemTime},
+};
+
+use aws_lambda_events::event::streams::{DynamoDbBatchItemFailure, DynamoDbEventResponse};
+use lambda_runtime::{Diagnostic, Error, LambdaEvent, service_fn};
+use projection_vocabulary::Registry;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::{
+    Worker, clients,
+    report::Report,
+    retry::Deadline,
+    store::{Store, TableNames},
+};
+
+/// How much of an invocation's time may pass before no new work begins. The rest is for the attempts under way, the answer
+/// and a slow machine: work that Lambda cuts off is delivered again, all of it.
+const WORKING_PERCENT: u32 = 80;
+
+/// Answers invocations until Lambda ends the process.
+///
+/// # Errors
+/// At the start, one message for all environment variables that are missing or wrong; later, if Lambda's Runtime API is
+/// out of reach. The process must end then, with a code other than 0.
+///
+/// # Panics
+/// If variables that Lambda itself sets are missing: this is no Lambda.
+pub async fn run(registry: Registry) -> Result<(), Error> {
+    let var = |name: &str| std::env::var(name).ok();
+    logs::start(var);
+    let worker = configured(registry, var)?;
+    lambda_runtime::run(service_fn(|event| handle(&worker, event))).await
+}
+
+fn configured(registry: Registry, var: impl Fn(&str) -> Option<String>) -> Result<Worker, String> {
+    match (TableNames::from_env(registry, &var), clients::of_environment(&var)) {
+        (Ok(names), Ok(client)) => Ok(Worker::new(Store::new(client, names), registry)),
+        (names, client) => Err([names.err(), client.err()].into_iter().flatten().collect::<Vec<_>>().join("; ")),
+    }
+}
+
+/// One invocation: a batch of records in, the first one to deliver again out.
+///
+/// An error or a panic in here is answered as an error of the function, so that Lambda delivers the whole batch again.
+async fn handle(worker: &Worker, event: LambdaEvent<Box<RawValue>>) -> Result<DynamoDbEventResponse, Diagnostic> {
+    let batch = records(&event.payload)?;
+    // In a box, or the types of the futures nest deeper than the compiler follows.
+    let report = Box::pin(worker.process(&batch, deadline(event.context.deadline()))).await;
+    report.log();
+    Ok(response(&report))
+}
+
+/// A record as it came. Each is decoded by itself, so that a malformed one does not fail the others.
+#[derive(Deserialize)]
+struct Record<'a>(#[serde(borrow)] &'a RawValue);
+
+impl AsRef<RawValue> for Record<'_> {
+    fn as_ref(&self) -> &RawValue {
+        self.0
+    }
+}
+
+/// The records of an event. What is no batch at all is a mistake in the wiring: nothing of it may count as processed.
+fn records(event: &RawValue) -> Result<Vec<Record<'_>>, Diagnostic> {
+    // A map and no struct, for a derived reader would also take a list. The parser's own words may quote the data.
+    let mut members: BTreeMap<Cow<'_, str>, &RawValue> = serde_json::from_str(event.get()).map_err(|_| not_a_batch())?;
+    let records = members.remove("Records").ok_or_else(not_a_batch)?;
+    serde_json::from_str(records.get()).map_err(|_| not_a_batch())
+}
+
+fn not_a_batch() -> Diagnostic {
+    Diagnostic {
+        error_type: "NotABatch".to_owned(),
+        error_message: "the event has no list of Records: only a stream of DynamoDB may invoke this function".to_owned(),
+    }
+}
+
+fn deadline(invocation_ends: SystemTime) -> Deadline {
+    let left = invocation_ends.duration_since(SystemTime::now()).unwrap_or_default();
+    Deadline::at(Instant::now() + working_time(left))
+}
+
+fn working_time(left: Duration) -> Duration {
+    left * WORKING_PERCENT / 100
+}
+
+/// Names the lowest record that must be delivered again; all behind it come with it, and those that counted are duplicates
+/// then. Lambda takes an unknown member for full success, so the tests hold this against the literal JSON
+/// (<https://docs.aws.amazon.com/lambda/latest/dg/services-ddb-batchfailurereporting.html>).
+fn response(report: &Report) -> DynamoDbEventResponse {
+    let mut response = DynamoDbEventResponse::default();
+    if let Some(lowest) = &report.checkpoint {
+        let mut failure = DynamoDbBatchItemFailure::default();
+        // A failed record without a number cannot be named. An empty name makes Lambda deliver the whole batch again.
+        failure.item_identifier = Some(lowest.as_ref().map_or_else(String::new, |number| number.as_str().to_owned()));
+        response.batch_item_failures.push(failure);
+    }
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fifth_of_the_time_is_kept_back() {
+        assert_eq!(working_time(Duration::from_mins(1)), Duration::from_secs(48));
+        assert_eq!(working_time(Duration::ZERO), Duration::ZERO);
+    }
+
+    #[test]
+    fn an_invocation_that_is_over_has_no_time_left() {
+        assert!(deadline(SystemTime::now() - Duration::from_secs(1)).passed());
+        assert!(!deadline(SystemTime::now() + Duration::from_mins(1)).passed());
+    }
+
+    #[test]
+    fn tables_and_credentials_are_missed_in_one_message() {
+        let error = configured(Registry::new(&[]), |name| (name == "PARKED_TABLE").then(|| "x".to_owned())).err().unwrap();
+        assert_eq!(
+            error,
+            "EVENT_STORE_TABLE is not set; PARKED_TABLE is no table name (3 to 255 of a-z A-Z 0-9 _ - .) and no table ARN; \
+             AWS_REGION is not set; AWS_ACCESS_KEY_ID is not set; AWS_SECRET_ACCESS_KEY is not set"
+        );
+    }
+}

@@ -1,0 +1,299 @@
+//! Fixtures and `projector`, as a user runs it.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    io::Write as _,
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+};
+
+use projection_vocabulary::{Registry, Value};
+use projection_worker::{decode::appended_item, input, report::Report, retry::Deadline};
+use serde_json::{Value as Json, value::RawValue};
+
+use crate::world::{Everything, World, registry};
+
+fn fixtures() -> Vec<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    let mut all: Vec<_> =
+        fs::read_dir(root).expect("fixtures").map(|entry| entry.expect("an entry").path()).filter(|path| path.is_dir()).collect();
+    all.sort();
+    assert!(all.len() >= 15, "the fixtures are there");
+    all
+}
+
+fn name(fixture: &Path) -> &str {
+    fixture.file_name().and_then(|name| name.to_str()).expect("a name")
+}
+
+fn projector(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_projector")).args(arguments).env_clear().stdin(Stdio::null()).output().expect("projector runs")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).expect("UTF-8")
+}
+
+/// The command that a fixture is checked with.
+fn check(fixture: &Path) -> Output {
+    let (folder, expected, store) =
+        (fixture.display().to_string(), fixture.join("expected.json").display().to_string(), fixture.join("event-store"));
+    let store_path = store.display().to_string();
+    let mut arguments = vec!["replay", &folder, "--expect", &expected];
+    if store.exists() {
+        arguments.extend(["--event-store", &store_path]);
+    }
+    projector(&arguments)
+}
+
+#[test]
+fn every_fixture_ends_in_its_expected_rows() {
+    for fixture in fixtures() {
+        let output = check(&fixture);
+        let (out, error) = (text(&output.stdout), text(&output.stderr));
+        // Without images nothing can be applied, and what failed is never as it should be.
+        let expected = i32::from(name(&fixture) == "keys-only");
+        assert_eq!(output.status.code(), Some(expected), "{}:\n{out}{error}", fixture.display());
+        assert!(out.contains("rows are as expected"), "{out}");
+        assert!(!error.contains("panicked"), "{error}");
+    }
+}
+
+#[test]
+fn a_difference_is_shown_and_fails() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let bank = fixtures().into_iter().find(|path| name(path) == "bank").expect("the bank");
+    let expected = fs::read_to_string(bank.join("expected.json")).expect("expected rows").replace(r#""balance":61.6"#, r#""balance":61.7"#);
+    let wrong = folder.path().join("wrong.json");
+    fs::write(&wrong, expected).expect("written");
+    let output = projector(&["replay", &bank.display().to_string(), "--expect", &wrong.display().to_string()]);
+    let out = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{out}");
+    assert!(out.contains(r#"-account-summary {"accountId":"account-erin","balance":61.7"#), "{out}");
+    assert!(out.contains(r#"+account-summary {"accountId":"account-erin","balance":61.6"#), "{out}");
+}
+
+#[test]
+fn what_cannot_be_read_ends_with_2_and_names_the_file() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let junk = folder.path().join("junk.json");
+    fs::write(&junk, "this is no JSON").expect("written");
+    for (arguments, says) in [
+        (vec!["replay", "no/such/file.json"], "no/such/file.json"),
+        (vec!["replay", junk.to_str().expect("UTF-8")], "junk.json"),
+        (vec!["replay", folder.path().to_str().expect("UTF-8"), "--expect", junk.to_str().expect("UTF-8")], "junk.json"),
+        (vec!["replay"], "PATH"),
+        (vec!["replay", "--no-such-option"], "--no-such-option"),
+        (
+            vec!["--aws", "tables", "create"],
+            "EVENT_STORE_TABLE is not set; PARKED_TABLE is not set; ACCOUNT_SUMMARY_TABLE is not set; FORUM_COUNTERS_TABLE is not set",
+        ),
+    ] {
+        let output = projector(&arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        assert!(text(&output.stderr).contains(says), "{arguments:?}: {}", text(&output.stderr));
+    }
+}
+
+#[test]
+fn a_broken_line_fails_alone() {
+    let mut lines = fs::read_to_string(fixtures().iter().find(|path| name(path) == "json-lines").expect("JSON Lines").join("stream.jsonl"))
+        .expect("read");
+    lines.insert_str(lines.find('\n').expect("a line") + 1, "{\"cut\": \n");
+    let mut child = Command::new(env!("CARGO_BIN_EXE_projector"))
+        .args(["replay", "-", "--output", "json"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("projector runs");
+    child.stdin.take().expect("a pipe").write_all(lines.as_bytes()).expect("written");
+    let output = child.wait_with_output().expect("it ends");
+    assert_eq!(output.status.code(), Some(1));
+    let printed: Json = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!((&printed["report"]["total"]["applied"], &printed["report"]["unreadable"]), (&18.into(), &1.into()));
+    assert!(text(&output.stderr).contains("-:2"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn a_store_in_a_file_lives_on_between_commands() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = folder.path().join("data.db").display().to_string();
+    let missing = fixtures().into_iter().find(|path| name(path) == "missing-versions").expect("missing versions");
+    let [replayed, store, expected] = ["", "event-store", "expected.json"].map(|part| missing.join(part).display().to_string());
+    let run = |arguments: &[&str]| {
+        let output = projector(&[&["--data", &data], arguments].concat());
+        (output.status.code(), text(&output.stdout))
+    };
+    assert_eq!(
+        run(&["events", "import", &store]),
+        (Some(0), "17 events imported, 0 already there, 0 refused, 0 records passed over\n".into())
+    );
+    assert_eq!(run(&["events", "import", &store]).1, "0 events imported, 17 already there, 0 refused, 0 records passed over\n");
+    assert_eq!(run(&["replay", &replayed, "--expect", &expected]).0, Some(0));
+    let (code, again) = run(&["replay", &replayed, "--output", "json"]);
+    let again: Json = serde_json::from_str(&again).expect("JSON");
+    // The account with a hole in its history waits; everything else was counted before.
+    assert_eq!((code, &again["report"]["total"]["applied"], &again["report"]["total"]["duplicate"]), (Some(1), &0.into(), &13.into()));
+    let (_, shown) = run(&["events", "show", "account-alice"]);
+    assert_eq!(shown.lines().count(), 5);
+    let (_, newest) = run(&["events", "by-type", "MoneyDeposited", "--limit", "2"]);
+    assert_eq!(newest.lines().count(), 2);
+    assert!(newest.lines().next().expect("a line").contains(r#""amount":1000"#), "{newest}");
+    assert_eq!(run(&["tables", "create"]).1, "all tables are there\n");
+}
+
+#[test]
+fn events_are_appended_from_json_lines_with_a_clear_conflict() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = folder.path().join("data.db").display().to_string();
+    let append = |lines: &str| {
+        let file = folder.path().join("events.jsonl");
+        fs::write(&file, lines).expect("written");
+        let output = projector(&["--data", &data, "events", "append", &file.display().to_string()]);
+        (output.status.code(), text(&output.stdout) + &text(&output.stderr))
+    };
+    let opened =
+        r#"{"aggregateId":"a","eventType":"AccountOpened","eventData":{"initialDeposit":0.10000000000000000000000000000000000001}}"#;
+    assert_eq!(append(opened), (Some(0), "1 events appended\n".into()));
+    let expecting =
+        |version: u64| format!(r#"{{"aggregateId":"a","expectedVersion":{version},"eventType":"AccountClosed","eventData":{{}}}}"#);
+    let (code, said) = append(&expecting(0));
+    assert_eq!(code, Some(1));
+    assert!(said.contains("conflict on aggregate a: expected version 0, found 1"), "{said}");
+    assert_eq!(append(&expecting(1)).0, Some(0));
+    let (code, said) = append("{\"aggregateId\":\"a\",\"secret\":\"4711\"}");
+    assert_eq!(code, Some(2));
+    assert!(said.contains("events.jsonl:1") && !said.contains("4711"), "{said}");
+    let shown = projector(&["--data", &data, "events", "show", "a"]);
+    assert!(text(&shown.stdout).contains(r#"{"initialDeposit":0.10000000000000000000000000000000000001}"#), "{}", text(&shown.stdout));
+}
+
+#[test]
+fn the_same_seed_generates_the_same_files_and_they_replay_as_expected() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = |name: &str| folder.path().join(name).display().to_string();
+    for (name, more) in [("one", vec![]), ("two", vec![]), ("forum", vec!["--forum"])] {
+        let folder = out(name);
+        let arguments = [vec!["generate", "--events", "1500", "--aggregates", "40", "--seed", "7", "--out"], vec![&folder], more].concat();
+        assert_eq!(projector(&arguments).status.code(), Some(0));
+    }
+    for file in ["batch-00001.json", "batch-00002.json", "expected.json"] {
+        let read = |name: &str| fs::read(folder.path().join(name).join(file)).expect("generated");
+        assert_eq!(read("one"), read("two"));
+        assert_ne!(read("one"), read("forum"));
+    }
+    for name in ["one", "forum"] {
+        let output = projector(&["replay", &out(name), "--expect", &format!("{}/expected.json", out(name))]);
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stdout));
+    }
+}
+
+/// The figure that the README states: a request for each account that a batch touches.
+#[test]
+fn a_batch_costs_one_request_for_each_account_it_touches() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = folder.path().display().to_string();
+    assert_eq!(projector(&["generate", "--events", "10000", "--aggregates", "1000", "--out", &out]).status.code(), Some(0));
+    let mut touched = 0_u32;
+    for file in
+        fs::read_dir(&out).expect("files").map(|entry| entry.expect("an entry").path()).filter(|path| !path.ends_with("expected.json"))
+    {
+        let batch: Json = serde_json::from_slice(&fs::read(file).expect("read")).expect("JSON");
+        let accounts: BTreeSet<_> =
+            batch["Records"].as_array().expect("records").iter().map(|record| record["dynamodb"]["Keys"]["PK"].to_string()).collect();
+        touched += u32::try_from(accounts.len()).expect("few");
+    }
+    let output = projector(&["replay", &out, "--batch-size", "1000", "--output", "json"]);
+    let report = serde_json::from_slice::<Json>(&output.stdout).expect("JSON")["report"].clone();
+    assert_eq!(report["total"]["applied"], 10_000);
+    let requests = report["requests"].as_u64().expect("a number");
+    assert!(requests * 100 <= u64::from(touched) * 101, "{requests} requests for {touched} accounts touched");
+    assert_eq!(report["writeUnits"].as_f64(), Some(f64::from(touched)), "a unit for each");
+}
+
+struct Fixture {
+    records: Vec<Box<RawValue>>,
+    expected: Everything,
+    has_store: bool,
+    parked: BTreeSet<(String, String, Option<u64>)>,
+}
+
+fn read(paths: &[PathBuf]) -> Vec<Box<RawValue>> {
+    let sources = input::sources(paths).expect("sources");
+    sources.into_iter().flat_map(|source| source.records().expect("records")).map(|record| record.expect("a record").json).collect()
+}
+
+fn load(folder: &Path) -> Fixture {
+    #[derive(serde::Deserialize)]
+    struct Expected {
+        rows: std::collections::BTreeMap<String, Vec<Box<RawValue>>>,
+        parked: Vec<Json>,
+    }
+    let read_expected = fs::read(folder.join("expected.json")).expect("expected rows");
+    let Expected { rows, parked } = serde_json::from_slice(&read_expected).expect("expected rows");
+    let by_key = |rule: &&'static dyn projection_vocabulary::Rule| {
+        let keyed = rows[rule.name()].iter().map(|row| {
+            let Value::Map(mut row) = Value::from_json(row).expect("a value") else { panic!("a row is an object") };
+            (row.remove(rule.key()).and_then(|key| key.as_text().map(Into::into)).expect("a key"), row)
+        });
+        (rule.name(), keyed.collect())
+    };
+    let parked = parked.iter().map(|entry| {
+        let text = |name: &str| entry[name].as_str().expect("a text").to_owned();
+        (text("projection"), text("aggregateId"), entry["version"].as_u64())
+    });
+    Fixture {
+        records: read(&[folder.to_path_buf()]),
+        expected: registry().rules().iter().map(by_key).collect(),
+        has_store: folder.join("event-store").exists(),
+        parked: parked.collect(),
+    }
+}
+
+/// Puts into the event store what it held when the fixture's stream was captured.
+async fn fill(world: &World, fixture: &Fixture, folder: &Path) {
+    let stored = if fixture.has_store { read(&[folder.join("event-store")]) } else { Vec::new() };
+    let own = fixture.records.iter().filter(|_| !fixture.has_store);
+    for record in stored.iter().chain(own) {
+        if let Some((aggregate, version, item)) = appended_item(record) {
+            world.worker.store().import(&aggregate, version, item.into()).await.expect("imported");
+        }
+    }
+}
+
+async fn deliver(world: &World, records: &[Box<RawValue>], batch: usize, shuffle: Option<u64>) -> Report {
+    let mut batches: Vec<_> = records.chunks(batch).collect();
+    if let Some(seed) = shuffle {
+        fastrand::Rng::with_seed(seed).shuffle(&mut batches);
+    }
+    let mut report = Report::default();
+    for batch in batches {
+        report.add(world.worker.process(batch, Deadline::NONE).await);
+    }
+    report
+}
+
+#[tokio::test]
+async fn fixtures_end_the_same_in_any_batches_in_any_order_and_a_second_time_nothing_is_applied() {
+    for folder in fixtures() {
+        let fixture = load(&folder);
+        for (batch, shuffle) in [(1, None), (7, None), (1000, None), (1, Some(1)), (7, Some(2)), (7, Some(3)), (1000, Some(4))] {
+            let case = format!("{} in batches of {batch}, shuffled {shuffle:?}", folder.display());
+            let world = World::with(Registry::new(projections::ALL)).await;
+            fill(&world, &fixture, &folder).await;
+            let first = deliver(&world, &fixture.records, batch, shuffle).await;
+            assert_eq!(world.rows().await, fixture.expected, "{case}");
+            let second = deliver(&world, &fixture.records, batch, shuffle).await;
+            assert_eq!(world.rows().await, fixture.expected, "{case}, again");
+            assert_eq!((second.total.applied, second.total.healed), (0, 0), "{case}, again");
+            let waiting = (second.total.parked, second.total.failed, second.ignored_total());
+            assert_eq!(second.total.duplicate + waiting.0 + waiting.1 + waiting.2, second.records, "{case}, again");
+            assert_eq!((first.total.failed, first.ignored_total()), (waiting.1, waiting.2), "{case}");
+            let parked = world.worker.store().parked().await.expect("parked");
+            let parked: BTreeSet<_> = parked.into_iter().map(|entry| (entry.projection, entry.aggregate, entry.version)).collect();
+            assert_eq!(parked, fixture.parked, "{case}");
+        }
+    }
+}

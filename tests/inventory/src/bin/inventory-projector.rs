@@ -1,0 +1,5 @@
+//! The command line of this team.
+
+fn main() -> std::process::ExitCode {
+    projection_worker::cli::run(projection_vocabulary::Registry::new(inventory::ALL), inventory::SAMPLES)
+}

@@ -1,0 +1,27 @@
+//! A third domain, as a team outside would write it: its projections, its list of them, its two programs.
+
+pub mod stock_levels;
+
+use projection_vocabulary::{
+    Rule,
+    sample::{Fact, Pick, Sample},
+};
+
+/// Every projection of this team's worker.
+pub const ALL: &[&dyn Rule] = &[&stock_levels::StockLevels];
+
+/// What its `projector generate` makes up.
+pub const SAMPLES: &[Sample] = &[Sample { name: "inventory", facts: deliveries }];
+
+fn deliveries(pick: &mut Pick<'_>, facts: usize, articles: usize) -> Vec<Fact> {
+    let mut known = std::collections::BTreeSet::new();
+    let mut deliver = |_| {
+        let article = format!("article-{}", pick(articles.max(1) as u64));
+        let first = known.insert(article.clone());
+        let (quantity, warehouse) = (1 + pick(20), format!("warehouse-{}", pick(3)));
+        let event_type = if pick(3) == 0 && !first { "GoodsShipped" } else { "GoodsReceived" };
+        let fields = [("warehouse".to_owned(), warehouse.into()), ("quantity".to_owned(), quantity.into())];
+        Fact { aggregate: article.as_str().into(), event_type, data: projection_vocabulary::Value::Map(fields.into()) }
+    };
+    (0..facts).map(&mut deliver).collect()
+}

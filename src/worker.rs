@@ -177,35 +177,32 @@ impl Worker {
         intake
     }
 
-    /// Advances lanes until each is done, parked or failed.
-    async fn advance_all(
-        &self,
-        mut lanes: Vec<Lane>,
-        strays: Vec<Stray>,
-        deadline: Deadline,
-    ) -> (Vec<Lane>, Vec<(Stray, Result<(), String>)>) {
-        let mut finished = Vec::with_capacity(lanes.len());
-        let mut parked_strays = None;
-        let mut strays = Some(strays);
-        loop {
-            let mut to_park = Vec::new();
-            for mut lane in self.drive(lanes, deadline).await {
-                match lane.step() {
-                    Step::Park(park) => to_park.push((lane, park)),
-                    _ => finished.push(lane),
-                }
-            }
-            let bad = strays.as_ref().map_or(0, Vec::len) + to_park.len();
-            let tripped = self.breaker_trips(bad, finished.iter().filter(|lane| lane.failure.is_none()).count());
-            if let Some(strays) = strays.take() {
-                parked_strays = Some(self.park_strays(strays, tripped, deadline).await);
-            }
-            if to_park.is_empty() {
-                return (finished, parked_strays.expect("strays are parked in the first round"));
-            }
+    /// Advances lanes until each is done, parked or failed, and parks strays.
+    async fn advance_all(&self, lanes: Vec<Lane>, strays: Vec<Stray>, deadline: Deadline) -> (Vec<Lane>, Vec<(Stray, Result<(), String>)>) {
+        let (mut finished, mut to_park) = self.drive_to_parking(lanes, deadline).await;
+        // Decided once a batch, before the first is parked: what a batch says of its deployment it says as a whole.
+        let tripped = self.breaker_trips(strays.len() + to_park.len(), finished.iter().filter(|lane| lane.failure.is_none()).count());
+        let strays = self.park_strays(strays, tripped, deadline).await;
+        while !to_park.is_empty() {
             let parked = to_park.into_iter().map(|(lane, park)| self.park(lane, park, tripped, deadline));
-            lanes = stream::iter(parked).buffer_unordered(CONCURRENCY).collect().await;
+            let lanes = stream::iter(parked).buffer_unordered(CONCURRENCY).collect().await;
+            let (done, left) = self.drive_to_parking(lanes, deadline).await;
+            finished.extend(done);
+            to_park = left;
         }
+        (finished, strays)
+    }
+
+    /// Takes lanes as far as they go, and returns those that are finished and those that must be parked.
+    async fn drive_to_parking(&self, lanes: Vec<Lane>, deadline: Deadline) -> (Vec<Lane>, Vec<(Lane, Park)>) {
+        let (mut finished, mut to_park) = (Vec::new(), Vec::new());
+        for mut lane in self.drive(lanes, deadline).await {
+            match lane.step() {
+                Step::Park(park) => to_park.push((lane, park)),
+                _ => finished.push(lane),
+            }
+        }
+        (finished, to_park)
     }
 
     /// Whether so much would have to be parked that it must be the deployment's fault. Else it is remembered.

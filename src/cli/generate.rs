@@ -19,7 +19,7 @@ use rand_chacha::{
 
 use super::{
     EXIT_OK,
-    snapshot::{Snapshot, row},
+    snapshot::Snapshot,
     stream_json::{LambdaEvent, inserted},
 };
 
@@ -66,15 +66,15 @@ pub fn run(options: &Options, registry: Registry, sample: &Sample) -> anyhow::Re
         file.flush()?;
     }
 
-    let mut expected = Snapshot::default();
+    let mut expected = Vec::new();
     for rule in registry.rules() {
         let mut rows = Rows::default();
         for event in &events {
             rows.fold(*rule, event).with_context(|| format!("the sample `{}` is refused by `{}`", sample.name, rule.name()))?;
         }
-        let visible = rows.visible();
-        expected.rows.insert(rule.name().to_owned(), visible.iter().map(|(key, attributes)| row(*rule, key, attributes)).collect());
+        expected.push((*rule, rows.visible()));
     }
+    let expected = Snapshot::of(expected.iter().map(|(rule, rows)| (*rule as _, rows)), Vec::new());
     fs::write(out.join("expected.json"), expected.to_json()?).with_context(|| format!("cannot write to {}", out.display()))?;
     println!("{} events of the {} domain in {files} files, and expected.json, in {}", events.len(), sample.name, out.display());
     Ok(EXIT_OK)

@@ -81,16 +81,20 @@ pub async fn run(options: &Options, store: Store, registry: Registry) -> anyhow:
     let replayed = Box::pin(replay(&worker, sources, options.batch_size as usize)).await;
     let took = begun.elapsed();
 
-    let mut snapshot = Snapshot::of(worker.store(), registry).await?;
+    let mut rows = Vec::new();
+    for rule in registry.rules() {
+        rows.push((*rule, worker.store().visible_rows(*rule).await?));
+    }
+    let parked = worker.store().parked().await?;
+    let mut snapshot = Snapshot::of(rows.iter().map(|(rule, rows)| (*rule as _, rows)), parked.clone());
     let difference = expected.as_ref().map(|expected| snapshot.difference(expected)).transpose()?.flatten();
     match options.output {
         Output::Table => {
             print!("{}", terminal::summary(&replayed.report, replayed.unreadable, took));
-            for rule in registry.rules() {
-                let rows = worker.store().visible_rows(*rule).await?;
-                print!("\n{}", terminal::rows(*rule, &rows, options.show.unwrap_or(SHOW_DEFAULT)));
+            for (rule, rows) in &rows {
+                print!("\n{}", terminal::rows(*rule, rows, options.show.unwrap_or(SHOW_DEFAULT)));
             }
-            for entry in worker.store().parked().await? {
+            for entry in parked {
                 let version = entry.version.map_or_else(String::new, |version| format!(" at version {version}"));
                 println!("parked in {}: {}{version}, {} times: {}", entry.projection, entry.aggregate, entry.count, entry.reason);
             }

@@ -11,12 +11,12 @@
 use std::{collections::BTreeMap, fmt::Write as _, path::Path};
 
 use anyhow::Context as _;
-use projection_vocabulary::{Attributes, Registry, RowKey, Rule, Value};
+use projection_vocabulary::{Attributes, RowKey, Rule, Value};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use similar::TextDiff;
 
-use crate::store::{Store, parking::Parked};
+use crate::store::parking::Parked;
 
 /// All rows of all projections, and what is parked.
 #[derive(Serialize, Deserialize, Default)]
@@ -49,21 +49,19 @@ impl From<Parked> for ParkedEntry {
 }
 
 /// A row with its key, as JSON with exact numbers.
-pub fn row(rule: &dyn Rule, key: &RowKey, row: &Attributes) -> Box<RawValue> {
+fn row(rule: &dyn Rule, key: &RowKey, row: &Attributes) -> Box<RawValue> {
     let mut members = row.clone();
     members.insert(rule.key().to_owned(), key.as_str().into());
     Value::Map(members).to_json()
 }
 
 impl Snapshot {
-    /// What a store holds.
-    pub async fn of(store: &Store, registry: Registry) -> anyhow::Result<Self> {
-        let mut rows = BTreeMap::new();
-        for rule in registry.rules() {
-            let all = store.visible_rows(*rule).await?;
-            rows.insert(rule.name().to_owned(), all.iter().map(|(key, attributes)| row(*rule, key, attributes)).collect());
-        }
-        Ok(Self { rows, parked: store.parked().await?.into_iter().map(Into::into).collect(), report: None })
+    /// Of these rows, by projection.
+    pub fn of<'a>(rows: impl IntoIterator<Item = (&'a dyn Rule, &'a BTreeMap<RowKey, Attributes>)>, parked: Vec<Parked>) -> Self {
+        let json = |(rule, rows): (&dyn Rule, &BTreeMap<RowKey, Attributes>)| {
+            (rule.name().to_owned(), rows.iter().map(|(key, attributes)| row(rule, key, attributes)).collect())
+        };
+        Self { rows: rows.into_iter().map(json).collect(), parked: parked.into_iter().map(Into::into).collect(), report: None }
     }
 
     /// Reads a file of the form above.

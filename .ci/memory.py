@@ -20,7 +20,8 @@ with tempfile.TemporaryDirectory() as folder:
             for record in json.loads(batch.read_text())["Records"]:
                 out.write(json.dumps(record) + "\n")
     size_mb = lines.stat().st_size / 1e6
-    replay = subprocess.Popen([PROJECTOR, "replay", lines, "--show", "0", "--expect", generated / "expected.json"])
+    arguments = ["--batch-size", "10000", "--show", "0", "--expect", generated / "expected.json"]
+    replay = subprocess.Popen([PROJECTOR, "replay", lines, *arguments])
     _, status, usage = os.wait4(replay.pid, 0)
     peak_mb = usage.ru_maxrss / 1024
     print(f"{EVENTS} events, {size_mb:.0f} MB of JSON Lines: peak {peak_mb:.0f} MB of memory, limit {LIMIT_MB} MB")

@@ -127,6 +127,8 @@ fn is_http_url(url: &str) -> bool {
 
 #[cfg(all(test, feature = "runtime"))]
 mod tests {
+    use tokio::io::AsyncReadExt as _;
+
     use super::*;
 
     fn of<'a>(variables: &'a [(&str, &str)]) -> impl Fn(&str) -> Option<String> + 'a {
@@ -163,5 +165,23 @@ mod tests {
         // The kernel accepts the connection, and nobody reads from it.
         let error = client.list_tables().send().await.unwrap_err();
         assert!(matches!(error, aws_sdk_dynamodb::error::SdkError::TimeoutError(_)), "{error:?}");
+    }
+
+    #[tokio::test]
+    async fn an_https_endpoint_is_spoken_to_in_tls_and_an_http_endpoint_is_not() {
+        for (scheme, first) in [("https", 0x16), ("http", b'P')] {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let url = format!("{scheme}://{}", listener.local_addr().unwrap());
+            let client = of_environment(of(&[LAMBDA.as_slice(), &[("AWS_ENDPOINT_URL", url.as_str())]].concat())).unwrap();
+            let begin = async {
+                let mut stream = listener.accept().await.unwrap().0;
+                stream.read_u8().await.unwrap()
+            };
+            tokio::select! {
+                // A handshake record of TLS, or the P of POST.
+                begin = begin => assert_eq!(begin, first, "{scheme}"),
+                done = client.list_tables().send() => panic!("nobody answered: {done:?}"),
+            }
+        }
     }
 }

@@ -7,6 +7,7 @@ mod logs;
 use std::{
     borrow::Cow,
     collections::BTreeMap,
+    process::ExitCode,
     time::{Duration, Instant, SystemTime},
 };
 
@@ -29,16 +30,29 @@ const WORKING_PERCENT: u32 = 80;
 
 /// Answers invocations until Lambda ends the process.
 ///
-/// # Errors
-/// At the start, one message for all environment variables that are missing or wrong; later, if Lambda's Runtime API is
-/// out of reach. The process must end then, with a code other than 0.
+/// It ends by itself, with a code other than 0 and the reason in the log, if environment variables are missing or wrong (all
+/// of them in one message), or if Lambda's Runtime API is out of reach.
 ///
 /// # Panics
 /// If variables that Lambda itself sets are missing: this is no Lambda.
-pub async fn run(registry: Registry) -> Result<(), Error> {
+#[must_use]
+pub fn run(registry: Registry) -> ExitCode {
     let var = |name: &str| std::env::var(name).ok();
     logs::start(var);
-    let worker = configured(registry, var)?;
+    // One thread: the work is waiting for DynamoDB, and below 1,769 MB of memory a function has less than one processor
+    // (<https://docs.aws.amazon.com/lambda/latest/dg/configuration-memory.html>).
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let served = runtime.map_err(Error::from).and_then(|runtime| runtime.block_on(serve(configured(registry, var)?)));
+    match served {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn serve(worker: Worker) -> Result<(), Error> {
     lambda_runtime::run(service_fn(|event| handle(&worker, event))).await
 }
 

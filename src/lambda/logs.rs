@@ -30,9 +30,13 @@ pub fn start(var: impl Fn(&str) -> Option<String>) {
 
 /// The level that the function's logging configuration sets, or a plain word in `RUST_LOG`, or INFO.
 fn level(var: impl Fn(&str) -> Option<String>) -> LevelFilter {
-    let word = var("AWS_LAMBDA_LOG_LEVEL").or_else(|| var("RUST_LOG")).unwrap_or_default();
-    // Lambda knows one level more than `tracing` does.
-    if word.eq_ignore_ascii_case("FATAL") { LevelFilter::ERROR } else { word.parse().unwrap_or(LevelFilter::INFO) }
+    let word = ["AWS_LAMBDA_LOG_LEVEL", "RUST_LOG"].iter().find_map(|name| var(name).filter(|word| !word.is_empty()));
+    match word.as_deref() {
+        // Lambda knows one level more than `tracing` does.
+        Some("FATAL") => LevelFilter::ERROR,
+        Some(word) => word.parse().unwrap_or(LevelFilter::INFO),
+        None => LevelFilter::INFO,
+    }
 }
 
 fn heard(level: LevelFilter) -> Targets {
@@ -55,7 +59,7 @@ mod tests {
     #[test]
     fn lambdas_own_level_goes_before_rust_log() {
         assert_eq!(level_of(&[]), LevelFilter::INFO);
-        assert_eq!(level_of(&[("RUST_LOG", "debug")]), LevelFilter::DEBUG);
+        assert_eq!(level_of(&[("AWS_LAMBDA_LOG_LEVEL", ""), ("RUST_LOG", "debug")]), LevelFilter::DEBUG);
         assert_eq!(level_of(&[("AWS_LAMBDA_LOG_LEVEL", "WARN"), ("RUST_LOG", "debug")]), LevelFilter::WARN);
         assert_eq!(level_of(&[("AWS_LAMBDA_LOG_LEVEL", "FATAL")]), LevelFilter::ERROR);
         assert_eq!(level_of(&[("RUST_LOG", "hyper=debug,info")]), LevelFilter::INFO);

@@ -1,6 +1,5 @@
-//! The Lambda of this team.
+//! The Lambda function of this team.
 
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> Result<(), lambda_runtime::Error> {
-    projection_worker::lambda::run(projection_vocabulary::Registry::new(inventory::ALL)).await
+fn main() -> std::process::ExitCode {
+    projection_worker::lambda::run(projection_vocabulary::Registry::new(inventory::ALL))
 }

@@ -1,0 +1,291 @@
+//! The program that is deployed, under Lambda's Runtime API and on the embedded store behind HTTP.
+
+use std::{process::Output, time::SystemTime};
+
+use projection_vocabulary::{Attributes, Change, Index, RecordedEvent, Refusal, Registry, Rule, Value};
+use projection_worker::store::parking::Parked;
+use serde_json::{Value as Json, json, value::RawValue};
+use tokio::process::Command;
+
+use crate::{
+    runtime_api::{Answer, Lambda, environment},
+    world::{World, fold, history, record, records, registry},
+};
+
+const ALL_DONE: &str = r#"{"batchItemFailures":[]}"#;
+/// Stands in event data, and must stand nowhere else.
+const MARKER: &str = "only-the-event-may-say-this";
+
+fn batch(records: &[Box<RawValue>]) -> String {
+    json!({ "Records": records }).to_string()
+}
+
+fn done() -> Answer {
+    Answer::Response(ALL_DONE.to_owned())
+}
+
+/// The same record with one of its members put to something else.
+fn with(record: &RawValue, pointer: &str, value: Json) -> Box<RawValue> {
+    let mut record: Json = serde_json::from_str(record.get()).expect("JSON");
+    *record.pointer_mut(pointer).expect("a member") = value;
+    serde_json::value::to_raw_value(&record).expect("JSON")
+}
+
+/// An event as a stream without images tells it.
+fn keys_only(event: &RecordedEvent, position: u64) -> Box<RawValue> {
+    let record = with(&record(event, position), "/dynamodb/NewImage", Json::Null);
+    with(&record, "/dynamodb/StreamViewType", json!("KEYS_ONLY"))
+}
+
+/// A history of bank and forum, in the order of the event store's writes.
+fn events() -> Vec<RecordedEvent> {
+    let mut events = history("bank", 1, 60, 6);
+    events.extend(history("forum", 2, 60, 12));
+    events
+}
+
+/// The data of an opened account whose deposit is no number.
+fn deposit_of(word: &str) -> Value {
+    Value::Map([("initialDeposit".to_owned(), Value::from(word))].into())
+}
+
+/// The events of all aggregates but one.
+fn without(events: &[RecordedEvent], left_out: &RecordedEvent) -> Vec<RecordedEvent> {
+    events.iter().filter(|event| event.aggregate != left_out.aggregate).cloned().collect()
+}
+
+#[tokio::test]
+async fn the_invocations_of_one_process_add_up_to_the_fold() {
+    let (world, events) = (World::new().await, events());
+    world.import(&events).await;
+    let mut lambda = Lambda::start(&world).await;
+    let records = records(&events);
+    for records in records.chunks(17) {
+        assert_eq!(lambda.invoke(batch(records)).await, done());
+    }
+    assert_eq!(world.rows().await, fold(registry(), &events));
+
+    assert_eq!(lambda.invoke(batch(&records)).await, done(), "a redelivery is no failure");
+    assert_eq!(lambda.invoke(batch(&[])).await, done());
+    assert_eq!(world.rows().await, fold(registry(), &events));
+}
+
+#[tokio::test]
+async fn the_lowest_unfinished_number_is_answered_and_the_other_records_count() {
+    let (world, events) = (World::new().await, history("bank", 3, 40, 5));
+    let failing = &events[0];
+    let good = without(&events, failing);
+    // 9 is lower than 10, but not as text; and the lowest need not come first.
+    let mut records: Vec<_> = good.iter().zip(100..).map(|(event, position)| record(event, position)).collect();
+    records.insert(3, keys_only(failing, 10));
+    records.insert(5, keys_only(failing, 9));
+    records.push(keys_only(failing, 11));
+
+    let mut lambda = Lambda::start(&world).await;
+    let expected = r#"{"batchItemFailures":[{"itemIdentifier":"9"}]}"#;
+    assert_eq!(lambda.invoke(batch(&records)).await, Answer::Response(expected.to_owned()));
+    assert_eq!(world.rows().await, fold(registry(), &good));
+    assert_eq!(world.worker.store().parked().await.expect("parked"), [], "the stream is at fault, not the event");
+}
+
+#[tokio::test]
+async fn a_failed_record_without_a_number_brings_the_whole_batch_again() {
+    let (world, events) = (World::new().await, history("bank", 4, 10, 2));
+    let nameless = with(&keys_only(&events[0], 7), "/dynamodb/SequenceNumber", Json::Null);
+    let mut lambda = Lambda::start(&world).await;
+    let expected = r#"{"batchItemFailures":[{"itemIdentifier":""}]}"#;
+    assert_eq!(lambda.invoke(batch(&[keys_only(&events[0], 6), nameless])).await, Answer::Response(expected.to_owned()));
+}
+
+#[tokio::test]
+async fn a_poison_record_is_parked_and_holds_nobody_up() {
+    let (world, mut events) = (World::new().await, history("bank", 5, 40, 5));
+    let poison = events.iter_mut().find(|event| event.version.0 == 1).expect("a first event");
+    poison.data = deposit_of("a word");
+    let poison = poison.clone();
+
+    let mut lambda = Lambda::start(&world).await;
+    assert_eq!(lambda.invoke(batch(&records(&events))).await, done());
+    let mut expected = fold(registry(), &without(&events, &poison));
+    let waiting = Attributes::from([("parked".to_owned(), Value::Bool(true))]);
+    expected.get_mut("account-summary").expect("bank").insert((&poison.aggregate).into(), waiting);
+    assert_eq!(world.rows().await, expected);
+    let parked = world.worker.store().parked().await.expect("parked");
+    let [Parked { projection, aggregate, version, .. }] = parked.as_slice() else { panic!("one is parked: {parked:?}") };
+    assert_eq!((projection.as_str(), aggregate.as_str(), *version), ("account-summary", poison.aggregate.as_str(), Some(1)));
+}
+
+#[tokio::test]
+async fn an_invocation_out_of_time_is_delivered_again_from_its_lowest_number() {
+    let (world, events) = (World::new().await, events());
+    let records = records(&events);
+    let mut lambda = Lambda::start(&world).await;
+    assert_eq!(lambda.invoke(batch(&records[..30])).await, done());
+    let before = world.rows().await;
+
+    let mut late = records[20..].to_vec();
+    late.reverse();
+    let expected = r#"{"batchItemFailures":[{"itemIdentifier":"21"}]}"#;
+    assert_eq!(lambda.invoke_until(SystemTime::now(), batch(&late)).await, Answer::Response(expected.to_owned()));
+    assert_eq!(world.rows().await, before, "nothing is begun that nobody waits for");
+
+    world.import(&events).await;
+    assert_eq!(lambda.invoke(batch(&late)).await, done());
+    assert_eq!(world.rows().await, fold(registry(), &events));
+}
+
+#[tokio::test]
+async fn what_is_missing_in_the_environment_is_told_at_once_and_ends_the_process() {
+    let world = World::new().await;
+    let mut environment = environment(&world).await;
+    for variable in ["EVENT_STORE_TABLE", "FORUM_COUNTERS_TABLE", "AWS_REGION", "AWS_SECRET_ACCESS_KEY"] {
+        environment.remove(variable);
+    }
+    environment.insert("PARKED_TABLE", "account-summary".to_owned());
+    environment.insert("AWS_ENDPOINT_URL_DYNAMODB", "localhost:8000".to_owned());
+
+    let output = Lambda::start_in(environment).await.ended().await;
+    assert_eq!(output.status.code(), Some(1));
+    let lines = log_lines(&output);
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert_eq!(
+        (lines[0]["level"].as_str(), lines[0]["message"].as_str()),
+        (
+            Some("ERROR"),
+            Some(
+                "EVENT_STORE_TABLE is not set; FORUM_COUNTERS_TABLE is not set; the table `account-summary` is named more than once; \
+                 AWS_REGION is not set; AWS_SECRET_ACCESS_KEY is not set; AWS_ENDPOINT_URL_DYNAMODB is no http or https URL"
+            )
+        )
+    );
+}
+
+#[tokio::test]
+async fn what_is_no_batch_is_an_error_of_the_function_and_the_next_batch_counts() {
+    let (world, events) = (World::new().await, history("bank", 6, 20, 3));
+    let mut lambda = Lambda::start(&world).await;
+    let marked = format!(r#"{{"Records":"{MARKER}"}}"#);
+    for payload in ["{}", "null", r#"{"Records":null}"#, r#"{"records":[]}"#, "[[]]", r#"{"Records":{}}"#, &marked] {
+        let answer = lambda.invoke(payload).await;
+        let message = r#"{"errorType":"NotABatch","errorMessage":"the event has no list of Records: only a stream of DynamoDB may invoke this function"}"#;
+        assert_eq!(answer, Answer::Error(message.to_owned()), "{payload}");
+    }
+    for payload in ["", "{\"Records\":", MARKER] {
+        let Answer::Error(error) = lambda.invoke(payload).await else { panic!("{payload} is no JSON") };
+        assert!(!error.contains(MARKER), "{error}");
+    }
+    assert_eq!(lambda.invoke(batch(&records(&events))).await, done());
+    assert_eq!(world.rows().await, fold(registry(), &events));
+    assert!(!text(&lambda.stop().await).contains(MARKER));
+}
+
+#[tokio::test]
+async fn log_lines_are_json_for_lambda_and_hold_no_event_data() {
+    let world = World::new().await;
+    let mut environment = environment(&world).await;
+    environment.insert("AWS_LAMBDA_LOG_LEVEL", "TRACE".to_owned());
+    let mut lambda = Lambda::start_in(environment).await;
+
+    let mut events = history("bank", 7, 30, 4);
+    for event in &mut events {
+        event.metadata = Some(Value::from(MARKER));
+    }
+    let mut refused = events.iter().find(|event| event.version.0 == 1).expect("a first event").clone();
+    refused.aggregate = "refused".into();
+    refused.data = deposit_of(MARKER);
+    let undecodable = with(&record(&refused, 500), "/dynamodb/NewImage/timestamp", json!({ "S": MARKER }));
+    let no_record = serde_json::value::to_raw_value(&json!({ "eventID": "stray", "dynamodb": MARKER })).expect("JSON");
+    let mut records = records(&events);
+    records.extend([record(&refused, 501), undecodable, no_record, keys_only(&refused, 502)]);
+    let expected = r#"{"batchItemFailures":[{"itemIdentifier":"502"}]}"#;
+    assert_eq!(lambda.invoke(batch(&records)).await, Answer::Response(expected.to_owned()));
+    let Answer::Error(_) = lambda.invoke(format!(r#"{{"Records":"{MARKER}"}}"#)).await else { panic!("it is no batch") };
+
+    let output = lambda.stop().await;
+    assert!(!text(&output).contains(MARKER), "{}", text(&output));
+    let lines = log_lines(&output);
+    for line in &lines {
+        let timestamp = line["timestamp"].as_str().expect("a timestamp");
+        projection_vocabulary::Timestamp::parse(timestamp).expect("RFC 3339");
+        assert!(["INFO", "WARN", "ERROR"].contains(&line["level"].as_str().expect("a level")), "{line}");
+    }
+    let summary: Vec<_> = lines.iter().filter(|line| line["message"] == "batch").collect();
+    assert_eq!(summary.len(), 1);
+    assert_eq!((&summary[0]["records"], &summary[0]["span"]["requestId"]), (&json!(34), &json!("request-1")));
+}
+
+/// A rule with a bug that no projection could have: it panics where nobody catches it.
+struct Panicking;
+
+impl Rule for Panicking {
+    fn name(&self) -> &'static str {
+        "panicking"
+    }
+
+    fn key(&self) -> &'static str {
+        "id"
+    }
+
+    fn revision(&self) -> u32 {
+        1
+    }
+
+    fn indexes(&self) -> &'static [Index] {
+        &[]
+    }
+
+    fn reads_row(&self) -> bool {
+        false
+    }
+
+    fn event_types(&self) -> &'static [&'static str] {
+        &["AccountOpened"]
+    }
+
+    fn change(&self, event: &RecordedEvent, _: &Attributes) -> Result<Change, Refusal> {
+        panic!("the data is {:?}", event.data)
+    }
+}
+
+/// Does nothing as a test: it is the program that the next one starts.
+#[test]
+fn a_worker_whose_rule_panics() {
+    if std::env::var("AWS_LAMBDA_RUNTIME_API").is_ok() {
+        let _ = projection_worker::lambda::run(Registry::new(&[&Panicking]));
+    }
+}
+
+#[tokio::test]
+async fn a_panic_is_an_error_of_the_function_and_the_process_goes_on() {
+    let world = World::with(Registry::new(&[&Panicking])).await;
+    let mut environment = environment(&world).await;
+    environment.insert("PANICKING_TABLE", "panicking".to_owned());
+    let mut program = Command::new(std::env::current_exe().expect("this program"));
+    program.args(["--exact", "lambda::a_worker_whose_rule_panics", "--nocapture"]);
+    let mut lambda = Lambda::start_program(program, environment).await;
+
+    let mut events = history("bank", 8, 20, 3);
+    for event in &mut events {
+        event.data = deposit_of(MARKER);
+    }
+    for _ in 0..2 {
+        let Answer::Error(error) = lambda.invoke(batch(&records(&events))).await else { panic!("a panic is no success") };
+        assert!(error.contains("Lambda panicked"), "{error}");
+    }
+    assert_eq!(lambda.invoke(batch(&[])).await, done());
+    let output = text(&lambda.stop().await);
+    assert!(output.contains("tests/end_to_end/lambda.rs") && output.contains("a bug in the worker or in a rule"), "{output}");
+    assert!(!output.contains(MARKER), "{output}");
+}
+
+/// What the process wrote to its standard output, line by line; there must be nothing on the other.
+fn log_lines(output: &Output) -> Vec<Json> {
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+    let text = String::from_utf8_lossy(&output.stdout);
+    text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("no JSON: {line}"))).collect()
+}
+
+/// All that the process wrote.
+fn text(output: &Output) -> String {
+    [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes)).concat()
+}

@@ -1,0 +1,196 @@
+//! Lambda as the worker's process sees it: its environment, and the Runtime API on a port of its own
+//! (<https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html>).
+
+use std::{
+    collections::BTreeMap,
+    process::{Output, Stdio},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use axum::{
+    Router,
+    extract::{Path, State},
+    http::StatusCode,
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _},
+    net::TcpListener,
+    process::{Child, Command},
+    sync::{
+        Mutex,
+        mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
+    },
+    task::JoinHandle,
+};
+
+use crate::world::World;
+
+/// What an invocation may take unless a test says otherwise, and how long a test waits for what the worker does not do.
+pub const PLENTY: Duration = Duration::from_mins(1);
+
+/// The environment of the worker's process, by variable. No other variable reaches it.
+pub type Environment = BTreeMap<&'static str, String>;
+
+/// How an invocation was answered.
+#[derive(Debug, PartialEq)]
+pub enum Answer {
+    /// With what the handler returned.
+    Response(String),
+    /// As an error of the function.
+    Error(String),
+}
+
+/// One process of the worker. It ends with this value.
+pub struct Lambda {
+    process: Child,
+    stdout: JoinHandle<Vec<u8>>,
+    stderr: JoinHandle<Vec<u8>>,
+    invocations: UnboundedSender<Invocation>,
+    answers: UnboundedReceiver<(String, Answer)>,
+    invoked: u32,
+}
+
+struct Invocation {
+    request_id: String,
+    deadline: SystemTime,
+    payload: String,
+}
+
+struct Service {
+    invocations: Mutex<UnboundedReceiver<Invocation>>,
+    answers: UnboundedSender<(String, Answer)>,
+}
+
+/// The variables that the function has by its configuration and from Lambda, with the world's database as DynamoDB.
+pub async fn environment(world: &World) -> Environment {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let dynamodb = format!("http://{}", listener.local_addr().expect("an address"));
+    tokio::spawn(dynoxide::server::serve_on(listener, world.embedded.database().clone()));
+    let variables = [
+        ("EVENT_STORE_TABLE", "event-store"),
+        ("PARKED_TABLE", "parked"),
+        ("ACCOUNT_SUMMARY_TABLE", "account-summary"),
+        ("FORUM_COUNTERS_TABLE", "forum-counters"),
+        ("AWS_ENDPOINT_URL_DYNAMODB", &dynamodb),
+        ("AWS_REGION", "eu-central-1"),
+        ("AWS_ACCESS_KEY_ID", "id"),
+        ("AWS_SECRET_ACCESS_KEY", "secret"),
+        ("AWS_SESSION_TOKEN", "token"),
+        ("AWS_LAMBDA_FUNCTION_NAME", "projection-worker"),
+        ("AWS_LAMBDA_FUNCTION_VERSION", "$LATEST"),
+        ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "256"),
+    ];
+    variables.map(|(name, value)| (name, value.to_owned())).into()
+}
+
+impl Lambda {
+    /// The program that is deployed, on the world's database.
+    pub async fn start(world: &World) -> Self {
+        Self::start_in(environment(world).await).await
+    }
+
+    /// The program that is deployed, in this environment.
+    pub async fn start_in(environment: Environment) -> Self {
+        Self::start_program(Command::new(env!("CARGO_BIN_EXE_lambda")), environment).await
+    }
+
+    /// Another program that serves Lambda.
+    pub async fn start_program(mut program: Command, environment: Environment) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("an address").to_string();
+        let (invocations, received) = unbounded_channel();
+        let (answered, answers) = unbounded_channel();
+        let service = Arc::new(Service { invocations: Mutex::new(received), answers: answered });
+        let api = Router::new()
+            .route("/2018-06-01/runtime/invocation/next", get(next))
+            .route("/2018-06-01/runtime/invocation/{id}/response", post(response))
+            .route("/2018-06-01/runtime/invocation/{id}/error", post(error))
+            .with_state(service);
+        tokio::spawn(async move { axum::serve(listener, api).await });
+        let mut process = program
+            .env_clear()
+            .envs(environment)
+            .env("AWS_LAMBDA_RUNTIME_API", address)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("the program starts");
+        let stdout = tokio::spawn(read(process.stdout.take().expect("piped")));
+        let stderr = tokio::spawn(read(process.stderr.take().expect("piped")));
+        Self { process, stdout, stderr, invocations, answers, invoked: 0 }
+    }
+
+    /// Invokes the function with plenty of time.
+    pub async fn invoke(&mut self, payload: impl Into<String>) -> Answer {
+        self.invoke_until(SystemTime::now() + PLENTY, payload).await
+    }
+
+    /// Invokes the function with a deadline. Lambda would end the process then; here it goes on.
+    pub async fn invoke_until(&mut self, deadline: SystemTime, payload: impl Into<String>) -> Answer {
+        self.invoked += 1;
+        let request_id = format!("request-{}", self.invoked);
+        let invocation = Invocation { request_id: request_id.clone(), deadline, payload: payload.into() };
+        self.invocations.send(invocation).unwrap_or_else(|_| panic!("the Runtime API is served as long as the test runs"));
+        let answer = async {
+            tokio::select! {
+                answer = self.answers.recv() => answer.expect("the Runtime API is served as long as the test runs"),
+                status = self.process.wait() => panic!("the process ended: {status:?}"),
+            }
+        };
+        let (answered, answer) = tokio::time::timeout(PLENTY, answer).await.expect("an answer");
+        assert_eq!(answered, request_id);
+        answer
+    }
+
+    /// Ends the process, and returns what it wrote until then.
+    pub async fn stop(mut self) -> Output {
+        self.process.start_kill().expect("it still runs");
+        self.ended().await
+    }
+
+    /// Waits until the process ends by itself.
+    pub async fn ended(mut self) -> Output {
+        let status = tokio::time::timeout(PLENTY, self.process.wait()).await.expect("it ends").expect("its status");
+        Output { status, stdout: self.stdout.await.expect("read"), stderr: self.stderr.await.expect("read") }
+    }
+}
+
+/// Reads while the process writes, or it would wait for a reader once the pipe is full.
+async fn read(mut pipe: impl AsyncRead + Unpin) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    pipe.read_to_end(&mut bytes).await.expect("a pipe");
+    bytes
+}
+
+async fn next(State(service): State<Arc<Service>>) -> Response {
+    let Some(Invocation { request_id, deadline, payload }) = service.invocations.lock().await.recv().await else {
+        return StatusCode::GONE.into_response();
+    };
+    let deadline_ms = deadline.duration_since(SystemTime::UNIX_EPOCH).expect("after 1970").as_millis().to_string();
+    let headers = [
+        ("lambda-runtime-aws-request-id", request_id),
+        ("lambda-runtime-deadline-ms", deadline_ms),
+        ("lambda-runtime-invoked-function-arn", "arn:aws:lambda:eu-central-1:123456789012:function:projection-worker".to_owned()),
+        ("content-type", "application/json".to_owned()),
+    ];
+    (headers, payload).into_response()
+}
+
+async fn response(service: State<Arc<Service>>, id: Path<String>, body: String) -> StatusCode {
+    answered(&service, id, Answer::Response(body))
+}
+
+async fn error(service: State<Arc<Service>>, id: Path<String>, body: String) -> StatusCode {
+    answered(&service, id, Answer::Error(body))
+}
+
+fn answered(service: &Service, Path(id): Path<String>, answer: Answer) -> StatusCode {
+    match service.answers.send((id, answer)) {
+        Ok(()) => StatusCode::ACCEPTED,
+        Err(_) => StatusCode::GONE,
+    }
+}

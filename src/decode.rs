@@ -203,13 +203,17 @@ fn body(record: &EventRecord, raw: &RawValue) -> Body {
     }
 }
 
+/// The ids of DynamoDB Streams have 32 characters. A longer one is made up, and must not outgrow a key of the parking table.
+const RECORD_ID_LEN_MAX: usize = 256;
+
 fn poison(raw: &RawValue, event: Option<(AggregateId, Version)>, event_type: Option<String>, reason: Malformed) -> Body {
     #[derive(Deserialize)]
     struct Id {
         #[serde(rename = "eventID")]
         event_id: String,
     }
-    let record_id = serde_json::from_str::<Id>(raw.get()).map(|id| id.event_id).ok().filter(|id| !id.is_empty());
+    let record_id =
+        serde_json::from_str::<Id>(raw.get()).map(|id| id.event_id).ok().filter(|id| (1..=RECORD_ID_LEN_MAX).contains(&id.len()));
     let record_id = record_id.unwrap_or_else(|| format!("{:016x}", fingerprint(raw.get())));
     Body::Poison(Poison { event, event_type, reason, payload: raw.get().to_owned(), record_id })
 }

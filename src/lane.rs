@@ -61,7 +61,8 @@ struct Entry {
     records: Vec<usize>,
 }
 
-enum Content {
+/// What a version holds, for one rule.
+pub enum Content {
     /// An event that concerns the rule.
     Event(Arc<RecordedEvent>),
     /// Events that do not concern the rule. They count as applied with the next one that does.
@@ -99,6 +100,8 @@ pub struct Write {
 pub struct Park {
     /// The watermark that the row must have.
     pub after: Version,
+    /// The revision that the row must have, unless it is absent.
+    pub after_revision: u32,
     /// The version that cannot be applied.
     pub version: Version,
     /// Why, without event data.
@@ -259,7 +262,8 @@ impl Lane {
     }
 
     fn park_at(&mut self, after: Version, version: Version, reason: String, payload: String) -> Park {
-        self.parking.insert(Park { after, version, reason, payload }).clone()
+        let after_revision = self.rule.revision();
+        self.parking.insert(Park { after, after_revision, version, reason, payload }).clone()
     }
 
     /// The home row was read: `None` if it is absent.
@@ -357,12 +361,9 @@ impl Lane {
             healed.push(self.entry_of(item));
         }
         if healed.is_empty() {
-            self.park_at(
-                from.previous(),
-                from,
-                "the event store does not have this version, although it has a later one".to_owned(),
-                String::new(),
-            );
+            // Events passed over may have been read before this hole: the row is still where they begin.
+            let after = self.entries.front().map_or(from, |front| front.first.min(from)).previous();
+            self.park_at(after, from, HOLE_REASON.to_owned(), String::new());
             return Next::Step;
         }
         let only_passed = healed.iter().all(|entry| matches!(entry.content, Content::Passed));
@@ -380,16 +381,12 @@ impl Lane {
 
     fn entry_of(&self, stored: Stored) -> Entry {
         let version = stored.version();
-        let content = match stored {
-            Stored::Event(event) if fold::concerns(self.rule, &event) => Content::Event(Arc::new(event)),
-            Stored::Malformed { event_type, reason, payload, .. }
-                if event_type.as_deref().is_none_or(|name| self.rule.event_types().contains(&name)) =>
-            {
-                Content::Poison { reason: reason.to_string(), payload }
-            }
-            Stored::Event(_) | Stored::Malformed { .. } => Content::Passed,
-        };
-        Entry { first: version, last: version, content, records: Vec::new() }
+        Entry { first: version, last: version, content: content(self.rule, stored), records: Vec::new() }
+    }
+
+    /// The row that an older revision wrote cannot be projected anew: the aggregate is parked where that row stands.
+    pub fn stuck(&mut self, row: &HomeRow, version: Version, reason: String, payload: String) {
+        self.parking = Some(Park { after: row.version, after_revision: row.revision, version, reason, payload });
     }
 
     /// `DynamoDB` refuses what the write says, and it is this lane's alone.
@@ -442,6 +439,27 @@ impl Lane {
     }
 }
 
+/// Why an aggregate is parked whose history has a hole.
+pub const HOLE_REASON: &str = "the event store does not have this version, although it has a later one";
+
+/// What an item of the event store holds for a rule.
+pub fn content(rule: &dyn Rule, stored: Stored) -> Content {
+    match stored {
+        Stored::Event(event) if fold::concerns(rule, &event) => Content::Event(Arc::new(event)),
+        Stored::Malformed { event_type, reason, payload, .. }
+            if event_type.as_deref().is_none_or(|name| rule.event_types().contains(&name)) =>
+        {
+            Content::Poison { reason: reason.to_string(), payload }
+        }
+        Stored::Event(_) | Stored::Malformed { .. } => Content::Passed,
+    }
+}
+
+/// An event as the parking table keeps it.
+pub fn payload_of(event: &RecordedEvent) -> String {
+    serde_json::to_string(&Item::from(encode_event(event))).expect("an item has text keys and serialises")
+}
+
 /// How many entries from the first follow each other without a hole.
 fn run_len(entries: &VecDeque<Entry>) -> usize {
     let follows = |(before, after): &(&Entry, &Entry)| before.last.next() == after.first;
@@ -466,7 +484,7 @@ impl Entry {
 
     fn payload(&self) -> String {
         match &self.content {
-            Content::Event(event) => serde_json::to_string(&Item::from(encode_event(event))).expect("an item has text keys and serialises"),
+            Content::Event(event) => payload_of(event),
             Content::Poison { payload, .. } => payload.clone(),
             Content::Passed => String::new(),
         }

@@ -16,13 +16,12 @@ use serde_json::value::RawValue;
 
 use crate::{
     decode::{Body, Ignored, Poison, Record, decode},
-    lane::{Lane, Next, Park, Step, Write},
+    lane::{Content, HOLE_REASON, Lane, Next, Park, Step, Write, content, payload_of},
     plan,
     report::{Outcome, Report},
     retry::Deadline,
     store::{
         Store, Trouble,
-        events::Stored,
         parking::Parking,
         rows::{Cause, Commit, HomeWrite, TRANSACTION_ACTIONS_MAX},
     },
@@ -54,8 +53,8 @@ struct Stray {
     poison: Poison,
 }
 
-/// An event that a record brought, or what is wrong with it.
-type Delivered = Result<Arc<RecordedEvent>, Poison>;
+/// What the records of one aggregate hold, by their index in the batch.
+type History = Vec<(usize, Result<Arc<RecordedEvent>, Poison>)>;
 
 /// What a batch comes to before anything is written.
 struct Intake {
@@ -140,7 +139,7 @@ impl Worker {
     /// Sorts records into lanes: one for each aggregate and projection that an event concerns.
     fn take_in(&self, records: Vec<Record>) -> Intake {
         let mut intake = Intake { lanes: Vec::new(), strays: Vec::new(), ignored: Vec::new(), unusable: Vec::new() };
-        let mut histories: BTreeMap<AggregateId, Vec<(usize, Delivered)>> = BTreeMap::new();
+        let mut histories: BTreeMap<AggregateId, History> = BTreeMap::new();
         let known = |event_type: &str| self.registry.rules().iter().any(|rule| rule.event_types().contains(&event_type));
         for (at, record) in records.into_iter().enumerate() {
             match record.body {
@@ -177,32 +176,21 @@ impl Worker {
         intake
     }
 
-    /// Advances lanes until each is done, parked or failed, and parks strays.
+    /// Advances lanes until each is done, parked or failed.
     async fn advance_all(&self, lanes: Vec<Lane>, strays: Vec<Stray>, deadline: Deadline) -> (Vec<Lane>, Vec<(Stray, Result<(), String>)>) {
-        let (mut finished, mut to_park) = self.drive_to_parking(lanes, deadline).await;
-        // Decided once a batch, before the first is parked: what a batch says of its deployment it says as a whole.
-        let tripped = self.breaker_trips(strays.len() + to_park.len(), finished.iter().filter(|lane| lane.failure.is_none()).count());
+        let (mut finished, mut to_park) = self.drive(lanes, deadline).await;
+        // Once a batch: a lane that comes back from being parked has been counted.
+        let good = finished.iter().filter(|lane| lane.failure.is_none()).count();
+        let tripped = self.breaker_trips(strays.len() + to_park.len(), good);
         let strays = self.park_strays(strays, tripped, deadline).await;
         while !to_park.is_empty() {
             let parked = to_park.into_iter().map(|(lane, park)| self.park(lane, park, tripped, deadline));
             let lanes = stream::iter(parked).buffer_unordered(CONCURRENCY).collect().await;
-            let (done, left) = self.drive_to_parking(lanes, deadline).await;
+            let (done, again) = self.drive(lanes, deadline).await;
             finished.extend(done);
-            to_park = left;
+            to_park = again;
         }
         (finished, strays)
-    }
-
-    /// Takes lanes as far as they go, and returns those that are finished and those that must be parked.
-    async fn drive_to_parking(&self, lanes: Vec<Lane>, deadline: Deadline) -> (Vec<Lane>, Vec<(Lane, Park)>) {
-        let (mut finished, mut to_park) = (Vec::new(), Vec::new());
-        for mut lane in self.drive(lanes, deadline).await {
-            match lane.step() {
-                Step::Park(park) => to_park.push((lane, park)),
-                _ => finished.push(lane),
-            }
-        }
-        (finished, to_park)
     }
 
     /// Whether so much would have to be parked that it must be the deployment's fault. Else it is remembered.
@@ -221,8 +209,8 @@ impl Worker {
 
     async fn park_strays(&self, strays: Vec<Stray>, tripped: bool, deadline: Deadline) -> Vec<(Stray, Result<(), String>)> {
         let parked = strays.into_iter().map(|stray| async move {
-            if tripped {
-                return (stray, Err(BREAKER_REASON.to_owned()));
+            if let Some(reason) = spared(tripped, deadline) {
+                return (stray, Err(reason));
             }
             let Poison { event, reason, payload, record_id, .. } = &stray.poison;
             let reason = match event {
@@ -245,11 +233,11 @@ impl Worker {
     }
 
     async fn park(&self, mut lane: Lane, park: Park, tripped: bool, deadline: Deadline) -> Lane {
-        if tripped {
-            lane.fail(BREAKER_REASON.to_owned());
+        if let Some(reason) = spared(tripped, deadline) {
+            lane.fail(reason);
             return lane;
         }
-        let Park { after, version, reason, payload } = &park;
+        let Park { after, after_revision, version, reason, payload } = &park;
         let parking = Parking {
             projection: Some(lane.rule.name()),
             aggregate: Some(&lane.aggregate),
@@ -258,7 +246,7 @@ impl Worker {
             reason,
             payload,
         };
-        match self.store.park(lane.rule, *after, &parking, deadline).await {
+        match self.store.park(lane.rule, (*after, *after_revision), &parking, deadline).await {
             Ok(Commit::Done) => {
                 tracing::warn!(projection = lane.rule.name(), aggregate = %lane.aggregate, %version, reason, "aggregate parked");
                 lane.parked();
@@ -277,13 +265,20 @@ impl Worker {
         lane
     }
 
-    /// Takes lanes as far as they go without being parked.
-    async fn drive(&self, lanes: Vec<Lane>, deadline: Deadline) -> Vec<Lane> {
+    /// Takes lanes as far as they go without being parked: those that are finished, and those to park.
+    async fn drive(&self, lanes: Vec<Lane>, deadline: Deadline) -> (Vec<Lane>, Vec<(Lane, Park)>) {
         let (writes, mut idle) = self.next_writes(lanes, deadline).await;
         let groups = plan::group(writes).into_iter().map(|group| self.drive_group(group, deadline));
         let driven: Vec<Vec<Lane>> = stream::iter(groups).buffer_unordered(CONCURRENCY).collect().await;
         idle.extend(driven.into_iter().flatten());
-        idle
+        let (mut finished, mut to_park) = (Vec::new(), Vec::new());
+        for mut lane in idle {
+            match lane.step() {
+                Step::Park(park) => to_park.push((lane, park)),
+                _ => finished.push(lane),
+            }
+        }
+        (finished, to_park)
     }
 
     async fn drive_group(&self, mut writes: Vec<(Lane, Box<Write>)>, deadline: Deadline) -> Vec<Lane> {
@@ -308,7 +303,7 @@ impl Worker {
             let mut readers: BTreeMap<&'static str, Vec<Lane>> = BTreeMap::new();
             for mut lane in lanes {
                 match lane.step() {
-                    Step::Write(_) | Step::Read if deadline.passed() => {
+                    Step::Read if deadline.passed() => {
                         lane.fail(Trouble::OutOfTime.to_string());
                         idle.push(lane);
                     }
@@ -342,6 +337,13 @@ impl Worker {
 
     /// Commits writes that go together, and tells the lanes what came of it.
     async fn commit(&self, mut pack: Vec<(Lane, Box<Write>)>, deadline: Deadline) -> Vec<Lane> {
+        // Asked here and not where writes are planned: a batch is planned in a moment, and written for as long as it takes.
+        if deadline.passed() {
+            for (lane, _) in &mut pack {
+                lane.fail(Trouble::OutOfTime.to_string());
+            }
+            return pack.into_iter().map(|(lane, _)| lane).collect();
+        }
         let rule = pack[0].0.rule;
         let raised = pack.iter().fold(Change::default(), |all, (_, write)| all.then(write.change.raises()));
         let committed = match self.store.raise(rule, &raised, deadline).await {
@@ -396,75 +398,103 @@ impl Worker {
                     Err(trouble) => return lane.fail(trouble.to_string()),
                 },
                 Next::Reproject(row) => match self.reproject(lane, &row, deadline).await {
-                    Ok(Some(now)) => return lane.reprojected(row.version, now),
+                    Ok(Anew::Done(now)) => return lane.reprojected(row.version, now),
                     // Someone else moved or projected the row meanwhile: the lane's next step meets it as it is now.
-                    Ok(None) => return,
-                    Err(reason) => return lane.fail(reason),
+                    Ok(Anew::Moved) => return,
+                    Ok(Anew::Stuck(version, reason, payload)) => return lane.stuck(&row, version, reason, payload),
+                    Err(trouble) => return lane.fail(trouble.to_string()),
                 },
             };
         }
     }
 
     /// Puts today's fold of an aggregate's history in the place of a row that an older revision of the rule wrote, and adds
-    /// what it contributes now less what it contributed then to shared rows. Returns the row's new
-    /// watermark; none if the row has changed since.
-    async fn reproject(&self, lane: &Lane, stale: &HomeRow, deadline: Deadline) -> Result<Option<Version>, String> {
+    /// what it contributes now less what it contributed then to shared rows.
+    async fn reproject(&self, lane: &Lane, stale: &HomeRow, deadline: Deadline) -> Result<Anew, Trouble> {
         let (rule, aggregate) = (lane.rule, &lane.aggregate);
-        let mut fold = Rows::default();
-        let mut raised = Change::default();
-        let mut from = Version::NONE.next();
+        let mut rows = Rows::default();
+        let mut total = Change::default();
+        let mut due = Version::NONE.next();
+        let mut stop = None;
         'history: loop {
             if deadline.passed() {
-                return Err(Trouble::OutOfTime.to_string());
+                return Err(Trouble::OutOfTime);
             }
-            let page = self
-                .store
-                .load_page(aggregate, from..=Version(u64::MAX), HEAL_EVENTS, deadline)
-                .await
-                .map_err(|trouble| trouble.to_string())?;
+            let page = self.store.load_page(aggregate, due..=Version(u64::MAX), HEAL_EVENTS, deadline).await?;
             let full = page.len() == HEAL_EVENTS;
             for stored in page {
-                let Stored::Event(event) = stored else { break 'history };
-                if event.version != from {
+                if stored.version() != due {
                     break 'history;
                 }
-                let Ok(change) = fold.fold(rule, &event) else { break 'history };
-                raised = raised.then(change.raises());
-                from = from.next();
+                match content(rule, stored) {
+                    Content::Passed => {}
+                    Content::Poison { reason, payload } => {
+                        stop = Some((reason, payload));
+                        break 'history;
+                    }
+                    Content::Event(event) => match rows.fold(rule, &event) {
+                        Ok(change) => total = total.then(change),
+                        Err(unfolded) => {
+                            stop = Some((unfolded.to_string(), payload_of(&event)));
+                            break 'history;
+                        }
+                    },
+                }
+                due = due.next();
             }
             if !full {
                 break;
             }
         }
-        let fresh = fold.home.remove(aggregate).unwrap_or_default();
-        if fresh.version < stale.version {
-            return Err(format!(
-                "the rule of `{}` changed and aggregate {aggregate} cannot be projected anew up to version {}: the event store has it no more, or today's rule refuses an event before it",
-                rule.name(),
-                stale.version
-            ));
+        // What lies beyond the row is for the lane to find; what lies before it keeps the row as it is.
+        if due <= stale.version {
+            let (reason, payload) = stop.unwrap_or_else(|| (HOLE_REASON.to_owned(), String::new()));
+            return Ok(Anew::Stuck(due, format!("the rule changed and its rows are projected anew: {reason}"), payload));
         }
-        let mut difference: Sums = fresh.contributions.clone();
+        let fresh = rows.home.remove(aggregate).unwrap_or_default();
+        // What all its events come to for an aggregate that had contributed nothing: zeros too, where a row must show one.
+        let mut difference = total.settle(&Sums::new()).shared;
         for (cell, amount) in &stale.contributions {
             *difference.entry(cell.clone()).or_default() -= amount;
         }
+        difference.retain(|cell, amount| !amount.is_zero() || !stale.contributions.contains_key(cell));
         let shared = by_row(&difference);
+        let refused = |reason: &str| {
+            Ok(Anew::Stuck(stale.version, format!("the rule changed and its new rows are refused: {reason}"), String::new()))
+        };
         if shared.len() >= TRANSACTION_ACTIONS_MAX {
-            return Err(format!("aggregate {aggregate} contributes to more shared rows of `{}` than one transaction holds", rule.name()));
+            return refused("they change more shared rows than a transaction holds");
         }
         let write = HomeWrite::replacing(aggregate.clone(), stale, &fresh);
-        let trouble = |trouble: Trouble| trouble.to_string();
-        let committed = match self.store.raise(rule, &raised, deadline).await.map_err(trouble)? {
+        let committed = match self.store.raise(rule, &total, deadline).await? {
             Err(reason) => Commit::Invalid(reason),
-            Ok(()) if shared.is_empty() => self.store.commit_one(rule, &write, deadline).await.map_err(trouble)?,
-            Ok(()) => self.store.commit_all(rule, &[&write], &shared, deadline).await.map_err(trouble)?,
+            Ok(()) if shared.is_empty() => self.store.commit_one(rule, &write, deadline).await?,
+            Ok(()) => self.store.commit_all(rule, &[&write], &shared, deadline).await?,
         };
         match committed {
-            Commit::Done => Ok(Some(fresh.version)),
-            Commit::Refused(causes) if causes.iter().all(|cause| matches!(cause, Cause::Condition { .. })) => Ok(None),
-            Commit::Refused(_) | Commit::Invalid(_) => Err(format!("`DynamoDB` refuses the new projection of aggregate {aggregate}")),
+            Commit::Done => Ok(Anew::Done(fresh.version)),
+            Commit::Invalid(reason) => refused(reason),
+            Commit::Refused(causes) => match causes.into_iter().next() {
+                Some(Cause::Invalid(reason)) => refused(reason),
+                _ => Ok(Anew::Moved),
+            },
         }
     }
+}
+
+/// What became of projecting an aggregate anew.
+enum Anew {
+    /// Its row is today's, with this watermark.
+    Done(Version),
+    /// Nothing, for the row is no longer the one that was to be replaced.
+    Moved,
+    /// It cannot be done: at which version, why, and the event as JSON if it is an event's fault.
+    Stuck(Version, String, String),
+}
+
+/// Why what should be parked is not, if so.
+fn spared(tripped: bool, deadline: Deadline) -> Option<String> {
+    if deadline.passed() { Some(Trouble::OutOfTime.to_string()) } else { tripped.then(|| BREAKER_REASON.to_owned()) }
 }
 
 const BREAKER_REASON: &str =

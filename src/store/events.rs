@@ -1,6 +1,9 @@
 //! The event store: append with optimistic concurrency, load by aggregate and by type.
 
-use std::{cell::Cell, ops::RangeInclusive};
+use std::{
+    ops::RangeInclusive,
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+};
 
 use aws_sdk_dynamodb::{
     operation::transact_write_items::TransactWriteItemsError,
@@ -118,7 +121,7 @@ impl Store {
             .chain(events.iter().map(|event| self.put_new(encode_event(event))))
             .collect();
         let token = format!("{:032x}", fastrand::u128(..));
-        let applied_maybe = Cell::new(false);
+        let applied_maybe = AtomicBool::new(false);
         let refused = retry(Deadline::NONE, || async {
             self.meter.request();
             let request = self.client.transact_write_items().set_transact_items(Some(actions.clone())).client_request_token(&token);
@@ -131,7 +134,11 @@ impl Store {
                     self.meter.wasted(2 * actions.len() as u64);
                     let codes: Vec<_> = canceled.cancellation_reasons().iter().filter_map(|reason| reason.code()).collect();
                     if codes.contains(&"ConditionalCheckFailed") {
-                        Attempt::Decided(Ok(Some(canceled.cancellation_reasons()[0].item().map_or(Version::NONE, version_of))))
+                        // If it is not the VERSION item that refuses, it is as expected.
+                        let of_version = &canceled.cancellation_reasons()[0];
+                        let moved = of_version.code() == Some("ConditionalCheckFailed");
+                        let actual = if moved { of_version.item().map_or(Version::NONE, version_of) } else { expected };
+                        Attempt::Decided(Ok(Some(actual)))
                     } else if codes.contains(&"ValidationError") {
                         Attempt::Decided(Err(AppendError::Invalid { aggregate: aggregate.clone(), reason: "an event is no valid item" }))
                     } else {
@@ -140,7 +147,7 @@ impl Store {
                 }
                 Err(Failure::Invalid(reason)) => Attempt::Decided(Err(AppendError::Invalid { aggregate: aggregate.clone(), reason })),
                 Err(failure) => {
-                    applied_maybe.set(applied_maybe.get() || failure.applied_maybe());
+                    applied_maybe.fetch_or(failure.applied_maybe(), Relaxed);
                     match undecided::<(), _>("append", failure) {
                         Attempt::Again(trouble) => Attempt::Again(trouble),
                         Attempt::Decided(decided) => Attempt::Decided(decided.map(|()| None).map_err(AppendError::Trouble)),
@@ -150,7 +157,7 @@ impl Store {
         })
         .await??;
         let Some(mut actual) = refused else { return Ok(last) };
-        if actual == expected || applied_maybe.get() {
+        if actual == expected || applied_maybe.load(Relaxed) {
             // The VERSION item says nothing of the conflict: an event is there without it, or our own lost try succeeded.
             let present = self.load_page(aggregate, expected.next()..=last, events.len(), Deadline::NONE).await?;
             let ours = present

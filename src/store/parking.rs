@@ -2,19 +2,30 @@
 //!
 //! | attribute | holds |
 //! |---|---|
-//! | `projection` | the projection, or `-` for a record that names no event: partition key |
-//! | `aggregateId` | the aggregate, or `record#` and the record's id: sort key |
+//! | `aggregateId` | the aggregate, or `record#` and the record's id: partition key |
+//! | `projection` | the projection, or `-` for a record that names no event: sort key |
 //! | `version` | the version that cannot be applied; the row waits at the one before |
 //! | `reason` | why, without event data |
-//! | `payload` | the record or event as it came, as JSON; further parts of a long one are items of their own, `part#<n>#<sort key>` |
+//! | `payload` | the record or event as it came, as JSON; further parts of a long one are items of their own, `part#<n>#<projection>` |
 //! | `parts` | how many items the payload has |
 //! | `firstSeen`, `lastSeen`, `count` | when and how often it was parked |
 
-use aws_sdk_dynamodb::types::{AttributeValue, Put, TransactWriteItem, Update};
+use aws_sdk_dynamodb::{
+    operation::transact_write_items::TransactWriteItemsError,
+    types::{AttributeValue, Put, TransactWriteItem, Update},
+};
 use projection_vocabulary::{AggregateId, Version};
 
-use super::{Store, Trouble, expression::Expression, now};
-use crate::{item::SdkItem, retry::Deadline};
+use super::{
+    Store, Trouble,
+    expression::Expression,
+    now,
+    trouble::{Failure, sort, undecided},
+};
+use crate::{
+    item::SdkItem,
+    retry::{Attempt, Deadline, retry},
+};
 
 /// A payload is cut into items of so many bytes: DynamoDB's items hold 400 KB, and JSON is longer than the item it stands for.
 const PAYLOAD_PART_BYTES: usize = 300 * 1024;
@@ -53,7 +64,7 @@ pub struct Parked {
 }
 
 impl Parking<'_> {
-    fn sort_key(&self) -> String {
+    fn partition_key(&self) -> String {
         self.aggregate.map_or_else(|| format!("record#{}", self.record_id), ToString::to_string)
     }
 }
@@ -64,15 +75,28 @@ impl Store {
     /// # Errors
     /// [`Trouble`]: the record must be reported as failed.
     pub async fn park_record(&self, parking: &Parking<'_>, deadline: Deadline) -> Result<(), Trouble> {
+        const OPERATION: &str = "TransactWriteItems on the parking table";
         let actions: Vec<_> = self.parking_actions(parking).collect();
-        let park = || self.client.transact_write_items().set_transact_items(Some(actions.clone())).send();
-        self.ask("TransactWriteItems on the parking table", deadline, park).await.map(drop)
+        retry(deadline, || async {
+            self.meter.request();
+            match self.client.transact_write_items().set_transact_items(Some(actions.clone())).send().await.map_err(sort) {
+                Ok(_) => Attempt::Decided(Ok(())),
+                // It has no condition to fail, so unless it is invalid it met another write or too many.
+                Err(Failure::Other(TransactWriteItemsError::TransactionCanceledException(canceled)))
+                    if canceled.cancellation_reasons().iter().all(|reason| reason.code() != Some("ValidationError")) =>
+                {
+                    Attempt::Again(Trouble::Passing { operation: OPERATION, class: "canceled".into() })
+                }
+                Err(failure) => undecided(OPERATION, failure),
+            }
+        })
+        .await?
     }
 
     /// The writes that park something. Repeating them counts up and keeps the first sighting.
     pub(super) fn parking_actions(&self, parking: &Parking<'_>) -> impl Iterator<Item = TransactWriteItem> {
-        let projection = AttributeValue::S(parking.projection.unwrap_or(NO_PROJECTION).to_owned());
-        let sort_key = parking.sort_key();
+        let projection = parking.projection.unwrap_or(NO_PROJECTION);
+        let aggregate = AttributeValue::S(parking.partition_key());
         let mut parts = split(parking.payload, PAYLOAD_PART_BYTES).into_iter();
         let mut expression = Expression::default();
         if let Some(version) = parking.version {
@@ -87,8 +111,8 @@ impl Store {
         let table = self.names.parked.clone();
         let update = Update::builder()
             .table_name(&table)
-            .key("projection", projection.clone())
-            .key("aggregateId", AttributeValue::S(sort_key.clone()))
+            .key("aggregateId", aggregate.clone())
+            .key("projection", AttributeValue::S(projection.to_owned()))
             .update_expression(expression.update())
             .set_expression_attribute_values(expression.some_values())
             .set_expression_attribute_names(Some(expression.names))
@@ -96,8 +120,8 @@ impl Store {
             .expect("table, key and expression are given");
         let more = parts.enumerate().map(|(at, part)| {
             let item = SdkItem::from([
-                ("projection".into(), projection.clone()),
-                ("aggregateId".into(), AttributeValue::S(format!("part#{}#{sort_key}", at + 2))),
+                ("aggregateId".into(), aggregate.clone()),
+                ("projection".into(), AttributeValue::S(format!("part#{}#{projection}", at + 2))),
                 ("payload".into(), AttributeValue::S(part.to_owned())),
             ]);
             let put = Put::builder().table_name(&table).set_item(Some(item)).build().expect("table and item are given");

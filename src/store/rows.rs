@@ -2,7 +2,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
 };
 
 use aws_sdk_dynamodb::{
@@ -122,9 +125,16 @@ impl HomeWrite {
 
     fn expression(&self) -> (Expression, String) {
         let mut expression = Expression::default();
-        expression.set("version", number(self.to));
-        expression.set("revision", AttributeValue::N(self.revision.to_string()));
-        expression.set("lastEventId", AttributeValue::S(self.event_id.to_string()));
+        if self.to == Version::NONE {
+            // Today's rule knows none of the events: the row is as if it had never had one.
+            for name in ["version", "revision", "lastEventId"] {
+                expression.remove(name);
+            }
+        } else {
+            expression.set("version", number(self.to));
+            expression.set("revision", AttributeValue::N(self.revision.to_string()));
+            expression.set("lastEventId", AttributeValue::S(self.event_id.to_string()));
+        }
         for (name, value) in &self.sets {
             expression.set(name, from_value(value));
         }
@@ -200,7 +210,7 @@ impl Store {
     pub async fn commit_one(&self, rule: &dyn Rule, write: &HomeWrite, deadline: Deadline) -> Result<Commit, Trouble> {
         const OPERATION: &str = "UpdateItem on a home row";
         let (expression, condition) = write.expression();
-        let applied_maybe = std::cell::Cell::new(false);
+        let applied_maybe = AtomicBool::new(false);
         retry(deadline, || async {
             self.meter.request();
             let request =
@@ -223,12 +233,12 @@ impl Store {
                     self.meter.wasted(1);
                     Attempt::Decided(
                         refused_row(rule, failed.item)
-                            .map(|row| Commit::Refused(vec![Cause::Condition { row, applied_maybe: applied_maybe.get() }])),
+                            .map(|row| Commit::Refused(vec![Cause::Condition { row, applied_maybe: applied_maybe.load(Relaxed) }])),
                     )
                 }
                 Err(Failure::Invalid(reason)) => Attempt::Decided(Ok(Commit::Refused(vec![Cause::Invalid(reason)]))),
                 Err(failure) => {
-                    applied_maybe.set(applied_maybe.get() || failure.applied_maybe());
+                    applied_maybe.fetch_or(failure.applied_maybe(), Relaxed);
                     undecided(OPERATION, failure)
                 }
             }
@@ -265,11 +275,17 @@ impl Store {
     ///
     /// # Errors
     /// [`Trouble`]: the record must be reported as failed.
-    pub async fn park(&self, rule: &dyn Rule, after: Version, parking: &Parking<'_>, deadline: Deadline) -> Result<Commit, Trouble> {
+    pub async fn park(
+        &self,
+        rule: &dyn Rule,
+        (after, after_revision): (Version, u32),
+        parking: &Parking<'_>,
+        deadline: Deadline,
+    ) -> Result<Commit, Trouble> {
         let aggregate = parking.aggregate.expect("what is parked in a projection names its aggregate");
         let mut expression = Expression::default();
         expression.set("parkedAt", AttributeValue::S(now().to_string()));
-        let condition = condition(&mut expression, after, rule.revision());
+        let condition = condition(&mut expression, after, after_revision);
         let home = self.update(rule, aggregate.as_str(), &expression, Some(condition));
         let actions = std::iter::once(home).chain(self.parking_actions(parking)).collect();
         self.transact("TransactWriteItems on the parking table", rule, actions, 1, deadline).await
@@ -300,7 +316,7 @@ impl Store {
     ) -> Result<Commit, Trouble> {
         // One token for all tries of one plan, so that a try whose answer was lost is not applied again.
         let token = format!("{:032x}", fastrand::u128(..));
-        let applied_maybe = std::cell::Cell::new(false);
+        let applied_maybe = AtomicBool::new(false);
         retry(deadline, || async {
             self.meter.request();
             let request = self.client.transact_write_items().set_transact_items(Some(actions.clone())).client_request_token(&token);
@@ -315,7 +331,7 @@ impl Store {
                 }
                 Err(Failure::Invalid(reason)) => Attempt::Decided(Ok(Commit::Invalid(reason))),
                 Err(failure) => {
-                    applied_maybe.set(applied_maybe.get() || failure.applied_maybe());
+                    applied_maybe.fetch_or(failure.applied_maybe(), Relaxed);
                     undecided(operation, failure)
                 }
             }
@@ -328,7 +344,7 @@ impl Store {
         rule: &dyn Rule,
         reasons: Vec<CancellationReason>,
         homes: usize,
-        applied_maybe: &std::cell::Cell<bool>,
+        applied_maybe: &AtomicBool,
     ) -> Attempt<Result<Commit, Trouble>, Trouble> {
         let mut causes = Vec::with_capacity(homes);
         let mut busy = None;
@@ -338,7 +354,7 @@ impl Store {
             let cause = match code.as_str() {
                 "None" | "" => Cause::Other,
                 "ConditionalCheckFailed" => match refused_row(rule, reason.item) {
-                    Ok(row) => Cause::Condition { row, applied_maybe: applied_maybe.get() },
+                    Ok(row) => Cause::Condition { row, applied_maybe: applied_maybe.load(Relaxed) },
                     Err(trouble) => return Attempt::Decided(Err(trouble)),
                 },
                 "ValidationError" | "ItemCollectionSizeLimitExceeded" => Cause::Invalid(invalid_reason(reason.message.as_deref())),

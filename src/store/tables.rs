@@ -35,7 +35,7 @@ impl Store {
         let by_type = index(BY_TYPE_INDEX, "GSI1PK", "GSI1SK", ProjectionType::All, &[]);
         let events = self.table(&self.names.event_store, "PK", Some("SK"), &["GSI1PK", "GSI1SK"]);
         self.create(&self.names.event_store, events.stream_specification(stream).global_secondary_indexes(by_type), &mut created).await?;
-        let parked = self.table(&self.names.parked, "projection", Some("aggregateId"), &[]);
+        let parked = self.table(&self.names.parked, "aggregateId", Some("projection"), &[]);
         self.create(&self.names.parked, parked, &mut created).await?;
         for rule in registry.rules() {
             let name = self.table_of(*rule);

@@ -54,7 +54,7 @@ fn run(test: impl Future<Output = ()>) {
 async fn deliver(Delivery { domain, seed, events, aggregates, batch, shuffle, again, drop_every }: Delivery) {
     let events = history(domain, seed, events, aggregates);
     let world = World::new().await;
-    world.import(&events).await;
+    world.append_all(&events).await;
     let mut random = fastrand::Rng::with_seed(shuffle);
     let mut stream = events.clone();
     stream.extend((0..again).map(|_| events[random.usize(..events.len())].clone()));

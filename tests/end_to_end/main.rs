@@ -1,8 +1,12 @@
 //! End to end: the real SDK against the embedded store, and the real programs.
 
 mod capture;
+mod decisions;
+mod event_store;
+mod faults;
 mod lambda;
 mod laws;
 mod replay;
+mod rules;
 mod runtime_api;
 mod world;

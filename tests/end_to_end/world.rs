@@ -1,19 +1,31 @@
 //! A store of a test's own, and what a test says about it.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, Mutex},
+};
 
-use aws_smithy_runtime_api::client::http::{HttpConnector, SharedHttpConnector};
-use projection_vocabulary::{Attributes, RecordedEvent, Registry, RowKey, Rows};
+use aws_smithy_runtime_api::{
+    client::{
+        http::{HttpConnector, HttpConnectorFuture, SharedHttpConnector},
+        orchestrator::{HttpRequest, HttpResponse},
+        result::ConnectorError,
+    },
+    http::StatusCode,
+};
+use projection_vocabulary::{Attributes, RecordedEvent, Registry, RowKey, Rows, Rule, Value, sample::Fact};
 use projection_worker::{
     Worker,
     embedded::Embedded,
     item::encode_event,
     report::Report,
     retry::Deadline,
-    store::{Store, TableNames},
+    store::{Store, TableNames, events::APPEND_EVENTS_MAX, parking::Parked},
 };
 use serde_dynamo::Item;
 use serde_json::{json, value::RawValue};
+use tokio::sync::Notify;
 
 /// An empty database with all tables, and the worker of this repository's projections on it.
 pub struct World {
@@ -45,9 +57,30 @@ impl World {
     }
 
     /// Another worker on the same database, whose calls pass through `wrap`.
-    pub fn worker_behind<C: HttpConnector + 'static>(&self, wrap: impl FnOnce(SharedHttpConnector) -> C) -> Worker {
-        let registry = self.worker.registry();
+    pub fn worker_behind<C: HttpConnector + 'static>(&self, registry: Registry, wrap: impl FnOnce(SharedHttpConnector) -> C) -> Worker {
         Worker::new(Store::new(self.embedded.client_with(wrap), names(registry)), registry)
+    }
+
+    /// A worker of other rules on the same database; the tables must be there.
+    pub fn worker_of(&self, rules: &'static [&'static dyn Rule]) -> Worker {
+        self.worker_behind(Registry::new(rules), |connector| connector)
+    }
+
+    /// Another worker on the same database, over a network that does as the plan says, call by call.
+    pub fn tapped(&self, plan: impl Fn(&Call<'_>) -> Fault + Send + Sync + 'static) -> Tapped {
+        self.tapped_of(self.worker.registry().rules(), plan)
+    }
+
+    /// The same for a worker of other rules.
+    pub fn tapped_of(&self, rules: &'static [&'static dyn Rule], plan: impl Fn(&Call<'_>) -> Fault + Send + Sync + 'static) -> Tapped {
+        let (calls, hung) = (Arc::<Mutex<Vec<String>>>::default(), Arc::<Notify>::default());
+        let worker = self.worker_behind(Registry::new(rules), |inner| Network {
+            inner,
+            plan: Box::new(plan),
+            calls: calls.clone(),
+            hung: hung.clone(),
+        });
+        Tapped { worker, hung, calls }
     }
 
     /// Puts the events into the event store, as `projector events import` does.
@@ -57,8 +90,31 @@ impl World {
         }
     }
 
+    /// Appends whole histories: quicker than importing them.
+    pub async fn append_all(&self, events: &[RecordedEvent]) {
+        let mut events = events.to_vec();
+        events.sort_by_key(|event| (event.aggregate.clone(), event.version));
+        for history in events.chunk_by(|one, two| one.aggregate == two.aggregate) {
+            for batch in history.chunks(APPEND_EVENTS_MAX) {
+                self.worker.store().append(batch[0].version.previous(), batch).await.expect("appended");
+            }
+        }
+    }
+
     pub async fn process(&self, events: &[RecordedEvent]) -> Report {
         self.worker.process(&records(events), Deadline::NONE).await
+    }
+
+    /// One row of a projection as a reader sees it, `name=value name=value`; empty if it is absent.
+    pub async fn row(&self, projection: &str, key: &str) -> String {
+        let row = self.rows().await[projection].get(&RowKey::from(key)).cloned().unwrap_or_default();
+        row.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" ")
+    }
+
+    /// What is parked: aggregate, version and reason.
+    pub async fn parked(&self) -> Vec<(String, Option<u64>, String)> {
+        let parked = self.worker.store().parked().await.expect("the parking table");
+        parked.into_iter().map(|Parked { aggregate, version, reason, .. }| (aggregate, version, reason)).collect()
     }
 
     pub async fn rows(&self) -> Everything {
@@ -68,6 +124,119 @@ impl World {
         }
         everything
     }
+}
+
+/// One call to the store.
+pub struct Call<'a> {
+    /// Calls count from 1.
+    pub number: usize,
+    pub operation: &'a str,
+    pub body: &'a str,
+}
+
+/// What becomes of a call.
+pub enum Fault {
+    None,
+    /// Answered in the store's place, with this status and JSON; nothing is applied.
+    Answer(u16, String),
+    /// Applied, and the answer is lost.
+    Lost,
+    /// Never answered: nothing is applied.
+    HungBefore,
+    /// Never answered, although it is applied.
+    HungAfter,
+}
+
+impl Fault {
+    /// An error of DynamoDB's own, by its name.
+    pub fn error(status: u16, name: &str) -> Self {
+        Self::Answer(status, json!({"__type": format!("com.amazonaws.dynamodb.v20120810#{name}"), "message": "as planned"}).to_string())
+    }
+}
+
+/// A worker, and what its network saw.
+pub struct Tapped {
+    pub worker: Worker,
+    /// Notified when a call hangs.
+    pub hung: Arc<Notify>,
+    calls: Arc<Mutex<Vec<String>>>,
+}
+
+impl Tapped {
+    /// The operations called so far.
+    pub fn calls(&self) -> Vec<String> {
+        self.calls.lock().expect("no test panics while it holds this").clone()
+    }
+}
+
+struct Network {
+    inner: SharedHttpConnector,
+    plan: Box<dyn Fn(&Call<'_>) -> Fault + Send + Sync>,
+    calls: Arc<Mutex<Vec<String>>>,
+    hung: Arc<Notify>,
+}
+
+impl fmt::Debug for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Network")
+    }
+}
+
+impl HttpConnector for Network {
+    fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
+        let target = request.headers().get("x-amz-target").unwrap_or_default();
+        let operation = target.rsplit('.').next().unwrap_or_default();
+        let body = std::str::from_utf8(request.body().bytes().unwrap_or_default()).expect("requests are JSON");
+        let number = {
+            let mut calls = self.calls.lock().expect("no test panics while it holds this");
+            calls.push(operation.to_owned());
+            calls.len()
+        };
+        let (fault, inner, hung) = ((self.plan)(&Call { number, operation, body }), self.inner.clone(), self.hung.clone());
+        HttpConnectorFuture::new(async move {
+            match fault {
+                Fault::None => inner.call(request).await,
+                Fault::Answer(status, json) => {
+                    // As on a network, others come in between.
+                    tokio::task::yield_now().await;
+                    Ok(HttpResponse::new(StatusCode::try_from(status).expect("a status"), json.into()))
+                }
+                Fault::Lost => {
+                    inner.call(request).await?;
+                    Err(ConnectorError::timeout("the answer was lost".into()))
+                }
+                Fault::HungBefore => {
+                    hung.notify_one();
+                    std::future::pending().await
+                }
+                Fault::HungAfter => {
+                    inner.call(request).await?;
+                    hung.notify_one();
+                    std::future::pending().await
+                }
+            }
+        })
+    }
+}
+
+/// Events as the event store numbers them: aggregate, type, data.
+pub fn recorded<'a>(facts: impl IntoIterator<Item = (&'a str, &'static str, Value)>) -> Vec<RecordedEvent> {
+    let facts = facts.into_iter().map(|(aggregate, event_type, data)| Fact { aggregate: aggregate.into(), event_type, data });
+    projection_vocabulary::sample::record(facts.collect::<Vec<_>>()).collect()
+}
+
+/// The events of an account that is opened with the first amount and given the others.
+pub fn account(id: &str, amounts: &[&str]) -> Vec<RecordedEvent> {
+    let amount = |text: &str| Value::Number(text.parse().expect("a test's number"));
+    recorded(amounts.iter().enumerate().map(|(at, text)| match at {
+        0 => (id, "AccountOpened", Value::Map(BTreeMap::from([("initialDeposit".into(), amount(text))]))),
+        _ => (id, "MoneyDeposited", Value::Map(BTreeMap::from([("amount".into(), amount(text))]))),
+    }))
+}
+
+/// Another event with the same version, as a restored event store may have it.
+pub fn impostor(event: &RecordedEvent) -> RecordedEvent {
+    RecordedEvent { event_id: format!("{}-other", event.event_id).into(), ..event.clone() }
 }
 
 /// The stream's record of each event, positioned in the order given.

@@ -106,9 +106,27 @@ pub enum Base {
 /// Where contributions to a shared row count from now on; `None` is nowhere.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Route {
-    moved: BTreeMap<RowKey, Option<RowKey>>,
+    moved: BTreeMap<RowKey, Way>,
     /// Whether every row that `moved` does not name loses its contributions.
     retracted: bool,
+}
+
+/// Where the contributions to one row go.
+#[derive(Clone, Debug, PartialEq)]
+struct Way {
+    to: Option<RowKey>,
+    /// Rows where they stood in between. Applied one by one, the events leave a zero there; so does their merged change.
+    through: BTreeSet<RowKey>,
+}
+
+impl Way {
+    fn then(mut self, later: &Route) -> Self {
+        let Some(stop) = self.to.take() else { return self };
+        self.to = later.of(&stop);
+        self.through.extend(later.through(&stop).cloned());
+        self.through.insert(stop);
+        self
+    }
 }
 
 impl Route {
@@ -118,21 +136,28 @@ impl Route {
 
     fn of(&self, key: &RowKey) -> Option<RowKey> {
         match self.moved.get(key) {
-            Some(to) => to.clone(),
+            Some(way) => way.to.clone(),
             None => (!self.retracted).then(|| key.clone()),
         }
     }
 
+    fn through(&self, key: &RowKey) -> impl Iterator<Item = &RowKey> {
+        self.moved.get(key).into_iter().flat_map(|way| &way.through)
+    }
+
     fn then(self, later: &Self) -> Self {
-        let mut moved: BTreeMap<_, _> = self.moved.into_iter().map(|(from, to)| (from, to.and_then(|to| later.of(&to)))).collect();
+        let mut moved: BTreeMap<_, _> = self.moved.into_iter().map(|(from, way)| (from, way.then(later))).collect();
         if !self.retracted {
-            for (from, to) in &later.moved {
-                moved.entry(from.clone()).or_insert_with(|| to.clone());
+            for (from, way) in &later.moved {
+                moved.entry(from.clone()).or_insert_with(|| way.clone());
             }
         }
         let retracted = self.retracted || later.retracted;
         // One spelling for each map, so that equal changes are equal values.
-        moved.retain(|from, to| if retracted { to.is_some() } else { to.as_ref() != Some(from) });
+        moved.retain(|from, way| {
+            way.through.retain(|row| row != from && Some(row) != way.to.as_ref());
+            !way.through.is_empty() || if retracted { way.to.is_some() } else { way.to.as_ref() != Some(from) }
+        });
         Self { moved, retracted }
     }
 
@@ -156,6 +181,9 @@ impl Change {
             merge_own(self.own.entry(name).or_insert(OwnOp { base: Base::Keep, add: None }), op);
         }
         if !later.route.is_identity() {
+            for (row, attribute) in self.adds.keys() {
+                self.touched.extend(later.route.through(row).map(|stop| (stop.clone(), attribute.clone())));
+            }
             self.adds = later.route.push(self.adds);
             self.touched.extend(self.adds.keys().cloned());
             self.route = self.route.then(&later.route);
@@ -230,6 +258,9 @@ impl Change {
             let stays = self.route.of(&cell.0).as_ref() == Some(&cell.0);
             if !after.contains_key(cell) {
                 settled.removes.insert(cell.clone());
+            }
+            for stop in self.route.through(&cell.0) {
+                settled.shared.entry((stop.clone(), cell.1.clone())).or_default();
             }
             if !stays {
                 *settled.shared.entry(cell.clone()).or_default() -= amount;
@@ -325,7 +356,7 @@ pub fn shared(row: impl Into<RowKey>) -> Shared {
 /// All that this aggregate has contributed to the row `from` counts for the row `to` from now on.
 pub fn transfer(from: impl Into<RowKey>, to: impl Into<RowKey>) -> Change {
     let (from, to) = (from.into(), to.into());
-    let moved = if from == to { BTreeMap::new() } else { BTreeMap::from([(from, Some(to))]) };
+    let moved = if from == to { BTreeMap::new() } else { BTreeMap::from([(from, Way { to: Some(to), through: BTreeSet::new() })]) };
     Change { route: Route { moved, retracted: false }, ..Change::default() }
 }
 
@@ -452,9 +483,75 @@ mod tests {
     fn a_retraction_takes_back_everything_wherever_it_was_moved() {
         let change = transfer("a", "b").and(retract());
         let settled = change.settle(&sums(&[("a", "posts", 10), ("c", "posts", 1)]));
-        assert_eq!(settled.shared, sums(&[("a", "posts", -10), ("c", "posts", -1)]));
+        assert_eq!(settled.shared, sums(&[("a", "posts", -10), ("b", "posts", 0), ("c", "posts", -1)]));
         assert_eq!(settled.adds, Sums::new());
         assert_eq!(settled.removes.len(), 2);
+    }
+
+    #[test]
+    fn contributions_that_go_and_come_back_leave_a_zero_where_they_were() {
+        let there_and_back = transfer("a", "b").and(transfer("b", "a"));
+        let settled = there_and_back.settle(&sums(&[("a", "posts", 10)]));
+        assert_eq!((settled.shared, settled.adds), (sums(&[("b", "posts", 0)]), Sums::new()));
+        let settled = shared("a").add("posts", 3).and(there_and_back).settle(&Sums::new());
+        assert_eq!(settled.shared, sums(&[("a", "posts", 3), ("b", "posts", 0)]));
+    }
+
+    /// One of each thing that an event may do, and some that meet each other.
+    fn steps() -> Vec<Change> {
+        vec![
+            nothing(),
+            own().add("n", 2).into(),
+            own().set("n", 5).set("t", "text").into(),
+            own().remove("n").into(),
+            shared("a").add("posts", 3).max("at", 7).into(),
+            shared("b").add("posts", -1).add("topics", 1).max("at", 4).insert("authors", "ann").into(),
+            shared("a").add("topics", 0).insert("authors", "ben").into(),
+            transfer("a", "b"),
+            transfer("b", "c"),
+            transfer("c", "a"),
+            transfer("b", "b"),
+            transfer("a", "c").and(shared("a").add("posts", 1)),
+            retract(),
+            own().set("gone", true).and(retract()).and(shared("c").add("posts", 1)),
+        ]
+    }
+
+    /// The first law, over every three steps.
+    #[test]
+    fn merging_is_associative_and_nothing_is_neutral() {
+        let steps = steps();
+        for one in &steps {
+            assert_eq!((&nothing().then(one.clone()), &one.clone().then(nothing())), (one, one));
+            for two in &steps {
+                for three in &steps {
+                    let left = one.clone().then(two.clone()).then(three.clone());
+                    assert_eq!(left, one.clone().then(two.clone().then(three.clone())), "{one:?}\n{two:?}\n{three:?}");
+                }
+            }
+        }
+    }
+
+    /// The second law, over every four steps: events applied at once leave the rows that they leave one by one.
+    #[test]
+    fn a_merged_change_does_what_its_parts_do_one_after_the_other() {
+        let steps = steps();
+        let apply = |rows: &mut crate::Rows, change: &Change| {
+            rows.apply(&"x".into(), change, (crate::Version(1), 1, "e".into())).expect("these steps apply");
+        };
+        for first in &steps {
+            for (one, two) in steps.iter().flat_map(|one| steps.iter().map(move |two| (one, two))) {
+                for three in &steps {
+                    let (mut one_by_one, mut at_once) = (crate::Rows::default(), crate::Rows::default());
+                    for change in [first, one, two, three] {
+                        apply(&mut one_by_one, change);
+                    }
+                    apply(&mut at_once, first);
+                    apply(&mut at_once, &one.clone().then(two.clone()).then(three.clone()));
+                    assert_eq!(at_once, one_by_one, "{first:?}\n{one:?}\n{two:?}\n{three:?}");
+                }
+            }
+        }
     }
 
     #[test]

@@ -1,0 +1,567 @@
+//! What the worker does with a span of events, by what the row says: a test for each row of the table in `lane`.
+
+use projection_vocabulary::{RecordedEvent, Registry, Value, data};
+use projection_worker::{report::Report, report::Tally, retry::Deadline};
+
+use crate::{
+    rules,
+    world::{Fault, World, account, fold, history, impostor, recorded, records, registry},
+};
+
+/// applied, duplicate, healed, parked, failed
+fn counts(Report { total, .. }: &Report) -> [u64; 5] {
+    let Tally { applied, duplicate, healed, parked, failed, .. } = *total;
+    [applied, duplicate, healed, parked, failed]
+}
+
+fn topic(category: &str, topic: &str) -> (String, &'static str, Value) {
+    let text = |text: &str| Value::from(text);
+    let data = [("categoryId", text(category)), ("title", text(topic)), ("authorId", text("ann"))];
+    (topic.to_owned(), "TopicCreated", Value::Map(data.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()))
+}
+
+fn topics(category: &str, count: usize) -> Vec<RecordedEvent> {
+    let facts: Vec<_> = (0..count).map(|at| topic(category, &format!("t{at}"))).collect();
+    recorded(facts.iter().map(|(id, name, data)| (id.as_str(), *name, data.clone())))
+}
+
+/// An account's deposits with events between them that no rule names.
+fn audited(before: usize, unnamed: usize) -> Vec<RecordedEvent> {
+    let mut facts = vec![("alice", "AccountOpened", data! { initialDeposit: 1 })];
+    facts.extend((1..before).map(|_| ("alice", "MoneyDeposited", data! { amount: 1 })));
+    facts.extend((0..unnamed).map(|_| ("alice", "AccountAudited", data! {})));
+    facts.push(("alice", "MoneyDeposited", data! { amount: 10 }));
+    recorded(facts)
+}
+
+#[tokio::test]
+async fn a_redelivered_batch_changes_nothing_and_costs_one_request_an_account() {
+    let world = World::new().await;
+    let events: Vec<_> = ["a", "b", "c"].iter().flat_map(|id| account(id, &["1", "2", "3"])).collect();
+    let first = world.process(&events).await;
+    assert_eq!((counts(&first), first.usage.requests, first.usage.write_units), ([9, 0, 0, 0, 0], 3, 3.0));
+    let again = world.process(&events).await;
+    assert_eq!((counts(&again), again.usage.requests, again.usage.write_units), ([0, 9, 0, 0, 0], 3, 3.0));
+    assert_eq!(world.rows().await, fold(registry(), &events));
+}
+
+#[tokio::test]
+async fn a_span_that_overlaps_the_row_is_trimmed_to_what_is_new() {
+    let world = World::new().await;
+    let events = account("alice", &["1", "2", "4", "8", "16"]);
+    world.process(&events[..3]).await;
+    let report = world.process(&events[1..]).await;
+    assert_eq!((counts(&report), report.usage.requests), ([2, 2, 0, 0, 0], 2));
+    assert_eq!(world.rows().await, fold(registry(), &events));
+}
+
+#[tokio::test]
+async fn a_gap_is_healed_by_one_consistent_query() {
+    let world = World::new().await;
+    let events = account("alice", &["1", "2", "4", "8", "16", "32"]);
+    world.import(&events).await;
+    world.process(&events[..1]).await;
+    let tapped = world.tapped(|call| {
+        assert_eq!(call.operation == "Query", call.body.contains(r#""ConsistentRead":true"#));
+        Fault::None
+    });
+    let report = tapped.worker.process(&records(&events[4..]), Deadline::NONE).await;
+    assert_eq!((counts(&report), tapped.calls()), ([2, 0, 3, 0, 0], ["UpdateItem", "Query", "UpdateItem"].map(String::from).into()));
+    assert_eq!(world.rows().await, fold(registry(), &events));
+}
+
+#[tokio::test]
+async fn a_hole_that_the_store_confirms_parks_that_aggregate_alone() {
+    let world = World::new().await;
+    let (alice, bob) = (account("alice", &["1", "2", "4", "8", "16"]), account("bob", &["1", "2"]));
+    world.import(&[&alice[..2], &alice[4..], &bob].concat()).await;
+    world.process(&alice[..1]).await;
+    let report = world.process(&[&alice[4..], &bob].concat()).await;
+    assert_eq!(counts(&report), [2, 0, 1, 1, 0]);
+    let [(who, version, reason)] = &world.parked().await[..] else { panic!("one is parked") };
+    assert_eq!((who.as_str(), *version), ("alice", Some(3)));
+    assert!(reason.contains("does not have this version"), "{reason}");
+    assert!(world.row("account-summary", "alice").await.starts_with("balance=3 createdAt=2026-01-01T00:00:01.000Z parked=true"));
+    assert!(world.row("account-summary", "bob").await.ends_with("version=2"));
+}
+
+#[tokio::test]
+async fn a_hole_behind_events_that_no_rule_names_parks_too() {
+    for unnamed in [1, 1_000] {
+        let world = World::new().await;
+        let events = audited(2, unnamed + 1);
+        let last = events.len() - 1;
+        world.append_all(&events[..last - 1]).await;
+        world.import(&events[last..]).await;
+        world.process(&events[..2]).await;
+        let report = world.process(&events[last..]).await;
+        assert_eq!(counts(&report), [0, 0, 0, 1, 0], "{:?}", report.reasons);
+        assert_eq!(world.parked().await[0].1, Some(last as u64));
+        assert!(world.row("account-summary", "alice").await.ends_with("version=2"));
+    }
+}
+
+#[tokio::test]
+async fn a_hole_before_the_first_version_parks_an_aggregate_that_has_no_row() {
+    let world = World::new().await;
+    let events = account("alice", &["1", "2"]);
+    let report = world.process(&events[1..]).await;
+    assert_eq!((counts(&report), world.parked().await[0].1), ([0, 0, 0, 1, 0], Some(1)));
+    assert_eq!(world.row("account-summary", "alice").await, "parked=true");
+    assert_eq!(counts(&world.process(&events).await), [0, 0, 0, 2, 0]);
+}
+
+#[tokio::test]
+async fn an_event_with_another_id_under_an_applied_version_parks_and_is_never_guessed_at() {
+    let world = World::new().await;
+    let events = account("alice", &["1", "2", "4"]);
+    world.process(&events[..2]).await;
+    let before = world.row("account-summary", "alice").await.replace("status", "parked=true status");
+    let report = world.process(&[impostor(&events[1]), events[2].clone()]).await;
+    assert_eq!(counts(&report), [0, 0, 0, 2, 0]);
+    let [(_, Some(2), reason)] = &world.parked().await[..] else { panic!("version 2 is parked") };
+    assert!(reason.starts_with("history diverged"), "{reason}");
+    assert_eq!(world.row("account-summary", "alice").await, before);
+}
+
+#[tokio::test]
+async fn a_parked_aggregate_costs_one_request_a_batch_and_no_read() {
+    let world = World::new().await;
+    let events = account("alice", &["1", "2", "4", "8", "16", "32"]);
+    world.import(&events).await;
+    world.process(&events[..2]).await;
+    world.process(&[impostor(&events[1])]).await;
+    for batch in [&events[2..4], &events[5..], &events[..]] {
+        let tapped = world.tapped(|_| Fault::None);
+        let report = tapped.worker.process(&records(batch), Deadline::NONE).await;
+        let known = batch.iter().filter(|event| event.version.0 <= 2).count() as u64;
+        assert_eq!(counts(&report), [0, known, 0, batch.len() as u64 - known, 0]);
+        assert_eq!(tapped.calls(), ["UpdateItem"]);
+    }
+    assert_eq!(world.worker.store().parked().await.expect("read")[0].count, 1);
+    assert!(world.row("account-summary", "alice").await.starts_with("balance=3 "));
+}
+
+#[tokio::test]
+async fn rows_of_an_older_revision_are_projected_anew_and_equal_a_fresh_fold() {
+    let world = World::with(Registry::new(rules::HOUSES_1)).await;
+    let events = recorded([
+        ("villa", "Built", data! { site: "hill", rooms: 9 }),
+        ("villa", "Painted", data! {}),
+        ("hut", "Built", data! { site: "hill", rooms: 1 }),
+        ("hut", "Razed", data! {}),
+        ("barn", "Built", data! { site: "vale", rooms: 2 }),
+        ("barn", "Razed", data! {}),
+        ("barn", "Painted", data! {}),
+        ("mill", "Built", data! { site: "vale", rooms: 4 }),
+        ("villa", "Built", data! { site: "vale", rooms: 12 }),
+        ("mill", "Painted", data! {}),
+    ]);
+    world.import(&events).await;
+    world.process(&events[..8]).await;
+    assert_eq!(world.rows().await, fold(Registry::new(rules::HOUSES_1), &events[..8]));
+    let worker = world.worker_of(rules::HOUSES_2);
+    let report = worker.process(&records(&events), Deadline::NONE).await;
+    // What the second revision does not name is ignored; of the rest only the villa's move to the vale is new.
+    assert_eq!((counts(&report), report.total.reprojected, report.ignored_total()), ([1, 6, 0, 0, 0], 4, 3), "{:?}", report.reasons);
+    assert_eq!(world.rows().await, fold(Registry::new(rules::HOUSES_2), &events));
+    assert_eq!(world.row("houses", "villa").await, "size=12 title=vale version=3");
+    let again = worker.process(&records(&events), Deadline::NONE).await;
+    assert_eq!((counts(&again), again.total.reprojected), ([0, 7, 0, 0, 0], 0));
+    assert_eq!(world.rows().await, fold(Registry::new(rules::HOUSES_2), &events));
+}
+
+#[tokio::test]
+async fn the_next_event_of_a_row_of_an_older_revision_projects_it_anew() {
+    let world = World::with(Registry::new(rules::HOUSES_1)).await;
+    let events = recorded([("villa", "Built", data! { site: "hill", rooms: 9 }), ("villa", "Built", data! { site: "vale", rooms: 12 })]);
+    world.import(&events).await;
+    world.process(&events[..1]).await;
+    let report = world.worker_of(rules::HOUSES_2).process(&records(&events[1..]), Deadline::NONE).await;
+    assert_eq!((counts(&report), report.total.reprojected), ([1, 0, 0, 0, 0], 1));
+    assert_eq!(world.rows().await, fold(Registry::new(rules::HOUSES_2), &events));
+}
+
+#[tokio::test]
+async fn an_aggregate_that_the_new_revision_refuses_parks_at_its_old_row_and_stops_no_other() {
+    let world = World::with(Registry::new(rules::HOUSES_1)).await;
+    let events = recorded([
+        ("tent", "Built", data! { site: "hill", rooms: 0 }),
+        ("tent", "Painted", data! {}),
+        ("hut", "Built", data! { site: "hill", rooms: 1 }),
+        ("tent", "Razed", data! {}),
+        ("hut", "Razed", data! {}),
+    ]);
+    world.import(&events).await;
+    world.process(&events[..3]).await;
+    let before = world.row("houses", "tent").await.replace("size", "parked=true size");
+    let report = world.worker_of(rules::HOUSES_2).process(&records(&events[3..]), Deadline::NONE).await;
+    assert_eq!((counts(&report), report.checkpoint), ([1, 0, 0, 1, 0], None), "{:?}", report.reasons);
+    let [(who, Some(1), reason)] = &world.parked().await[..] else { panic!("version 1 is parked") };
+    assert!(who == "tent" && reason.contains("a house has rooms"), "{reason}");
+    assert_eq!(world.row("houses", "tent").await, before);
+    assert_eq!(world.row("houses", "hut").await, "size=1 version=2");
+    let again = world.worker_of(rules::HOUSES_2).process(&records(&events[3..]), Deadline::NONE).await;
+    assert_eq!((counts(&again), again.usage.requests), ([0, 1, 0, 1, 0], 1), "one read tells both");
+}
+
+#[tokio::test]
+async fn an_aggregate_of_which_the_new_revision_knows_no_event_begins_anew() {
+    let world = World::with(Registry::new(rules::HOUSES_1)).await;
+    let events =
+        recorded([("wall", "Painted", data! {}), ("wall", "Painted", data! {}), ("wall", "Built", data! { site: "hill", rooms: 0 })]);
+    world.import(&events).await;
+    world.process(&events[..2]).await;
+    assert_eq!(world.row("houses", "wall").await, "coats=2 version=2");
+    let report = world.worker_of(rules::HOUSES_2).process(&records(&events), Deadline::NONE).await;
+    assert_eq!((counts(&report), report.total.reprojected), ([0, 0, 0, 1, 0], 1), "{:?}", report.reasons);
+    assert_eq!((world.parked().await[0].1, world.row("houses", "wall").await.as_str()), (Some(3), "parked=true"));
+}
+
+#[tokio::test]
+async fn rows_of_a_newer_revision_are_left_alone_and_the_message_names_both() {
+    let world = World::with(Registry::new(rules::HOUSES_2)).await;
+    let events =
+        recorded([("villa", "Built", data! { site: "hill", rooms: 9 }), ("villa", "Razed", data! {}), ("hut", "Painted", data! {})]);
+    world.import(&events).await;
+    world.process(&events[..1]).await;
+    let before = world.rows().await;
+    let report = world.worker_of(rules::HOUSES_1).process(&records(&events), Deadline::NONE).await;
+    assert_eq!(counts(&report), [1, 0, 0, 0, 2]);
+    assert_eq!(report.checkpoint, Some(Some("1".into())));
+    let reason = report.reasons.keys().next().expect("a reason");
+    assert!(reason.contains("written by revision 2") && reason.contains("this deployment has 1"), "{reason}");
+    let mut after = world.rows().await;
+    after.get_mut("houses").expect("the table").remove(&"hut".into());
+    assert_eq!(after, before);
+    assert_eq!(world.parked().await, []);
+}
+
+#[tokio::test]
+async fn the_watermark_is_the_last_event_that_concerns_the_rule_however_events_are_batched() {
+    let events = recorded([
+        ("alice", "AccountAudited", data! {}),
+        ("alice", "AccountOpened", data! { initialDeposit: 1 }),
+        ("alice", "AccountAudited", data! {}),
+        ("alice", "AccountAudited", data! {}),
+        ("alice", "MoneyDeposited", data! { amount: 2 }),
+        ("alice", "AccountAudited", data! {}),
+    ]);
+    for size in 1..=events.len() {
+        let world = World::new().await;
+        world.import(&events).await;
+        for batch in events.chunks(size) {
+            let report = world.process(batch).await;
+            let named = batch.iter().filter(|event| &*event.event_type != "AccountAudited").count() as u64;
+            assert_eq!((counts(&report), report.ignored_total()), ([named, 0, 0, 0, 0], batch.len() as u64 - named));
+        }
+        assert_eq!(world.rows().await, fold(registry(), &events), "in batches of {size}");
+        assert!(world.row("account-summary", "alice").await.ends_with("version=5"));
+    }
+}
+
+#[tokio::test]
+async fn a_gap_of_thousands_of_events_that_no_rule_names_is_healed() {
+    let world = World::new().await;
+    let events = audited(3, 2_500);
+    world.append_all(&events).await;
+    world.process(&events[..2]).await;
+    let report = world.process(&events[events.len() - 1..]).await;
+    assert_eq!(counts(&report), [1, 0, 1, 0, 0], "{:?}", report.reasons);
+    assert_eq!(world.rows().await, fold(registry(), &events));
+}
+
+#[tokio::test]
+async fn one_event_twice_in_a_batch_counts_once_and_two_under_one_version_park() {
+    let world = World::new().await;
+    let events = account("alice", &["1", "2", "4"]);
+    let twice = [&events[1..2], &events[..2]].concat();
+    assert_eq!(counts(&world.process(&twice).await), [2, 1, 0, 0, 0]);
+    assert_eq!(world.rows().await, fold(registry(), &events[..2]));
+    let report = world.process(&[events[2].clone(), impostor(&events[2])]).await;
+    assert_eq!((counts(&report), world.parked().await[0].1), ([1, 0, 0, 1, 0], Some(3)));
+    assert!(world.row("account-summary", "alice").await.starts_with("balance=7 "));
+}
+
+#[tokio::test]
+async fn a_rule_that_reads_its_row_gives_the_same_rows_under_redelivery_and_any_split() {
+    let points = ["3", "1", "7", "7", "2", "9", "0", "4"];
+    let mut facts: Vec<_> = ["ann", "bob"]
+        .iter()
+        .flat_map(|id| points.iter().map(move |text| (*id, "Scored", Value::Map([("points".into(), number(text))].into()))))
+        .collect();
+    facts.insert(5, ("ann", "Surrendered", data! {}));
+    let events = recorded(facts);
+    for size in [1, 2, 3, 5, events.len()] {
+        let world = World::with(Registry::new(rules::ODD)).await;
+        world.import(&events).await;
+        for batch in events.chunks(size) {
+            assert_eq!(counts(&world.process(batch).await)[..2], [batch.len() as u64, 0]);
+            assert_eq!(counts(&world.process(batch).await)[..2], [0, batch.len() as u64]);
+        }
+        let report = world.process(&events).await;
+        assert_eq!((report.total.duplicate, report.total.failed), (events.len() as u64, 0));
+        assert_eq!(world.rows().await, fold(Registry::new(rules::ODD), &events), "in batches of {size}");
+    }
+}
+
+fn number(text: &str) -> Value {
+    Value::Number(text.parse().expect("a test's number"))
+}
+
+#[tokio::test]
+async fn a_rule_that_panics_on_an_event_parks_that_aggregate_alone() {
+    let world = World::with(Registry::new(rules::ODD)).await;
+    let events = recorded([
+        ("ann", "Came", data! { page: "home", spent: 5 }),
+        ("bob", "Came", data! { page: "home", spent: 7 }),
+        ("ann", "Cursed", data! {}),
+        ("ann", "Came", data! { page: "home", spent: 9 }),
+        ("bob", "Left", data! {}),
+    ]);
+    let report = world.process(&events).await;
+    assert_eq!(counts(&report), [3, 0, 0, 2, 0]);
+    let [(who, Some(2), reason)] = &world.parked().await[..] else { panic!("one is parked") };
+    assert!(who == "ann" && reason.contains("panicked"), "{reason}");
+    assert_eq!(world.row("visits", "home").await, r#"longest=7 spent=12 visitors=["ann","bob"] visits=2"#);
+    assert_eq!(world.row("visits", "bob").await, "version=2");
+}
+
+#[tokio::test]
+async fn an_event_that_changes_more_rows_than_a_transaction_holds_parks() {
+    let world = World::with(Registry::new(rules::ODD)).await;
+    let events =
+        recorded([("fits", "Spread", data! { rows: 99 }), ("wide", "Spread", data! { rows: 1 }), ("wide", "Spread", data! { rows: 100 })]);
+    let report = world.process(&events).await;
+    assert_eq!(counts(&report), [2, 0, 0, 1, 0], "{:?}", report.reasons);
+    let [(who, Some(2), reason)] = &world.parked().await[..] else { panic!("one is parked") };
+    assert!(who == "wide" && reason.contains("more than 99 shared rows"), "{reason}");
+    assert_eq!((world.row("spreads", "row-0").await, world.row("spreads", "row-98").await), ("hits=2".into(), "hits=1".into()));
+    assert_eq!(world.row("spreads", "row-99").await, "");
+}
+
+#[tokio::test]
+async fn a_hundred_and_fifty_topics_of_a_category_cost_two_transactions() {
+    let world = World::new().await;
+    let events = topics("news", 150);
+    let report = world.process(&events).await;
+    // 99 topics and the category, then 51 topics and the category; each item of a transaction costs two units.
+    assert_eq!((counts(&report)[0], report.usage.requests), (150, 2));
+    assert_eq!(world.row("forum-counters", "news").await, "postCount=0 topicCount=150");
+    assert_eq!(world.rows().await, fold(registry(), &events));
+}
+
+#[tokio::test]
+async fn one_aggregate_that_is_behind_holds_up_no_other_of_its_transaction() {
+    let world = World::new().await;
+    let mut events = topics("news", 40);
+    world.process(&events[7..8]).await;
+    let post = |id| (id, "PostAdded", data! { postId: "p", authorId: "ann", categoryId: "news" });
+    let more: Vec<_> =
+        recorded([topic("news", "late")].iter().map(|(id, name, data)| (id.as_str(), *name, data.clone())).chain([post("late")]));
+    world.import(&more).await;
+    events.push(more[1].clone());
+    let report = world.process(&events).await;
+    // Refused for the two that are not where they should be, healed by one query, written in one: the raise goes first each time.
+    assert_eq!((counts(&report), report.usage.requests), ([40, 1, 1, 0, 0], 5));
+    assert_eq!(world.rows().await, fold(registry(), &[&events[..], &more].concat()));
+}
+
+#[tokio::test]
+async fn a_category_and_its_topics_in_one_batch_share_its_row_and_keep_apart_what_each_owns() {
+    let world = World::new().await;
+    let mut events = recorded([("news", "CategoryCreated", data! { name: "News", description: "What happened" })]);
+    events.extend(topics("news", 5));
+    let report = world.process(&events).await;
+    assert_eq!((counts(&report)[0], report.usage.requests), (6, 2));
+    assert_eq!(world.row("forum-counters", "news").await, "description=What happened name=News postCount=0 topicCount=5 version=1");
+    assert_eq!(counts(&world.process(&events).await), [0, 6, 0, 0, 0]);
+    assert_eq!(world.rows().await, fold(registry(), &events));
+}
+
+#[tokio::test]
+async fn what_a_topic_counted_in_earlier_batches_moves_and_goes_with_it() {
+    let world = World::new().await;
+    let post = || ("t1", "PostAdded", data! { postId: "p", authorId: "ann", categoryId: "news" });
+    let created = topic("news", "t1");
+    let events = recorded([
+        (created.0.as_str(), created.1, created.2.clone()),
+        post(),
+        post(),
+        ("t1", "TopicMoved", data! { fromCategoryId: "news", toCategoryId: "old" }),
+        ("t1", "PostRemoved", data! { postId: "p", categoryId: "old" }),
+        ("t1", "TopicDeleted", data! { categoryId: "old" }),
+    ]);
+    world.process(&events[..3]).await;
+    let tapped = world.tapped(|_| Fault::None);
+    tapped.worker.process(&records(&events[3..5]), Deadline::NONE).await;
+    assert_eq!(tapped.calls(), ["BatchGetItem", "TransactWriteItems"]);
+    assert!(world.row("forum-counters", "news").await.ends_with("postCount=0 topicCount=0"));
+    assert_eq!(world.row("forum-counters", "old").await, "postCount=1 topicCount=1");
+    world.process(&events[5..]).await;
+    assert_eq!(world.row("forum-counters", "t1").await, "version=6");
+    assert_eq!(world.rows().await, fold(registry(), &events));
+}
+
+#[tokio::test]
+async fn aggregates_that_write_to_each_others_rows_go_into_transactions_of_their_own() {
+    let world = World::with(Registry::new(rules::ODD)).await;
+    let events = recorded([
+        ("ann", "Came", data! { page: "bob", spent: 1 }),
+        ("bob", "Came", data! { page: "home", spent: 2 }),
+        ("cid", "Came", data! { page: "home", spent: 4 }),
+        ("home", "Came", data! { page: "ann", spent: 8 }),
+    ]);
+    let tapped = world.tapped(|_| Fault::None);
+    let report = tapped.worker.process(&records(&events), Deadline::NONE).await;
+    assert_eq!(counts(&report), [4, 0, 0, 0, 0], "{:?}", report.reasons);
+    // No transaction names a row twice, which DynamoDB would refuse: ann; bob and cid; home.
+    assert_eq!(tapped.calls().iter().filter(|call| *call == "TransactWriteItems").count(), 3);
+    assert_eq!(world.rows().await, fold(Registry::new(rules::ODD), &events));
+}
+
+#[tokio::test]
+async fn a_topic_that_goes_and_comes_back_leaves_a_zero_however_its_events_are_batched() {
+    let created = topic("news", "t1");
+    let moved = |from: &str, to: &str| {
+        ("t1", "TopicMoved", Value::Map([("fromCategoryId".into(), from.into()), ("toCategoryId".into(), to.into())].into()))
+    };
+    let there = [(created.0.as_str(), created.1, created.2.clone()), moved("news", "old"), moved("old", "news")];
+    let events = recorded(there.into_iter().chain([moved("news", "gone"), ("t1", "TopicDeleted", data! { categoryId: "gone" })]));
+    for size in 1..=events.len() {
+        let world = World::new().await;
+        for batch in events.chunks(size) {
+            world.process(batch).await;
+        }
+        assert_eq!(world.row("forum-counters", "old").await, "postCount=0 topicCount=0", "in batches of {size}");
+        assert_eq!(world.rows().await, fold(registry(), &events), "in batches of {size}");
+    }
+}
+
+#[tokio::test]
+async fn a_topic_that_moves_twice_and_then_meets_poison_has_moved_twice() {
+    let world = World::new().await;
+    let created = topic("news", "t1");
+    let post = |category| ("t1", "PostAdded", Value::Map([("categoryId".into(), Value::from(category))].into()));
+    let events = recorded([
+        (created.0.as_str(), created.1, created.2.clone()),
+        post("news"),
+        ("t1", "TopicMoved", data! { fromCategoryId: "news", toCategoryId: "old" }),
+        ("t1", "TopicMoved", data! { fromCategoryId: "old", toCategoryId: "gone" }),
+        // No row has an empty key: DynamoDB refuses the span, and then this event alone.
+        post(""),
+    ]);
+    world.process(&events[..2]).await;
+    assert_eq!(counts(&world.process(&events[2..]).await), [2, 0, 0, 1, 0]);
+    let [(_, Some(5), reason)] = &world.parked().await[..] else { panic!("version 5 is parked") };
+    assert!(reason.contains("refuses the key"), "{reason}");
+    assert!(world.row("forum-counters", "gone").await.ends_with("postCount=1 topicCount=1"));
+    assert!(world.row("forum-counters", "old").await.ends_with("postCount=0 topicCount=0"));
+}
+
+#[tokio::test]
+async fn topics_that_one_moved_topic_connects_share_a_transaction() {
+    let world = World::new().await;
+    let all = [topic("news", "a"), topic("old", "b"), topic("news", "c")];
+    let moved = ("c", "TopicMoved", data! { fromCategoryId: "news", toCategoryId: "old" });
+    let events = recorded(all.iter().map(|(id, name, data)| (id.as_str(), *name, data.clone())).chain([moved]));
+    let report = world.process(&events).await;
+    assert_eq!((counts(&report)[0], report.usage.requests), (4, 1));
+    assert_eq!(world.rows().await, fold(registry(), &events));
+}
+
+const NINES: &str = "99999999999999999999999999999999999999";
+
+#[tokio::test]
+async fn amounts_of_38_digits_are_exact_within_a_batch_and_across_batches() {
+    let amounts = ["12345678901234567890123456789.012345678", "0.000000001", "-0.000000002", "0.000000003"];
+    let events = account("alice", &amounts);
+    for size in 1..=events.len() {
+        let world = World::new().await;
+        for batch in events.chunks(size) {
+            world.process(batch).await;
+        }
+        assert!(world.row("account-summary", "alice").await.starts_with("balance=12345678901234567890123456789.01234568 "));
+        assert_eq!(world.rows().await, fold(registry(), &events));
+    }
+}
+
+#[tokio::test]
+async fn a_sum_beyond_38_digits_parks_that_account_at_the_event_that_makes_it() {
+    let events = account("alice", &["1", NINES, "1", "1"]);
+    let bob = account("bob", &["1", "2"]);
+    // One by one, with some of it in the row already, and all at once.
+    for size in 1..=events.len() {
+        let world = World::new().await;
+        let mut reports = [0; 5];
+        for batch in events.chunks(size) {
+            let report = world.process(&[batch, &bob].concat()).await;
+            reports.iter_mut().zip(counts(&report)).for_each(|(all, count)| *all += count);
+        }
+        assert_eq!((reports[0], reports[2..].to_vec()), (4, vec![0, 2, 0]), "in batches of {size}");
+        let [(who, version, reason)] = &world.parked().await[..] else { panic!("one is parked") };
+        assert_eq!((who.as_str(), *version), ("alice", Some(3)), "in batches of {size}");
+        assert!(reason.contains("38"), "{reason}");
+        // 1 and 38 nines is a one and 38 zeros: one significant digit.
+        assert!(world.row("account-summary", "alice").await.starts_with(&format!("balance=1{} ", "0".repeat(38))));
+        assert!(world.row("account-summary", "bob").await.ends_with("version=2"));
+    }
+}
+
+#[tokio::test]
+async fn a_balance_that_only_the_store_knows_to_overflow_parks_at_the_first_event_that_does_not_fit() {
+    let amounts: Vec<&str> = std::iter::once(NINES).chain(["-3", "1", "1", "1", "3", "1", "1", "1"]).collect();
+    let events = account("alice", &amounts);
+    for size in 1..events.len() {
+        let world = World::new().await;
+        world.process(&events[..1]).await;
+        for batch in events[1..].chunks(size) {
+            world.process(batch).await;
+        }
+        let parked = world.parked().await;
+        assert_eq!((parked.len(), parked[0].1), (1, Some(6)), "in batches of {size}: {parked:?}");
+        assert!(parked[0].2.contains("38"), "{parked:?}");
+        let row = world.row("account-summary", "alice").await;
+        assert!(row.starts_with(&format!("balance={NINES} ")) && row.ends_with("version=5"), "in batches of {size}: {row}");
+    }
+}
+
+#[tokio::test]
+async fn a_shared_counter_that_would_overflow_parks_whoever_overflows_it() {
+    let came = |who, spent: &str| (who, "Came", Value::Map([("page".into(), "home".into()), ("spent".into(), number(spent))].into()));
+    let first = recorded([came("ann", NINES)]);
+    let world = World::with(Registry::new(rules::ODD)).await;
+    world.process(&first).await;
+    let rest = recorded([came("bob", "-5"), came("cid", "8"), came("dan", "0"), came("eve", "1")]);
+    let report = world.process(&rest).await;
+    assert_eq!(counts(&report), [3, 0, 0, 1, 0], "{:?}", report.reasons);
+    let [(who, Some(1), reason)] = &world.parked().await[..] else { panic!("one is parked") };
+    assert!(who == "cid" && reason.contains("38"), "{reason}");
+    assert!(world.row("visits", "home").await.contains("spent=99999999999999999999999999999999999995 "));
+}
+
+#[tokio::test]
+async fn a_poison_record_parks_its_aggregate_and_its_neighbours_go_on() {
+    let world = World::new().await;
+    let events = recorded([
+        ("alice", "AccountOpened", data! { initialDeposit: 1 }),
+        ("bob", "AccountOpened", data! { initialDeposit: 1 }),
+        ("alice", "MoneyDeposited", data! { amount: "two" }),
+        ("alice", "MoneyDeposited", data! { amount: 4 }),
+    ]);
+    let report = world.process(&events).await;
+    assert_eq!((counts(&report), report.checkpoint.clone()), ([2, 0, 0, 2, 0], None));
+    let parked = world.parked().await;
+    assert_eq!((parked[0].0.as_str(), parked[0].1), ("alice", Some(2)));
+    assert_eq!(parked[0].2, "the event's data does not fit: `amount`: a text where an exact number belongs");
+    assert!(world.row("account-summary", "alice").await.starts_with("balance=1 "));
+}
+
+#[tokio::test]
+async fn both_projections_of_a_mixed_history_equal_the_fold() {
+    let events = [history("bank", 3, 60, 9), history("forum", 3, 120, 30)].concat();
+    let world = World::new().await;
+    let report = world.process(&events).await;
+    assert_eq!(counts(&report), [180, 0, 0, 0, 0]);
+    assert_eq!(world.rows().await, fold(registry(), &events));
+}

@@ -1,0 +1,139 @@
+//! Projections that tests need and the repository has no other use for.
+
+use projection_vocabulary::{Change, Decimal, Projection, Recorded, Refusal, Rule, Value, nothing, own, retract, shared};
+use serde::Deserialize;
+
+/// One rule for each odd thing that a rule may do.
+pub const ODD: &[&dyn Rule] = &[&Records, &Visits, &Spreads];
+/// Houses by the rule's first revision.
+pub const HOUSES_1: &[&dyn Rule] = &[&one::Houses];
+/// Houses by its second.
+pub const HOUSES_2: &[&dyn Rule] = &[&two::Houses];
+
+/// The best of a player: a rule that reads its row.
+pub struct Records;
+
+#[derive(Deserialize)]
+pub enum Played {
+    Scored { points: Decimal },
+    Surrendered {},
+}
+
+impl Projection for Records {
+    type Event = Played;
+    const NAME: &str = "records";
+    const KEY: &str = "playerId";
+    const READS_ROW: bool = true;
+
+    fn project(&self, event: &Recorded<'_, Played>) -> Result<Change, Refusal> {
+        let Played::Scored { points } = &event.event else { return Ok(own().remove("best").into()) };
+        let best = event.row().get("best").and_then(Value::as_number);
+        let row = own().add("games", 1);
+        Ok(if best.is_none_or(|best| best < points) { row.set("best", points).add("improved", 1) } else { row }.into())
+    }
+}
+
+/// Who came to which page: every operation that a shared row has. It panics on `Cursed`.
+pub struct Visits;
+
+#[derive(Deserialize)]
+pub enum Visited {
+    Came { page: String, spent: Decimal },
+    Cursed {},
+    Left {},
+}
+
+impl Projection for Visits {
+    type Event = Visited;
+    const NAME: &str = "visits";
+    const KEY: &str = "id";
+
+    fn project(&self, event: &Recorded<'_, Visited>) -> Result<Change, Refusal> {
+        Ok(match &event.event {
+            Visited::Came { page, spent } => {
+                let who = event.aggregate.as_str();
+                shared(page).add("visits", 1).add("spent", spent).insert("visitors", who).max("longest", spent).into()
+            }
+            Visited::Cursed {} => panic!("a bug in a rule"),
+            Visited::Left {} => nothing(),
+        })
+    }
+}
+
+/// One event that reaches as many shared rows as it says.
+pub struct Spreads;
+
+#[derive(Deserialize)]
+pub enum Spread {
+    Spread { rows: u32 },
+}
+
+impl Projection for Spreads {
+    type Event = Spread;
+    const NAME: &str = "spreads";
+    const KEY: &str = "id";
+
+    fn project(&self, event: &Recorded<'_, Spread>) -> Result<Change, Refusal> {
+        let Spread::Spread { rows } = event.event;
+        Ok((0..rows).fold(nothing(), |change, row| change.and(shared(format!("row-{row}").as_str()).add("hits", 1))))
+    }
+}
+
+pub mod one {
+    use super::*;
+
+    /// What stands where.
+    pub struct Houses;
+
+    #[derive(Deserialize)]
+    pub enum Event {
+        Built { site: String, rooms: Decimal },
+        Painted {},
+        Razed {},
+    }
+
+    impl Projection for Houses {
+        type Event = Event;
+        const NAME: &str = "houses";
+        const KEY: &str = "id";
+
+        fn project(&self, event: &Recorded<'_, Event>) -> Result<Change, Refusal> {
+            Ok(match &event.event {
+                Event::Built { site, rooms } => own().set("size", rooms).set("label", site).and(shared(site).add("houses", 1)),
+                Event::Painted {} => own().add("coats", 1).into(),
+                Event::Razed {} => own().remove("label").and(retract()),
+            })
+        }
+    }
+}
+
+pub mod two {
+    use super::*;
+
+    /// What stands where: `label` is now `title`, a site counts rooms and knows its latest house, and paint no longer matters.
+    pub struct Houses;
+
+    #[derive(Deserialize)]
+    pub enum Event {
+        Built { site: String, rooms: Decimal },
+        Razed {},
+    }
+
+    impl Projection for Houses {
+        type Event = Event;
+        const NAME: &str = "houses";
+        const KEY: &str = "id";
+        const REVISION: u32 = 2;
+
+        fn project(&self, event: &Recorded<'_, Event>) -> Result<Change, Refusal> {
+            Ok(match &event.event {
+                Event::Built { rooms, .. } if rooms.is_zero() => return Err(Refusal::Rule("a house has rooms")),
+                Event::Built { site, rooms } => {
+                    let counts = shared(site).add("houses", 1).add("rooms", rooms).max("builtAt", event.timestamp);
+                    own().set("size", rooms).set("title", site).and(counts)
+                }
+                Event::Razed {} => own().remove("title").and(retract()),
+            })
+        }
+    }
+}

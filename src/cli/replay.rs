@@ -1,18 +1,12 @@
 //! `projector replay`: captured stream JSON through the engine that the Lambda runs.
 
-use std::{
-    path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
-    time::Instant,
-};
+use std::{path::PathBuf, sync::atomic::Ordering::Relaxed, time::Instant};
 
 use clap::{Args, ValueEnum};
 use projection_vocabulary::Registry;
 use serde::Serialize;
 use serde_json::{json, value::RawValue};
+use tokio::sync::mpsc;
 
 use super::{EXIT_INTERRUPTED, EXIT_NOT_AS_IT_SHOULD_BE, EXIT_OK, EXIT_UNUSABLE, events, snapshot::Snapshot, terminal};
 use crate::{
@@ -123,55 +117,73 @@ pub async fn run(options: &Options, store: Store, registry: Registry) -> anyhow:
     })
 }
 
-/// Takes the records of all sources through the worker, batch by batch, never more than one batch in memory.
-async fn replay(worker: &Worker, sources: Vec<Source>, batch_size: usize) -> Replayed {
-    let interrupted = Arc::new(AtomicBool::new(false));
-    let heard = Arc::clone(&interrupted);
-    let listener = tokio::spawn(async move {
-        if tokio::signal::ctrl_c().await.is_ok() {
-            heard.store(true, Relaxed);
-        }
-    });
-    let bytes = sources.iter().map(Source::bytes_total).sum::<Option<u64>>();
-    let progress = terminal::progress(bytes);
-    let mut replayed = Replayed::default();
-    let mut batch: Vec<Box<RawValue>> = Vec::with_capacity(batch_size);
-    'input: for source in sources {
-        let (bytes_before, bytes_read) = (progress.position(), source.bytes_read());
-        let records = match source.records() {
-            Ok(records) => records,
-            Err(error) => {
-                replayed.unreadable(&error);
-                continue;
-            }
+/// What was read of the input since the last time.
+struct Piece {
+    records: Vec<Box<RawValue>>,
+    unreadable: Vec<InputError>,
+    bytes_read: u64,
+}
+
+/// Reads all sources, batch by batch. It waits for whoever takes the batches, and stops when nobody does any more.
+fn read(sources: Vec<Source>, batch_size: usize, pieces: &mpsc::Sender<Piece>) {
+    let empty = || Piece { records: Vec::with_capacity(batch_size), unreadable: Vec::new(), bytes_read: 0 };
+    let (mut piece, mut bytes_before) = (empty(), 0);
+    for source in sources {
+        let bytes_read = source.bytes_read();
+        let (records, unopened) = match source.records() {
+            Ok(records) => (Some(records), None),
+            Err(error) => (None, Some(Err(error))),
         };
-        for record in records {
+        for record in records.into_iter().flatten().chain(unopened) {
             match record {
-                Ok(record) => batch.push(record.json),
-                Err(error) => progress.suspend(|| replayed.unreadable(&error)),
+                Ok(record) => piece.records.push(record.json),
+                Err(error) => piece.unreadable.push(error),
             }
-            if batch.len() == batch_size {
-                replayed.report.add(worker.process(&batch, Deadline::NONE).await);
-                batch.clear();
-                progress.set_position(bytes_before + bytes_read.load(Relaxed));
-                progress.set_message(format!("{} records", replayed.report.records));
-            }
-            if interrupted.load(Relaxed) {
-                break 'input;
+            if piece.records.len() == batch_size {
+                piece.bytes_read = bytes_before + bytes_read.load(Relaxed);
+                if pieces.blocking_send(std::mem::replace(&mut piece, empty())).is_err() {
+                    return;
+                }
             }
         }
-        progress.set_position(bytes_before + bytes_read.load(Relaxed));
+        bytes_before += bytes_read.load(Relaxed);
     }
-    replayed.interrupted = interrupted.load(Relaxed);
-    if replayed.interrupted {
-        progress.suspend(|| {
-            eprintln!("interrupted: what was read and is not in the counts was not applied; replay again, nothing counts twice");
-        });
-    } else if !batch.is_empty() {
-        replayed.report.add(worker.process(&batch, Deadline::NONE).await);
+    piece.bytes_read = bytes_before;
+    // Nobody takes it if the replay was interrupted; then it was not asked for.
+    let _ = pieces.blocking_send(piece);
+}
+
+/// Takes the records of all sources through the worker; a few batches are in memory, however long the input.
+async fn replay(worker: &Worker, sources: Vec<Source>, batch_size: usize) -> Replayed {
+    let progress = terminal::progress(sources.iter().map(Source::bytes_total).sum());
+    let (sender, mut pieces) = mpsc::channel(1);
+    // A thread of its own and not one of the runtime's, which would wait at the end for a read of a terminal or a pipe.
+    let reader = std::thread::spawn(move || read(sources, batch_size, &sender));
+    let mut interrupt = std::pin::pin!(tokio::signal::ctrl_c());
+    let mut replayed = Replayed::default();
+    loop {
+        let piece = tokio::select! {
+            biased;
+            _ = &mut interrupt => {
+                replayed.interrupted = true;
+                break;
+            }
+            piece = pieces.recv() => piece,
+        };
+        let Some(Piece { records, unreadable, bytes_read }) = piece else { break };
+        progress.suspend(|| unreadable.iter().for_each(|error| replayed.unreadable(error)));
+        if !records.is_empty() {
+            replayed.report.add(worker.process(&records, Deadline::NONE).await);
+        }
+        progress.set_position(bytes_read);
+        progress.set_message(format!("{} records", replayed.report.records));
     }
-    listener.abort();
     progress.finish_and_clear();
+    if replayed.interrupted {
+        eprintln!("interrupted: what is not in the counts was not applied; replay again, nothing counts twice");
+    } else {
+        reader.join().expect("the reader ends with the input: a panic of it must not look like that");
+    }
     replayed
 }
 

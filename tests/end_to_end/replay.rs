@@ -3,16 +3,16 @@
 use std::{
     collections::BTreeSet,
     fs,
-    io::Write as _,
+    io::{BufRead as _, BufReader, Read as _, Write as _},
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
 };
 
 use projection_vocabulary::{Registry, Value};
-use projection_worker::{decode::appended_item, input, report::Report, retry::Deadline};
+use projection_worker::{Worker, decode::appended_item, embedded::Embedded, input, report::Report, retry::Deadline, store::Store};
 use serde_json::{Value as Json, value::RawValue};
 
-use crate::world::{Everything, World, registry};
+use crate::world::{Everything, World, names, registry};
 
 fn fixtures() -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
@@ -114,6 +114,60 @@ fn a_broken_line_fails_alone() {
     let printed: Json = serde_json::from_slice(&output.stdout).expect("JSON");
     assert_eq!((&printed["report"]["total"]["applied"], &printed["report"]["unreadable"]), (&18.into(), &1.into()));
     assert!(text(&output.stderr).contains("-:2"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn an_interrupted_replay_stops_at_once_and_says_what_was_applied() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_projector"))
+        .args(["replay", "-", "--batch-size", "1", "--output", "json"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("projector runs");
+    // The warning about the second record says that the first is applied and that it is waiting for more.
+    let lines = fs::read_to_string(fixtures().iter().find(|path| name(path) == "json-lines").expect("JSON Lines").join("stream.jsonl"))
+        .expect("read");
+    let event = lines.lines().find(|line| !line.contains("Records") && line.contains("EVENT#")).expect("a bare event");
+    let mut input = child.stdin.take().expect("a pipe");
+    writeln!(input, "{event}\n{{\"dynamodb\":{{}}}}").expect("written");
+    let mut said = String::new();
+    let mut errors = BufReader::new(child.stderr.take().expect("a pipe"));
+    while !said.contains("record parked") {
+        assert_ne!(errors.read_line(&mut said).expect("read"), 0, "{said}");
+    }
+    let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status().expect("kill runs");
+    assert!(killed.success());
+    errors.read_to_string(&mut said).expect("read");
+    let output = child.wait_with_output().expect("it ends, although its input is still open");
+    drop(input);
+    assert_eq!(output.status.code(), Some(130), "{said}");
+    assert!(said.contains("interrupted"), "{said}");
+    let printed: Json = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(printed["report"]["records"], 2);
+}
+
+#[tokio::test]
+async fn a_dynamodb_at_an_address_gets_tables_only_when_asked() {
+    let embedded = Embedded::memory().expect("an empty database");
+    let world = World { worker: Worker::new(Store::new(embedded.client(), names(registry())), registry()), embedded };
+    let url = world.serve().await;
+    let run = async |arguments: &[&str]| {
+        let arguments: Vec<String> = ["--endpoint-url", &url].iter().chain(arguments).map(ToString::to_string).collect();
+        let ran = tokio::task::spawn_blocking(move || projector(&arguments.iter().map(String::as_str).collect::<Vec<_>>()));
+        let output = ran.await.expect("projector runs");
+        (output.status.code(), text(&output.stdout) + &text(&output.stderr))
+    };
+    let bank = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/bank");
+    let [bank, expected] = [bank.display().to_string(), bank.join("expected.json").display().to_string()];
+    let (code, said) = run(&["replay", &bank]).await;
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains("check the table names"), "{said}");
+    let (code, said) = run(&["tables", "create"]).await;
+    assert_eq!((code, said.as_str()), (Some(0), "created event-store\ncreated parked\ncreated account-summary\ncreated forum-counters\n"));
+    let (code, said) = run(&["replay", &bank, "--expect", &expected]).await;
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(world.rows().await["account-summary"].len(), 5);
 }
 
 #[test]

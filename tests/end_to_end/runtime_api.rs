@@ -66,9 +66,7 @@ struct Service {
 
 /// The variables that the function has by its configuration and from Lambda, with the world's database as DynamoDB.
 pub async fn environment(world: &World) -> Environment {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    let dynamodb = format!("http://{}", listener.local_addr().expect("an address"));
-    tokio::spawn(dynoxide::server::serve_on(listener, world.embedded.database().clone()));
+    let dynamodb = world.serve().await;
     let variables = [
         ("EVENT_STORE_TABLE", "event-store"),
         ("PARKED_TABLE", "parked"),

@@ -83,6 +83,14 @@ impl World {
         Tapped { worker, hung, calls }
     }
 
+    /// Serves the database over HTTP, and returns its address.
+    pub async fn serve(&self) -> String {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let url = format!("http://{}", listener.local_addr().expect("an address"));
+        tokio::spawn(dynoxide::server::serve_on(listener, self.embedded.database().clone()));
+        url
+    }
+
     /// Puts the events into the event store, as `projector events import` does.
     pub async fn import(&self, events: &[RecordedEvent]) {
         for event in events {

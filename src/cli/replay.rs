@@ -90,7 +90,8 @@ pub async fn run(options: &Options, store: Store, registry: Registry) -> anyhow:
             }
             for entry in parked {
                 let version = entry.version.map_or_else(String::new, |version| format!(" at version {version}"));
-                println!("parked in {}: {}{version}, {} times: {}", entry.projection, entry.aggregate, entry.count, entry.reason);
+                let times = if entry.count == 1 { "once".to_owned() } else { format!("{} times", entry.count) };
+                println!("parked in {}: {}{version}, {times}: {}", entry.projection, entry.aggregate, entry.reason);
             }
         }
         Output::Json | Output::Jsonl => {

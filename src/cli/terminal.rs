@@ -78,7 +78,7 @@ pub fn summary(report: &Report, unreadable: u64, took: Duration) -> String {
     text
 }
 
-/// The first rows of a projection. Rows with the same attributes stand in one table.
+/// The first rows of a projection. Rows with the same attributes stand in one table, or in lines if the terminal is too narrow.
 pub fn rows(rule: &dyn Rule, rows: &BTreeMap<RowKey, Attributes>, show: usize) -> String {
     let mut text = String::new();
     let mut shapes: BTreeMap<Vec<&str>, Vec<(&RowKey, &Attributes)>> = BTreeMap::new();
@@ -91,17 +91,26 @@ pub fn rows(rule: &dyn Rule, rows: &BTreeMap<RowKey, Attributes>, show: usize) -
     line(format!("{}: {} rows{more}", rule.name(), rows.len()));
     for (names, rows) in shapes {
         let mut table = table();
+        let mut lines = String::new();
         table.set_header(
             std::iter::once(rule.key()).chain(names.iter().copied()).map(|name| Cell::new(name).add_attribute(Attribute::Bold)),
         );
         for (key, row) in rows {
+            write!(lines, "  {key}:").expect("a String takes all");
+            for (name, value) in row {
+                write!(lines, " {name}={value}").expect("a String takes all");
+            }
+            lines.push('\n');
             let cells = row.values().map(|value| {
                 let alignment = if matches!(value, Value::Number(_)) { CellAlignment::Right } else { CellAlignment::Left };
                 Cell::new(value).set_alignment(alignment)
             });
             table.add_row(std::iter::once(Cell::new(key)).chain(cells));
         }
-        line(table.to_string());
+        let drawn = table.to_string();
+        let columns = drawn.lines().next().map_or(0, |border| border.chars().count());
+        let fits = table.width().is_none_or(|terminal| columns <= usize::from(terminal));
+        line(if fits { drawn } else { lines.trim_end().to_owned() });
     }
     text
 }
@@ -109,7 +118,7 @@ pub fn rows(rule: &dyn Rule, rows: &BTreeMap<RowKey, Attributes>, show: usize) -
 fn table() -> Table {
     let mut table = Table::new();
     table.load_style(UTF8_BORDERS_ONLY);
-    // On a terminal cells wrap to its width; into a file they stay whole.
-    table.set_content_arrangement(if io::stdout().is_terminal() { ContentArrangement::Dynamic } else { ContentArrangement::Disabled });
+    // Cells stay whole: names and amounts cut in two are hard to read.
+    table.set_content_arrangement(ContentArrangement::Disabled);
     table
 }

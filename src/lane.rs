@@ -22,10 +22,7 @@ use serde_dynamo::Item;
 use crate::{
     item::encode_event,
     report::{Outcome, Tally},
-    store::{
-        events::Stored,
-        rows::{HomeWrite, TRANSACTION_ACTIONS_MAX},
-    },
+    store::{events::Stored, home::HomeWrite, rows::TRANSACTION_ACTIONS_MAX},
 };
 
 /// How often a lane may be refused for no reason that its row shows before it gives up.

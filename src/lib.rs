@@ -15,6 +15,7 @@ pub mod lambda;
 mod lane;
 mod plan;
 pub mod report;
+mod reproject;
 pub mod retry;
 pub mod store;
 mod worker;

@@ -1,6 +1,8 @@
 //! Which writes go together. Pure.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use projection_vocabulary::{Cell, Decimal, RowKey};
 
 use crate::{
     lane::{Lane, Write},
@@ -62,4 +64,14 @@ pub fn pack(writes: Vec<(Lane, Box<Write>)>) -> Vec<Vec<(Lane, Box<Write>)>> {
         packs.push(pack);
     }
     packs
+}
+
+/// Amounts by row, so that each row is updated once.
+#[must_use]
+pub fn by_row<'a>(sums: impl IntoIterator<Item = (&'a Cell, &'a Decimal)>) -> BTreeMap<RowKey, BTreeMap<String, Decimal>> {
+    let mut rows: BTreeMap<RowKey, BTreeMap<String, Decimal>> = BTreeMap::new();
+    for ((row, attribute), amount) in sums {
+        *rows.entry(row.clone()).or_default().entry(attribute.clone()).or_default() += amount;
+    }
+    rows
 }

@@ -2,6 +2,7 @@
 
 pub mod events;
 mod expression;
+pub mod home;
 pub mod parking;
 pub mod rows;
 pub mod tables;

@@ -1,6 +1,6 @@
 //! The engine: a batch of stream records in, exact rows out, and an account of every record.
 //!
-//! Decoding, lanes and plans are values; only this module awaits. What goes wrong on the way ends in one of three places:
+//! Decoding, lanes and plans are values; this module takes them to the store. What goes wrong on the way ends in one of three places:
 //! an event that cannot be applied parks its aggregate, trouble with the infrastructure fails the records it hits (they are
 //! delivered again), and a batch of which most would have to be parked fails as a whole, for then it is the deployment that
 //! is at fault.
@@ -11,27 +11,27 @@ use std::{
 };
 
 use futures::{StreamExt as _, stream};
-use projection_vocabulary::{AggregateId, Cell, Change, Decimal, HomeRow, RecordedEvent, Registry, RowKey, Rows, Rule, Sums, Version};
+use projection_vocabulary::{AggregateId, Change, RecordedEvent, Registry, Rule};
 use serde_json::value::RawValue;
 
 use crate::{
     decode::{Body, Ignored, Poison, Record, decode},
-    lane::{Content, HOLE_REASON, Lane, Next, Park, Step, Write, content, payload_of},
+    lane::{Lane, Next, Park, Step, Write},
     plan,
     report::{Outcome, Report},
+    reproject::{Anew, reproject},
     retry::Deadline,
     store::{
         Store, Trouble,
+        events::PAGE_EVENTS,
         parking::Parking,
-        rows::{Cause, Commit, HomeWrite, TRANSACTION_ACTIONS_MAX},
+        rows::{Cause, Commit},
     },
 };
 
 /// How many groups of rows are written at once. At 5 ms a write that is 6,400 writes a second, more than a new on-demand
 /// table takes (4,000).
 const CONCURRENCY: usize = 32;
-/// How many events healing reads at once: a page of DynamoDB's 1 MB holds about as many.
-const HEAL_EVENTS: usize = 1_000;
 /// The breaker looks at the last so many aggregates, over batches: a small batch alone tells little.
 const BREAKER_WINDOW: usize = 200;
 /// Fewer would-be parked aggregates than this never trip it, or one bad record in a batch of one would stop the shard.
@@ -378,14 +378,9 @@ impl Worker {
     }
 
     async fn commit_sums(&self, rule: &'static dyn Rule, pack: &[(Lane, Box<Write>)], deadline: Deadline) -> Result<Commit, Trouble> {
-        let shared = by_row(pack.iter().flat_map(|(_, write)| &write.shared));
-        match pack {
-            [(_, write)] if shared.is_empty() => self.store.commit_one(rule, &write.home, deadline).await,
-            _ => {
-                let homes: Vec<_> = pack.iter().map(|(_, write)| &write.home).collect();
-                self.store.commit_all(rule, &homes, &shared, deadline).await
-            }
-        }
+        let shared = plan::by_row(pack.iter().flat_map(|(_, write)| &write.shared));
+        let homes: Vec<_> = pack.iter().map(|(_, write)| &write.home).collect();
+        self.store.commit(rule, &homes, &shared, deadline).await
     }
 
     /// Does what a refusal calls for.
@@ -393,11 +388,11 @@ impl Worker {
         loop {
             next = match next {
                 Next::Step => return,
-                Next::Heal(from, to) => match self.store.load_page(&lane.aggregate, from..=to, HEAL_EVENTS, deadline).await {
+                Next::Heal(from, to) => match self.store.load_page(&lane.aggregate, from..=to, PAGE_EVENTS, deadline).await {
                     Ok(stored) => lane.heal(from, to, stored),
                     Err(trouble) => return lane.fail(trouble.to_string()),
                 },
-                Next::Reproject(row) => match self.reproject(lane, &row, deadline).await {
+                Next::Reproject(row) => match reproject(&self.store, lane.rule, &lane.aggregate, &row, deadline).await {
                     Ok(Anew::Done(now)) => return lane.reprojected(row.version, now),
                     // Someone else moved or projected the row meanwhile: the lane's next step meets it as it is now.
                     Ok(Anew::Moved) => return,
@@ -407,89 +402,6 @@ impl Worker {
             };
         }
     }
-
-    /// Puts today's fold of an aggregate's history in the place of a row that an older revision of the rule wrote, and adds
-    /// what it contributes now less what it contributed then to shared rows.
-    async fn reproject(&self, lane: &Lane, stale: &HomeRow, deadline: Deadline) -> Result<Anew, Trouble> {
-        let (rule, aggregate) = (lane.rule, &lane.aggregate);
-        let mut rows = Rows::default();
-        let mut total = Change::default();
-        let mut due = Version::NONE.next();
-        let mut stop = None;
-        'history: loop {
-            if deadline.passed() {
-                return Err(Trouble::OutOfTime);
-            }
-            let page = self.store.load_page(aggregate, due..=Version(u64::MAX), HEAL_EVENTS, deadline).await?;
-            let full = page.len() == HEAL_EVENTS;
-            for stored in page {
-                if stored.version() != due {
-                    break 'history;
-                }
-                match content(rule, stored) {
-                    Content::Passed => {}
-                    Content::Poison { reason, payload } => {
-                        stop = Some((reason, payload));
-                        break 'history;
-                    }
-                    Content::Event(event) => match rows.fold(rule, &event) {
-                        Ok(change) => total = total.then(change),
-                        Err(unfolded) => {
-                            stop = Some((unfolded.to_string(), payload_of(&event)));
-                            break 'history;
-                        }
-                    },
-                }
-                due = due.next();
-            }
-            if !full {
-                break;
-            }
-        }
-        // What lies beyond the row is for the lane to find; what lies before it keeps the row as it is.
-        if due <= stale.version {
-            let (reason, payload) = stop.unwrap_or_else(|| (HOLE_REASON.to_owned(), String::new()));
-            return Ok(Anew::Stuck(due, format!("the rule changed and its rows are projected anew: {reason}"), payload));
-        }
-        let fresh = rows.home.remove(aggregate).unwrap_or_default();
-        // What all its events come to for an aggregate that had contributed nothing: zeros too, where a row must show one.
-        let mut difference = total.settle(&Sums::new()).shared;
-        for (cell, amount) in &stale.contributions {
-            *difference.entry(cell.clone()).or_default() -= amount;
-        }
-        difference.retain(|cell, amount| !amount.is_zero() || !stale.contributions.contains_key(cell));
-        let shared = by_row(&difference);
-        let refused = |reason: &str| {
-            Ok(Anew::Stuck(stale.version, format!("the rule changed and its new rows are refused: {reason}"), String::new()))
-        };
-        if shared.len() >= TRANSACTION_ACTIONS_MAX {
-            return refused("they change more shared rows than a transaction holds");
-        }
-        let write = HomeWrite::replacing(aggregate.clone(), stale, &fresh);
-        let committed = match self.store.raise(rule, &total, deadline).await? {
-            Err(reason) => Commit::Invalid(reason),
-            Ok(()) if shared.is_empty() => self.store.commit_one(rule, &write, deadline).await?,
-            Ok(()) => self.store.commit_all(rule, &[&write], &shared, deadline).await?,
-        };
-        match committed {
-            Commit::Done => Ok(Anew::Done(fresh.version)),
-            Commit::Invalid(reason) => refused(reason),
-            Commit::Refused(causes) => match causes.into_iter().next() {
-                Some(Cause::Invalid(reason)) => refused(reason),
-                _ => Ok(Anew::Moved),
-            },
-        }
-    }
-}
-
-/// What became of projecting an aggregate anew.
-enum Anew {
-    /// Its row is today's, with this watermark.
-    Done(Version),
-    /// Nothing, for the row is no longer the one that was to be replaced.
-    Moved,
-    /// It cannot be done: at which version, why, and the event as JSON if it is an event's fault.
-    Stuck(Version, String, String),
 }
 
 /// Why what should be parked is not, if so.
@@ -505,13 +417,4 @@ fn push_poison(lane: &mut Lane, poison: &Poison, record: usize) {
     if let (true, Some((_, version))) = (concerns, &poison.event) {
         lane.push_poison(*version, poison.reason.to_string(), poison.payload.clone(), record);
     }
-}
-
-/// Amounts by row, so that each row is updated once.
-fn by_row<'a>(sums: impl IntoIterator<Item = (&'a Cell, &'a Decimal)>) -> BTreeMap<RowKey, BTreeMap<String, Decimal>> {
-    let mut rows: BTreeMap<RowKey, BTreeMap<String, Decimal>> = BTreeMap::new();
-    for ((row, attribute), amount) in sums {
-        *rows.entry(row.clone()).or_default().entry(attribute.clone()).or_default() += amount;
-    }
-    rows
 }

@@ -21,13 +21,10 @@ use crate::{
     retry::Deadline,
     store::{
         Store,
-        events::{APPEND_EVENTS_MAX, AppendError, Imported, Stored},
+        events::{APPEND_EVENTS_MAX, AppendError, Imported, PAGE_EVENTS, Stored},
         now,
     },
 };
-
-/// How many events are read at once to be shown.
-const SHOW_PAGE: usize = 1_000;
 
 /// What to do with the event store.
 #[derive(Subcommand)]
@@ -197,7 +194,7 @@ async fn import_all(store: &Store, paths: &[PathBuf]) -> anyhow::Result<Imports>
 async fn show(store: &Store, aggregate: &AggregateId) -> anyhow::Result<u8> {
     let mut from = Version::NONE.next();
     loop {
-        let page = store.load_page(aggregate, from..=Version(u64::MAX), SHOW_PAGE, Deadline::NONE).await?;
+        let page = store.load_page(aggregate, from..=Version(u64::MAX), PAGE_EVENTS, Deadline::NONE).await?;
         let Some(last) = page.last().map(Stored::version) else {
             if from == Version::NONE.next() {
                 eprintln!("error: the event store has no aggregate {aggregate}");

@@ -61,6 +61,9 @@ pub enum AppendError {
     Trouble(#[from] Trouble),
 }
 
+/// How many events are read at once where many may be needed: a page of DynamoDB's 1 MB holds about as many.
+pub const PAGE_EVENTS: usize = 1_000;
+
 /// What became of an imported item.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Imported {

@@ -1,27 +1,26 @@
 //! Read models: conditional commits of home rows with what they add to shared rows.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
+    collections::{BTreeMap, HashMap},
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
 };
 
 use aws_sdk_dynamodb::{
-    operation::{transact_write_items::TransactWriteItemsError, update_item::UpdateItemError},
+    operation::{
+        transact_write_items::TransactWriteItemsError,
+        update_item::{UpdateItemError, builders::UpdateItemFluentBuilder},
+    },
     types::{
         AttributeValue, CancellationReason, KeysAndAttributes, ReturnConsumedCapacity, ReturnValuesOnConditionCheckFailure,
         TransactWriteItem, Update,
     },
 };
-use projection_vocabulary::{
-    AggregateId, Attributes, Base, Cell, Change, Decimal, HomeRow, RESERVED, RowKey, Rule, Settled, Sums, Value, Version,
-};
+use projection_vocabulary::{AggregateId, Attributes, Change, Decimal, HomeRow, RowKey, Rule, Value, Version};
 
 use super::{
     Store, Trouble,
     expression::Expression,
+    home::{HomeWrite, condition, foreign_row, home_row, is_bookkeeping},
     now,
     parking::Parking,
     trouble::{Failure, invalid_reason, sort, undecided},
@@ -37,144 +36,6 @@ pub const TRANSACTION_ACTIONS_MAX: usize = 100;
 /// The most keys in one BatchGetItem.
 /// <https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_BatchGetItem.html>
 pub const BATCH_GET_KEYS_MAX: usize = 100;
-/// `contributed#<attribute>#<shared row>`: what a home row has added to a shared row, at the top level where ADD reaches it.
-const CONTRIBUTED: &str = "contributed#";
-
-/// A write of one home row: from exactly one watermark to another.
-#[derive(Clone)]
-pub struct HomeWrite {
-    /// Whose row.
-    pub aggregate: AggregateId,
-    /// The watermark that the row must have.
-    pub after: Version,
-    /// The revision that the row must have, unless it is absent.
-    pub after_revision: u32,
-    /// The watermark that it gets.
-    pub to: Version,
-    /// The revision that it gets.
-    pub revision: u32,
-    /// The id of the event at `to`.
-    pub event_id: Arc<str>,
-    sets: Attributes,
-    adds: BTreeMap<String, Decimal>,
-    removes: BTreeSet<String>,
-    owned: BTreeSet<String>,
-}
-
-impl HomeWrite {
-    /// The write of a merged change.
-    #[must_use]
-    pub fn of(
-        aggregate: AggregateId,
-        after: Version,
-        to: Version,
-        revision: u32,
-        event_id: Arc<str>,
-        change: &Change,
-        settled: &Settled,
-    ) -> Self {
-        let mut write = Self {
-            aggregate,
-            after,
-            after_revision: revision,
-            to,
-            revision,
-            event_id,
-            sets: Attributes::new(),
-            adds: contributed(&settled.adds),
-            removes: settled.removes.iter().map(contribution_name).collect(),
-            owned: change.own().keys().cloned().collect(),
-        };
-        for (name, op) in change.own() {
-            match (&op.base, &op.add) {
-                (Base::Set(value), None) => _ = write.sets.insert(name.clone(), value.clone()),
-                (Base::Remove, None) => _ = write.removes.insert(name.clone()),
-                (Base::Keep, Some(amount)) => _ = write.adds.insert(name.clone(), amount.clone()),
-                (Base::Keep, None) => {}
-                // A sum with a text in it: DynamoDB refuses this ADD as it would refuse it after the SET.
-                (Base::Set(value), Some(amount)) => {
-                    write.sets.insert(name.clone(), value.clone());
-                    write.adds.insert(name.clone(), amount.clone());
-                }
-                (Base::Remove, Some(_)) => unreachable!("merging makes a value of an amount that follows a removal"),
-            }
-        }
-        write
-    }
-
-    /// The write that puts `fresh` in the place of all that `stale` owns.
-    #[must_use]
-    pub fn replacing(aggregate: AggregateId, stale: &HomeRow, fresh: &HomeRow) -> Self {
-        let mut sets = fresh.own.clone();
-        sets.extend(contributed(&fresh.contributions).into_iter().map(|(name, amount)| (name, Value::Number(amount))));
-        let ended = stale.contributions.keys().map(contribution_name);
-        let removes = stale.owned.iter().cloned().chain(ended).filter(|name| !sets.contains_key(name)).collect();
-        Self {
-            aggregate,
-            after: stale.version,
-            after_revision: stale.revision,
-            to: fresh.version,
-            revision: fresh.revision,
-            event_id: fresh.last_event_id.clone().unwrap_or_default(),
-            sets,
-            adds: BTreeMap::new(),
-            removes,
-            owned: fresh.owned.clone(),
-        }
-    }
-
-    fn expression(&self) -> (Expression, String) {
-        let mut expression = Expression::default();
-        if self.to == Version::NONE {
-            // Today's rule knows none of the events: the row is as if it had never had one.
-            for name in ["version", "revision", "lastEventId"] {
-                expression.remove(name);
-            }
-        } else {
-            expression.set("version", number(self.to));
-            expression.set("revision", AttributeValue::N(self.revision.to_string()));
-            expression.set("lastEventId", AttributeValue::S(self.event_id.to_string()));
-        }
-        for (name, value) in &self.sets {
-            expression.set(name, from_value(value));
-        }
-        for (name, amount) in &self.adds {
-            expression.add(name, AttributeValue::N(amount.to_string()));
-        }
-        if !self.owned.is_empty() {
-            expression.add("owned", AttributeValue::Ss(self.owned.iter().cloned().collect()));
-        }
-        for name in &self.removes {
-            expression.remove(name);
-        }
-        let condition = condition(&mut expression, self.after, self.after_revision);
-        (expression, condition)
-    }
-}
-
-/// The watermark is exactly `after`, written by this revision, and the aggregate is not parked.
-fn condition(expression: &mut Expression, after: Version, revision: u32) -> String {
-    let (version, parked) = (expression.name("version"), expression.name("parkedAt"));
-    if after == Version::NONE {
-        return format!("attribute_not_exists({version}) AND attribute_not_exists({parked})");
-    }
-    let after = expression.value(number(after));
-    let written_by = (expression.name("revision"), expression.value(AttributeValue::N(revision.to_string())));
-    format!("{version} = {after} AND {} = {} AND attribute_not_exists({parked})", written_by.0, written_by.1)
-}
-
-fn number(version: Version) -> AttributeValue {
-    AttributeValue::N(version.to_string())
-}
-
-fn contribution_name((row, attribute): &Cell) -> String {
-    format!("{CONTRIBUTED}{attribute}#{row}")
-}
-
-fn contributed(sums: &Sums) -> BTreeMap<String, Decimal> {
-    sums.iter().map(|(cell, amount)| (contribution_name(cell), amount.clone())).collect()
-}
-
 /// What became of a commit.
 #[derive(Debug)]
 pub enum Commit {
@@ -203,27 +64,31 @@ pub enum Cause {
 }
 
 impl Store {
-    /// Writes one home row.
+    /// Writes home rows and adds to shared rows, all or nothing: one home row by itself, more in a transaction.
     ///
     /// # Errors
-    /// [`Trouble`], with the row written or not: deliver the records again.
-    pub async fn commit_one(&self, rule: &dyn Rule, write: &HomeWrite, deadline: Deadline) -> Result<Commit, Trouble> {
+    /// [`Trouble`], with all written or nothing: deliver the records again.
+    pub async fn commit(
+        &self,
+        rule: &dyn Rule,
+        writes: &[&HomeWrite],
+        shared: &BTreeMap<RowKey, BTreeMap<String, Decimal>>,
+        deadline: Deadline,
+    ) -> Result<Commit, Trouble> {
+        match writes {
+            [write] if shared.is_empty() => self.commit_one(rule, write, deadline).await,
+            _ => self.commit_all(rule, writes, shared, deadline).await,
+        }
+    }
+
+    async fn commit_one(&self, rule: &dyn Rule, write: &HomeWrite, deadline: Deadline) -> Result<Commit, Trouble> {
         const OPERATION: &str = "UpdateItem on a home row";
         let (expression, condition) = write.expression();
         let applied_maybe = AtomicBool::new(false);
         retry(deadline, || async {
             self.meter.request();
-            let request =
-                self.client.update_item().table_name(self.table_of(rule)).key(rule.key(), AttributeValue::S(write.aggregate.to_string()));
-            let answer = request
-                .update_expression(expression.update())
-                .condition_expression(&condition)
-                .set_expression_attribute_names(Some(expression.names.clone()))
-                .set_expression_attribute_values(expression.some_values())
-                .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
-                .return_consumed_capacity(ReturnConsumedCapacity::Total)
-                .send()
-                .await;
+            let request = self.update_item(rule, write.aggregate.as_str(), &expression).condition_expression(&condition);
+            let answer = request.return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld).send().await;
             match answer.map_err(sort) {
                 Ok(done) => {
                     self.meter.wrote(&done.consumed_capacity);
@@ -246,11 +111,7 @@ impl Store {
         .await?
     }
 
-    /// Writes home rows and adds to shared rows, all or nothing.
-    ///
-    /// # Errors
-    /// [`Trouble`], with all written or nothing: deliver the records again.
-    pub async fn commit_all(
+    async fn commit_all(
         &self,
         rule: &dyn Rule,
         writes: &[&HomeWrite],
@@ -291,6 +152,18 @@ impl Store {
         self.transact("TransactWriteItems on the parking table", rule, actions, 1, deadline).await
     }
 
+    fn update_item(&self, rule: &dyn Rule, key: &str, expression: &Expression) -> UpdateItemFluentBuilder {
+        self.client
+            .update_item()
+            .table_name(self.table_of(rule))
+            .key(rule.key(), AttributeValue::S(key.to_owned()))
+            .update_expression(expression.update())
+            .set_expression_attribute_names(Some(expression.names.clone()))
+            .set_expression_attribute_values(expression.some_values())
+            .return_consumed_capacity(ReturnConsumedCapacity::Total)
+    }
+
+    /// The same as part of a transaction.
     fn update(&self, rule: &dyn Rule, key: &str, expression: &Expression, condition: Option<String>) -> TransactWriteItem {
         let update = Update::builder()
             .table_name(self.table_of(rule))
@@ -415,16 +288,8 @@ impl Store {
     ) -> Result<Result<(), &'static str>, Trouble> {
         retry(deadline, || async {
             self.meter.request();
-            let request = self.client.update_item().table_name(self.table_of(rule)).key(rule.key(), AttributeValue::S(row.to_string()));
-            let answer = request
-                .update_expression(expression.update())
-                .set_condition_expression(condition.clone())
-                .set_expression_attribute_names(Some(expression.names.clone()))
-                .set_expression_attribute_values(expression.some_values())
-                .return_consumed_capacity(ReturnConsumedCapacity::Total)
-                .send()
-                .await;
-            match answer.map_err(sort) {
+            let request = self.update_item(rule, row.as_str(), expression).set_condition_expression(condition.clone());
+            match request.send().await.map_err(sort) {
                 Ok(done) => {
                     self.meter.wrote(&done.consumed_capacity);
                     Attempt::Decided(Ok(Ok(())))
@@ -510,7 +375,7 @@ impl Store {
                 let mut row = attributes(item).map_err(|_| foreign_row("it holds what no rule writes"))?;
                 let Some(Value::Text(key)) = row.remove(rule.key()) else { return Err(foreign_row("its key is no text")) };
                 let parked = row.contains_key("parkedAt");
-                row.retain(|name, _| name == "version" || !(RESERVED.contains(&name.as_str()) || name.starts_with(CONTRIBUTED)));
+                row.retain(|name, _| !is_bookkeeping(name));
                 if parked {
                     row.insert("parked".into(), true.into());
                 }
@@ -524,41 +389,6 @@ impl Store {
     }
 }
 
-fn foreign_row(why: &str) -> Trouble {
-    Trouble::Lasting { operation: "reading a row", class: format!("something else wrote it: {why}") }
-}
-
 fn refused_row(rule: &dyn Rule, item: Option<SdkItem>) -> Result<Option<Box<HomeRow>>, Trouble> {
     item.filter(|item| !item.is_empty()).map(|item| home_row(rule, item).map(Box::new)).transpose()
-}
-
-/// Reads a home row out of its item. A row that only shares of others have made has no watermark.
-fn home_row(rule: &dyn Rule, item: SdkItem) -> Result<HomeRow, Trouble> {
-    let mut all = attributes(item).map_err(|_| foreign_row("it holds what no rule writes"))?;
-    let whole = |value: Option<Value>, what: &str| -> Result<u64, Trouble> {
-        value.map_or(Ok(0), |value| value.as_number().and_then(|n| u64::try_from(n.to_i128()?).ok()).ok_or_else(|| foreign_row(what)))
-    };
-    let mut row = HomeRow {
-        version: Version(whole(all.remove("version"), "`version` is no whole number")?),
-        revision: u32::try_from(whole(all.remove("revision"), "`revision` is no whole number")?)
-            .map_err(|_| foreign_row("`revision` is too high"))?,
-        ..HomeRow::default()
-    };
-    if let Some(Value::Text(id)) = all.remove("lastEventId") {
-        row.last_event_id = Some(id);
-    }
-    row.parked_at = all.remove("parkedAt").map(|at| at.to_string());
-    if let Some(Value::TextSet(names)) = all.remove("owned") {
-        row.owned = names.iter().map(ToString::to_string).collect();
-    }
-    all.remove(rule.key());
-    for (name, value) in all {
-        if let Some((attribute, shared_row)) = name.strip_prefix(CONTRIBUTED).and_then(|cell| cell.split_once('#')) {
-            let amount = value.as_number().cloned().ok_or_else(|| foreign_row("a contribution is no number"))?;
-            row.contributions.insert((shared_row.into(), attribute.to_owned()), amount);
-        } else if row.owned.contains(&name) {
-            row.own.insert(name, value);
-        }
-    }
-    Ok(row)
 }

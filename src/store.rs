@@ -139,3 +139,8 @@ pub(crate) fn now() -> Timestamp {
     let epoch_ms = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_millis());
     i64::try_from(epoch_ms).ok().and_then(Timestamp::from_epoch_ms).expect("the clock is within the years 1970 to 9999")
 }
+
+/// A name that nothing else has: for requests and for events that come without one. 32 lower-case hexadecimal digits.
+pub(crate) fn fresh_id() -> String {
+    format!("{:032x}", fastrand::u128(..))
+}

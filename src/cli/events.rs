@@ -22,7 +22,7 @@ use crate::{
     store::{
         Store,
         events::{APPEND_EVENTS_MAX, AppendError, Imported, PAGE_EVENTS, Stored},
-        now,
+        fresh_id, now,
     },
 };
 
@@ -130,7 +130,7 @@ fn event(aggregate: &AggregateId, version: Version, line: &Line) -> anyhow::Resu
     if line.aggregate_id.is_empty() || line.event_type.is_empty() {
         bail!("aggregateId or eventType is empty");
     }
-    let event_id = line.event_id.clone().unwrap_or_else(|| format!("{:032x}", fastrand::u128(..)));
+    let event_id = line.event_id.clone().unwrap_or_else(fresh_id);
     Ok(RecordedEvent {
         aggregate: aggregate.clone(),
         version,

@@ -15,6 +15,7 @@ use serde_dynamo::Item;
 use super::{
     Store, Trouble,
     expression::Expression,
+    fresh_id,
     rows::TRANSACTION_ACTIONS_MAX,
     trouble::{Failure, sort, undecided},
 };
@@ -123,7 +124,7 @@ impl Store {
         let actions: Vec<_> = std::iter::once(self.move_version(aggregate, expected, last))
             .chain(events.iter().map(|event| self.put_new(encode_event(event))))
             .collect();
-        let token = format!("{:032x}", fastrand::u128(..));
+        let token = fresh_id();
         let applied_maybe = AtomicBool::new(false);
         let refused = retry(Deadline::NONE, || async {
             self.meter.request();

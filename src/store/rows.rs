@@ -20,6 +20,7 @@ use projection_vocabulary::{AggregateId, Attributes, Change, Decimal, HomeRow, R
 use super::{
     Store, Trouble,
     expression::Expression,
+    fresh_id,
     home::{HomeWrite, condition, foreign_row, home_row, is_bookkeeping},
     now,
     parking::Parking,
@@ -188,7 +189,7 @@ impl Store {
         deadline: Deadline,
     ) -> Result<Commit, Trouble> {
         // One token for all tries of one plan, so that a try whose answer was lost is not applied again.
-        let token = format!("{:032x}", fastrand::u128(..));
+        let token = fresh_id();
         let applied_maybe = AtomicBool::new(false);
         retry(deadline, || async {
             self.meter.request();

@@ -9,7 +9,7 @@ use crate::retry::Attempt;
 pub enum Trouble {
     /// Retried until the deadline: throttling, conflicts, timeouts, server errors.
     #[error(
-        "{operation} still failed after retries ({class}): it will be delivered again; look at the table's throttling and DynamoDB's health if it lasts"
+        "{operation} failed, also when tried again ({class}): if it lasts, look at the network, the throttling of the table and the health of DynamoDB"
     )]
     Passing {
         /// The operation.

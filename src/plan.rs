@@ -1,12 +1,12 @@
 //! Which writes go together. Pure.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 
-use projection_vocabulary::{Cell, Decimal, RowKey};
+use projection_vocabulary::{Cell, Decimal};
 
 use crate::{
     lane::{Lane, Write},
-    store::rows::TRANSACTION_ACTIONS_MAX,
+    store::rows::{SharedAdds, TRANSACTION_ACTIONS_MAX},
 };
 
 /// Puts lanes that touch a common row into one group: one after the other they never meet each other, and those of one
@@ -68,8 +68,8 @@ pub fn pack(writes: Vec<(Lane, Box<Write>)>) -> Vec<Vec<(Lane, Box<Write>)>> {
 
 /// Amounts by row, so that each row is updated once.
 #[must_use]
-pub fn by_row<'a>(sums: impl IntoIterator<Item = (&'a Cell, &'a Decimal)>) -> BTreeMap<RowKey, BTreeMap<String, Decimal>> {
-    let mut rows: BTreeMap<RowKey, BTreeMap<String, Decimal>> = BTreeMap::new();
+pub fn by_row<'a>(sums: impl IntoIterator<Item = (&'a Cell, &'a Decimal)>) -> SharedAdds {
+    let mut rows = SharedAdds::new();
     for ((row, attribute), amount) in sums {
         *rows.entry(row.clone()).or_default().entry(attribute.clone()).or_default() += amount;
     }

@@ -37,10 +37,14 @@ pub const TRANSACTION_ACTIONS_MAX: usize = 100;
 /// The most keys in one BatchGetItem.
 /// <https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_BatchGetItem.html>
 pub const BATCH_GET_KEYS_MAX: usize = 100;
+
+/// What to add to shared rows, by row and attribute.
+pub type SharedAdds = BTreeMap<RowKey, BTreeMap<String, Decimal>>;
+
 /// What became of a commit.
 #[derive(Debug)]
 pub enum Commit {
-    /// Written. `maybe_before`: by an earlier try of the same write, whose answer was lost.
+    /// Written.
     Done,
     /// Not written; why, for each home row in the order given.
     Refused(Vec<Cause>),
@@ -69,13 +73,7 @@ impl Store {
     ///
     /// # Errors
     /// [`Trouble`], with all written or nothing: deliver the records again.
-    pub async fn commit(
-        &self,
-        rule: &dyn Rule,
-        writes: &[&HomeWrite],
-        shared: &BTreeMap<RowKey, BTreeMap<String, Decimal>>,
-        deadline: Deadline,
-    ) -> Result<Commit, Trouble> {
+    pub async fn commit(&self, rule: &dyn Rule, writes: &[&HomeWrite], shared: &SharedAdds, deadline: Deadline) -> Result<Commit, Trouble> {
         match writes {
             [write] if shared.is_empty() => self.commit_one(rule, write, deadline).await,
             _ => self.commit_all(rule, writes, shared, deadline).await,
@@ -112,13 +110,7 @@ impl Store {
         .await?
     }
 
-    async fn commit_all(
-        &self,
-        rule: &dyn Rule,
-        writes: &[&HomeWrite],
-        shared: &BTreeMap<RowKey, BTreeMap<String, Decimal>>,
-        deadline: Deadline,
-    ) -> Result<Commit, Trouble> {
+    async fn commit_all(&self, rule: &dyn Rule, writes: &[&HomeWrite], shared: &SharedAdds, deadline: Deadline) -> Result<Commit, Trouble> {
         let homes = writes.iter().map(|write| {
             let (expression, condition) = write.expression();
             self.update(rule, write.aggregate.as_str(), &expression, Some(condition))

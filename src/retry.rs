@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use backoff::ExponentialBackoffBuilder;
+use backoff::{ExponentialBackoff, ExponentialBackoffBuilder, backoff::Backoff};
 
 /// The first pause: DynamoDB's conflicts and bursts of throttling pass in tens of milliseconds.
 const PAUSE_FIRST: Duration = Duration::from_millis(25);
@@ -33,11 +33,11 @@ impl Deadline {
     /// Whether no new work may begin.
     #[must_use]
     pub fn passed(self) -> bool {
-        self.0.is_some_and(|instant| instant <= Instant::now())
+        self.0.is_some_and(|instant| instant <= now())
     }
 
-    fn left(self) -> Duration {
-        self.0.map_or(PATIENCE, |instant| instant.saturating_duration_since(Instant::now()))
+    fn end(self) -> Instant {
+        self.0.unwrap_or_else(|| now() + PATIENCE)
     }
 }
 
@@ -54,14 +54,14 @@ pub enum Attempt<T, E> {
 /// # Errors
 /// What the last attempt reported.
 pub async fn retry<T, E, F: Future<Output = Attempt<T, E>>>(deadline: Deadline, mut attempt: impl FnMut() -> F) -> Result<T, E> {
-    let policy = ExponentialBackoffBuilder::new()
+    let growing = ExponentialBackoffBuilder::new()
         .with_initial_interval(PAUSE_FIRST)
         .with_max_interval(PAUSE_MAX)
         .with_multiplier(2.0)
-        .with_randomization_factor(JITTER)
-        .with_max_elapsed_time(Some(deadline.left()))
+        .with_randomization_factor(0.0)
+        .with_max_elapsed_time(None)
         .build();
-    backoff::future::retry(policy, || {
+    backoff::future::retry(Pauses { growing, end: deadline.end() }, || {
         let next = attempt();
         async move {
             match next.await {
@@ -71,6 +71,29 @@ pub async fn retry<T, E, F: Future<Output = Attempt<T, E>>>(deadline: Deadline, 
         }
     })
     .await
+}
+
+/// The time of the runtime, which a simulation sets forward.
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+/// Growing pauses, none of them past the end. Random by `fastrand`, for `backoff`'s own choices cannot be seeded and a
+/// simulation must be repeatable.
+struct Pauses {
+    growing: ExponentialBackoff,
+    end: Instant,
+}
+
+impl Backoff for Pauses {
+    fn reset(&mut self) {
+        self.growing.reset();
+    }
+
+    fn next_backoff(&mut self) -> Option<Duration> {
+        let pause = self.growing.next_backoff()?.mul_f64(1.0 + JITTER * (2.0 * fastrand::f64() - 1.0));
+        (now() + pause < self.end).then_some(pause)
+    }
 }
 
 #[cfg(test)]

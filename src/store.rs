@@ -1,5 +1,6 @@
 //! DynamoDB as the worker needs it: every call to the SDK is below this module.
 
+mod dynamo;
 pub mod events;
 mod expression;
 pub mod home;
@@ -11,12 +12,10 @@ mod usage;
 
 use std::{collections::BTreeMap, time::SystemTime};
 
-use aws_sdk_dynamodb::{
-    Client,
-    error::{ProvideErrorMetadata, SdkError},
-};
+use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use projection_vocabulary::{Registry, Rule, Timestamp};
 
+pub use dynamo::{Answer, Dynamo};
 pub use trouble::Trouble;
 pub use usage::Usage;
 
@@ -36,18 +35,18 @@ pub struct TableNames {
     pub projections: BTreeMap<&'static str, String>,
 }
 
-/// The store: one client, the tables, and a meter of what they cost.
+/// The store: one DynamoDB, the tables, and a meter of what they cost.
 pub struct Store {
-    client: Client,
+    dynamo: Box<dyn Dynamo>,
     names: TableNames,
     meter: Meter,
 }
 
 impl Store {
-    /// A store behind a client. The client's own retries must be off (see [`crate::retry`]).
+    /// A store in a DynamoDB, under these table names.
     #[must_use]
-    pub fn new(client: Client, names: TableNames) -> Self {
-        Self { client, names, meter: Meter::default() }
+    pub fn new(dynamo: impl Dynamo + 'static, names: TableNames) -> Self {
+        Self { dynamo: Box::new(dynamo), names, meter: Meter::default() }
     }
 
     /// What has been spent so far.

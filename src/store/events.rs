@@ -6,7 +6,13 @@ use std::{
 };
 
 use aws_sdk_dynamodb::{
-    operation::transact_write_items::TransactWriteItemsError,
+    operation::{
+        get_item::GetItemInput,
+        put_item::PutItemInput,
+        query::QueryInput,
+        transact_write_items::{TransactWriteItemsError, TransactWriteItemsInput},
+        update_item::UpdateItemInput,
+    },
     types::{AttributeValue, Put, ReturnConsumedCapacity, ReturnValuesOnConditionCheckFailure, TransactWriteItem, Update},
 };
 use projection_vocabulary::{AggregateId, RecordedEvent, Version};
@@ -128,8 +134,9 @@ impl Store {
         let applied_maybe = AtomicBool::new(false);
         let refused = retry(Deadline::NONE, || async {
             self.meter.request();
-            let request = self.client.transact_write_items().set_transact_items(Some(actions.clone())).client_request_token(&token);
-            match request.return_consumed_capacity(ReturnConsumedCapacity::Total).send().await.map_err(sort) {
+            let request = TransactWriteItemsInput::builder().set_transact_items(Some(actions.clone())).client_request_token(&token);
+            let request = request.return_consumed_capacity(ReturnConsumedCapacity::Total);
+            match self.dynamo.transact_write_items(request).await.map_err(sort) {
                 Ok(done) => {
                     self.meter.wrote(done.consumed_capacity());
                     Attempt::Decided(Ok(None))
@@ -214,8 +221,9 @@ impl Store {
     /// [`Trouble`].
     pub async fn current_version(&self, aggregate: &AggregateId) -> Result<Version, Trouble> {
         let read = || {
-            let request = self.client.get_item().table_name(&self.names.event_store).key("PK", AttributeValue::S(partition_key(aggregate)));
-            request.key("SK", AttributeValue::S(VERSION_SK.into())).consistent_read(true).send()
+            let request = GetItemInput::builder().table_name(&self.names.event_store);
+            let request = request.key("PK", AttributeValue::S(partition_key(aggregate))).key("SK", AttributeValue::S(VERSION_SK.into()));
+            self.dynamo.get_item(request.consistent_read(true))
         };
         let found = self.ask("GetItem of a VERSION item", Deadline::NONE, read).await?;
         Ok(found.item.as_ref().map_or(Version::NONE, version_of))
@@ -236,20 +244,17 @@ impl Store {
         let mut from = None;
         loop {
             let query = || {
-                let request = self
-                    .client
-                    .query()
+                let request = QueryInput::builder()
                     .table_name(&self.names.event_store)
-                    .key_condition_expression("PK = :pk AND SK BETWEEN :first AND :last");
-                request
+                    .key_condition_expression("PK = :pk AND SK BETWEEN :first AND :last")
                     .expression_attribute_values(":pk", AttributeValue::S(partition_key(aggregate)))
                     .expression_attribute_values(":first", AttributeValue::S(sort_key(*versions.start())))
                     .expression_attribute_values(":last", AttributeValue::S(sort_key((*versions.end()).min(VERSION_MAX))))
                     .consistent_read(true)
                     .limit(i32::try_from(limit - stored.len()).unwrap_or(i32::MAX))
                     .set_exclusive_start_key(from.clone())
-                    .return_consumed_capacity(ReturnConsumedCapacity::Total)
-                    .send()
+                    .return_consumed_capacity(ReturnConsumedCapacity::Total);
+                self.dynamo.query(request)
             };
             let page = self.ask("Query of the event store", deadline, query).await?;
             self.meter.read_rows(&page.consumed_capacity);
@@ -270,14 +275,15 @@ impl Store {
         let mut from = None;
         while stored.len() < limit {
             let query = || {
-                let request = self.client.query().table_name(&self.names.event_store).index_name(super::tables::BY_TYPE_INDEX);
-                request
+                let request = QueryInput::builder()
+                    .table_name(&self.names.event_store)
+                    .index_name(super::tables::BY_TYPE_INDEX)
                     .key_condition_expression("GSI1PK = :type")
                     .expression_attribute_values(":type", AttributeValue::S(type_key(event_type)))
                     .scan_index_forward(false)
                     .limit(i32::try_from(limit - stored.len()).unwrap_or(i32::MAX))
-                    .set_exclusive_start_key(from.clone())
-                    .send()
+                    .set_exclusive_start_key(from.clone());
+                self.dynamo.query(request)
             };
             let page = self.ask("Query by event type", Deadline::NONE, query).await?;
             stored.extend(page.items.unwrap_or_default().into_iter().filter_map(stored_of));
@@ -301,13 +307,11 @@ impl Store {
         let (name, value) = (expression.name("version"), expression.value(AttributeValue::N(version.to_string())));
         let imported = retry(Deadline::NONE, || async {
             self.meter.request();
-            let request = self
-                .client
-                .put_item()
+            let request = PutItemInput::builder()
                 .table_name(&self.names.event_store)
                 .set_item(Some(item.clone()))
                 .condition_expression("attribute_not_exists(PK)");
-            match request.send().await.map_err(sort) {
+            match self.dynamo.put_item(request).await.map_err(sort) {
                 Ok(_) => Attempt::Decided(Ok(Imported::New)),
                 Err(Failure::Other(error)) if error.is_conditional_check_failed_exception() => Attempt::Decided(Ok(Imported::Known)),
                 Err(Failure::Invalid(reason)) => Attempt::Decided(Ok(Imported::Refused(reason))),
@@ -317,17 +321,15 @@ impl Store {
         .await??;
         retry(Deadline::NONE, || async {
             self.meter.request();
-            let request =
-                self.client.update_item().table_name(&self.names.event_store).key("PK", AttributeValue::S(partition_key(aggregate)));
-            let answer = request
+            let request = UpdateItemInput::builder()
+                .table_name(&self.names.event_store)
+                .key("PK", AttributeValue::S(partition_key(aggregate)))
                 .key("SK", AttributeValue::S(VERSION_SK.into()))
                 .update_expression(expression.update())
                 .condition_expression(format!("attribute_not_exists({name}) OR {name} < {value}"))
                 .set_expression_attribute_names(Some(expression.names.clone()))
-                .set_expression_attribute_values(expression.some_values())
-                .send()
-                .await;
-            match answer.map_err(sort) {
+                .set_expression_attribute_values(expression.some_values());
+            match self.dynamo.update_item(request).await.map_err(sort) {
                 Ok(_) => Attempt::Decided(Ok(())),
                 Err(Failure::Other(error)) if error.is_conditional_check_failed_exception() => Attempt::Decided(Ok(())),
                 Err(failure) => undecided("UpdateItem of a VERSION item", failure),

@@ -11,7 +11,10 @@
 //! | `firstSeen`, `lastSeen`, `count` | when and how often it was parked |
 
 use aws_sdk_dynamodb::{
-    operation::transact_write_items::TransactWriteItemsError,
+    operation::{
+        scan::ScanInput,
+        transact_write_items::{TransactWriteItemsError, TransactWriteItemsInput},
+    },
     types::{AttributeValue, Put, TransactWriteItem, Update},
 };
 use projection_vocabulary::{AggregateId, Version};
@@ -79,7 +82,8 @@ impl Store {
         let actions: Vec<_> = self.parking_actions(parking).collect();
         retry(deadline, || async {
             self.meter.request();
-            match self.client.transact_write_items().set_transact_items(Some(actions.clone())).send().await.map_err(sort) {
+            let request = TransactWriteItemsInput::builder().set_transact_items(Some(actions.clone()));
+            match self.dynamo.transact_write_items(request).await.map_err(sort) {
                 Ok(_) => Attempt::Decided(Ok(())),
                 // It has no condition to fail, so unless it is invalid it met another write or too many.
                 Err(Failure::Other(TransactWriteItemsError::TransactionCanceledException(canceled)))
@@ -138,8 +142,10 @@ impl Store {
         let mut parked = Vec::new();
         let mut from = None;
         loop {
-            let scan =
-                || self.client.scan().table_name(&self.names.parked).consistent_read(true).set_exclusive_start_key(from.clone()).send();
+            let scan = || {
+                let request = ScanInput::builder().table_name(&self.names.parked).consistent_read(true);
+                self.dynamo.scan(request.set_exclusive_start_key(from.clone()))
+            };
             let page = self.ask("Scan of the parking table", Deadline::NONE, scan).await?;
             parked.extend(page.items.unwrap_or_default().iter().filter_map(parked_of));
             from = page.last_evaluated_key;

@@ -7,8 +7,10 @@ use std::{
 
 use aws_sdk_dynamodb::{
     operation::{
-        transact_write_items::TransactWriteItemsError,
-        update_item::{UpdateItemError, builders::UpdateItemFluentBuilder},
+        batch_get_item::BatchGetItemInput,
+        scan::ScanInput,
+        transact_write_items::{TransactWriteItemsError, TransactWriteItemsInput},
+        update_item::{UpdateItemError, UpdateItemInput, builders::UpdateItemInputBuilder},
     },
     types::{
         AttributeValue, CancellationReason, KeysAndAttributes, ReturnConsumedCapacity, ReturnValuesOnConditionCheckFailure,
@@ -87,8 +89,8 @@ impl Store {
         retry(deadline, || async {
             self.meter.request();
             let request = self.update_item(rule, write.aggregate.as_str(), &expression).condition_expression(&condition);
-            let answer = request.return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld).send().await;
-            match answer.map_err(sort) {
+            let request = request.return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
+            match self.dynamo.update_item(request).await.map_err(sort) {
                 Ok(done) => {
                     self.meter.wrote(&done.consumed_capacity);
                     Attempt::Decided(Ok(Commit::Done))
@@ -145,9 +147,8 @@ impl Store {
         self.transact("TransactWriteItems on the parking table", rule, actions, 1, deadline).await
     }
 
-    fn update_item(&self, rule: &dyn Rule, key: &str, expression: &Expression) -> UpdateItemFluentBuilder {
-        self.client
-            .update_item()
+    fn update_item(&self, rule: &dyn Rule, key: &str, expression: &Expression) -> UpdateItemInputBuilder {
+        UpdateItemInput::builder()
             .table_name(self.table_of(rule))
             .key(rule.key(), AttributeValue::S(key.to_owned()))
             .update_expression(expression.update())
@@ -185,8 +186,9 @@ impl Store {
         let applied_maybe = AtomicBool::new(false);
         retry(deadline, || async {
             self.meter.request();
-            let request = self.client.transact_write_items().set_transact_items(Some(actions.clone())).client_request_token(&token);
-            match request.return_consumed_capacity(ReturnConsumedCapacity::Total).send().await.map_err(sort) {
+            let request = TransactWriteItemsInput::builder().set_transact_items(Some(actions.clone())).client_request_token(&token);
+            let request = request.return_consumed_capacity(ReturnConsumedCapacity::Total);
+            match self.dynamo.transact_write_items(request).await.map_err(sort) {
                 Ok(done) => {
                     self.meter.wrote(done.consumed_capacity());
                     Attempt::Decided(Ok(Commit::Done))
@@ -282,7 +284,7 @@ impl Store {
         retry(deadline, || async {
             self.meter.request();
             let request = self.update_item(rule, row.as_str(), expression).set_condition_expression(condition.clone());
-            match request.send().await.map_err(sort) {
+            match self.dynamo.update_item(request).await.map_err(sort) {
                 Ok(done) => {
                     self.meter.wrote(&done.consumed_capacity);
                     Attempt::Decided(Ok(Ok(())))
@@ -335,9 +337,9 @@ impl Store {
         let table = self.table_of(rule);
         retry(deadline, || async {
             self.meter.request();
-            let request =
-                self.client.batch_get_item().request_items(table, keys.clone()).return_consumed_capacity(ReturnConsumedCapacity::Total);
-            match request.send().await.map_err(sort) {
+            let request = BatchGetItemInput::builder().request_items(table, keys.clone());
+            let request = request.return_consumed_capacity(ReturnConsumedCapacity::Total);
+            match self.dynamo.batch_get_item(request).await.map_err(sort) {
                 Ok(done) => {
                     self.meter.read_rows(done.consumed_capacity());
                     let items = done.responses.and_then(|mut tables| tables.remove(table)).unwrap_or_default();
@@ -361,8 +363,10 @@ impl Store {
         let mut rows = BTreeMap::new();
         let mut from = None;
         loop {
-            let scan =
-                || self.client.scan().table_name(self.table_of(rule)).consistent_read(true).set_exclusive_start_key(from.clone()).send();
+            let scan = || {
+                let request = ScanInput::builder().table_name(self.table_of(rule)).consistent_read(true);
+                self.dynamo.scan(request.set_exclusive_start_key(from.clone()))
+            };
             let page = self.ask("Scan of a read model", Deadline::NONE, scan).await?;
             for item in page.items.unwrap_or_default() {
                 let mut row = attributes(item).map_err(|_| foreign_row("it holds what no rule writes"))?;

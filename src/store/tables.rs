@@ -4,7 +4,10 @@ use std::{collections::BTreeSet, time::Duration};
 
 use aws_sdk_dynamodb::{
     error::{ProvideErrorMetadata as _, SdkError},
-    operation::create_table::builders::CreateTableFluentBuilder,
+    operation::{
+        create_table::{CreateTableInput, builders::CreateTableInputBuilder},
+        describe_table::DescribeTableInput,
+    },
     types::{
         AttributeDefinition, BillingMode, GlobalSecondaryIndex, KeySchemaElement, KeyType, Projection, ProjectionType, ScalarAttributeType,
         StreamSpecification, StreamViewType, TableStatus,
@@ -33,14 +36,14 @@ impl Store {
             .build()
             .expect("enabled is given");
         let by_type = index(BY_TYPE_INDEX, "GSI1PK", "GSI1SK", ProjectionType::All, &[]);
-        let events = self.table(&self.names.event_store, "PK", Some("SK"), &["GSI1PK", "GSI1SK"]);
+        let events = table(&self.names.event_store, "PK", Some("SK"), &["GSI1PK", "GSI1SK"]);
         self.create(&self.names.event_store, events.stream_specification(stream).global_secondary_indexes(by_type), &mut created).await?;
-        let parked = self.table(&self.names.parked, "aggregateId", Some("projection"), &[]);
+        let parked = table(&self.names.parked, "aggregateId", Some("projection"), &[]);
         self.create(&self.names.parked, parked, &mut created).await?;
         for rule in registry.rules() {
             let name = self.table_of(*rule);
             let index_keys: Vec<_> = rule.indexes().iter().flat_map(|index| [index.partition, index.sort]).collect();
-            let mut table = self.table(name, rule.key(), None, &index_keys);
+            let mut table = table(name, rule.key(), None, &index_keys);
             for Index { name, partition, sort, include } in rule.indexes() {
                 let kind = if include.is_empty() { ProjectionType::KeysOnly } else { ProjectionType::Include };
                 table = table.global_secondary_indexes(index(name, partition, sort, kind, include));
@@ -53,31 +56,8 @@ impl Store {
         Ok(created)
     }
 
-    fn table(
-        &self,
-        name: &str,
-        partition: &'static str,
-        sort: Option<&'static str>,
-        index_keys: &[&'static str],
-    ) -> CreateTableFluentBuilder {
-        let keys: BTreeSet<_> = [partition].into_iter().chain(sort).chain(index_keys.iter().copied()).collect();
-        let definitions = keys.into_iter().map(|key| {
-            AttributeDefinition::builder()
-                .attribute_name(key)
-                .attribute_type(ScalarAttributeType::S)
-                .build()
-                .expect("name and type are given")
-        });
-        self.client
-            .create_table()
-            .table_name(name)
-            .billing_mode(BillingMode::PayPerRequest)
-            .set_key_schema(Some(key_schema(partition, sort)))
-            .set_attribute_definitions(Some(definitions.collect()))
-    }
-
-    async fn create(&self, name: &str, table: CreateTableFluentBuilder, created: &mut Vec<String>) -> Result<(), Trouble> {
-        match table.send().await.map_err(SdkError::into_service_error) {
+    async fn create(&self, name: &str, table: CreateTableInputBuilder, created: &mut Vec<String>) -> Result<(), Trouble> {
+        match self.dynamo.create_table(table).await.map_err(SdkError::into_service_error) {
             Ok(_) => created.push(name.to_owned()),
             Err(error) if error.is_resource_in_use_exception() => {}
             Err(error) => {
@@ -92,10 +72,8 @@ impl Store {
         let active = async {
             loop {
                 let described = self
-                    .client
-                    .describe_table()
-                    .table_name(name)
-                    .send()
+                    .dynamo
+                    .describe_table(DescribeTableInput::builder().table_name(name))
                     .await
                     .map_err(|error| lasting("DescribeTable", &error.into_service_error()))?;
                 if described.table.and_then(|table| table.table_status) == Some(TableStatus::Active) {
@@ -107,6 +85,18 @@ impl Store {
         let late = || Trouble::Passing { operation: "CreateTable", class: format!("`{name}` is not active yet") };
         tokio::time::timeout(ACTIVE_WITHIN, active).await.unwrap_or_else(|_| Err(late()))
     }
+}
+
+fn table(name: &str, partition: &'static str, sort: Option<&'static str>, index_keys: &[&'static str]) -> CreateTableInputBuilder {
+    let keys: BTreeSet<_> = [partition].into_iter().chain(sort).chain(index_keys.iter().copied()).collect();
+    let definitions = keys.into_iter().map(|key| {
+        AttributeDefinition::builder().attribute_name(key).attribute_type(ScalarAttributeType::S).build().expect("name and type are given")
+    });
+    CreateTableInput::builder()
+        .table_name(name)
+        .billing_mode(BillingMode::PayPerRequest)
+        .set_key_schema(Some(key_schema(partition, sort)))
+        .set_attribute_definitions(Some(definitions.collect()))
 }
 
 fn key_schema(partition: &str, sort: Option<&str>) -> Vec<KeySchemaElement> {

@@ -1,0 +1,44 @@
+//! The calls of DynamoDB that the worker makes, in the SDK's own words.
+//!
+//! All that the worker knows of DynamoDB passes through here, and nothing but the network lies behind it. So a simulation that
+//! answers these calls runs the whole worker, its retries and its expressions included.
+
+use aws_sdk_dynamodb::{Client, error::SdkError, operation};
+use futures::future::BoxFuture;
+
+/// What a call comes to: the SDK's output, or its error as it came.
+pub type Answer<'a, T, E> = BoxFuture<'a, Result<T, SdkError<E>>>;
+
+macro_rules! calls {
+    ($($call:ident($input:ident) -> $output:ident | $error:ident;)*) => {
+        /// A DynamoDB. The SDK's [`Client`] is one; its own retries must be off (see [`crate::retry`]).
+        pub trait Dynamo: Send + Sync {
+            $(
+                #[doc = concat!("Sends one `", stringify!($call), "`.")]
+                fn $call(&self, input: operation::$call::builders::$input)
+                    -> Answer<'_, operation::$call::$output, operation::$call::$error>;
+            )*
+        }
+
+        impl Dynamo for Client {
+            $(
+                fn $call(&self, input: operation::$call::builders::$input)
+                    -> Answer<'_, operation::$call::$output, operation::$call::$error> {
+                    Box::pin(input.send_with(self))
+                }
+            )*
+        }
+    };
+}
+
+calls! {
+    batch_get_item(BatchGetItemInputBuilder) -> BatchGetItemOutput | BatchGetItemError;
+    create_table(CreateTableInputBuilder) -> CreateTableOutput | CreateTableError;
+    describe_table(DescribeTableInputBuilder) -> DescribeTableOutput | DescribeTableError;
+    get_item(GetItemInputBuilder) -> GetItemOutput | GetItemError;
+    put_item(PutItemInputBuilder) -> PutItemOutput | PutItemError;
+    query(QueryInputBuilder) -> QueryOutput | QueryError;
+    scan(ScanInputBuilder) -> ScanOutput | ScanError;
+    transact_write_items(TransactWriteItemsInputBuilder) -> TransactWriteItemsOutput | TransactWriteItemsError;
+    update_item(UpdateItemInputBuilder) -> UpdateItemOutput | UpdateItemError;
+}

@@ -152,6 +152,15 @@ impl Lane {
         });
     }
 
+    /// Adds what the event store has from version `from` on. Nothing between the watermark `after` and there concerns the rule.
+    pub fn push_stored(&mut self, after: Version, from: Version, stored: Vec<Stored>) {
+        if after.next() < from {
+            self.entries.push_back(Entry { first: after.next(), last: from.previous(), content: Content::Passed, records: Vec::new() });
+        }
+        let stored: Vec<_> = stored.into_iter().map(|item| self.entry_of(item)).collect();
+        self.entries.extend(stored);
+    }
+
     /// Puts what was pushed in order. Returns whether anything in it concerns the rule; if not, the lane is for the bin.
     pub fn prepare(&mut self) -> bool {
         self.entries.make_contiguous().sort_by_key(|entry| entry.first);
@@ -310,11 +319,7 @@ impl Lane {
             if row.revision < revision {
                 return Next::Reproject(Box::new(row));
             }
-            self.fail(format!(
-                "rows of `{}` were written by revision {} of its rule, this deployment has {revision}: deploy the newer one again, or rebuild",
-                self.rule.name(),
-                row.revision
-            ));
+            self.fail(newer_revision(self.rule, row.revision));
             return Next::Step;
         }
         let Some(front) = self.entries.front() else { return Next::Step };
@@ -436,19 +441,32 @@ impl Lane {
     }
 }
 
+/// Why rows of a newer revision are left alone.
+pub fn newer_revision(rule: &dyn Rule, written_by: u32) -> String {
+    format!(
+        "rows of `{}` were written by revision {written_by} of its rule, this deployment has {}: deploy the newer one again, or rebuild",
+        rule.name(),
+        rule.revision()
+    )
+}
+
 /// Why an aggregate is parked whose history has a hole.
 pub const HOLE_REASON: &str = "the event store does not have this version, although it has a later one";
+
+/// Whether an item of the event store is anything to a rule. One that hides its type may be.
+pub fn concerns(rule: &dyn Rule, stored: &Stored) -> bool {
+    match stored {
+        Stored::Event(event) => fold::concerns(rule, event),
+        Stored::Malformed { event_type, .. } => event_type.as_deref().is_none_or(|name| rule.event_types().contains(&name)),
+    }
+}
 
 /// What an item of the event store holds for a rule.
 pub fn content(rule: &dyn Rule, stored: Stored) -> Content {
     match stored {
-        Stored::Event(event) if fold::concerns(rule, &event) => Content::Event(Arc::new(event)),
-        Stored::Malformed { event_type, reason, payload, .. }
-            if event_type.as_deref().is_none_or(|name| rule.event_types().contains(&name)) =>
-        {
-            Content::Poison { reason: reason.to_string(), payload }
-        }
-        Stored::Event(_) | Stored::Malformed { .. } => Content::Passed,
+        _ if !concerns(rule, &stored) => Content::Passed,
+        Stored::Event(event) => Content::Event(Arc::new(event)),
+        Stored::Malformed { reason, payload, .. } => Content::Poison { reason: reason.to_string(), payload },
     }
 }
 

@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+pub mod catch_up;
 #[cfg(feature = "cli")]
 pub mod cli;
 #[cfg(any(feature = "cli", feature = "runtime"))]
@@ -14,6 +15,7 @@ pub mod item;
 pub mod lambda;
 mod lane;
 mod plan;
+pub mod redrive;
 pub mod report;
 mod reproject;
 pub mod retry;

@@ -1,4 +1,4 @@
-//! Projecting an aggregate anew because its rule has changed.
+//! Projecting an aggregate anew: because its rule has changed, or because its row stands on another history than the event store's.
 
 use projection_vocabulary::{AggregateId, Change, HomeRow, Rows, Rule, Sums, Version};
 
@@ -24,8 +24,17 @@ pub enum Anew {
     Stuck(Version, String, String),
 }
 
-/// Puts today's fold of an aggregate's history in the place of a row that an older revision of the rule wrote, and adds what
-/// it contributes now less what it contributed then to shared rows.
+/// What to do with a row that is ahead of the event store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ahead {
+    /// Leave it, and say so: nothing takes a row back by itself.
+    Keep,
+    /// Follow the event store, which is the truth.
+    Follow,
+}
+
+/// Puts today's fold of an aggregate's history in the place of its row as it is, and adds what it contributes now less what it
+/// contributed then to shared rows.
 ///
 /// # Errors
 /// [`Trouble`], with all of that done or nothing: deliver the records again.
@@ -34,13 +43,14 @@ pub async fn reproject(
     rule: &dyn Rule,
     aggregate: &AggregateId,
     stale: &HomeRow,
+    ahead: Ahead,
     deadline: Deadline,
 ) -> Result<Anew, Trouble> {
     let Folded { fresh, total, due, stop } = fold_history(store, rule, aggregate, deadline).await?;
     // What lies beyond the row is for the lane to find; what lies before it keeps the row as it is.
-    if due <= stale.version {
-        let (reason, payload) = stop.unwrap_or_else(|| (HOLE_REASON.to_owned(), String::new()));
-        return Ok(Anew::Stuck(due, format!("the rule changed and its rows are projected anew: {reason}"), payload));
+    if due <= stale.version && (stop.is_some() || ahead == Ahead::Keep) {
+        let (reason, payload) = stop.unwrap_or_else(|| (AHEAD_REASON.to_owned(), String::new()));
+        return Ok(Anew::Stuck(due, format!("the aggregate is projected anew: {reason}"), payload));
     }
     // What all its events come to for an aggregate that had contributed nothing: zeros too, where a row must show one.
     let mut difference = total.settle(&Sums::new()).shared;
@@ -49,8 +59,9 @@ pub async fn reproject(
     }
     difference.retain(|cell, amount| !amount.is_zero() || !stale.contributions.contains_key(cell));
     let shared = by_row(&difference);
-    let refused =
-        |reason: &str| Ok(Anew::Stuck(stale.version, format!("the rule changed and its new rows are refused: {reason}"), String::new()));
+    let refused = |reason: &str| {
+        Ok(Anew::Stuck(stale.version, format!("the aggregate is projected anew and its new rows are refused: {reason}"), String::new()))
+    };
     if shared.len() >= TRANSACTION_ACTIONS_MAX {
         return refused("they change more shared rows than a transaction holds");
     }
@@ -68,6 +79,8 @@ pub async fn reproject(
         },
     }
 }
+
+const AHEAD_REASON: &str = "the event store ends before the row does; was the event store restored?";
 
 /// An aggregate's history under today's rule, as far as it can be folded.
 struct Folded {
@@ -90,6 +103,7 @@ async fn fold_history(store: &Store, rule: &dyn Rule, aggregate: &AggregateId, d
         let full = page.len() == PAGE_EVENTS;
         for stored in page {
             if stored.version() != due {
+                stop = Some((HOLE_REASON.to_owned(), String::new()));
                 break 'history;
             }
             match content(rule, stored) {

@@ -19,7 +19,7 @@ use crate::{
     lane::{Lane, Next, Park, Step, Write},
     plan,
     report::{Outcome, Report},
-    reproject::{Anew, reproject},
+    reproject::{Ahead, Anew, reproject},
     retry::Deadline,
     store::{
         Store, Trouble,
@@ -178,11 +178,18 @@ impl Worker {
 
     /// Advances lanes until each is done, parked or failed.
     async fn advance_all(&self, lanes: Vec<Lane>, strays: Vec<Stray>, deadline: Deadline) -> (Vec<Lane>, Vec<(Stray, Result<(), String>)>) {
-        let (mut finished, mut to_park) = self.drive(lanes, deadline).await;
+        let (mut finished, to_park) = self.drive(lanes, deadline).await;
         // Once a batch: a lane that comes back from being parked has been counted.
         let good = finished.iter().filter(|lane| lane.failure.is_none()).count();
         let tripped = self.breaker_trips(strays.len() + to_park.len(), good);
         let strays = self.park_strays(strays, tripped, deadline).await;
+        finished.extend(self.park_all(to_park, tripped, deadline).await);
+        (finished, strays)
+    }
+
+    /// Parks lanes, and takes on those that moved on meanwhile.
+    pub(crate) async fn park_all(&self, mut to_park: Vec<(Lane, Park)>, tripped: bool, deadline: Deadline) -> Vec<Lane> {
+        let mut finished = Vec::new();
         while !to_park.is_empty() {
             let parked = to_park.into_iter().map(|(lane, park)| self.park(lane, park, tripped, deadline));
             let lanes = stream::iter(parked).buffer_unordered(CONCURRENCY).collect().await;
@@ -190,7 +197,7 @@ impl Worker {
             finished.extend(done);
             to_park = again;
         }
-        (finished, strays)
+        finished
     }
 
     /// Whether so much would have to be parked that it must be the deployment's fault. Else it is remembered.
@@ -266,7 +273,7 @@ impl Worker {
     }
 
     /// Takes lanes as far as they go without being parked: those that are finished, and those to park.
-    async fn drive(&self, lanes: Vec<Lane>, deadline: Deadline) -> (Vec<Lane>, Vec<(Lane, Park)>) {
+    pub(crate) async fn drive(&self, lanes: Vec<Lane>, deadline: Deadline) -> (Vec<Lane>, Vec<(Lane, Park)>) {
         let (writes, mut idle) = self.next_writes(lanes, deadline).await;
         let groups = plan::group(writes).into_iter().map(|group| self.drive_group(group, deadline));
         let driven: Vec<Vec<Lane>> = stream::iter(groups).buffer_unordered(CONCURRENCY).collect().await;
@@ -392,7 +399,7 @@ impl Worker {
                     Ok(stored) => lane.heal(from, to, stored),
                     Err(trouble) => return lane.fail(trouble.to_string()),
                 },
-                Next::Reproject(row) => match reproject(&self.store, lane.rule, &lane.aggregate, &row, deadline).await {
+                Next::Reproject(row) => match reproject(&self.store, lane.rule, &lane.aggregate, &row, Ahead::Keep, deadline).await {
                     Ok(Anew::Done(now)) => return lane.reprojected(row.version, now),
                     // Someone else moved or projected the row meanwhile: the lane's next step meets it as it is now.
                     Ok(Anew::Moved) => return,

@@ -10,14 +10,18 @@
 //! | `parts` | how many items the payload has |
 //! | `firstSeen`, `lastSeen`, `count` | when and how often it was parked |
 
+use std::collections::BTreeMap;
+
 use aws_sdk_dynamodb::{
     operation::{
+        query::QueryInput,
         scan::ScanInput,
         transact_write_items::{TransactWriteItemsError, TransactWriteItemsInput},
+        update_item::UpdateItemError,
     },
-    types::{AttributeValue, Put, TransactWriteItem, Update},
+    types::{AttributeValue, Delete, Put, TransactWriteItem, Update},
 };
-use projection_vocabulary::{AggregateId, Version};
+use projection_vocabulary::{AggregateId, Rule, Version};
 
 use super::{
     Store, Trouble,
@@ -64,6 +68,10 @@ pub struct Parked {
     pub reason: String,
     /// How often it was parked.
     pub count: u64,
+    /// When it was parked first.
+    pub first_seen: String,
+    /// When it was parked last.
+    pub last_seen: String,
 }
 
 impl Parking<'_> {
@@ -155,6 +163,118 @@ impl Store {
             }
         }
     }
+
+    /// What was parked, as JSON as it came: `None` if it is no longer parked.
+    ///
+    /// # Errors
+    /// [`Trouble`].
+    pub async fn parked_payload(&self, parked: &Parked, deadline: Deadline) -> Result<Option<String>, Trouble> {
+        let parts = self.parking_items(&parked.aggregate, &parked.projection, deadline).await?;
+        let text = |item: &SdkItem| item.get("payload").and_then(|value| value.as_s().ok()).cloned().unwrap_or_default();
+        Ok((!parts.is_empty()).then(|| parts.iter().map(text).collect()))
+    }
+
+    /// Takes the mark off a parked row, if it is still the mark of this time.
+    ///
+    /// # Errors
+    /// [`Trouble`].
+    pub async fn unpark(&self, rule: &dyn Rule, aggregate: &AggregateId, parked_at: &str, deadline: Deadline) -> Result<(), Trouble> {
+        let mut expression = Expression::default();
+        expression.remove("parkedAt");
+        let condition = format!("{} = {}", expression.name("parkedAt"), expression.value(AttributeValue::S(parked_at.to_owned())));
+        retry(deadline, || async {
+            self.meter.request();
+            let request = self.update_item(rule, aggregate.as_str(), &expression).condition_expression(&condition);
+            match self.dynamo.update_item(request).await.map_err(sort) {
+                Ok(done) => {
+                    self.meter.wrote(&done.consumed_capacity);
+                    Attempt::Decided(Ok(()))
+                }
+                // Another one took it off; if it was put on again meanwhile, whoever reads the row will see.
+                Err(Failure::Other(UpdateItemError::ConditionalCheckFailedException(_))) => {
+                    self.meter.wasted(1);
+                    Attempt::Decided(Ok(()))
+                }
+                Err(failure) => undecided("UpdateItem on a parked row", failure),
+            }
+        })
+        .await?
+    }
+
+    /// Deletes what was parked, unless it was parked again since. Returns whether it is gone.
+    ///
+    /// # Errors
+    /// [`Trouble`].
+    pub async fn forget_parked(&self, parked: &Parked, deadline: Deadline) -> Result<bool, Trouble> {
+        const OPERATION: &str = "TransactWriteItems on the parking table";
+        let items = self.parking_items(&parked.aggregate, &parked.projection, deadline).await?;
+        let Some((_, parts)) = items.split_first() else { return Ok(true) };
+        let delete = |projection: AttributeValue| {
+            Delete::builder()
+                .table_name(&self.names.parked)
+                .key("aggregateId", AttributeValue::S(parked.aggregate.clone()))
+                .key("projection", projection)
+        };
+        let entry = delete(AttributeValue::S(parked.projection.clone()))
+            .condition_expression("attribute_not_exists(aggregateId) OR #count = :count")
+            .expression_attribute_names("#count", "count")
+            .expression_attribute_values(":count", AttributeValue::N(parked.count.to_string()));
+        let parts = parts.iter().filter_map(|part| part.get("projection").cloned()).map(delete);
+        let actions: Vec<_> = std::iter::once(entry)
+            .chain(parts)
+            .map(|delete| TransactWriteItem::builder().delete(delete.build().expect("table and key are given")).build())
+            .collect();
+        retry(deadline, || async {
+            self.meter.request();
+            let request = TransactWriteItemsInput::builder().set_transact_items(Some(actions.clone()));
+            match self.dynamo.transact_write_items(request).await.map_err(sort) {
+                Ok(_) => Attempt::Decided(Ok(true)),
+                Err(Failure::Other(TransactWriteItemsError::TransactionCanceledException(canceled))) => {
+                    if canceled.cancellation_reasons().iter().any(|reason| reason.code() == Some("ConditionalCheckFailed")) {
+                        return Attempt::Decided(Ok(false));
+                    }
+                    Attempt::Again(Trouble::Passing { operation: OPERATION, class: "canceled".into() })
+                }
+                Err(failure) => undecided(OPERATION, failure),
+            }
+        })
+        .await?
+    }
+
+    /// The entry and then the further parts of its payload, in order; empty if there is no entry.
+    async fn parking_items(&self, aggregate: &str, projection: &str, deadline: Deadline) -> Result<Vec<SdkItem>, Trouble> {
+        let (mut entry, mut parts, mut from) = (None, BTreeMap::new(), None);
+        loop {
+            let query = || {
+                let request = QueryInput::builder()
+                    .table_name(&self.names.parked)
+                    .key_condition_expression("aggregateId = :aggregate")
+                    .expression_attribute_values(":aggregate", AttributeValue::S(aggregate.to_owned()))
+                    .consistent_read(true)
+                    .set_exclusive_start_key(from.clone());
+                self.dynamo.query(request)
+            };
+            let page = self.ask("Query of the parking table", deadline, query).await?;
+            for item in page.items.unwrap_or_default() {
+                let Some(of) = item.get("projection").and_then(|value| value.as_s().ok()) else { continue };
+                if of == projection {
+                    entry = Some(item);
+                } else if let Some(part) = part_number(of, projection) {
+                    parts.insert(part, item);
+                }
+            }
+            from = page.last_evaluated_key;
+            if from.is_none() {
+                return Ok(entry.into_iter().chain(parts.into_values()).collect());
+            }
+        }
+    }
+}
+
+/// `part#<n>#<projection>`.
+fn part_number(sort_key: &str, projection: &str) -> Option<usize> {
+    let (number, of) = sort_key.strip_prefix("part#")?.split_once('#')?;
+    number.parse().ok().filter(|_| of == projection)
 }
 
 /// Reads one entry; further parts of a payload are none.
@@ -167,6 +287,8 @@ fn parked_of(item: &SdkItem) -> Option<Parked> {
         version: number("version"),
         reason: text("reason")?,
         count: number("count")?,
+        first_seen: text("firstSeen")?,
+        last_seen: text("lastSeen")?,
     })
 }
 

@@ -147,7 +147,7 @@ impl Store {
         self.transact("TransactWriteItems on the parking table", rule, actions, 1, deadline).await
     }
 
-    fn update_item(&self, rule: &dyn Rule, key: &str, expression: &Expression) -> UpdateItemInputBuilder {
+    pub(super) fn update_item(&self, rule: &dyn Rule, key: &str, expression: &Expression) -> UpdateItemInputBuilder {
         UpdateItemInput::builder()
             .table_name(self.table_of(rule))
             .key(rule.key(), AttributeValue::S(key.to_owned()))
@@ -376,7 +376,10 @@ impl Store {
                 if parked {
                     row.insert("parked".into(), true.into());
                 }
-                rows.insert(RowKey::from(&*key), row);
+                // One that was parked before its first event and is no longer: a key and nothing else.
+                if !row.is_empty() {
+                    rows.insert(RowKey::from(&*key), row);
+                }
             }
             from = page.last_evaluated_key;
             if from.is_none() {

@@ -1,0 +1,146 @@
+//! Advancing one aggregate to the head of its history in the event store, whatever the stream has brought.
+
+use projection_vocabulary::{AggregateId, HomeRow, Rule, Version};
+
+use crate::{
+    lane::{Lane, Park, concerns, newer_revision},
+    reproject::{Anew, reproject},
+    retry::Deadline,
+    store::{
+        Trouble,
+        events::{PAGE_EVENTS, Stored},
+    },
+    worker::Worker,
+};
+
+pub use crate::reproject::Ahead;
+
+/// Where an aggregate stands after catching up, in one projection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Its row is the fold of all that the event store has of it.
+    Head,
+    /// It is parked, for this reason if it is since now.
+    Parked(Option<String>),
+}
+
+/// What catching up came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CaughtUp {
+    /// Where the aggregate stands.
+    pub standing: Standing,
+    /// Events read from the event store and counted now.
+    pub applied: u64,
+    /// Whether its row was projected anew: its rule had changed, or it stood on another history than the event store's.
+    pub reprojected: bool,
+}
+
+/// Why an aggregate could not be caught up. Nothing is known to be wrong with the aggregate: try again.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Failed(pub(crate) String);
+
+impl From<Trouble> for Failed {
+    fn from(trouble: Trouble) -> Self {
+        Self(trouble.to_string())
+    }
+}
+
+/// What the event store says of a row.
+enum Finding {
+    /// These items follow; what lies between the row and this version does not concern the rule.
+    Behind(Version, Vec<Stored>),
+    /// Nothing that concerns the rule follows.
+    AtHead,
+    /// It has another event at the row's version, or none.
+    OtherHistory,
+}
+
+impl Worker {
+    /// Advances an aggregate to the head of its history by consistent reads. It may run while the stream is worked.
+    ///
+    /// A row that an older revision wrote, or that stands on another history than the event store's (restored to an earlier
+    /// point, say), is projected anew; one that is ahead of the event store only if `ahead` says so. A parked aggregate stays
+    /// parked.
+    ///
+    /// # Errors
+    /// [`Failed`].
+    pub async fn catch_up(&self, rule: &'static dyn Rule, id: &AggregateId, ahead: Ahead, deadline: Deadline) -> Result<CaughtUp, Failed> {
+        let mut caught_up = CaughtUp { standing: Standing::Parked(None), applied: 0, reprojected: false };
+        loop {
+            if deadline.passed() {
+                return Err(Trouble::OutOfTime.into());
+            }
+            let row = self.store().read_rows(rule, std::slice::from_ref(id), deadline).await?.remove(id).unwrap_or_default();
+            if row.parked_at.is_some() {
+                return Ok(caught_up);
+            }
+            if row.revision > rule.revision() {
+                return Err(Failed(newer_revision(rule, row.revision)));
+            }
+            let mut lane = Lane::new(rule, id.clone());
+            match self.compare(rule, id, &row, deadline).await? {
+                Finding::AtHead => {
+                    caught_up.standing = Standing::Head;
+                    return Ok(caught_up);
+                }
+                Finding::Behind(from, stored) => {
+                    lane.push_stored(row.version, from, stored);
+                    lane.prepare();
+                }
+                Finding::OtherHistory => match reproject(self.store(), rule, id, &row, ahead, deadline).await? {
+                    Anew::Done(_) => caught_up.reprojected = true,
+                    Anew::Moved => {}
+                    Anew::Stuck(version, reason, payload) => lane.stuck(&row, version, reason, payload),
+                },
+            }
+            let (mut lanes, to_park) = self.drive(vec![lane], deadline).await;
+            caught_up.standing = Standing::Parked(to_park.first().map(|(_, Park { reason, .. })| reason.clone()));
+            // No breaker: somebody asked for this one aggregate.
+            lanes.extend(self.park_all(to_park, false, deadline).await);
+            for lane in lanes {
+                caught_up.applied += lane.tally.healed;
+                caught_up.reprojected |= lane.tally.reprojected > 0;
+                if let Some(reason) = lane.failure {
+                    return Err(Failed(reason));
+                }
+            }
+        }
+    }
+
+    /// Looks at what follows a row in the event store, up to the first page with something for the rule in it.
+    async fn compare(&self, rule: &'static dyn Rule, id: &AggregateId, row: &HomeRow, deadline: Deadline) -> Result<Finding, Trouble> {
+        if row.version > Version::NONE && row.revision < rule.revision() {
+            return Ok(Finding::OtherHistory);
+        }
+        // Beginning with the event that the row stands on.
+        let mut from = row.version.max(Version::NONE.next());
+        // Up to here without a hole: one among events that do not concern the rule is a hole all the same.
+        let mut passed = from.previous();
+        loop {
+            let mut page = self.store().load_page(id, from..=Version(u64::MAX), PAGE_EVENTS, deadline).await?;
+            let next = (page.len() == PAGE_EVENTS).then(|| page[PAGE_EVENTS - 1].version().next());
+            if from == row.version {
+                if !page.first().is_some_and(|stored| stands_on(row, stored)) {
+                    return Ok(Finding::OtherHistory);
+                }
+                page.remove(0);
+                passed = from;
+            }
+            if page.iter().any(|stored| concerns(rule, stored)) {
+                return Ok(Finding::Behind(passed.next(), page));
+            }
+            for stored in page {
+                if stored.version() == passed.next() {
+                    passed = stored.version();
+                }
+            }
+            let Some(next) = next else { return Ok(Finding::AtHead) };
+            from = next;
+        }
+    }
+}
+
+fn stands_on(row: &HomeRow, stored: &Stored) -> bool {
+    matches!(stored, Stored::Event(event) if event.version == row.version && Some(&event.event_id) == row.last_event_id.as_ref())
+}

@@ -1,5 +1,7 @@
 //! Advancing one aggregate to the head of its history in the event store, whatever the stream has brought.
 
+use std::collections::BTreeSet;
+
 use projection_vocabulary::{AggregateId, HomeRow, Rule, Version};
 
 use crate::{
@@ -13,7 +15,7 @@ use crate::{
     worker::Worker,
 };
 
-pub use crate::reproject::Ahead;
+pub use crate::reproject::Trust;
 
 /// Where an aggregate stands after catching up, in one projection.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,13 +61,12 @@ enum Finding {
 impl Worker {
     /// Advances an aggregate to the head of its history by consistent reads. It may run while the stream is worked.
     ///
-    /// A row that an older revision wrote, or that stands on another history than the event store's (restored to an earlier
-    /// point, say), is projected anew; one that is ahead of the event store only if `ahead` says so. A parked aggregate stays
-    /// parked.
+    /// A row that an older revision wrote, or whose last event is not the event store's (restored to an earlier point, say), is
+    /// projected anew; by [`Trust::Store`] any row is, even one that is ahead of the event store. A parked aggregate stays parked.
     ///
     /// # Errors
     /// [`Failed`].
-    pub async fn catch_up(&self, rule: &'static dyn Rule, id: &AggregateId, ahead: Ahead, deadline: Deadline) -> Result<CaughtUp, Failed> {
+    pub async fn catch_up(&self, rule: &'static dyn Rule, id: &AggregateId, trust: Trust, deadline: Deadline) -> Result<CaughtUp, Failed> {
         let mut caught_up = CaughtUp { standing: Standing::Parked(None), applied: 0, reprojected: false };
         loop {
             if deadline.passed() {
@@ -79,7 +80,9 @@ impl Worker {
                 return Err(Failed(newer_revision(rule, row.revision)));
             }
             let mut lane = Lane::new(rule, id.clone());
-            match self.compare(rule, id, &row, deadline).await? {
+            let doubted = trust == Trust::Store && row.version > Version::NONE && !caught_up.reprojected;
+            let finding = if doubted { Finding::OtherHistory } else { self.compare(rule, id, &row, deadline).await? };
+            match finding {
                 Finding::AtHead => {
                     caught_up.standing = Standing::Head;
                     return Ok(caught_up);
@@ -88,7 +91,7 @@ impl Worker {
                     lane.push_stored(row.version, from, stored);
                     lane.prepare();
                 }
-                Finding::OtherHistory => match reproject(self.store(), rule, id, &row, ahead, deadline).await? {
+                Finding::OtherHistory => match reproject(self.store(), rule, id, &row, trust, deadline).await? {
                     Anew::Done(_) => caught_up.reprojected = true,
                     Anew::Moved => {}
                     Anew::Stuck(version, reason, payload) => lane.stuck(&row, version, reason, payload),
@@ -97,7 +100,7 @@ impl Worker {
             let (mut lanes, to_park) = self.drive(vec![lane], deadline).await;
             caught_up.standing = Standing::Parked(to_park.first().map(|(_, Park { reason, .. })| reason.clone()));
             // No breaker: somebody asked for this one aggregate.
-            lanes.extend(self.park_all(to_park, false, deadline).await);
+            lanes.extend(self.park_all(to_park, &BTreeSet::new(), deadline).await);
             for lane in lanes {
                 caught_up.applied += lane.tally.healed;
                 caught_up.reprojected |= lane.tally.reprojected > 0;

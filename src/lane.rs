@@ -199,11 +199,13 @@ impl Lane {
             let events = run.iter().filter_map(|entry| if let Content::Event(event) = &entry.content { Some(&**event) } else { None });
             let merged = fold::merge(self.rule, events.take(self.limit), row);
             if merged.concerning == 0 {
-                match self.blocked_by(&run, merged.stop) {
-                    Some((version, reason, payload)) => return Step::Park(self.park_at(after, version, reason, payload)),
-                    // Only events that do not concern the rule, and a hole after them: healing will bring them again.
-                    None => self.entries.drain(..run_len(&self.entries)).for_each(drop),
+                if let Some((version, reason, payload)) = self.blocked_by(&run, merged.stop) {
+                    return Step::Park(self.park_at(after, version, reason, payload));
                 }
+                // Only events that do not concern the rule, and a hole after them: healing will bring them again. A row that was
+                // read stands before the hole, and what follows is another position.
+                self.row = None;
+                self.entries.drain(..run_len(&self.entries)).for_each(drop);
                 continue;
             }
             if merged.change.needs_contributions() && self.row.is_none() && after > Version::NONE {

@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod breaker;
 pub mod catch_up;
 #[cfg(feature = "cli")]
 pub mod cli;

@@ -4,7 +4,7 @@ use projection_vocabulary::{AggregateId, RecordedEvent, Rule, fold};
 use serde_json::value::RawValue;
 
 use crate::{
-    catch_up::{Ahead, Failed, Standing},
+    catch_up::{Failed, Standing, Trust},
     decode::{Body, Poison, decode},
     retry::Deadline,
     store::{
@@ -34,11 +34,13 @@ impl Worker {
     /// The mark comes off first, and only then is the event store read: an event that the stream brings in between is either
     /// applied by its worker or read here. The entry in the parking table goes last, so that nothing is forgotten half-way.
     ///
+    /// A row that is ahead of the event store is parked again unless `trust` says otherwise.
+    ///
     /// # Errors
     /// [`Failed`]: the entry is still there.
-    pub async fn redrive(&self, parked: &Parked, deadline: Deadline) -> Result<Redriven, Failed> {
+    pub async fn redrive(&self, parked: &Parked, trust: Trust, deadline: Deadline) -> Result<Redriven, Failed> {
         if parked.projection == NO_PROJECTION {
-            return self.redrive_record(parked, deadline).await;
+            return self.redrive_record(parked, trust, deadline).await;
         }
         let rule = self
             .registry()
@@ -46,7 +48,7 @@ impl Worker {
             .ok_or_else(|| Failed(format!("no projection `{}` is in this program: use one that has it", parked.projection)))?;
         let id = AggregateId::from(parked.aggregate.as_str());
         self.take_mark_off(rule, &id, deadline).await?;
-        let caught_up = self.catch_up(rule, &id, Ahead::Keep, deadline).await?;
+        let caught_up = self.catch_up(rule, &id, trust, deadline).await?;
         match caught_up.standing {
             Standing::Head => {
                 self.store().forget_parked(parked, deadline).await?;
@@ -66,7 +68,7 @@ impl Worker {
 
     /// A record that nobody could tell whom it concerns. It is worked as if the stream had brought it now, unless the event
     /// store has a readable event in its place.
-    async fn redrive_record(&self, parked: &Parked, deadline: Deadline) -> Result<Redriven, Failed> {
+    async fn redrive_record(&self, parked: &Parked, trust: Trust, deadline: Deadline) -> Result<Redriven, Failed> {
         let mut mended = (0, false);
         let Some(payload) = self.store().parked_payload(parked, deadline).await? else {
             return Ok(Redriven::Mended { applied: 0, reprojected: false });
@@ -74,7 +76,7 @@ impl Worker {
         let record = RawValue::from_string(payload).map_err(|_| Failed("its payload is no JSON".to_owned()))?;
         if let Some(event) = self.event_in_place_of(&record, deadline).await? {
             for rule in self.registry().rules().iter().filter(|rule| fold::concerns(**rule, &event)) {
-                let caught_up = self.catch_up(*rule, &event.aggregate, Ahead::Keep, deadline).await?;
+                let caught_up = self.catch_up(*rule, &event.aggregate, trust, deadline).await?;
                 mended = (mended.0 + caught_up.applied, mended.1 | caught_up.reprojected);
             }
         } else {

@@ -24,13 +24,14 @@ pub enum Anew {
     Stuck(Version, String, String),
 }
 
-/// What to do with a row that is ahead of the event store.
+/// What to go by where a row and the event store may disagree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ahead {
-    /// Leave it, and say so: nothing takes a row back by itself.
-    Keep,
-    /// Follow the event store, which is the truth.
-    Follow,
+pub enum Trust {
+    /// The row, as long as its last event is the event store's. One that is ahead of the event store is left alone: nothing takes
+    /// a row back by itself.
+    Row,
+    /// The event store alone: the row is projected anew, also if that takes it back. For after a restore.
+    Store,
 }
 
 /// Puts today's fold of an aggregate's history in the place of its row as it is, and adds what it contributes now less what it
@@ -43,12 +44,12 @@ pub async fn reproject(
     rule: &dyn Rule,
     aggregate: &AggregateId,
     stale: &HomeRow,
-    ahead: Ahead,
+    trust: Trust,
     deadline: Deadline,
 ) -> Result<Anew, Trouble> {
     let Folded { fresh, total, due, stop } = fold_history(store, rule, aggregate, deadline).await?;
     // What lies beyond the row is for the lane to find; what lies before it keeps the row as it is.
-    if due <= stale.version && (stop.is_some() || ahead == Ahead::Keep) {
+    if due <= stale.version && (stop.is_some() || trust == Trust::Row) {
         let (reason, payload) = stop.unwrap_or_else(|| (AHEAD_REASON.to_owned(), String::new()));
         return Ok(Anew::Stuck(due, format!("the aggregate is projected anew: {reason}"), payload));
     }

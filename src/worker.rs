@@ -2,11 +2,12 @@
 //!
 //! Decoding, lanes and plans are values; this module takes them to the store. What goes wrong on the way ends in one of three places:
 //! an event that cannot be applied parks its aggregate, trouble with the infrastructure fails the records it hits (they are
-//! delivered again), and a batch of which most would have to be parked fails as a whole, for then it is the deployment that
-//! is at fault.
+//! delivered again), and if most of what a projection looks at would have to be parked nothing of it is, for then it is the deployment
+//! that is at fault.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet},
+    fmt::Display,
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -15,16 +16,17 @@ use projection_vocabulary::{AggregateId, Change, RecordedEvent, Registry, Rule};
 use serde_json::value::RawValue;
 
 use crate::{
+    breaker::Breaker,
     decode::{Body, Ignored, Poison, Record, decode},
     lane::{Lane, Next, Park, Step, Write},
     plan,
     report::{Outcome, Report},
-    reproject::{Ahead, Anew, reproject},
+    reproject::{Anew, Trust, reproject},
     retry::Deadline,
     store::{
         Store, Trouble,
         events::PAGE_EVENTS,
-        parking::Parking,
+        parking::{NO_PROJECTION, Parking},
         rows::{Cause, Commit},
     },
 };
@@ -32,19 +34,11 @@ use crate::{
 /// How many groups of rows are written at once. At 5 ms a write that is 6,400 writes a second, more than a new on-demand
 /// table takes (4,000).
 const CONCURRENCY: usize = 32;
-/// The breaker looks at the last so many aggregates, over batches: a small batch alone tells little.
-const BREAKER_WINDOW: usize = 200;
-/// Fewer would-be parked aggregates than this never trip it, or one bad record in a batch of one would stop the shard.
-const BREAKER_PARKED_MIN: usize = 10;
-/// It trips when more than one in so many of the aggregates looked at would be parked.
-const BREAKER_SHARE: usize = 2;
-
 /// The engine, over one store and one list of projections.
 pub struct Worker {
     store: Store,
     registry: Registry,
-    /// Whether each of the last aggregates had to be parked.
-    recently_parked: Mutex<VecDeque<bool>>,
+    breaker: Mutex<Breaker>,
 }
 
 /// A record that cannot be read and names no event: parked by itself.
@@ -68,7 +62,7 @@ impl Worker {
     /// A worker for these projections.
     #[must_use]
     pub fn new(store: Store, registry: Registry) -> Self {
-        Self { store, registry, recently_parked: Mutex::default() }
+        Self { store, registry, breaker: Mutex::default() }
     }
 
     /// The store it works on.
@@ -179,39 +173,45 @@ impl Worker {
     /// Advances lanes until each is done, parked or failed.
     async fn advance_all(&self, lanes: Vec<Lane>, strays: Vec<Stray>, deadline: Deadline) -> (Vec<Lane>, Vec<(Stray, Result<(), String>)>) {
         let (mut finished, to_park) = self.drive(lanes, deadline).await;
-        // Once a batch: a lane that comes back from being parked has been counted.
-        let good = finished.iter().filter(|lane| lane.failure.is_none()).count();
-        let tripped = self.breaker_trips(strays.len() + to_park.len(), good);
-        let strays = self.park_strays(strays, tripped, deadline).await;
-        finished.extend(self.park_all(to_park, tripped, deadline).await);
+        // Once a batch: a lane that comes back from being parked has been looked at.
+        let tripped = self.tripped(&finished, &to_park, &strays);
+        let strays = self.park_strays(strays, tripped.contains(NO_PROJECTION), deadline).await;
+        finished.extend(self.park_all(to_park, &tripped, deadline).await);
         (finished, strays)
     }
 
+    /// The projections of which nothing may be parked.
+    fn tripped(&self, finished: &[Lane], to_park: &[(Lane, Park)], strays: &[Stray]) -> BTreeSet<&'static str> {
+        let mut looked_at: BTreeMap<&'static str, Vec<(String, bool)>> = BTreeMap::new();
+        let mut look_at = |projection, id: &dyn Display, bad| looked_at.entry(projection).or_default().push((id.to_string(), bad));
+        for lane in finished.iter().filter(|lane| lane.failure.is_none()) {
+            look_at(lane.rule.name(), &lane.aggregate, false);
+            look_at(NO_PROJECTION, &lane.aggregate, false);
+        }
+        for (lane, _) in to_park {
+            look_at(lane.rule.name(), &lane.aggregate, true);
+        }
+        for stray in strays {
+            look_at(NO_PROJECTION, &stray.poison.record_id, true);
+        }
+        let mut breaker = self.breaker.lock().unwrap_or_else(PoisonError::into_inner);
+        looked_at.into_iter().filter_map(|(projection, aggregates)| breaker.trips(projection, aggregates).then_some(projection)).collect()
+    }
+
     /// Parks lanes, and takes on those that moved on meanwhile.
-    pub(crate) async fn park_all(&self, mut to_park: Vec<(Lane, Park)>, tripped: bool, deadline: Deadline) -> Vec<Lane> {
+    pub(crate) async fn park_all(&self, mut to_park: Vec<(Lane, Park)>, tripped: &BTreeSet<&'static str>, deadline: Deadline) -> Vec<Lane> {
         let mut finished = Vec::new();
         while !to_park.is_empty() {
-            let parked = to_park.into_iter().map(|(lane, park)| self.park(lane, park, tripped, deadline));
+            let parked = to_park.into_iter().map(|(lane, park)| {
+                let tripped = tripped.contains(lane.rule.name());
+                self.park(lane, park, tripped, deadline)
+            });
             let lanes = stream::iter(parked).buffer_unordered(CONCURRENCY).collect().await;
             let (done, again) = self.drive(lanes, deadline).await;
             finished.extend(done);
             to_park = again;
         }
         finished
-    }
-
-    /// Whether so much would have to be parked that it must be the deployment's fault. Else it is remembered.
-    fn breaker_trips(&self, bad: usize, good: usize) -> bool {
-        let mut recent = self.recently_parked.lock().unwrap_or_else(PoisonError::into_inner);
-        let parked = bad + recent.iter().filter(|parked| **parked).count();
-        let looked_at = bad + good + recent.len();
-        if bad > 0 && parked >= BREAKER_PARKED_MIN && parked * BREAKER_SHARE > looked_at {
-            return true;
-        }
-        recent.extend(std::iter::repeat_n(true, bad).chain(std::iter::repeat_n(false, good)));
-        let surplus = recent.len().saturating_sub(BREAKER_WINDOW);
-        recent.drain(..surplus);
-        false
     }
 
     async fn park_strays(&self, strays: Vec<Stray>, tripped: bool, deadline: Deadline) -> Vec<(Stray, Result<(), String>)> {
@@ -399,7 +399,7 @@ impl Worker {
                     Ok(stored) => lane.heal(from, to, stored),
                     Err(trouble) => return lane.fail(trouble.to_string()),
                 },
-                Next::Reproject(row) => match reproject(&self.store, lane.rule, &lane.aggregate, &row, Ahead::Keep, deadline).await {
+                Next::Reproject(row) => match reproject(&self.store, lane.rule, &lane.aggregate, &row, Trust::Row, deadline).await {
                     Ok(Anew::Done(now)) => return lane.reprojected(row.version, now),
                     // Someone else moved or projected the row meanwhile: the lane's next step meets it as it is now.
                     Ok(Anew::Moved) => return,
@@ -416,8 +416,8 @@ fn spared(tripped: bool, deadline: Deadline) -> Option<String> {
     if deadline.passed() { Some(Trouble::OutOfTime.to_string()) } else { tripped.then(|| BREAKER_REASON.to_owned()) }
 }
 
-const BREAKER_REASON: &str =
-    "more than half of the aggregates would be parked: it is the deployment that is at fault, so nothing is parked; fix or roll it back";
+const BREAKER_REASON: &str = "more than half of the projection's aggregates would be parked: it is the deployment that is at fault, so nothing \
+     is parked; fix or roll it back";
 
 fn push_poison(lane: &mut Lane, poison: &Poison, record: usize) {
     let concerns = poison.event_type.as_deref().is_some_and(|name| lane.rule.event_types().contains(&name));

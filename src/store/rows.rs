@@ -344,7 +344,8 @@ impl Store {
                     self.meter.read_rows(done.consumed_capacity());
                     let items = done.responses.and_then(|mut tables| tables.remove(table)).unwrap_or_default();
                     let unprocessed = done.unprocessed_keys.and_then(|mut tables| tables.remove(table));
-                    if items.is_empty() && unprocessed.is_some() {
+                    // Not by the items that came: those that are absent were looked for as well.
+                    if unprocessed.as_ref().is_some_and(|left| left.keys.len() >= keys.keys.len()) {
                         return Attempt::Again(Trouble::Passing { operation: "BatchGetItem", class: "all keys unprocessed".into() });
                     }
                     Attempt::Decided(Ok((items, unprocessed)))

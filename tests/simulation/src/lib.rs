@@ -1,3 +1,14 @@
-//! What surrounds the worker, as pure state machines that a test drives.
+//! Proves that no fault makes a row wrong: the real worker on a simulated DynamoDB, under a seeded scheduler.
 
+pub mod choices;
+pub mod database;
+pub mod expression;
+pub mod faults;
+pub mod network;
+pub mod oracle;
+pub mod plan;
 pub mod poller;
+pub mod rules;
+pub mod run;
+pub mod shrink;
+pub mod stream;

@@ -172,13 +172,13 @@ impl<T: Clone> Poller<T> {
         Batch { id: self.take_off(Flight::Awaited(partition, piece)), records, attempt }
     }
 
-    /// How many batches have succeeded so far, whole or in their part before a checkpoint.
+    /// The batches that have succeeded so far, whole or in their part before a checkpoint.
     #[must_use]
-    pub fn succeeded(&self) -> usize {
-        self.succeeded.len()
+    pub fn succeeded(&self) -> &[Vec<(u64, T)>] {
+        &self.succeeded
     }
 
-    /// Delivers the `which`-th batch that has succeeded once more, beside whatever is in flight: delivery is at least once.
+    /// Delivers the `which`-th batch that has [`succeeded`](Self::succeeded) once more, beside whatever is in flight: delivery is at least once.
     /// It is answered like any other, and no answer makes a difference.
     ///
     /// # Panics
@@ -366,7 +366,7 @@ mod tests {
         assert!(!poller.is_idle());
         poller.answer(first.id, &success());
         assert_eq!(rest(&mut poller), [vec![4, 5, 6], vec![7]]);
-        assert_eq!(poller.succeeded(), 3);
+        assert_eq!(poller.succeeded().len(), 3);
     }
 
     #[test]
@@ -403,7 +403,7 @@ mod tests {
             poller.push(sequence, "item", format!("record {sequence}"));
         }
         assert_eq!(step(&mut poller, &failures(&["11", "10", "9"])), [8, 9, 10, 11]);
-        assert_eq!(poller.succeeded(), 1, "what lies before the checkpoint is done");
+        assert_eq!(poller.succeeded().len(), 1, "what lies before the checkpoint is done");
         assert_eq!(rest(&mut poller), [[9, 10, 11]]);
     }
 
@@ -569,7 +569,7 @@ mod tests {
         poller.answer(next.id, &success());
         assert!(!poller.is_idle(), "the duplicate is still under way");
         poller.answer(duplicate.id, &Answer::Errored);
-        assert_eq!((poller.is_idle(), poller.succeeded(), poller.take_discarded()), (true, 2, vec![]));
+        assert_eq!((poller.is_idle(), poller.succeeded().len(), poller.take_discarded()), (true, 2, vec![]));
     }
 
     #[test]

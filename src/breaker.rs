@@ -1,0 +1,83 @@
+//! Tells a bad record from a bad deployment: if most of what a projection looks at would have to be parked, it is the projection that
+//! is at fault, and nothing of it is parked. Pure.
+
+use std::collections::{BTreeMap, VecDeque};
+
+/// The last so many aggregates of a projection are looked at, over batches: a small batch alone tells little.
+const WINDOW: usize = 200;
+/// Fewer would-be parked aggregates than this never trip it, or one bad record in a batch of one would stop the shard.
+const PARKED_MIN: usize = 10;
+/// It trips when more than one in so many of the aggregates looked at would be parked.
+const SHARE: usize = 2;
+
+/// Whether each of the last aggregates had to be parked, by projection.
+#[derive(Default)]
+pub struct Breaker(BTreeMap<&'static str, VecDeque<(String, bool)>>);
+
+impl Breaker {
+    /// Looks at the aggregates of a batch, each with whether it would be parked, and says whether none may be.
+    ///
+    /// An aggregate counts once, as it was last, however often it is delivered: one that cannot be parked for the moment must not
+    /// look like many.
+    pub fn trips(&mut self, projection: &'static str, aggregates: impl IntoIterator<Item = (String, bool)>) -> bool {
+        let window = self.0.entry(projection).or_default();
+        let mut any_bad = false;
+        for (id, bad) in aggregates {
+            any_bad |= bad;
+            window.retain(|(known, _)| *known != id);
+            window.push_back((id, bad));
+        }
+        let parked = window.iter().filter(|(_, bad)| *bad).count();
+        let trips = any_bad && parked >= PARKED_MIN && parked * SHARE > window.len();
+        window.drain(..window.len().saturating_sub(WINDOW));
+        trips
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ids(from: usize, count: usize, bad: bool) -> impl Iterator<Item = (String, bool)> {
+        (from..from + count).map(move |at| (at.to_string(), bad))
+    }
+
+    #[test]
+    fn one_aggregate_that_comes_again_and_again_counts_once() {
+        let mut breaker = Breaker::default();
+        assert!((0..100).all(|_| !breaker.trips("p", ids(0, 9, true))));
+        assert!(breaker.trips("p", ids(9, 1, true)));
+    }
+
+    #[test]
+    fn it_takes_more_than_half_over_batches() {
+        let mut breaker = Breaker::default();
+        assert!(!breaker.trips("p", ids(0, 12, false)));
+        assert!(!breaker.trips("p", ids(100, 12, true)));
+        assert!(breaker.trips("p", ids(200, 1, true)));
+        assert!(!breaker.trips("p", ids(300, 1, false)), "nothing is to be parked");
+    }
+
+    #[test]
+    fn what_is_good_now_no_longer_counts_as_bad() {
+        let mut breaker = Breaker::default();
+        assert!(breaker.trips("p", ids(0, 12, true)));
+        assert!(!breaker.trips("p", ids(0, 12, false)));
+        assert!(!breaker.trips("p", ids(50, 9, true)));
+    }
+
+    #[test]
+    fn a_projection_that_is_at_fault_does_not_hide_behind_others() {
+        let mut breaker = Breaker::default();
+        assert!(!breaker.trips("good", ids(0, 200, false)));
+        assert!(breaker.trips("bad", ids(0, 10, true)));
+    }
+
+    #[test]
+    fn what_was_long_ago_is_forgotten() {
+        let mut breaker = Breaker::default();
+        breaker.trips("p", ids(0, WINDOW, false));
+        breaker.trips("p", ids(1_000, 101, true));
+        assert!(breaker.trips("p", ids(2_000, 1, true)), "102 of the last 200");
+    }
+}

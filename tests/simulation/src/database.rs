@@ -1,0 +1,410 @@
+//! DynamoDB as the worker knows it: tables, conditional writes, transactions, consistent reads. One call at a time, each at once.
+//!
+//! What the network and other callers do to a call is not here but in [`crate::network`]. A differential test holds this against the
+//! embedded emulator and a second, independent one.
+
+use std::collections::{BTreeMap, HashMap};
+
+use aws_sdk_dynamodb::{
+    operation::{
+        batch_get_item::{BatchGetItemInput, BatchGetItemOutput},
+        get_item::{GetItemInput, GetItemOutput},
+        put_item::{PutItemInput, PutItemOutput},
+        query::{QueryInput, QueryOutput},
+        scan::{ScanInput, ScanOutput},
+        transact_write_items::{TransactWriteItemsInput, TransactWriteItemsOutput},
+        update_item::{UpdateItemInput, UpdateItemOutput},
+    },
+    types::{
+        AttributeValue, CancellationReason, Delete, KeysAndAttributes, Put, ReturnValuesOnConditionCheckFailure, TransactWriteItem, Update,
+    },
+};
+
+use crate::expression::{Invalid, Item, Names, Values, holds, key_range, normal, updated};
+
+/// <https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_TransactWriteItems.html>
+const TRANSACTION_ACTIONS_MAX: usize = 100;
+
+/// The key of an item: partition and sort key.
+pub type Key = (String, String);
+
+/// All tables.
+#[derive(Default)]
+pub struct Database {
+    tables: HashMap<String, Table>,
+    /// What transactions with these tokens said.
+    tokens: HashMap<String, Vec<TransactWriteItem>>,
+    /// What was written since someone last looked, in order.
+    pub changes: Vec<Written>,
+    /// How many writes there were.
+    written: usize,
+    /// What the last write replaced.
+    last: Vec<(String, Key, Option<Item>)>,
+    /// At most so many items are in a page of an answer.
+    pub page_items_max: usize,
+}
+
+/// Items by key.
+pub struct Table {
+    partition: &'static str,
+    sort: Option<&'static str>,
+    items: BTreeMap<Key, Item>,
+}
+
+/// Table, key, the item before and after.
+pub type ItemWritten = (String, Key, Option<Item>, Option<Item>);
+
+/// Items that one call wrote.
+pub struct Written {
+    /// All of them.
+    pub items: Vec<ItemWritten>,
+}
+
+/// Why a call was refused.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Refused {
+    /// `ConditionalCheckFailedException`, with the item if it was asked for.
+    Condition(Option<Item>),
+    /// `ValidationException`.
+    Invalid(Invalid),
+    /// `TransactionCanceledException`.
+    Canceled(Vec<CancellationReason>),
+    /// `IdempotentParameterMismatchException`.
+    OtherParameters,
+    /// `ResourceNotFoundException`.
+    NoTable,
+}
+
+impl From<Invalid> for Refused {
+    fn from(invalid: Invalid) -> Self {
+        Self::Invalid(invalid)
+    }
+}
+
+/// A write of one item, by itself or in a transaction.
+struct Change {
+    table: String,
+    key: Key,
+    after: Option<Item>,
+}
+
+impl Database {
+    /// An empty table.
+    pub fn create_table(&mut self, name: &str, partition: &'static str, sort: Option<&'static str>) {
+        self.page_items_max = usize::MAX;
+        self.tables.insert(name.to_owned(), Table { partition, sort, items: BTreeMap::new() });
+    }
+
+    /// The items of a table, in the order of their keys.
+    ///
+    /// # Panics
+    /// If there is no such table.
+    pub fn items(&self, table: &str) -> impl Iterator<Item = (&Key, &Item)> {
+        self.tables[table].items.iter()
+    }
+
+    /// One item.
+    ///
+    /// # Panics
+    /// If there is no such table.
+    #[must_use]
+    pub fn item(&self, table: &str, key: &Key) -> Option<&Item> {
+        self.tables[table].items.get(key)
+    }
+
+    /// Puts or deletes an item behind everybody's back.
+    ///
+    /// # Panics
+    /// If there is no such table.
+    pub fn set(&mut self, table: &str, key: Key, item: Option<Item>) {
+        self.write(vec![Change { table: table.to_owned(), key, after: item }]);
+    }
+
+    /// Takes the last write back, or what this took back again forth: for an answer that has not seen it yet.
+    fn swap_last(&mut self) {
+        for (table, key, item) in &mut self.last {
+            let rows = &mut self.tables.get_mut(table).expect("the write was made to a table").items;
+            let other = match item.take() {
+                Some(before) => rows.insert(key.clone(), before),
+                None => rows.remove(key),
+            };
+            *item = other;
+        }
+    }
+
+    /// What a read answers that has not seen the last write yet.
+    pub fn before_last<T>(&mut self, read: impl FnOnce(&mut Self) -> T) -> T {
+        self.swap_last();
+        let answer = read(self);
+        self.swap_last();
+        answer
+    }
+
+    /// How many writes there have been.
+    #[must_use]
+    pub fn written(&self) -> usize {
+        self.written
+    }
+
+    fn table(&self, name: Option<&str>) -> Result<&Table, Refused> {
+        self.tables.get(name.unwrap_or_default()).ok_or(Refused::NoTable)
+    }
+
+    fn write(&mut self, changes: Vec<Change>) {
+        let mut items = Vec::with_capacity(changes.len());
+        for Change { table, key, after } in changes {
+            let rows = &mut self.tables.get_mut(&table).expect("the change was made for a table").items;
+            let before = match &after {
+                Some(item) => rows.insert(key.clone(), item.clone()),
+                None => rows.remove(&key),
+            };
+            items.push((table, key, before, after));
+        }
+        self.written += 1;
+        self.last = items.iter().map(|(table, key, before, _)| (table.clone(), key.clone(), before.clone())).collect();
+        self.changes.push(Written { items });
+    }
+
+    /// # Errors
+    /// [`Refused`].
+    pub fn update_item(&mut self, input: &UpdateItemInput) -> Result<UpdateItemOutput, Refused> {
+        let update = Update::builder()
+            .set_table_name(input.table_name.clone())
+            .set_key(input.key.clone())
+            .set_update_expression(Some(input.update_expression.clone().unwrap_or_default()))
+            .set_condition_expression(input.condition_expression.clone())
+            .set_expression_attribute_names(input.expression_attribute_names.clone())
+            .set_expression_attribute_values(input.expression_attribute_values.clone())
+            .set_return_values_on_condition_check_failure(input.return_values_on_condition_check_failure.clone())
+            .build();
+        let change = self.update(&update.map_err(|_| Invalid("a required member is missing"))?)?;
+        self.write(vec![change]);
+        Ok(UpdateItemOutput::builder().build())
+    }
+
+    /// # Errors
+    /// [`Refused`].
+    pub fn put_item(&mut self, input: &PutItemInput) -> Result<PutItemOutput, Refused> {
+        let put = Put::builder()
+            .set_table_name(input.table_name.clone())
+            .set_item(input.item.clone())
+            .set_condition_expression(input.condition_expression.clone())
+            .set_expression_attribute_names(input.expression_attribute_names.clone())
+            .set_expression_attribute_values(input.expression_attribute_values.clone())
+            .set_return_values_on_condition_check_failure(input.return_values_on_condition_check_failure.clone())
+            .build();
+        let change = self.put(&put.map_err(|_| Invalid("a required member is missing"))?)?;
+        self.write(vec![change]);
+        Ok(PutItemOutput::builder().build())
+    }
+
+    /// All of it or nothing. A token that was seen before with the same actions does nothing more.
+    ///
+    /// # Errors
+    /// [`Refused`].
+    pub fn transact_write_items(&mut self, input: &TransactWriteItemsInput) -> Result<TransactWriteItemsOutput, Refused> {
+        let done = TransactWriteItemsOutput::builder().build();
+        let actions = input.transact_items();
+        if let Some(token) = &input.client_request_token
+            && let Some(seen) = self.tokens.get(token)
+        {
+            return if seen == actions { Ok(done) } else { Err(Refused::OtherParameters) };
+        }
+        if actions.is_empty() || actions.len() > TRANSACTION_ACTIONS_MAX {
+            return Err(Invalid("a transaction has 1 to 100 actions").into());
+        }
+        let keys = actions.iter().map(|action| self.key_of_action(action)).collect::<Result<Vec<_>, _>>()?;
+        let mut sorted: Vec<_> = keys.iter().collect();
+        sorted.sort();
+        if sorted.windows(2).any(|pair| pair[0] == pair[1]) {
+            return Err(Invalid("Transaction request cannot include multiple operations on one item").into());
+        }
+        let (mut changes, mut reasons) = (Vec::new(), Vec::new());
+        for action in actions {
+            let change = match (&action.update, &action.put, &action.delete) {
+                (Some(update), None, None) => self.update(update),
+                (None, Some(put), None) => self.put(put),
+                (None, None, Some(delete)) => self.delete(delete),
+                _ => return Err(Invalid("an action this database does not know").into()),
+            };
+            reasons.push(match change {
+                Ok(change) => {
+                    changes.push(change);
+                    CancellationReason::builder().code("None").build()
+                }
+                Err(Refused::Condition(item)) => CancellationReason::builder().code("ConditionalCheckFailed").set_item(item).build(),
+                Err(Refused::Invalid(Invalid(why))) => CancellationReason::builder().code("ValidationError").message(why).build(),
+                Err(other) => return Err(other),
+            });
+        }
+        if changes.len() < actions.len() {
+            return Err(Refused::Canceled(reasons));
+        }
+        self.write(changes);
+        if let Some(token) = &input.client_request_token {
+            self.tokens.insert(token.clone(), actions.to_vec());
+        }
+        Ok(done)
+    }
+
+    fn key_of_action(&self, action: &TransactWriteItem) -> Result<(String, Key), Refused> {
+        let (name, item) = match (&action.update, &action.put, &action.delete) {
+            (Some(update), ..) => (&update.table_name, &update.key),
+            (_, Some(put), _) => (&put.table_name, &put.item),
+            (.., Some(delete)) => (&delete.table_name, &delete.key),
+            _ => return Err(Invalid("an action this database does not know").into()),
+        };
+        Ok((name.clone(), self.table(Some(name))?.key(item)?))
+    }
+
+    fn update(&self, update: &Update) -> Result<Change, Refused> {
+        let table = self.table(Some(&update.table_name))?;
+        let key = table.exact_key(&update.key)?;
+        let (names, values) = (or_none(update.expression_attribute_names.as_ref()), or_none(update.expression_attribute_values.as_ref()));
+        let before = table.items.get(&key);
+        check(update.condition_expression.as_deref(), before, (&names, &values), update.return_values_on_condition_check_failure.as_ref())?;
+        let after = updated(&update.update_expression, before.unwrap_or(&update.key), &names, &values)?;
+        if table.key(&after)? != key {
+            return Err(Invalid("Cannot update attribute. This attribute is part of the key").into());
+        }
+        let after = after.into_iter().map(|(name, value)| (name, normal(value))).collect();
+        Ok(Change { table: update.table_name.clone(), key, after: Some(after) })
+    }
+
+    fn put(&self, put: &Put) -> Result<Change, Refused> {
+        let table = self.table(Some(&put.table_name))?;
+        let key = table.key(&put.item)?;
+        let (names, values) = (or_none(put.expression_attribute_names.as_ref()), or_none(put.expression_attribute_values.as_ref()));
+        let before = table.items.get(&key);
+        check(put.condition_expression.as_deref(), before, (&names, &values), put.return_values_on_condition_check_failure.as_ref())?;
+        let after = put.item.clone().into_iter().map(|(name, value)| (name, normal(value))).collect();
+        Ok(Change { table: put.table_name.clone(), key, after: Some(after) })
+    }
+
+    fn delete(&self, delete: &Delete) -> Result<Change, Refused> {
+        let table = self.table(Some(&delete.table_name))?;
+        let key = table.exact_key(&delete.key)?;
+        let (names, values) = (or_none(delete.expression_attribute_names.as_ref()), or_none(delete.expression_attribute_values.as_ref()));
+        let before = table.items.get(&key);
+        check(delete.condition_expression.as_deref(), before, (&names, &values), delete.return_values_on_condition_check_failure.as_ref())?;
+        Ok(Change { table: delete.table_name.clone(), key, after: None })
+    }
+
+    /// # Errors
+    /// [`Refused`].
+    pub fn get_item(&self, input: &GetItemInput) -> Result<GetItemOutput, Refused> {
+        let table = self.table(input.table_name.as_deref())?;
+        let key = table.exact_key(input.key.as_ref().ok_or(Invalid("the key is missing"))?)?;
+        Ok(GetItemOutput::builder().set_item(table.items.get(&key).cloned()).build())
+    }
+
+    /// Reads at most [`page_items_max`](Self::page_items_max) of the keys; the others come back as unprocessed.
+    ///
+    /// # Errors
+    /// [`Refused`].
+    pub fn batch_get_item(&self, input: &BatchGetItemInput) -> Result<BatchGetItemOutput, Refused> {
+        let (mut responses, mut unprocessed) = (HashMap::<String, Vec<Item>>::new(), HashMap::new());
+        for (name, wanted) in input.request_items.iter().flatten() {
+            let table = self.table(Some(name))?;
+            let items = responses.entry(name.clone()).or_default();
+            let keys = wanted.keys.iter().map(|key| table.exact_key(key)).collect::<Result<Vec<_>, _>>()?;
+            let mut sorted: Vec<_> = keys.iter().collect();
+            sorted.sort();
+            if sorted.windows(2).any(|pair| pair[0] == pair[1]) {
+                return Err(Invalid("Provided list of item keys contains duplicates").into());
+            }
+            items.extend(keys.iter().take(self.page_items_max).filter_map(|key| table.items.get(key)).cloned());
+            if let Some(left) = wanted.keys.get(self.page_items_max..).filter(|left| !left.is_empty()) {
+                let left = KeysAndAttributes::builder().set_keys(Some(left.to_vec())).set_consistent_read(wanted.consistent_read);
+                unprocessed.insert(name.clone(), left.build().expect("keys are given"));
+            }
+        }
+        Ok(BatchGetItemOutput::builder().set_responses(Some(responses)).set_unprocessed_keys(Some(unprocessed)).build())
+    }
+
+    /// # Errors
+    /// [`Refused`].
+    pub fn query(&self, input: &QueryInput) -> Result<QueryOutput, Refused> {
+        let table = self.table(input.table_name.as_deref())?;
+        let (names, values) = (or_none(input.expression_attribute_names.as_ref()), or_none(input.expression_attribute_values.as_ref()));
+        let condition = input.key_condition_expression.as_deref().unwrap_or_default();
+        let (partition, bounds) = key_range(condition, (table.partition, table.sort), &names, &values)?;
+        if bounds.is_some_and(|(low, high)| low > high) {
+            return Err(Invalid("The BETWEEN operator requires upper bound to be greater than or equal to lower bound").into());
+        }
+        let in_bounds = |sort: &str| bounds.is_none_or(|(low, high)| (low..=high).contains(&sort));
+        let items = table.items.range((partition.to_owned(), String::new())..).take_while(|(key, _)| key.0 == partition);
+        let items = items.filter(|(key, _)| in_bounds(&key.1));
+        let (items, last) = self.page(table, items, input.limit, input.exclusive_start_key.as_ref())?;
+        Ok(QueryOutput::builder().set_items(Some(items)).set_last_evaluated_key(last).build())
+    }
+
+    /// # Errors
+    /// [`Refused`].
+    pub fn scan(&self, input: &ScanInput) -> Result<ScanOutput, Refused> {
+        let table = self.table(input.table_name.as_deref())?;
+        let (items, last) = self.page(table, table.items.iter(), input.limit, input.exclusive_start_key.as_ref())?;
+        Ok(ScanOutput::builder().set_items(Some(items)).set_last_evaluated_key(last).build())
+    }
+
+    fn page<'a>(
+        &self,
+        table: &Table,
+        items: impl Iterator<Item = (&'a Key, &'a Item)>,
+        limit: Option<i32>,
+        after: Option<&Item>,
+    ) -> Result<(Vec<Item>, Option<Item>), Refused> {
+        let after = after.map(|key| table.exact_key(key)).transpose()?;
+        let limit = limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX).min(self.page_items_max);
+        let mut items = items.filter(|(key, _)| after.as_ref().is_none_or(|after| *key > after));
+        let page: Vec<_> = items.by_ref().take(limit).collect();
+        // DynamoDB stops at the limit without looking whether anything follows.
+        let last = page.last().filter(|_| page.len() == limit).map(|(key, _)| table.key_item(key));
+        Ok((page.into_iter().map(|(_, item)| item.clone()).collect(), last))
+    }
+}
+
+fn or_none<T: Clone + Default>(map: Option<&T>) -> T {
+    map.cloned().unwrap_or_default()
+}
+
+fn check(
+    condition: Option<&str>,
+    item: Option<&Item>,
+    (names, values): (&Names, &Values),
+    returned: Option<&ReturnValuesOnConditionCheckFailure>,
+) -> Result<(), Refused> {
+    match condition {
+        Some(condition) if !holds(condition, item, names, values)? => {
+            let all_old = returned == Some(&ReturnValuesOnConditionCheckFailure::AllOld);
+            Err(Refused::Condition(item.filter(|_| all_old).cloned()))
+        }
+        _ => Ok(()),
+    }
+}
+
+impl Table {
+    /// The key within an item.
+    fn key(&self, item: &Item) -> Result<Key, Invalid> {
+        let text = |name: &str| match item.get(name) {
+            Some(AttributeValue::S(text)) if !text.is_empty() => Ok(text.clone()),
+            _ => Err(Invalid("One or more parameter values were invalid: the key is missing, empty or of another type")),
+        };
+        Ok((text(self.partition)?, self.sort.map_or_else(|| Ok(String::new()), text)?))
+    }
+
+    /// A key that is nothing but a key.
+    fn exact_key(&self, key: &Item) -> Result<Key, Invalid> {
+        if key.len() == 1 + usize::from(self.sort.is_some()) {
+            self.key(key)
+        } else {
+            Err(Invalid("The provided key element does not match the schema"))
+        }
+    }
+
+    fn key_item(&self, (partition, sort): &Key) -> Item {
+        let partition = (self.partition.to_owned(), AttributeValue::S(partition.clone()));
+        let sort = self.sort.map(|name| (name.to_owned(), AttributeValue::S(sort.clone())));
+        std::iter::once(partition).chain(sort).collect()
+    }
+}

@@ -1,0 +1,321 @@
+//! DynamoDB's expressions, as far as the worker writes them: read, and worked out on an item.
+//!
+//! <https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Expressions.html>
+
+use std::{
+    cell::RefCell,
+    cmp::Ordering,
+    collections::{HashMap, HashSet},
+    rc::Rc,
+};
+
+use aws_sdk_dynamodb::types::AttributeValue;
+use projection_vocabulary::Decimal;
+
+/// An item, as the SDK has it.
+pub type Item = HashMap<String, AttributeValue>;
+/// What a placeholder such as `#0` stands for.
+pub type Names = HashMap<String, String>;
+/// What a placeholder such as `:0` stands for.
+pub type Values = HashMap<String, AttributeValue>;
+
+/// What DynamoDB calls a `ValidationException`, in words like its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Invalid(pub &'static str);
+
+/// One clause of an update expression.
+#[derive(Debug, PartialEq)]
+enum Clause {
+    Set(String, Operand),
+    Add(String, String),
+    Remove(String),
+}
+
+#[derive(Debug, PartialEq)]
+enum Operand {
+    Value(String),
+    IfNotExists(String, String),
+}
+
+/// A condition: one of these must hold, each the conjunction of its parts.
+type Condition = Vec<Vec<Test>>;
+
+#[derive(Debug, PartialEq)]
+enum Test {
+    Exists(String, bool),
+    Compare(String, &'static str, String),
+    Between(String, String, String),
+}
+
+thread_local! {
+    // The worker's expressions differ in their placeholders' values and hardly ever in their text.
+    static UPDATES: RefCell<HashMap<String, Rc<Vec<Clause>>>> = RefCell::default();
+    static CONDITIONS: RefCell<HashMap<String, Rc<Condition>>> = RefCell::default();
+}
+
+/// Whether the item meets the condition; an absent item has no attributes.
+///
+/// # Errors
+/// [`Invalid`].
+pub fn holds(condition: &str, item: Option<&Item>, names: &Names, values: &Values) -> Result<bool, Invalid> {
+    let parsed = cached(&CONDITIONS, condition, parse_condition)?;
+    for all in &*parsed {
+        let mut met = true;
+        for test in all {
+            met &= test.holds(item, names, values)?;
+        }
+        if met {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// The item after the update. Operands are taken from the item as it was.
+///
+/// # Errors
+/// [`Invalid`].
+pub fn updated(update: &str, item: &Item, names: &Names, values: &Values) -> Result<Item, Invalid> {
+    let clauses = cached(&UPDATES, update, parse_update)?;
+    let mut after = item.clone();
+    let mut written = HashSet::new();
+    for clause in &*clauses {
+        let path = match clause {
+            Clause::Set(path, _) | Clause::Add(path, _) | Clause::Remove(path) => name(path, names)?,
+        };
+        if !written.insert(path) {
+            return Err(Invalid("Two document paths overlap with each other"));
+        }
+        match clause {
+            Clause::Set(_, Operand::Value(placeholder)) => _ = after.insert(path.to_owned(), value(placeholder, values)?.clone()),
+            Clause::Set(_, Operand::IfNotExists(other, placeholder)) => {
+                let present = item.get(name(other, names)?).unwrap_or(value(placeholder, values)?);
+                after.insert(path.to_owned(), present.clone());
+            }
+            Clause::Add(_, placeholder) => _ = after.insert(path.to_owned(), sum(item.get(path), value(placeholder, values)?)?),
+            Clause::Remove(_) => _ = after.remove(path),
+        }
+    }
+    Ok(after)
+}
+
+/// A partition, and the bounds of the sort key, both included.
+pub type KeyRange<'a> = (&'a str, Option<(&'a str, &'a str)>);
+
+/// What a key condition names.
+///
+/// # Errors
+/// [`Invalid`].
+pub fn key_range<'a>(
+    condition: &str,
+    (partition, sort): (&str, Option<&str>),
+    names: &Names,
+    values: &'a Values,
+) -> Result<KeyRange<'a>, Invalid> {
+    let parsed = cached(&CONDITIONS, condition, parse_condition)?;
+    let [all] = &**parsed else { return Err(Invalid("Query key condition not supported")) };
+    let text = |placeholder: &str| value(placeholder, values)?.as_s().map(String::as_str).map_err(|_| Invalid("key of another type"));
+    let (mut key, mut bounds) = (None, None);
+    for test in all {
+        match test {
+            Test::Compare(path, "=", placeholder) if name(path, names)? == partition => key = Some(text(placeholder)?),
+            Test::Between(path, low, high) if Some(name(path, names)?) == sort => bounds = Some((text(low)?, text(high)?)),
+            _ => return Err(Invalid("Query key condition not supported")),
+        }
+    }
+    key.map(|key| (key, bounds)).ok_or(Invalid("Query condition missed key schema element"))
+}
+
+/// A number as DynamoDB gives it back.
+#[must_use]
+pub fn normal(value: AttributeValue) -> AttributeValue {
+    match value {
+        AttributeValue::N(text) if whole(&text).is_none() => {
+            AttributeValue::N(text.parse::<Decimal>().map_or(text, |number| number.to_string()))
+        }
+        AttributeValue::M(members) => AttributeValue::M(members.into_iter().map(|(name, value)| (name, normal(value))).collect()),
+        AttributeValue::L(members) => AttributeValue::L(members.into_iter().map(normal).collect()),
+        other => other,
+    }
+}
+
+fn cached<T, F: Fn(&[&str]) -> Result<T, Invalid>>(
+    cache: &'static std::thread::LocalKey<RefCell<HashMap<String, Rc<T>>>>,
+    text: &str,
+    parse: F,
+) -> Result<Rc<T>, Invalid> {
+    if let Some(parsed) = cache.with_borrow(|cache| cache.get(text).cloned()) {
+        return Ok(parsed);
+    }
+    let parsed = Rc::new(parse(&tokens(text))?);
+    cache.with_borrow_mut(|cache| cache.insert(text.to_owned(), parsed.clone()));
+    Ok(parsed)
+}
+
+/// Words, and each of the other characters by itself, but for the comparators of two.
+fn tokens(text: &str) -> Vec<&str> {
+    let mut tokens = Vec::new();
+    let mut rest = text.trim_start();
+    while let Some(first) = rest.chars().next() {
+        let word = rest.find(|c: char| !(c.is_alphanumeric() || "_#:".contains(c))).unwrap_or(rest.len());
+        let two = ["<=", ">=", "<>"].iter().any(|two| rest.starts_with(two));
+        let len = if word > 0 {
+            word
+        } else if two {
+            2
+        } else {
+            first.len_utf8()
+        };
+        let (token, after) = rest.split_at(len);
+        tokens.push(token);
+        rest = after.trim_start();
+    }
+    tokens
+}
+
+const SYNTAX: Invalid = Invalid("Invalid expression: syntax error");
+
+fn parse_update(tokens: &[&str]) -> Result<Vec<Clause>, Invalid> {
+    let (mut clauses, mut verb, mut rest) = (Vec::new(), "", tokens);
+    while !rest.is_empty() {
+        if let ["SET" | "ADD" | "REMOVE", after @ ..] = rest {
+            verb = rest[0];
+            rest = after;
+        }
+        let (clause, after) = match (verb, rest) {
+            ("SET", [path, "=", "if_not_exists", "(", other, ",", value, ")", after @ ..]) => {
+                (Clause::Set(owned(path), Operand::IfNotExists(owned(other), owned(value))), after)
+            }
+            ("SET", [path, "=", value, after @ ..]) => (Clause::Set(owned(path), Operand::Value(owned(value))), after),
+            ("ADD", [path, value, after @ ..]) => (Clause::Add(owned(path), owned(value)), after),
+            ("REMOVE", [path, after @ ..]) => (Clause::Remove(owned(path)), after),
+            _ => return Err(SYNTAX),
+        };
+        clauses.push(clause);
+        rest = if let [",", after @ ..] = after { after } else { after };
+    }
+    Ok(clauses)
+}
+
+fn parse_condition(tokens: &[&str]) -> Result<Condition, Invalid> {
+    let (mut any, mut rest) = (vec![Vec::new()], tokens);
+    loop {
+        let (test, after) = match rest {
+            ["attribute_exists", "(", path, ")", after @ ..] => (Test::Exists(owned(path), true), after),
+            ["attribute_not_exists", "(", path, ")", after @ ..] => (Test::Exists(owned(path), false), after),
+            [path, "BETWEEN", low, "AND", high, after @ ..] => (Test::Between(owned(path), owned(low), owned(high)), after),
+            [path, comparator, value, after @ ..] => {
+                let comparator = ["=", "<>", "<=", ">=", "<", ">"].into_iter().find(|known| known == comparator).ok_or(SYNTAX)?;
+                (Test::Compare(owned(path), comparator, owned(value)), after)
+            }
+            _ => return Err(SYNTAX),
+        };
+        any.last_mut().expect("there is one").push(test);
+        rest = match after {
+            [] => return Ok(any),
+            ["AND", after @ ..] => after,
+            ["OR", after @ ..] => {
+                any.push(Vec::new());
+                after
+            }
+            _ => return Err(SYNTAX),
+        };
+    }
+}
+
+fn owned(token: &str) -> String {
+    token.to_owned()
+}
+
+fn name<'a>(token: &'a str, names: &'a Names) -> Result<&'a str, Invalid> {
+    if token.starts_with('#') {
+        return names
+            .get(token)
+            .map(String::as_str)
+            .ok_or(Invalid("An expression attribute name used in the document path is not defined"));
+    }
+    Ok(token)
+}
+
+fn value<'a>(token: &str, values: &'a Values) -> Result<&'a AttributeValue, Invalid> {
+    values.get(token).ok_or(Invalid("An expression attribute value used in expression is not defined"))
+}
+
+impl Test {
+    fn holds(&self, item: Option<&Item>, names: &Names, values: &Values) -> Result<bool, Invalid> {
+        let present = |path: &str| Ok(item.and_then(|item| item.get(name(path, names).ok()?)));
+        Ok(match self {
+            Self::Exists(path, wanted) => present(path)?.is_some() == *wanted,
+            Self::Compare(path, comparator, placeholder) => {
+                let wanted = value(placeholder, values)?;
+                present(path)?.is_some_and(|present| match *comparator {
+                    "=" => equal(present, wanted),
+                    "<>" => !equal(present, wanted),
+                    _ => order(present, wanted).is_some_and(|order| match *comparator {
+                        "<" => order.is_lt(),
+                        "<=" => order.is_le(),
+                        ">" => order.is_gt(),
+                        _ => order.is_ge(),
+                    }),
+                })
+            }
+            Self::Between(path, low, high) => {
+                let (low, high) = (value(low, values)?, value(high, values)?);
+                present(path)?.is_some_and(|present| {
+                    order(present, low).is_some_and(Ordering::is_ge) && order(present, high).is_some_and(Ordering::is_le)
+                })
+            }
+        })
+    }
+}
+
+/// Equality of DynamoDB's: numbers by their value, sets whatever their order.
+#[must_use]
+pub fn equal(one: &AttributeValue, two: &AttributeValue) -> bool {
+    match (one, two) {
+        (AttributeValue::N(_), AttributeValue::N(_)) => order(one, two) == Some(Ordering::Equal),
+        (AttributeValue::Ss(one), AttributeValue::Ss(two)) => one.iter().collect::<HashSet<_>>() == two.iter().collect::<HashSet<_>>(),
+        _ => one == two,
+    }
+}
+
+/// Only values of one type have an order.
+fn order(one: &AttributeValue, two: &AttributeValue) -> Option<Ordering> {
+    match (one, two) {
+        (AttributeValue::S(one), AttributeValue::S(two)) => Some(one.as_bytes().cmp(two.as_bytes())),
+        (AttributeValue::N(one), AttributeValue::N(two)) if whole(one).is_some() && whole(two).is_some() => {
+            Some(whole(one).cmp(&whole(two)))
+        }
+        (AttributeValue::N(one), AttributeValue::N(two)) => Some(one.parse::<Decimal>().ok()?.cmp(&two.parse().ok()?)),
+        _ => None,
+    }
+}
+
+/// A small whole number in its normal form, which nearly all are: quicker than an exact decimal.
+fn whole(text: &str) -> Option<i64> {
+    let digits = text.strip_prefix('-').unwrap_or(text);
+    let normal = digits == "0" && digits.len() == text.len() || !digits.starts_with('0');
+    (normal && digits.len() <= 18 && digits.bytes().all(|byte| byte.is_ascii_digit())).then(|| text.parse().ok()).flatten()
+}
+
+fn sum(present: Option<&AttributeValue>, added: &AttributeValue) -> Result<AttributeValue, Invalid> {
+    const TYPE: Invalid = Invalid("An operand in the update expression has an incorrect data type");
+    match (present, added) {
+        (None, AttributeValue::N(_) | AttributeValue::Ss(_)) => Ok(added.clone()),
+        (Some(AttributeValue::N(present)), AttributeValue::N(added)) => {
+            if let (Some(present), Some(added)) = (whole(present), whole(added)) {
+                return Ok(AttributeValue::N((present + added).to_string()));
+            }
+            let mut sum: Decimal = present.parse().map_err(|_| TYPE)?;
+            sum += &added.parse::<Decimal>().map_err(|_| TYPE)?;
+            sum.check().map_err(|_| Invalid("Attempting to store more than 38 significant digits in a Number"))?;
+            Ok(AttributeValue::N(sum.to_string()))
+        }
+        (Some(AttributeValue::Ss(present)), AttributeValue::Ss(added)) => {
+            let mut members = present.clone();
+            members.extend(added.iter().filter(|member| !present.contains(member)).cloned());
+            Ok(AttributeValue::Ss(members))
+        }
+        _ => Err(TYPE),
+    }
+}

@@ -1,0 +1,83 @@
+//! The faults that a run injects, by name and count.
+
+use std::ops::AddAssign;
+
+macro_rules! faults {
+    ($($fault:ident $text:literal,)*) => {
+        /// Something that goes wrong.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Fault {
+            $(#[doc = $text] $fault,)*
+        }
+
+        impl Fault {
+            /// All of them.
+            pub const ALL: &[Self] = &[$(Self::$fault,)*];
+
+            /// In words.
+            #[must_use]
+            pub fn text(self) -> &'static str {
+                match self {
+                    $(Self::$fault => $text,)*
+                }
+            }
+        }
+    };
+}
+
+faults! {
+    DuplicateDelivery "a record delivered that had been delivered before",
+    ReorderedAcross "a batch delivered before an older one of another partition or shard",
+    ReorderedInside "an aggregate's event streamed before one of lower version",
+    Crash "an invocation killed at an await",
+    OperatorKilled "a redrive or a catch-up killed at an await",
+    WriterKilled "an event writer killed at an await",
+    Throttled "a request throttled",
+    TimeoutBefore "a request timed out that never arrived",
+    AnswerLost "a request applied whose answer was lost",
+    ServerError "a request failed with 5xx, applied or not",
+    Conflict "a transaction conflict",
+    MixedCancellation "a transaction cancelled for mixed reasons",
+    Zombie "a request that arrived after its caller had given it up",
+    StaleRead "a read answered after what it read had changed",
+    ShortPage "an answer cut into pages",
+    Poison "an event that its rule refuses",
+    Malformed "an event that cannot be read",
+    PoisonMended "a poison event mended and redriven",
+    Deployed "a rule changed while batches were under way",
+    BadDeployment "a deployment that refuses every event",
+    Discarded "a record given up after its retries",
+    Restored "an aggregate's history set back in the event store",
+    RowLost "a home row lost",
+    ParkingDown "a write to the parking table refused while it is unavailable",
+    OutOfTime "an invocation that ran out of time",
+}
+
+/// How often each fault was injected.
+#[derive(Clone, Debug)]
+pub struct Counts(Vec<u64>);
+
+impl Default for Counts {
+    fn default() -> Self {
+        Self(vec![0; Fault::ALL.len()])
+    }
+}
+
+impl Counts {
+    /// Counts one.
+    pub fn add(&mut self, fault: Fault) {
+        self.0[fault as usize] += 1;
+    }
+
+    /// How often.
+    #[must_use]
+    pub fn of(&self, fault: Fault) -> u64 {
+        self.0[fault as usize]
+    }
+}
+
+impl AddAssign<&Self> for Counts {
+    fn add_assign(&mut self, other: &Self) {
+        self.0.iter_mut().zip(&other.0).for_each(|(sum, count)| *sum += count);
+    }
+}

@@ -1,0 +1,137 @@
+//! `cargo simulate`: see `--help`.
+
+mod mutants;
+
+use std::{
+    process::ExitCode,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    thread,
+    time::Instant,
+};
+
+use simulation::{
+    choices::Choices,
+    faults::{Counts, Fault},
+    run::run,
+    shrink::shrink,
+};
+
+// What runs here allocates more than it does anything else.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const HELP: &str = "\
+Runs the real worker on a simulated DynamoDB under a seeded scheduler that injects faults.
+
+cargo simulate [--schedules N] [--seed S]   N schedules of the seeds from S on (1,000 from 0)
+cargo simulate --seed S --trace             one schedule, told line by line
+cargo simulate --mutants                    breaks the worker in known ways; each must be found
+
+Exit codes: 0 all holds, 1 not, 2 usage.";
+
+struct Options {
+    schedules: u64,
+    seed: u64,
+    trace: bool,
+    mutants: bool,
+    /// Whether a failure is only told, and not made small.
+    first: bool,
+}
+
+fn main() -> ExitCode {
+    let Some(options) = options() else {
+        eprintln!("{HELP}");
+        return ExitCode::from(2);
+    };
+    // A panic of the worker is caught and told as what it is; its message twice helps nobody.
+    std::panic::set_hook(Box::new(|_| {}));
+    if options.mutants {
+        return mutants::kill_all();
+    }
+    if options.trace {
+        return trace(Choices::of_seed(options.seed));
+    }
+    simulate(&options)
+}
+
+fn options() -> Option<Options> {
+    let mut options = Options { schedules: 1_000, seed: 0, trace: false, mutants: false, first: false };
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
+        let mut number = || arguments.next()?.replace('_', "").parse().ok();
+        match argument.as_str() {
+            "--schedules" => options.schedules = number()?,
+            "--seed" => options.seed = number()?,
+            "--trace" => options.trace = true,
+            "--mutants" => options.mutants = true,
+            "--first" => options.first = true,
+            _ => return None,
+        }
+    }
+    Some(options)
+}
+
+fn simulate(options: &Options) -> ExitCode {
+    let begun = Instant::now();
+    let next = AtomicU64::new(options.seed);
+    let end = options.seed.saturating_add(options.schedules);
+    let (counts, requests, wrong) = (Mutex::new(Counts::default()), AtomicU64::new(0), Mutex::new(None));
+    let lock = || wrong.lock().unwrap_or_else(PoisonError::into_inner);
+    thread::scope(|scope| {
+        for _ in 0..thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(|| {
+                let mut own = Counts::default();
+                loop {
+                    let seed = next.fetch_add(1, Relaxed);
+                    if seed >= end || lock().is_some() {
+                        break;
+                    }
+                    let finished = run(Choices::of_seed(seed), false);
+                    own += &finished.counts;
+                    requests.fetch_add(finished.requests, Relaxed);
+                    if let Some(failure) = finished.failure {
+                        lock().get_or_insert((seed, failure, finished.made));
+                    }
+                }
+                *counts.lock().unwrap_or_else(PoisonError::into_inner) += &own;
+            });
+        }
+    });
+    let wrong = lock().take();
+    if let Some((seed, failure, made)) = wrong {
+        println!("seed {seed}: {failure}");
+        if options.first {
+            return ExitCode::FAILURE;
+        }
+        println!("\nThe shortest run near it that goes wrong:");
+        trace(Choices::of_list(shrink(made)));
+        println!("\nfailed: seed {seed} after {} s; repeat it with `cargo simulate --seed {seed} --trace`", begun.elapsed().as_secs());
+        return ExitCode::FAILURE;
+    }
+    let counts = counts.into_inner().unwrap_or_else(PoisonError::into_inner);
+    for fault in Fault::ALL {
+        println!("{:>10}  {}", counts.of(*fault), fault.text());
+    }
+    println!(
+        "all holds: {} schedules, {} requests, 0 divergences, {} s",
+        options.schedules,
+        requests.load(Relaxed),
+        begun.elapsed().as_secs()
+    );
+    ExitCode::SUCCESS
+}
+
+fn trace(choices: Choices) -> ExitCode {
+    let finished = run(choices, true);
+    for line in &finished.trace {
+        println!("{line}");
+    }
+    if finished.failure.is_some() {
+        return ExitCode::FAILURE;
+    }
+    println!("all holds");
+    ExitCode::SUCCESS
+}

@@ -1,0 +1,465 @@
+//! The proof that the simulation sees: the worker broken in known ways, each of which it must find.
+//!
+//! A mutant is a place in the source and what to put there. A copy of the tree is built once, with all of them behind a switch; so
+//! the source itself knows nothing of this, and a place that has changed is noticed.
+
+use std::{
+    fs, io,
+    path::Path,
+    process::{Command, ExitCode},
+    time::Instant,
+};
+
+/// Found within so many schedules, or it lives.
+const SCHEDULES_MAX: u64 = 20_000;
+
+/// A way to break the worker.
+struct Mutant {
+    name: &'static str,
+    what: &'static str,
+    places: &'static [Place],
+}
+
+/// A file and something that stands in it once.
+enum Place {
+    /// An expression or statement, and the one that takes its place while the mutant is on.
+    Switched(&'static str, &'static str, &'static str),
+    /// Any text, and one that has the switch in it.
+    Text(&'static str, &'static str, &'static str),
+}
+use Place::{Switched, Text};
+
+const fn mutant(name: &'static str, what: &'static str, places: &'static [Place]) -> Mutant {
+    Mutant { name, what, places }
+}
+
+const HOME: &str = "src/store/home.rs";
+const ROWS: &str = "src/store/rows.rs";
+const PARKING: &str = "src/store/parking.rs";
+const EVENTS: &str = "src/store/events.rs";
+const LANE: &str = "src/lane.rs";
+const WORKER: &str = "src/worker.rs";
+const REPORT: &str = "src/report.rs";
+const REDRIVE: &str = "src/redrive.rs";
+const CATCH_UP: &str = "src/catch_up.rs";
+const REPROJECT: &str = "src/reproject.rs";
+
+const CONDITION: &str = r#"format!("{version} = {after} AND {} = {} AND attribute_not_exists({parked})", written_by.0, written_by.1)"#;
+
+const ALL: &[Mutant] = &[
+    mutant(
+        "watermark-at-most",
+        "a row may be behind the span",
+        &[Switched(
+            HOME,
+            CONDITION,
+            r#"format!("{version} <= {after} AND {} = {} AND attribute_not_exists({parked})", written_by.0, written_by.1)"#,
+        )],
+    ),
+    mutant(
+        "watermark-at-least",
+        "a row may be ahead of the span",
+        &[Switched(
+            HOME,
+            CONDITION,
+            r#"format!("{version} >= {after} AND {} = {} AND attribute_not_exists({parked})", written_by.0, written_by.1)"#,
+        )],
+    ),
+    mutant(
+        "condition-without-mark",
+        "a parked row takes writes",
+        &[Switched(HOME, CONDITION, r#"format!("{version} = {after} AND {} = {}", written_by.0, written_by.1)"#)],
+    ),
+    mutant(
+        "condition-without-revision",
+        "a row of another revision takes writes",
+        &[Switched(HOME, CONDITION, r#"{ let _ = written_by; format!("{version} = {after} AND attribute_not_exists({parked})") }"#)],
+    ),
+    mutant(
+        "home-and-shared-apart",
+        "home row and shared rows in two requests",
+        &[Switched(
+            ROWS,
+            "self.commit_all(rule, writes, shared, deadline).await",
+            "{
+                for write in writes {
+                    match self.commit_one(rule, write, deadline).await? {
+                        Commit::Done => {}
+                        other => return Ok(other),
+                    }
+                }
+                self.commit_all(rule, &[], shared, deadline).await
+            }",
+        )],
+    ),
+    mutant(
+        "conflict-taken-for-done",
+        "a transaction that met another counts as written",
+        &[Switched(
+            ROWS,
+            r#"Attempt::Again(Trouble::Passing { operation, class: busy.unwrap_or_else(|| "canceled without a reason".into()) })"#,
+            "{ let _ = busy; Attempt::Decided(Ok(Commit::Done)) }",
+        )],
+    ),
+    mutant(
+        "timeout-taken-for-done",
+        "a write without an answer counts as written",
+        &[Switched(
+            ROWS,
+            "undecided(OPERATION, failure)",
+            "if failure.applied_maybe() { Attempt::Decided(Ok(Commit::Done)) } else { undecided(OPERATION, failure) }",
+        )],
+    ),
+    mutant(
+        "max-after",
+        "`max` and `insert` after the commit in place of before",
+        &[Switched(
+            WORKER,
+            "match self.store.raise(rule, &raised, deadline).await {
+            Ok(Ok(())) => self.commit_sums(rule, &pack, deadline).await,
+            Ok(Err(reason)) => Ok(Commit::Invalid(reason)),
+            Err(trouble) => Err(trouble),
+        }",
+            "match self.commit_sums(rule, &pack, deadline).await {
+            Ok(Commit::Done) => match self.store.raise(rule, &raised, deadline).await {
+                Ok(Ok(())) => Ok(Commit::Done),
+                Ok(Err(reason)) => Ok(Commit::Invalid(reason)),
+                Err(trouble) => Err(trouble),
+            },
+            other => other,
+        }",
+        )],
+    ),
+    mutant(
+        "max-unconditional",
+        "`max` overwrites a higher value",
+        &[Switched(
+            ROWS,
+            r#"Some(format!("attribute_not_exists({name}) OR {name} < {value}"))"#,
+            r#"Some(format!("attribute_not_exists({name}) OR {name} <> {value}"))"#,
+        )],
+    ),
+    mutant(
+        "gap-taken-for-hole",
+        "what is missing is not looked for in the event store",
+        &[Switched(
+            LANE,
+            "return Next::Heal(row.version.next(), after);",
+            "{
+                self.park_at(row.version, row.version.next(), HOLE_REASON.to_owned(), String::new());
+                return Next::Step;
+            }",
+        )],
+    ),
+    mutant(
+        "healed-events-dropped",
+        "what was read to fill a gap is left out",
+        &[Switched(LANE, "self.entries.insert(before + at, entry);", "{ let _ = (before, at, entry); }")],
+    ),
+    mutant(
+        "applied-part-kept",
+        "the part of a span that was applied is not dropped",
+        &[Text(
+            LANE,
+            "_ => self.settle_up_to(row.version, Outcome::Duplicate),",
+            r#"_ if crate::mutant("applied-part-kept") => {}
+            _ => self.settle_up_to(row.version, Outcome::Duplicate),"#,
+        )],
+    ),
+    mutant(
+        "parked-flag-ignored",
+        "a lane does not see that its row is parked",
+        &[Switched(
+            LANE,
+            "if row.parked_at.is_some() {
+            self.settle_up_to(row.version, Outcome::Duplicate);
+            self.settle_up_to(Version(u64::MAX), Outcome::Parked);
+            return Next::Step;
+        }",
+            "{}",
+        )],
+    ),
+    mutant(
+        "row-kept-across-a-hole",
+        "a row that was read is used for another position",
+        &[Text(
+            LANE,
+            "self.row = None;
+                self.entries.drain",
+            r#"if !crate::mutant("row-kept-across-a-hole") { self.row = None; }
+                self.entries.drain"#,
+        )],
+    ),
+    mutant(
+        "row-taken-as-it-is",
+        "a row is used at whatever version it was read",
+        &[Switched(
+            LANE,
+            "row.version == expected && row.revision == self.rule.revision() && row.parked_at.is_none()",
+            "{ let _ = expected; row.parked_at.is_none() }",
+        )],
+    ),
+    mutant(
+        "older-revision-not-seen",
+        "a row of an older revision is not projected anew",
+        &[Switched(LANE, "row.version > Version::NONE && row.revision != revision", "{ let _ = &row.revision; false }")],
+    ),
+    mutant(
+        "innocent-taken-for-done",
+        "what a cancelled transaction did not object to counts as written",
+        &[Text(
+            WORKER,
+            "Cause::Other => {}",
+            r#"Cause::Other if crate::mutant("innocent-taken-for-done") => lane.written(write),
+                        Cause::Other => {}"#,
+        )],
+    ),
+    mutant(
+        "out-of-time-taken-for-parked",
+        "what could not be parked in time counts as parked",
+        &[Switched(
+            WORKER,
+            "            lane.fail(reason);
+            return lane;",
+            "            drop(reason);
+            lane.parked();
+            return lane;",
+        )],
+    ),
+    mutant(
+        "parked-without-record",
+        "the row is marked, the event is not kept",
+        &[Switched(ROWS, "std::iter::once(home).chain(self.parking_actions(parking)).collect()", "std::iter::once(home).collect()")],
+    ),
+    mutant(
+        "parked-without-mark",
+        "the event is kept, the row is not marked",
+        &[Switched(
+            ROWS,
+            "std::iter::once(home).chain(self.parking_actions(parking)).collect()",
+            "{ let _ = home; self.parking_actions(parking).collect() }",
+        )],
+    ),
+    mutant(
+        "parked-wherever-it-stands",
+        "a row is marked although it has moved on",
+        &[Switched(
+            ROWS,
+            "self.update(rule, aggregate.as_str(), &expression, Some(condition))",
+            "{ drop(condition); self.update(rule, aggregate.as_str(), &expression, None) }",
+        )],
+    ),
+    mutant(
+        "stray-not-kept",
+        "a record that names no event is acknowledged and not kept",
+        &[Switched(
+            WORKER,
+            "self.store.park_record(&parking, deadline).await.map_err(|trouble| trouble.to_string())",
+            "{ let _ = (&parking, deadline); Ok(()) }",
+        )],
+    ),
+    mutant(
+        "response-loses-a-failure",
+        "the highest failed record is reported in place of the lowest",
+        &[Switched(
+            REPORT,
+            "lowest.zip(position).map(|(lowest, position)| lowest.min(position))",
+            "lowest.zip(position).map(|(lowest, position)| lowest.max(position))",
+        )],
+    ),
+    mutant(
+        "failures-not-reported",
+        "a failed record is not reported",
+        &[Switched(WORKER, "report.failed_at(position);", "drop(position);")],
+    ),
+    mutant(
+        "redrive-forgets-first",
+        "the entry goes before the aggregate is at the head",
+        &[Switched(
+            REDRIVE,
+            "self.take_mark_off(rule, &id, deadline).await?;",
+            "{
+                self.store().forget_parked(parked, deadline).await?;
+                self.take_mark_off(rule, &id, deadline).await?;
+            }",
+        )],
+    ),
+    mutant(
+        "redrive-reads-before-it-unparks",
+        "an event that comes in between is lost",
+        &[
+            Text(
+                REDRIVE,
+                "let caught_up = self.catch_up(rule, &id, trust, deadline).await?;",
+                "let caught_up = if at_head {
+                    crate::catch_up::CaughtUp { standing: Standing::Head, applied: 0, reprojected: false }
+                } else {
+                    self.catch_up(rule, &id, trust, deadline).await?
+                };",
+            ),
+            Text(
+                REDRIVE,
+                "let id = AggregateId::from(parked.aggregate.as_str());",
+                r#"let id = AggregateId::from(parked.aggregate.as_str());
+        let at_head = crate::mutant("redrive-reads-before-it-unparks") && self.is_at_head(rule, &id, deadline).await?;"#,
+            ),
+            Text(
+                CATCH_UP,
+                "fn stands_on(",
+                "impl Worker {
+    pub(crate) async fn is_at_head(&self, rule: &'static dyn Rule, id: &AggregateId, deadline: Deadline) -> Result<bool, Failed> {
+        let row = self.store().read_rows(rule, std::slice::from_ref(id), deadline).await?.remove(id).unwrap_or_default();
+        Ok(matches!(self.compare(rule, id, &row, deadline).await?, Finding::AtHead))
+    }
+}
+
+fn stands_on(",
+            ),
+        ],
+    ),
+    mutant(
+        "entry-deleted-though-parked-again",
+        "redrive deletes what was parked again meanwhile",
+        &[Switched(
+            PARKING,
+            r##""attribute_not_exists(aggregateId) OR #count = :count""##,
+            r##""attribute_not_exists(aggregateId) OR #count >= :count""##,
+        )],
+    ),
+    mutant(
+        "hole-by-a-stale-read",
+        "the event store is not read consistently",
+        &[Text(
+            EVENTS,
+            ".consistent_read(true)
+                    .limit",
+            r#".consistent_read(!crate::mutant("hole-by-a-stale-read"))
+                    .limit"#,
+        )],
+    ),
+    mutant(
+        "contributions-counted-twice",
+        "a new revision adds to shared rows without taking back what the old one added",
+        &[Switched(REPROJECT, "*difference.entry(cell.clone()).or_default() -= amount;", "{ let _ = (cell, amount); }")],
+    ),
+    mutant(
+        "append-forgets-a-lost-answer",
+        "an append that was applied without an answer is reported as a conflict",
+        &[
+            Text(
+                EVENTS,
+                ".client_request_token(&token)",
+                r#".client_request_token(if crate::mutant("append-forgets-a-lost-answer") { fresh_id() } else { token.clone() })"#,
+            ),
+            Switched(EVENTS, "present.len() == events.len() && ours", "{ let _ = ours; false }"),
+        ],
+    ),
+];
+
+/// Builds the mutants, and lets the simulation look for each.
+pub fn kill_all() -> ExitCode {
+    let begun = Instant::now();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let program = match build(&root) {
+        Ok(program) => program,
+        Err(error) => {
+            println!("failed: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let search = |name: &str, schedules: u64| {
+        let output = Command::new(&program).args(["--first", "--schedules", &schedules.to_string()]).env("MUTANT", name).output();
+        output.map_or_else(|error| format!("seed 0: {error}"), |output| String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let plain = search("", 1_000);
+    if plain.contains("seed") {
+        println!("failed: what is not broken is found to be: {plain}");
+        return ExitCode::FAILURE;
+    }
+    let mut killed = 0;
+    println!("{:<34} {:>9}  killed by", "mutant", "schedules");
+    for Mutant { name, what, .. } in ALL {
+        let found = search(name, SCHEDULES_MAX);
+        let Some((seed, why)) = found.lines().find_map(|line| line.strip_prefix("seed ")?.split_once(": ")) else {
+            println!("{name:<34} {:>9}  LIVES: {what}", "");
+            continue;
+        };
+        killed += 1;
+        let schedules = seed.parse::<u64>().map_or(0, |seed| seed + 1);
+        let detail = found.lines().nth(1).filter(|_| why == "at rest:").map(str::trim).unwrap_or_default();
+        let why = format!("{why} {detail}").chars().take(110).collect::<String>();
+        println!("{name:<34} {schedules:>9}  {why}");
+    }
+    let (all, verdict) = (ALL.len(), if killed == ALL.len() { "all holds" } else { "failed" });
+    println!("{verdict}: {killed} of {all} mutants killed, {} s", begun.elapsed().as_secs());
+    if killed == all { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// A copy of the tree with every mutant in it, built. Returns the program.
+fn build(root: &Path) -> Result<std::path::PathBuf, String> {
+    let (target, tree) = (root.join("target"), root.join("target/mutants"));
+    let told = |error: io::Error| format!("the tree cannot be copied: {error}");
+    match fs::remove_dir_all(&tree) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(told(error)),
+        _ => copy(root, &tree).map_err(told)?,
+    }
+    let mut texts = std::collections::BTreeMap::new();
+    for Mutant { name, places, .. } in ALL {
+        for place in *places {
+            let (Switched(file, original, instead) | Text(file, original, instead)) = *place;
+            let text = texts.entry(file).or_insert_with(|| fs::read_to_string(tree.join(file)).unwrap_or_default());
+            if text.matches(original).count() != 1 {
+                return Err(format!("{name}: {file} has changed: `{original}` is not in it once"));
+            }
+            *text = match place {
+                Switched(..) => text.replace(original, &format!("if crate::mutant(\"{name}\") {{ {instead} }} else {{ {original} }}")),
+                Text(..) => text.replace(original, instead),
+            };
+        }
+    }
+    let switch = "
+/// Whether this way of breaking the worker is switched on.
+#[must_use]
+pub fn mutant(name: &str) -> bool {
+    static ON: std::sync::OnceLock<String> = std::sync::OnceLock::new();
+    ON.get_or_init(|| std::env::var(\"MUTANT\").unwrap_or_default()) == name
+}
+";
+    let library = fs::read_to_string(tree.join("src/lib.rs")).map_err(told)? + switch;
+    texts.insert("src/lib.rs", library);
+    // A name of its own, so that this program is not overwritten while it runs.
+    let manifest = fs::read_to_string(tree.join("tests/simulation/Cargo.toml")).map_err(told)?;
+    texts.insert("tests/simulation/Cargo.toml", manifest + "\n[[bin]]\nname = \"mutated\"\npath = \"src/main.rs\"\n");
+    for (file, text) in texts {
+        fs::write(tree.join(file), text).map_err(told)?;
+    }
+    let built = Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned()))
+        .args(["build", "--quiet", "--profile", "simulate", "--package", "simulation", "--bin", "mutated"])
+        .arg("--manifest-path")
+        .arg(tree.join("Cargo.toml"))
+        .arg("--target-dir")
+        .arg(&target)
+        .env("RUSTFLAGS", "-Awarnings")
+        .status();
+    match built {
+        Ok(status) if status.success() => Ok(target.join("simulate/mutated")),
+        _ => Err("the mutants cannot be built".to_owned()),
+    }
+}
+
+fn copy(from: &Path, to: &Path) -> io::Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if name == "target" || name == ".git" {
+            continue;
+        }
+        if entry.file_type()?.is_dir() {
+            copy(&entry.path(), &to.join(name))?;
+        } else {
+            fs::copy(entry.path(), to.join(name))?;
+        }
+    }
+    Ok(())
+}

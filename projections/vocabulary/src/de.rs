@@ -3,7 +3,11 @@
 //! A rule's events are an `enum` whose variants are event types: `eventType` picks the variant and `eventData` fills it.
 //! The same `enum` says which event types the rule handles, so the list is written once.
 
-use std::{fmt, sync::Arc};
+use std::{
+    collections::{BTreeMap, btree_map},
+    fmt,
+    sync::Arc,
+};
 
 use serde::{
     de::{self, DeserializeOwned, DeserializeSeed, Deserializer, IntoDeserializer, Visitor, value},
@@ -33,6 +37,10 @@ impl de::Error for Misfit {
 
     fn unknown_variant(_: &str, expected: &'static [&'static str]) -> Self {
         Self(format!("not one of {}", expected.join(", ")))
+    }
+
+    fn unknown_field(_: &str, expected: &'static [&'static str]) -> Self {
+        Self(format!("an attribute beside {}", expected.join(", ")))
     }
 }
 
@@ -94,8 +102,7 @@ pub fn event<E: DeserializeOwned>(event_type: &str, data: &Value) -> Result<E, M
         type Error = Misfit;
 
         fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Misfit> {
-            let entry = std::iter::once((self.0, Borrowed(self.1)));
-            visitor.visit_enum(value::MapAccessDeserializer::new(value::MapDeserializer::new(entry)))
+            visitor.visit_enum(Variant(self.0, Borrowed(self.1)))
         }
 
         forward_to_deserialize_any! {
@@ -119,20 +126,63 @@ impl IntoDeserializer<'_, Misfit> for Borrowed<'_> {
     }
 }
 
-/// A map that names the member which does not fit.
-struct Members<'a>(std::collections::btree_map::Iter<'a, String, Value>, Option<(&'a str, &'a Value)>);
+/// A map that names the member which does not fit, if its names are the rule's own: those of a free map are the event's data.
+struct Members<'a> {
+    rest: btree_map::Iter<'a, String, Value>,
+    due: Option<(&'a str, &'a Value)>,
+    named: bool,
+}
+
+impl<'a> Members<'a> {
+    fn of(members: &'a BTreeMap<String, Value>, named: bool) -> Self {
+        Self { rest: members.iter(), due: None, named }
+    }
+}
 
 impl<'de> de::MapAccess<'de> for Members<'_> {
     type Error = Misfit;
 
     fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Misfit> {
-        self.1 = self.0.next().map(|(name, member)| (name.as_str(), member));
-        self.1.map(|(name, _)| seed.deserialize(name.into_deserializer())).transpose()
+        self.due = self.rest.next().map(|(name, member)| (name.as_str(), member));
+        self.due.map(|(name, _)| seed.deserialize(name.into_deserializer())).transpose()
     }
 
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Misfit> {
-        let (name, member) = self.1.take().expect("serde asks for a value only after its key");
-        seed.deserialize(Borrowed(member)).map_err(|misfit| Misfit(format!("`{name}`: {misfit}")))
+        let (name, member) = self.due.take().expect("serde asks for a value only after its key");
+        let read = seed.deserialize(Borrowed(member));
+        read.map_err(|misfit| if self.named { Misfit(format!("`{name}`: {misfit}")) } else { misfit })
+    }
+}
+
+/// An enum's variant by name, and what it holds.
+struct Variant<'a>(&'a str, Borrowed<'a>);
+
+impl<'de, 'a> de::EnumAccess<'de> for Variant<'a> {
+    type Error = Misfit;
+    type Variant = Borrowed<'a>;
+
+    fn variant_seed<V: DeserializeSeed<'de>>(self, seed: V) -> Result<(V::Value, Borrowed<'a>), Misfit> {
+        Ok((seed.deserialize(self.0.into_deserializer())?, self.1))
+    }
+}
+
+impl<'de> de::VariantAccess<'de> for Borrowed<'_> {
+    type Error = Misfit;
+
+    fn unit_variant(self) -> Result<(), Misfit> {
+        de::Deserialize::deserialize(self)
+    }
+
+    fn newtype_variant_seed<T: DeserializeSeed<'de>>(self, seed: T) -> Result<T::Value, Misfit> {
+        seed.deserialize(self)
+    }
+
+    fn tuple_variant<V: Visitor<'de>>(self, len: usize, visitor: V) -> Result<V::Value, Misfit> {
+        self.deserialize_tuple(len, visitor)
+    }
+
+    fn struct_variant<V: Visitor<'de>>(self, fields: &'static [&'static str], visitor: V) -> Result<V::Value, Misfit> {
+        self.deserialize_struct("", fields, visitor)
     }
 }
 
@@ -152,7 +202,7 @@ impl<'de> Deserializer<'de> for Borrowed<'_> {
             Value::Bytes(bytes) => visitor.visit_bytes(bytes),
             Value::TextSet(texts) => visitor.visit_seq(value::SeqDeserializer::new(texts.iter().map(|text: &Arc<str>| -> &str { text }))),
             Value::List(elements) => visitor.visit_seq(value::SeqDeserializer::new(elements.iter().map(Borrowed))),
-            Value::Map(members) => visitor.visit_map(Members(members.iter(), None)),
+            Value::Map(members) => visitor.visit_map(Members::of(members, false)),
         }
     }
 
@@ -172,6 +222,18 @@ impl<'de> Deserializer<'de> for Borrowed<'_> {
         }
     }
 
+    fn deserialize_struct<V: Visitor<'de>>(self, _: &'static str, _: &'static [&'static str], visitor: V) -> Result<V::Value, Misfit> {
+        match self.0 {
+            Value::Map(members) => visitor.visit_map(Members::of(members, true)),
+            _ => self.deserialize_any(visitor),
+        }
+    }
+
+    /// What the rule does not name may be anything, also a number that none of serde's own kinds holds.
+    fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Misfit> {
+        visitor.visit_unit()
+    }
+
     fn deserialize_enum<V: Visitor<'de>>(
         self,
         name: &'static str,
@@ -181,7 +243,8 @@ impl<'de> Deserializer<'de> for Borrowed<'_> {
         match self.0 {
             Value::Text(text) => (&**text).into_deserializer().deserialize_enum(name, variants, visitor),
             Value::Map(members) if members.len() == 1 => {
-                visitor.visit_enum(value::MapAccessDeserializer::new(Members(members.iter(), None)))
+                let (name, content) = members.first_key_value().expect("it has one member");
+                visitor.visit_enum(Variant(name, Borrowed(content)))
             }
             _ => self.deserialize_any(visitor),
         }
@@ -197,7 +260,7 @@ impl<'de> Deserializer<'de> for Borrowed<'_> {
 
     forward_to_deserialize_any! {
         bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 char str string bytes byte_buf unit unit_struct
-        seq tuple tuple_struct map struct identifier ignored_any
+        seq tuple tuple_struct map identifier
     }
 }
 
@@ -214,6 +277,27 @@ mod tests {
         AccountOpened { initial_deposit: Decimal, note: Option<String> },
         Counted { times: u32 },
         Closed {},
+    }
+
+    #[derive(Debug, Deserialize, PartialEq)]
+    enum Odd {
+        Shared { shares: BTreeMap<String, Decimal> },
+        Sorted { kind: Kind },
+        Strict(Strict),
+    }
+
+    #[derive(Debug, Deserialize, PartialEq)]
+    #[serde(deny_unknown_fields)]
+    struct Strict {
+        times: u32,
+    }
+
+    #[derive(Debug, Deserialize, PartialEq)]
+    enum Kind {
+        Plain,
+        Sized(u32),
+        Boxed { height: u32, width: u32 },
+        Paired(u32, u32),
     }
 
     #[derive(Debug, Deserialize)]
@@ -246,6 +330,38 @@ mod tests {
         assert_eq!(misfit("Counted", &data! { times: 4711.5 }), "`times`: a number that only a `Decimal` holds exactly");
         assert_eq!(misfit("Counted", &data! { times: 99999999999 }), "`times`: a number that is not u32");
         assert_eq!(misfit("Secret", &data! {}), "not one of AccountOpened, Counted, Closed");
+    }
+
+    #[test]
+    fn what_a_rule_does_not_name_may_hold_anything() {
+        let data = data! { times: 3, rate: 0.5, big: 99999999999999999999, list: [1.5, {"x": -0.1}], none: null };
+        assert_eq!(event("Counted", &data), Ok(Bank::Counted { times: 3 }));
+        assert_eq!(event("Closed", &data), Ok(Bank::Closed {}));
+    }
+
+    #[test]
+    fn a_misfit_never_names_what_the_event_names() {
+        let misfit = |event_type, data: &Value| event::<Odd>(event_type, data).expect_err("does not fit").to_string();
+        assert_eq!(misfit("Shared", &data! { shares: {"4711": "1"} }), "`shares`: a text where an exact number belongs");
+        assert_eq!(misfit("Strict", &data! { times: 1, secret: 4711 }), "an attribute beside times");
+        assert_eq!(misfit("Sorted", &data! { kind: {"secret": 1} }), "`kind`: not one of Plain, Sized, Boxed, Paired");
+        assert_eq!(
+            misfit("Sorted", &data! { kind: {"Boxed": {"height": 1, "width": "4711"}} }),
+            "`kind`: `width`: a text where u32 belongs"
+        );
+    }
+
+    #[test]
+    fn an_enum_within_the_data_is_read_in_all_its_forms() {
+        let kind = |data: &Value| match event("Sorted", data) {
+            Ok(Odd::Sorted { kind }) => kind,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(kind(&data! { kind: "Plain" }), Kind::Plain);
+        assert_eq!(kind(&data! { kind: {"Plain": null} }), Kind::Plain);
+        assert_eq!(kind(&data! { kind: {"Sized": 4} }), Kind::Sized(4));
+        assert_eq!(kind(&data! { kind: {"Boxed": {"height": 1, "width": 2}} }), Kind::Boxed { height: 1, width: 2 });
+        assert_eq!(kind(&data! { kind: {"Paired": [1, 2]} }), Kind::Paired(1, 2));
     }
 
     #[test]

@@ -142,11 +142,14 @@ pub fn appended_item(raw: &RawValue) -> Option<(AggregateId, Version, Item)> {
 ///
 /// What cannot be mended is returned as far as it is JSON.
 fn read(raw: &RawValue) -> Result<EventRecord, Json> {
+    if !is_object(raw) {
+        return Err(Json::Null);
+    }
     if let Ok(record) = serde_json::from_str(raw.get()) {
         return Ok(record);
     }
     let Ok(mut remains) = serde_json::from_str::<Json>(raw.get()) else { return Err(Json::Null) };
-    let Some(record) = remains.as_object_mut() else { return Err(Json::Null) };
+    let record = remains.as_object_mut().expect("it is an object");
     record.entry("eventID").or_insert_with(|| json!(""));
     record.entry("awsRegion").or_insert_with(|| json!(""));
     if let Some(Json::Object(identity)) = record.get_mut("userIdentity") {
@@ -161,6 +164,11 @@ fn read(raw: &RawValue) -> Result<EventRecord, Json> {
         change.remove("ApproximateCreationDateTime");
     }
     EventRecord::deserialize(&remains).map_err(|_| remains)
+}
+
+/// A derived reader would fill itself from a list by position, too.
+fn is_object(raw: &RawValue) -> bool {
+    raw.get().starts_with('{')
 }
 
 fn event_key(keys: &Item) -> Option<(AggregateId, Version)> {
@@ -212,8 +220,8 @@ fn poison(raw: &RawValue, event: Option<(AggregateId, Version)>, event_type: Opt
         #[serde(rename = "eventID")]
         event_id: String,
     }
-    let record_id =
-        serde_json::from_str::<Id>(raw.get()).map(|id| id.event_id).ok().filter(|id| (1..=RECORD_ID_LEN_MAX).contains(&id.len()));
+    let id = is_object(raw).then(|| serde_json::from_str::<Id>(raw.get()).ok()).flatten();
+    let record_id = id.map(|id| id.event_id).filter(|id| (1..=RECORD_ID_LEN_MAX).contains(&id.len()));
     let record_id = record_id.unwrap_or_else(|| format!("{:016x}", fingerprint(raw.get())));
     Body::Poison(Poison { event, event_type, reason, payload: raw.get().to_owned(), record_id })
 }
@@ -256,6 +264,15 @@ mod tests {
         for json in ["5", "null", "[]", "{}", r#"{"dynamodb":5}"#] {
             let (Body::Poison(one), Body::Poison(two)) = (record(json).body, record(json).body) else { panic!("{json} is poison") };
             assert_eq!((one.event, one.record_id), (None, two.record_id));
+        }
+    }
+
+    #[test]
+    fn a_list_is_no_record_and_does_not_give_it_its_name() {
+        for json in [r#"["secret"]"#, r#"["eu-west-1",{},"secret","INSERT",null,null,null,null,null]"#] {
+            let Body::Poison(poison) = record(json).body else { panic!("{json} is poison") };
+            assert!(!poison.record_id.contains("secret"), "{poison:?}");
+            assert_eq!(poison.reason, Malformed::Record("it is no object, or nested too deep"));
         }
     }
 

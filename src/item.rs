@@ -11,6 +11,9 @@ pub type SdkItem = HashMap<String, AttributeValue>;
 
 const AGGREGATE: &str = "AGGREGATE#";
 const EVENT: &str = "EVENT#";
+/// The most bytes of a partition key. A longer one was never in a table, and would fit no row and no parking either.
+/// <https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Constraints.html>
+const PARTITION_KEY_BYTES_MAX: usize = 2048;
 /// The sort key of the item that holds an aggregate's current version.
 pub const VERSION_SK: &str = "VERSION";
 /// Digits of a version in a sort key, so that the order of texts is the order of numbers.
@@ -40,7 +43,7 @@ pub enum Malformed {
     #[error("the sort key is not EVENT# and a version of 10 digits from 1")]
     SortKey,
     /// The partition key does not begin like an aggregate's.
-    #[error("the partition key of an event is not AGGREGATE# and an id")]
+    #[error("the partition key of an event is not AGGREGATE# and an id, of at most 2048 bytes")]
     PartitionKey,
     /// Keys and attributes name different aggregates or versions.
     #[error("`{0}` is not what the item's key says")]
@@ -85,7 +88,8 @@ pub fn key_of(keys: &Item) -> Result<Key, Malformed> {
     let Some(Attribute::S(sort)) = keys.get("SK") else { return Ok(Key::Other) };
     let Some(digits) = sort.strip_prefix(EVENT) else { return Ok(Key::Other) };
     let Some(Attribute::S(partition)) = keys.get("PK") else { return Err(Malformed::PartitionKey) };
-    let aggregate = partition.strip_prefix(AGGREGATE).filter(|id| !id.is_empty()).ok_or(Malformed::PartitionKey)?;
+    let short = partition.len() <= PARTITION_KEY_BYTES_MAX;
+    let aggregate = partition.strip_prefix(AGGREGATE).filter(|id| short && !id.is_empty()).ok_or(Malformed::PartitionKey)?;
     let numeric = digits.len() == VERSION_DIGITS && digits.bytes().all(|byte| byte.is_ascii_digit());
     let version = digits.parse().ok().filter(|version| numeric && *version > 0).ok_or(Malformed::SortKey)?;
     Ok(Key::Event(aggregate.into(), Version(version)))
@@ -248,6 +252,7 @@ mod tests {
         assert_eq!(broken("SK", s("EVENT#7")), Malformed::SortKey);
         assert_eq!(broken("SK", s("EVENT#0000000000")), Malformed::SortKey);
         assert_eq!(broken("PK", s("ACCOUNT#1")), Malformed::PartitionKey);
+        assert_eq!(broken("PK", s(&format!("AGGREGATE#{}", "x".repeat(2039)))), Malformed::PartitionKey);
         let number = AttributeValue::M([("x".into(), AttributeValue::N("NaN".into()))].into());
         assert_eq!(broken("eventData", Some(number)), Malformed::Number("eventData", DecimalError::NotANumber));
     }

@@ -6,6 +6,8 @@ mod event_store;
 mod faults;
 mod lambda;
 mod laws;
+mod malformed;
+mod odd;
 mod replay;
 mod rules;
 mod runtime_api;

@@ -1,0 +1,175 @@
+//! Thousands of records with something odd about them, among good ones: each has one outcome, and no good one suffers.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use projection_vocabulary::{AggregateId, Attributes, RecordedEvent, Rows, Value, Version};
+use projection_worker::{
+    decode::{Body, decode},
+    retry::Deadline,
+};
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::{filter::Targets, fmt, layer::SubscriberExt as _};
+
+use crate::{
+    odd::{Claim, MARKED, Odd, odd_records},
+    world::{World, account, fold, record, registry},
+};
+
+/// Odd records of a batch, and as many good ones and some: fewer than half may be parked, or the batch fails as a whole.
+const ODD: usize = 40;
+const GOOD: usize = 50;
+/// A batch takes a fraction of a second; whoever takes this long hangs.
+const BATCH_TIME_MAX: Duration = Duration::from_mins(1);
+
+/// What must become of a record, as far as it decodes.
+#[derive(Debug)]
+enum Expected {
+    Applied(RecordedEvent),
+    Ignored,
+    /// An aggregate waits in the projection.
+    Waits(AggregateId),
+    /// The record is parked by itself.
+    Stray(String),
+    /// The stream is at fault.
+    Failed,
+}
+
+fn expected(odd: &Odd) -> Expected {
+    let known = |event_type: &str| registry().rules().iter().any(|rule| rule.event_types().contains(&event_type));
+    match decode(&odd.record).body {
+        Body::Event(event) if !known(&event.event_type) => Expected::Ignored,
+        Body::Event(event) => {
+            let fits = registry().rules().iter().all(|rule| Rows::default().fold(*rule, &event).is_ok());
+            if event.version == Version(1) && fits { Expected::Applied(event) } else { Expected::Waits(event.aggregate) }
+        }
+        Body::Poison(poison) => match (poison.event, poison.event_type) {
+            (Some(_), Some(event_type)) if !known(&event_type) => Expected::Ignored,
+            (Some((aggregate, _)), Some(_)) => Expected::Waits(aggregate),
+            _ => Expected::Stray(poison.record_id),
+        },
+        Body::Ignored(_) => Expected::Ignored,
+        Body::Unusable(_) => Expected::Failed,
+    }
+}
+
+/// Whether an odd record decodes to what is known of it without decoding it.
+fn holds(Odd { event, claim, .. }: &Odd, expected: &Expected) -> bool {
+    let deposit = |event: &RecordedEvent| if let Value::Map(data) = &event.data { data.get("initialDeposit").cloned() } else { None };
+    match (claim, expected) {
+        (Claim::Event(event), Expected::Applied(applied)) => applied == event,
+        (Claim::Event(_), _) => false,
+        (Claim::Refused, expected) => !matches!(expected, Expected::Applied(_)),
+        (Claim::Meaningless, Expected::Applied(applied)) => {
+            let same = (&applied.aggregate, applied.version, &applied.event_type, &applied.timestamp, deposit(applied));
+            same == (&event.aggregate, event.version, &event.event_type, &event.timestamp, deposit(event))
+        }
+        (Claim::Meaningless, _) => true,
+    }
+}
+
+#[test]
+fn odd_records_decode_to_what_is_known_of_them() {
+    let odd = odd_records();
+    let wrong = odd.iter().map(|odd| (odd, expected(odd))).filter(|(odd, expected)| !holds(odd, expected));
+    let wrong: Vec<_> = wrong.map(|(odd, expected)| format!("{}: {:?}, not {expected:?}", odd.what, odd.claim)).collect();
+    assert!(wrong.is_empty(), "of {} are wrong:\n{}", odd.len(), wrong.join("\n"));
+}
+
+#[tokio::test]
+async fn every_odd_record_has_one_outcome_and_no_good_one_suffers() {
+    let log = Log::default();
+    let _heard = log.listen();
+    let world = World::new().await;
+    let odd = odd_records();
+    assert!(odd.len() >= 2_000, "{} are too few", odd.len());
+    let batches = odd.chunks(ODD);
+    let amounts: Vec<String> = (1..=batches.len()).map(|amount| format!("{amount}.25")).collect();
+    let amounts: Vec<&str> = amounts.iter().map(String::as_str).collect();
+    let good: Vec<_> = (0..GOOD).map(|at| account(&format!("good-{at:02}"), &amounts)).collect();
+    let (mut applied, mut waiting, mut strays) = (good.concat(), BTreeSet::new(), BTreeMap::<String, u64>::new());
+    for (turn, odd) in batches.enumerate() {
+        let mut records: Vec<_> = good.iter().zip(1..).map(|(events, position)| record(&events[turn], position)).collect();
+        let (mut parked, mut ignored, mut failed, mut events) = (0, 0, 0, 0);
+        for (at, odd) in odd.iter().enumerate() {
+            records.insert(2 * at, odd.record.clone());
+            let expected = expected(odd);
+            match expected {
+                Expected::Applied(event) => {
+                    events += 1;
+                    applied.push(event);
+                }
+                Expected::Ignored => ignored += 1,
+                Expected::Failed => failed += 1,
+                Expected::Waits(aggregate) => {
+                    parked += 1;
+                    assert!(waiting.insert(aggregate), "{} has an aggregate of its own", odd.what);
+                }
+                Expected::Stray(id) => {
+                    parked += 1;
+                    *strays.entry(format!("record#{id}")).or_default() += 1;
+                }
+            }
+        }
+        let report = tokio::time::timeout(BATCH_TIME_MAX, world.worker.process(&records, Deadline::NONE)).await.expect("no batch hangs");
+        assert_eq!(report.records, records.len() as u64);
+        let total = report.total;
+        let outcomes = (total.applied, total.duplicate, total.parked, report.ignored_total(), total.failed);
+        let these = || odd.iter().map(|odd| odd.what.as_str()).collect::<Vec<_>>().join("\n");
+        assert_eq!(outcomes, (GOOD as u64 + events, 0, parked, ignored, failed), "{:?} for\n{}", report.reasons, these());
+        assert!(silent(&format!("{report:?}")));
+    }
+    let mut rows = fold(registry(), &applied);
+    let wait = Attributes::from([("parked".into(), Value::Bool(true))]);
+    rows.get_mut("account-summary").expect("the projection").extend(waiting.iter().map(|id| (id.as_str().into(), wait.clone())));
+    assert_eq!(world.rows().await, rows);
+
+    let parked = world.worker.store().parked().await.expect("the parking table");
+    assert!(parked.iter().all(|parked| silent(&parked.reason)), "no reason tells data");
+    let (alone, together): (Vec<_>, Vec<_>) = parked.into_iter().partition(|parked| parked.projection == "-");
+    assert_eq!(alone.into_iter().map(|parked| (parked.aggregate, parked.count)).collect::<BTreeMap<_, _>>(), strays);
+    let together: BTreeSet<_> = together.iter().map(|parked| AggregateId::from(parked.aggregate.as_str())).collect();
+    assert_eq!(together, waiting);
+    assert!(strays.len() >= 200 && waiting.len() >= 200, "there are {} and {}", strays.len(), waiting.len());
+
+    let log = log.text();
+    assert!(log.contains("record parked") && log.contains("aggregate parked"), "the log is heard");
+    let telling: Vec<_> = log.lines().filter(|line| !silent(line)).collect();
+    assert!(telling.is_empty(), "{telling:#?} tell data");
+}
+
+/// Whether a text tells nothing of the data.
+fn silent(text: &str) -> bool {
+    !MARKED.iter().any(|word| text.contains(word))
+}
+
+/// What the worker logs, as the Lambda hears it at its most talkative.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    fn listen(&self) -> tracing::subscriber::DefaultGuard {
+        let log = self.clone();
+        let heard = Targets::new().with_target("projection_worker", LevelFilter::TRACE).with_default(LevelFilter::INFO);
+        let lines = fmt::layer().with_ansi(false).with_writer(move || log.clone());
+        tracing::subscriber::set_default(tracing_subscriber::registry().with(lines).with(heard))
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8(self.0.lock().expect("no test panics while it holds this").clone()).expect("a log is text")
+    }
+}
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().expect("no test panics while it holds this").write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

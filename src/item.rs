@@ -88,8 +88,8 @@ pub fn key_of(keys: &Item) -> Result<Key, Malformed> {
     let Some(Attribute::S(sort)) = keys.get("SK") else { return Ok(Key::Other) };
     let Some(digits) = sort.strip_prefix(EVENT) else { return Ok(Key::Other) };
     let Some(Attribute::S(partition)) = keys.get("PK") else { return Err(Malformed::PartitionKey) };
-    let short = partition.len() <= PARTITION_KEY_BYTES_MAX;
-    let aggregate = partition.strip_prefix(AGGREGATE).filter(|id| short && !id.is_empty()).ok_or(Malformed::PartitionKey)?;
+    let fits = |id: &&str| !id.is_empty() && partition.len() <= PARTITION_KEY_BYTES_MAX;
+    let aggregate = partition.strip_prefix(AGGREGATE).filter(fits).ok_or(Malformed::PartitionKey)?;
     let numeric = digits.len() == VERSION_DIGITS && digits.bytes().all(|byte| byte.is_ascii_digit());
     let version = digits.parse().ok().filter(|version| numeric && *version > 0).ok_or(Malformed::SortKey)?;
     Ok(Key::Event(aggregate.into(), Version(version)))

@@ -11,4 +11,5 @@ mod odd;
 mod replay;
 mod rules;
 mod runtime_api;
+mod sizes;
 mod world;

@@ -12,6 +12,7 @@ use projection_worker::{
     decode::{Body, decode},
     retry::Deadline,
 };
+use serde_json::value::RawValue;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::{filter::Targets, fmt, layer::SubscriberExt as _};
 
@@ -140,6 +141,19 @@ async fn every_odd_record_has_one_outcome_and_no_good_one_suffers() {
     assert!(log.contains("record parked") && log.contains("aggregate parked"), "the log is heard");
     let telling: Vec<_> = log.lines().filter(|line| !silent(line)).collect();
     assert!(telling.is_empty(), "{telling:#?} tell data");
+}
+
+#[tokio::test]
+async fn a_batch_of_mostly_unreadable_records_fails_and_is_not_parked() {
+    let world = World::new().await;
+    let good = account("good", &["1", "2"]);
+    let junk = (0..20).map(|at| RawValue::from_string(format!(r#"{{"swordfish":{at}}}"#)).expect("JSON"));
+    let records: Vec<_> = junk.chain(good.iter().zip(1..).map(|(event, position)| record(event, position))).collect();
+    let report = world.worker.process(&records, Deadline::NONE).await;
+    assert_eq!((report.total.applied, report.total.parked, report.total.failed), (2, 0, 20), "{:?}", report.reasons);
+    // Without a position of their own they bring the whole batch again.
+    assert_eq!((report.checkpoint, world.parked().await), (Some(None), vec![]));
+    assert_eq!(world.rows().await, fold(registry(), &good));
 }
 
 /// Whether a text tells nothing of the data.

@@ -69,8 +69,7 @@ const ESSENTIAL: [&str; 10] = [
 /// Whether nothing is left of an event once something else stands at this place.
 fn is_essential(place: &str) -> bool {
     // Keys that are missing as a whole are in the image as well.
-    let holds_or_is_in = |essential: &&str| essential.starts_with(place) || place.starts_with(*essential);
-    place != "/dynamodb/Keys" && ESSENTIAL.iter().any(|essential| holds_or_is_in(&essential))
+    place != "/dynamodb/Keys" && ESSENTIAL.iter().any(|essential| essential.starts_with(place) || place.starts_with(essential))
 }
 
 struct Odds(Vec<Odd>);
@@ -200,7 +199,7 @@ impl Odds {
             self.changed(format_args!("the id {id:?} in the image"), Claim::Refused, |json| *at(json, &image) = json!(id));
             for place in ["/dynamodb/Keys/PK/S", "/dynamodb/NewImage/PK/S"] {
                 self.changed(format_args!("the id {id:?} at {place}"), Claim::Refused, |json| {
-                    *at(json, place) = json!(format!("AGGREGATE#{id}"))
+                    *at(json, place) = json!(format!("AGGREGATE#{id}"));
                 });
                 self.changed(format_args!("the bare id {id:?} at {place}"), Claim::Refused, |json| *at(json, place) = json!(id));
             }
@@ -209,25 +208,29 @@ impl Odds {
 
     fn versions(&mut self) {
         let keys = ["/dynamodb/Keys/SK/S", "/dynamodb/NewImage/SK/S"];
+        let sort_at = |json: &mut Json, places: &[&str], sort: &str| {
+            for place in places {
+                *at(json, place) = json!(sort);
+            }
+        };
         for sort in SORT_KEYS {
             for places in [&keys[..], &keys[..1], &keys[1..]] {
-                self.changed(format_args!("{sort:?} at {places:?}"), Claim::Refused, |json| {
-                    places.iter().for_each(|place| *at(json, place) = json!(sort))
-                });
+                self.changed(format_args!("{sort:?} at {places:?}"), Claim::Refused, |json| sort_at(json, places, sort));
             }
         }
-        for version in ["0", "2", "9999999999", "10000000000", "18446744073709551615", "18446744073709551616", "1.0", "1e0", "+1", "01"] {
-            let stated = format!("{IMAGE}/eventVersion/N");
-            // The same number in another spelling is the same version; who writes it so is odd, not wrong.
-            let claim = if matches!(version, "+1" | "01") { Claim::Meaningless } else { Claim::Refused };
-            self.changed(format_args!("version {version} by itself"), claim, |json| *at(json, &stated) = json!(version));
+        let stated = format!("{IMAGE}/eventVersion/N");
+        for version in ["0", "2", "9999999999", "10000000000", "18446744073709551615", "18446744073709551616", "1.0", "1e0"] {
+            self.changed(format_args!("version {version} by itself"), Claim::Refused, |json| *at(json, &stated) = json!(version));
+            // A version that is right in itself waits for those before it, which are nowhere.
             self.changed(format_args!("version {version}, and keys that agree"), Claim::Refused, |json| {
                 *at(json, &stated) = json!(version);
-                keys.iter().for_each(|place| *at(json, place) = json!(format!("EVENT#{version:0>10}~").replace('~', "")));
-                if version == "01" || version == "+1" {
-                    *at(json, keys[0]) = json!("EVENT#0000000002");
-                }
+                sort_at(json, &keys, &format!("EVENT#{version:0>10}"));
             });
+        }
+        // Another spelling of the same version: whoever writes it so is odd, not wrong.
+        for version in ["+1", "01"] {
+            let event = self.event();
+            self.changed(format_args!("version {version}"), Claim::Event(event), |json| *at(json, &stated) = json!(version));
         }
     }
 
@@ -258,7 +261,7 @@ impl Odds {
             "AccountOpened\u{301}",
         ] {
             self.changed(format_args!("an event of type {name:?}"), Claim::Refused, |json| {
-                *at(json, &format!("{IMAGE}/eventType/S")) = json!(name)
+                *at(json, &format!("{IMAGE}/eventType/S")) = json!(name);
             });
         }
         for view in ["KEYS_ONLY", "OLD_IMAGE", "NEW_IMAGE", "NEW_AND_OLD_IMAGES", "", "swordfish"] {
@@ -294,10 +297,10 @@ impl Odds {
         });
         self.changed("keys that are in the image alone", Claim::Event(self.event()), |json| remove(&mut json["dynamodb"], "Keys"));
         self.changed("a key attribute too many", Claim::Event(self.event()), |json| {
-            json["dynamodb"]["Keys"]["swordfish"] = json!({ "S": "swordfish" })
+            json["dynamodb"]["Keys"]["swordfish"] = json!({ "S": "swordfish" });
         });
         self.changed("an attribute nobody knows", Claim::Event(self.event()), |json| {
-            json["dynamodb"]["NewImage"]["swordfish"] = json!({ "N": "0.5" })
+            json["dynamodb"]["NewImage"]["swordfish"] = json!({ "N": "0.5" });
         });
         self.changed("an old image beside the new one", Claim::Event(self.event()), |json| {
             json["dynamodb"]["OldImage"] = json!({ "swordfish": { "S": "swordfish" } });
@@ -317,19 +320,12 @@ impl Odds {
     fn spellings(&mut self) {
         let event = json_of(&self.event());
         for place in places(&event) {
-            let Some(text) = event.pointer(&place).and_then(Json::as_str) else { continue };
-            // A placeholder makes room for what a JSON value cannot hold.
-            for (spelling, is_text) in
-                [(r#""\ud800""#, false), (r#""\udc00\ud800""#, false), ("1e999", false), ("-0", false), (r#""swordfish\u0000""#, true)]
-            {
+            if !event.pointer(&place).is_some_and(Json::is_string) {
+                continue;
+            }
+            for spelling in [r#""\ud800""#, r#""\udc00\ud800""#, "1e999", "-0", r#""swordfish\u0000""#] {
                 let claim = if is_essential(&place) { Claim::Refused } else { Claim::Meaningless };
-                let what = format!("{spelling} at {place}");
-                assert!(is_text || !text.is_empty());
-                self.spelled(what, claim, |record| {
-                    let mut json: Json = serde_json::from_str(&record).expect("a record");
-                    *at(&mut json, &place) = json!("~here~");
-                    json.to_string().replace(r#""~here~""#, spelling)
-                });
+                self.spelled(format_args!("{spelling} at {place}"), claim, |record| spell(&record, &place, spelling));
             }
         }
         for (what, twice) in [
@@ -370,12 +366,7 @@ impl Odds {
                 for place in ["/dynamodb/NewImage/eventData/M/note", "/dynamodb/NewImage/note", "/note"] {
                     // As deep as DynamoDB goes: the map of the data is the first level.
                     let claim = if place == "/dynamodb/NewImage/eventData/M/note" { Claim::Refused } else { Claim::Meaningless };
-                    self.spelled(format_args!("{depth} of {open} at {place}"), claim, |record| {
-                        let mut json: Json = serde_json::from_str(&record).expect("a record");
-                        let (holder, name) = place.rsplit_once('/').expect("a place within");
-                        at(&mut json, holder)[name] = json!("~here~");
-                        json.to_string().replace(r#""~here~""#, &deep)
-                    });
+                    self.spelled(format_args!("{depth} of {open} at {place}"), claim, |record| spell(&record, place, &deep));
                 }
             }
         }
@@ -402,6 +393,18 @@ fn json_of(event: &RecordedEvent) -> Json {
 
 fn at<'a>(json: &'a mut Json, place: &str) -> &'a mut Json {
     json.pointer_mut(place).expect("records have this place")
+}
+
+/// The record with a text at a place that a JSON value cannot hold.
+fn spell(record: &str, place: &str, spelling: &str) -> String {
+    let mut json: Json = serde_json::from_str(record).expect("a record");
+    let (holder, name) = place.rsplit_once('/').expect("a place within");
+    let holder = at(&mut json, holder);
+    match name.parse::<usize>() {
+        Ok(index) => holder[index] = json!("~here~"),
+        Err(_) => holder[name] = json!("~here~"),
+    }
+    json.to_string().replace(r#""~here~""#, spelling)
 }
 
 fn remove(holder: &mut Json, name: &str) {
@@ -431,7 +434,7 @@ fn places(json: &Json) -> Vec<String> {
     std::iter::once(String::new()).chain(below).collect()
 }
 
-const NUMBERS_HELD: [&str; 26] = [
+pub const NUMBERS_HELD: [&str; 26] = [
     "0",
     "-0",
     "0.0",

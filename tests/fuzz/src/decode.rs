@@ -1,0 +1,43 @@
+//! One stream record: what it is taken for, and that an event survives its item and its record.
+
+use projection_worker::{
+    decode::{Body, Poison, appended_item, decode},
+    item::{Malformed, decode_event, encode_event},
+};
+use serde_dynamo::Item;
+use serde_json::{json, value::RawValue};
+
+use crate::{MARKED, tells_no_data};
+
+/// Longer names would not fit the parking table's key.
+const RECORD_ID_LEN_MAX: usize = 256;
+
+pub fn check(bytes: &[u8]) {
+    let Ok(raw) = serde_json::from_slice::<&RawValue>(bytes) else { return };
+    match decode(raw).body {
+        Body::Event(event) => {
+            let item = Item::from(encode_event(&event));
+            let again = decode_event(&item);
+            // A set of numbers or bytes is read as a list, whose elements stand one level deeper. Where DynamoDB ends they still fit.
+            if matches!(again, Err(Malformed::TooDeep(_))) && [r#""NS""#, r#""BS""#].iter().any(|tag| raw.get().contains(tag)) {
+                return;
+            }
+            assert_eq!(again.as_ref(), Ok(&event), "an event survives its item");
+            let keys = json!({ "PK": item.get("PK"), "SK": item.get("SK") });
+            let record = json!({ "eventName": "INSERT", "dynamodb": { "Keys": keys, "NewImage": item } });
+            let record = serde_json::value::to_raw_value(&record).expect("an item is JSON");
+            let Body::Event(again) = decode(&record).body else { panic!("the record of an event is one") };
+            assert_eq!(again, event, "an event survives its record");
+            let (aggregate, version, _) = appended_item(raw).expect("an event was appended");
+            assert_eq!((aggregate, version), (event.aggregate, event.version));
+        }
+        Body::Poison(Poison { event, reason, payload, record_id, .. }) => {
+            tells_no_data(&reason);
+            assert_eq!(payload, raw.get(), "nothing of a record is lost");
+            assert!((1..=RECORD_ID_LEN_MAX).contains(&record_id.len()));
+            assert!(event.is_none_or(|(aggregate, version)| version.0 > 0 && !aggregate.as_str().is_empty()));
+        }
+        Body::Ignored(reason) => assert!(!MARKED.iter().any(|word| reason.to_string().contains(word))),
+        Body::Unusable(_) => {}
+    }
+}

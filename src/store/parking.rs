@@ -9,6 +9,7 @@
 //! | `payload` | the record or event as it came, as JSON; further parts of a long one are items of their own, `part#<n>#<projection>` |
 //! | `parts` | how many items the payload has |
 //! | `firstSeen`, `lastSeen`, `count` | when and how often it was parked |
+//! | `parkingId` | names the last parking: whoever mends it deletes no later one |
 
 use std::collections::BTreeMap;
 
@@ -26,7 +27,7 @@ use projection_vocabulary::{AggregateId, Rule, Version};
 use super::{
     Store, Trouble,
     expression::Expression,
-    now,
+    fresh_id, now,
     trouble::{Failure, sort, undecided},
 };
 use crate::{
@@ -72,6 +73,8 @@ pub struct Parked {
     pub first_seen: String,
     /// When it was parked last.
     pub last_seen: String,
+    /// Names the last parking. A count would not do: deleted and parked anew, it is 1 again.
+    pub id: String,
 }
 
 impl Parking<'_> {
@@ -119,6 +122,7 @@ impl Store {
         expression.set("parts", AttributeValue::N((parts.len() + 1).to_string()));
         expression.set("lastSeen", AttributeValue::S(now().to_string()));
         expression.set_once("firstSeen", AttributeValue::S(now().to_string()));
+        expression.set("parkingId", AttributeValue::S(fresh_id()));
         expression.add("count", AttributeValue::N("1".into()));
         let table = self.names.parked.clone();
         let update = Update::builder()
@@ -216,9 +220,8 @@ impl Store {
                 .key("projection", projection)
         };
         let entry = delete(AttributeValue::S(parked.projection.clone()))
-            .condition_expression("attribute_not_exists(aggregateId) OR #count = :count")
-            .expression_attribute_names("#count", "count")
-            .expression_attribute_values(":count", AttributeValue::N(parked.count.to_string()));
+            .condition_expression("attribute_not_exists(aggregateId) OR parkingId = :id")
+            .expression_attribute_values(":id", AttributeValue::S(parked.id.clone()));
         let parts = parts.iter().filter_map(|part| part.get("projection").cloned()).map(delete);
         let actions: Vec<_> = std::iter::once(entry)
             .chain(parts)
@@ -289,6 +292,7 @@ fn parked_of(item: &SdkItem) -> Option<Parked> {
         count: number("count")?,
         first_seen: text("firstSeen")?,
         last_seen: text("lastSeen")?,
+        id: text("parkingId")?,
     })
 }
 

@@ -322,8 +322,8 @@ fn stands_on(",
         "redrive deletes what was parked again meanwhile",
         &[Switched(
             PARKING,
-            r##""attribute_not_exists(aggregateId) OR #count = :count""##,
-            r##""attribute_not_exists(aggregateId) OR #count >= :count""##,
+            r#""attribute_not_exists(aggregateId) OR parkingId = :id""#,
+            r#""attribute_not_exists(aggregateId) OR attribute_exists(parkingId)""#,
         )],
     ),
     mutant(

@@ -243,6 +243,7 @@ impl Lane {
                 &merged.change,
                 &settled,
             );
+            let home = if let Some(row) = &self.row { home.reckoned_from(row) } else { home };
             return Step::Write(Box::new(Write {
                 home,
                 change: merged.change,

@@ -8,7 +8,7 @@ use std::{
 use aws_sdk_dynamodb::types::AttributeValue;
 use projection_vocabulary::{AggregateId, Attributes, Base, Cell, Change, Decimal, HomeRow, RESERVED, Rule, Settled, Sums, Value, Version};
 
-use super::{Trouble, expression::Expression};
+use super::{Trouble, expression::Expression, fresh_id};
 use crate::item::{SdkItem, attributes, from_value};
 
 /// `contributed#<attribute>#<shared row>`: what a home row has added to a shared row, at the top level where ADD reaches it.
@@ -33,6 +33,11 @@ pub struct HomeWrite {
     adds: BTreeMap<String, Decimal>,
     removes: BTreeSet<String>,
     owned: BTreeSet<String>,
+    /// The rewriting that the row must have been through last, if anything in this write was reckoned from the row: another may have
+    /// left its version and revision as they were.
+    read: Option<Arc<str>>,
+    /// Whether this is a rewriting.
+    rewrites: bool,
 }
 
 impl HomeWrite {
@@ -58,6 +63,8 @@ impl HomeWrite {
             adds: contributed(&settled.adds),
             removes: settled.removes.iter().map(contribution_name).collect(),
             owned: change.own().keys().cloned().collect(),
+            read: None,
+            rewrites: false,
         };
         for (name, op) in change.own() {
             match (&op.base, &op.add) {
@@ -74,6 +81,13 @@ impl HomeWrite {
             }
         }
         write
+    }
+
+    /// The same write, reckoned from this row.
+    #[must_use]
+    pub fn reckoned_from(mut self, row: &HomeRow) -> Self {
+        self.read = Some(row.rewritten.clone());
+        self
     }
 
     /// The write that puts `fresh` in the place of all that `stale` owns.
@@ -94,6 +108,8 @@ impl HomeWrite {
             adds: BTreeMap::new(),
             removes,
             owned: fresh.owned.clone(),
+            read: Some(stale.rewritten.clone()),
+            rewrites: true,
         }
     }
 
@@ -121,7 +137,19 @@ impl HomeWrite {
         for name in &self.removes {
             expression.remove(name);
         }
-        let condition = condition(&mut expression, self.after, self.after_revision);
+        let mut condition = condition(&mut expression, self.after, self.after_revision);
+        if let Some(last) = &self.read {
+            let name = expression.name("rewritten");
+            let unchanged = if last.is_empty() {
+                format!("attribute_not_exists({name})")
+            } else {
+                format!("{name} = {}", expression.value(AttributeValue::S(last.to_string())))
+            };
+            condition = format!("{condition} AND {unchanged}");
+        }
+        if self.rewrites {
+            expression.set("rewritten", AttributeValue::S(fresh_id()));
+        }
         (expression, condition)
     }
 }
@@ -167,6 +195,9 @@ pub(super) fn home_row(rule: &dyn Rule, item: SdkItem) -> Result<HomeRow, Troubl
     };
     if let Some(Value::Text(id)) = all.remove("lastEventId") {
         row.last_event_id = Some(id);
+    }
+    if let Some(Value::Text(id)) = all.remove("rewritten") {
+        row.rewritten = id;
     }
     row.parked_at = all.remove("parkedAt").map(|at| at.to_string());
     if let Some(Value::TextSet(names)) = all.remove("owned") {

@@ -18,7 +18,7 @@ use std::{
 use crate::{AggregateId, Decimal, DecimalError, Value};
 
 /// Attributes of a home row that are the worker's, not a rule's.
-pub const RESERVED: [&str; 5] = ["version", "revision", "lastEventId", "parkedAt", "owned"];
+pub const RESERVED: [&str; 6] = ["version", "revision", "lastEventId", "parkedAt", "owned", "rewritten"];
 
 /// The key of one row of a read model.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]

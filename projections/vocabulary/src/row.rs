@@ -19,6 +19,9 @@ pub struct HomeRow {
     pub revision: u32,
     /// The id of the event with the last version applied.
     pub last_event_id: Option<Arc<str>>,
+    /// Names the last time that the row was projected anew; empty if it never was. Version and revision may be the same before
+    /// and after.
+    pub rewritten: Arc<str>,
     /// Since when the aggregate is parked, if it is.
     pub parked_at: Option<String>,
     /// The attributes that this aggregate owns; others on the same row belong to those who share it.

@@ -343,6 +343,11 @@ fn stands_on(",
         &[Switched(REPROJECT, "*difference.entry(cell.clone()).or_default() -= amount;", "{ let _ = (cell, amount); }")],
     ),
     mutant(
+        "rewriting-not-seen",
+        "two that project a row anew both add their difference to shared rows",
+        &[Switched(HOME, r#"condition = format!("{condition} AND {unchanged}");"#, "drop(unchanged);")],
+    ),
+    mutant(
         "append-forgets-a-lost-answer",
         "an append that was applied without an answer is reported as a conflict",
         &[

@@ -1,0 +1,262 @@
+//! Who is at work: invocations, writers, operators. Each goes on when the scheduler lets it, and may be killed at any await.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    task::{Context, Poll, Wake, Waker},
+};
+
+use projection_vocabulary::{AggregateId, Registry};
+use projection_worker::{
+    Worker,
+    catch_up::Trust,
+    redrive::Redriven,
+    report::Report,
+    retry::Deadline,
+    store::{Store, TableNames, parking::Parked},
+};
+
+use super::{Result, Run};
+use crate::{
+    faults::Fault,
+    network::{Line, lock},
+    oracle::{EVENTS, PARKED},
+    plan::GIVERS,
+    poller::{Answer, BatchId},
+    rules::{BAD, DEPLOYMENTS, FIRST, NEXT},
+    stream::Delivered,
+};
+
+pub(super) struct Process {
+    pub(super) name: Arc<str>,
+    pub(super) role: Role,
+    future: Pin<Box<dyn Future<Output = Ended>>>,
+    woken: Arc<Flag>,
+}
+
+pub(super) enum Role {
+    Invocation {
+        shard: usize,
+        batch: BatchId,
+        records: Vec<(u64, Delivered)>,
+        deployment: usize,
+        worker: Arc<Worker>,
+    },
+    /// Records that were given up, delivered by hand.
+    Replay(Vec<Delivered>),
+    Writer,
+    Operator,
+}
+
+pub(super) enum Ended {
+    Report(Box<Report>),
+    Quiet,
+    Redriven(Redriven),
+    /// Entries to redrive.
+    Parked(Vec<Parked>),
+    Failed(String),
+    Panicked(String),
+}
+
+pub(super) struct Flag(AtomicBool);
+
+impl Wake for Flag {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Relaxed);
+    }
+}
+impl Run {
+    pub(super) fn name(&mut self, kind: &str) -> String {
+        self.named += 1;
+        format!("{kind}-{}", self.named)
+    }
+
+    pub(super) fn store(&self, name: &str) -> Store {
+        let projections = DEPLOYMENTS[FIRST].iter().map(|rule| (rule.name(), rule.name().to_owned())).collect();
+        let names = TableNames { event_store: EVENTS.to_owned(), parked: PARKED.to_owned(), projections };
+        Store::new(Line::new(self.network.clone(), name), names)
+    }
+
+    pub(super) fn worker(&mut self, deployment: usize) -> Arc<Worker> {
+        if let Some(at) = self.idle.iter().position(|(of, _)| *of == deployment) {
+            return self.idle.swap_remove(at).1;
+        }
+        let name = self.name("worker");
+        Arc::new(Worker::new(self.store(&name), Registry::new(DEPLOYMENTS[deployment])))
+    }
+
+    pub(super) fn start(&mut self, name: &str, role: Role, future: impl Future<Output = Ended> + 'static) {
+        let woken = Arc::new(Flag(AtomicBool::new(true)));
+        // As many requests as it likes without giving way: the scheduler alone decides who waits.
+        let future = Box::pin(tokio::task::unconstrained(future));
+        self.processes.push(Process { name: name.into(), role, future, woken });
+    }
+
+    pub(super) fn invoke(&mut self, shard: usize, batch: BatchId, records: Vec<(u64, Delivered)>) {
+        let newest = self.delivered.keys().next_back().copied();
+        if records.first().is_some_and(|(_, first)| Some(first.0.order) < newest && !self.delivered.contains_key(&first.0.order)) {
+            self.counts.add(Fault::ReorderedAcross);
+        }
+        for (_, record) in &records {
+            let times = self.delivered.entry(record.0.order).or_default();
+            *times += 1;
+            if *times > 1 {
+                self.counts.add(Fault::DuplicateDelivery);
+            }
+        }
+        let deployment = self.deployed;
+        let worker = self.worker(deployment);
+        let name = self.name("invocation");
+        let names = || records.iter().map(|(_, record)| record.0.name.clone()).collect::<Vec<_>>().join(", ");
+        let line = self.trace.is_some().then(|| format!("{name} of deployment {deployment} is given {}", names()));
+        self.note(|| line.unwrap_or_default());
+        let deadline = Deadline::at(tokio::time::Instant::now().into_std() + self.plan.working_time);
+        let role = Role::Invocation { shard, batch, records: records.clone(), deployment, worker: worker.clone() };
+        self.start(&name, role, async move {
+            let records: Vec<_> = records.into_iter().map(|(_, record)| record).collect();
+            Ended::Report(Box::new(worker.process(&records, deadline).await))
+        });
+    }
+
+    /// An operator or a schedule does something that may always be done.
+    pub(super) fn operate(&mut self) {
+        let deployment = self.deployed;
+        let worker = self.worker(deployment);
+        let name = self.name("operator");
+        if self.choices.per_mille(500) {
+            let aggregate = AggregateId::from(GIVERS[self.choices.below(self.plan.givers)]);
+            let rule = DEPLOYMENTS[deployment][self.choices.below(3)];
+            let name_of_rule = rule.name();
+            let line = format!("{name} lets {aggregate} catch up in {name_of_rule}");
+            self.note(|| line);
+            self.start(&name, Role::Operator, async move {
+                _ = worker.catch_up(rule, &aggregate, Trust::Row, Deadline::NONE).await;
+                Ended::Quiet
+            });
+            return;
+        }
+        self.note(|| format!("{name} redrives what is parked"));
+        self.start(&name, Role::Operator, async move {
+            for parked in worker.store().parked().await.unwrap_or_default() {
+                _ = worker.redrive(&parked, Trust::Row, Deadline::NONE).await;
+            }
+            Ended::Quiet
+        });
+    }
+
+    pub(super) fn deploy(&mut self, deployment: usize) {
+        if deployment == self.deployed {
+            return;
+        }
+        self.note(|| format!("** deployment {deployment}"));
+        if deployment == BAD {
+            self.counts.add(Fault::BadDeployment);
+        }
+        if (deployment == NEXT) != (self.deployed == NEXT)
+            && self.processes.iter().any(|process| matches!(process.role, Role::Invocation { .. }))
+        {
+            self.counts.add(Fault::Deployed);
+        }
+        self.oracle.revised |= deployment == NEXT;
+        self.deployed = deployment;
+        self.idle.clear();
+    }
+
+    pub(super) fn kill(&mut self) {
+        let at = self.choices.below(self.processes.len());
+        let process = self.processes.swap_remove(at);
+        self.note(|| format!("** {} is killed", process.name));
+        self.counts.add(match process.role {
+            Role::Invocation { .. } | Role::Replay(_) => Fault::Crash,
+            Role::Operator => Fault::OperatorKilled,
+            Role::Writer => Fault::WriterKilled,
+        });
+        if let Role::Invocation { shard, batch, .. } = process.role {
+            self.shards[shard].answer(batch, &Answer::Errored);
+            self.take_discarded(shard);
+        }
+    }
+
+    /// Lets every process go on that can.
+    pub(super) fn poll_all(&mut self) -> Result {
+        loop {
+            let Some(at) = self.processes.iter().position(|process| process.woken.0.swap(false, Relaxed)) else { return Ok(()) };
+            let process = &mut self.processes[at];
+            let waker = Waker::from(process.woken.clone());
+            let polled = catch_unwind(AssertUnwindSafe(|| process.future.as_mut().poll(&mut Context::from_waker(&waker))));
+            let ended = match polled {
+                Ok(Poll::Pending) => continue,
+                Ok(Poll::Ready(ended)) => ended,
+                Err(panic) => Ended::Panicked(panic_text(&*panic)),
+            };
+            let process = self.processes.swap_remove(at);
+            self.ended(process, ended)?;
+        }
+    }
+
+    pub(super) fn ended(&mut self, process: Process, ended: Ended) -> Result {
+        let name = process.name;
+        match (process.role, ended) {
+            (_, Ended::Panicked(panic)) => return Err(format!("{name} panicked: {panic}")),
+            (_, Ended::Failed(error)) => return Err(format!("{name} failed: {error}")),
+            (Role::Invocation { shard, batch, records, deployment, worker }, Ended::Report(report)) => {
+                let answer = answer_of(&report);
+                self.note(|| format!("{name} answers {answer:?}: {:?} {:?}", report.total, report.reasons));
+                if report.reasons.keys().any(|reason| reason.starts_with("out of time")) {
+                    self.counts.add(Fault::OutOfTime);
+                }
+                let Answer::Responded(failed) = &answer else { unreachable!("a report is an answer") };
+                let checkpoint = failed.first().map_or(u64::MAX, |number| number.parse().unwrap_or(0));
+                let acknowledged: Vec<_> =
+                    records.iter().filter(|(sequence, _)| *sequence < checkpoint).map(|(_, record)| record).collect();
+                self.acknowledged(deployment, &acknowledged)?;
+                self.shards[shard].answer(batch, &answer);
+                self.take_discarded(shard);
+                if deployment == self.deployed {
+                    self.idle.push((deployment, worker));
+                }
+            }
+            (Role::Replay(records), Ended::Report(report)) => {
+                self.note(|| format!("{name}: {:?} {:?}", report.total, report.reasons));
+                if report.total.failed > 0 {
+                    return Err(format!("nothing is wrong any more, and records fail: {:?}", report.reasons));
+                }
+                self.acknowledged(self.deployed, &records.iter().collect::<Vec<_>>())?;
+            }
+            (_, Ended::Redriven(redriven)) => {
+                if matches!(redriven, Redriven::Mended { .. }) {
+                    self.counts.add(Fault::PoisonMended);
+                }
+                self.note(|| format!("{name}: {redriven:?}"));
+            }
+            (_, Ended::Parked(parked)) => self.redrive_all(parked),
+            (_, Ended::Quiet | Ended::Report(_)) => self.note(|| format!("{name} is done")),
+        }
+        Ok(())
+    }
+
+    pub(super) fn acknowledged(&self, deployment: usize, records: &[&Delivered]) -> Result {
+        let network = lock(&self.network);
+        for record in records {
+            if let Some(acknowledged) = record.0.acknowledged() {
+                self.oracle.acknowledged(&network.database, DEPLOYMENTS[deployment], &acknowledged)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// As the Lambda answers.
+fn answer_of(report: &Report) -> Answer {
+    let lowest = report.checkpoint.as_ref().map(|lowest| lowest.as_ref().map_or_else(String::new, |number| number.as_str().to_owned()));
+    Answer::Responded(lowest.into_iter().collect())
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(ToString::to_string);
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default()
+}

@@ -1,0 +1,120 @@
+//! What becomes of requests.
+
+use aws_sdk_dynamodb::types::CancellationReason;
+
+use super::{Result, Run};
+use crate::{
+    database::Refused,
+    faults::Fault,
+    network::{Loss, Outcome, lock},
+    oracle::PARKED,
+};
+
+impl Run {
+    pub(super) fn network_step(&mut self, trouble: bool) -> Result {
+        let network = self.network.clone();
+        let mut network = lock(&network);
+        let at = self.choices.below(network.under_way.len());
+        let request = &network.under_way[at];
+        let (zombie, writes) = (request.is_zombie(), request.writes());
+        if request.outcome.is_some() {
+            let lost = trouble && writes && !zombie && self.plan.has(Fault::AnswerLost) && self.choices.per_mille(self.plan.request_faults);
+            if lost {
+                self.count(Fault::AnswerLost, || format!("{}: applied, its answer lost", request.text()));
+                network.lose(at, if self.choices.per_mille(500) { Loss::Server } else { Loss::Timeout });
+                return Ok(());
+            }
+            if !writes && request.answered_at != network.database.written() {
+                let call = network.under_way[at].call.clone();
+                if Some(call.apply(&mut network.database)) != network.under_way[at].outcome {
+                    self.count(Fault::StaleRead, || format!("{}: answered as it was", network.under_way[at].text()));
+                }
+            }
+            network.deliver(at);
+            return Ok(());
+        }
+        if zombie {
+            if trouble && self.choices.per_mille(300) {
+                let request = &network.under_way[at];
+                self.note(|| format!("{}: never arrived", request.text()));
+                network.lose(at, Loss::Timeout);
+                return Ok(());
+            }
+            if writes {
+                let request = &network.under_way[at];
+                self.count(Fault::Zombie, || format!("{}: arrives, though given up", request.text()));
+            }
+        } else if trouble {
+            if self.parking_down && request.writes_to(PARKED) {
+                self.count(Fault::ParkingDown, || format!("{}: refused", request.text()));
+                network.lose(at, [Loss::Server, Loss::Denied][self.choices.below(2)]);
+                return Ok(());
+            }
+            if self.choices.per_mille(self.plan.request_faults)
+                && let Some((fault, loss)) = self.request_fault(writes)
+            {
+                if fault == Fault::Zombie {
+                    self.note(|| format!("{}: given up while on its way", network.under_way[at].text()));
+                    network.delay(at);
+                } else {
+                    self.count(fault, || format!("{}: {loss:?}, not applied", network.under_way[at].text()));
+                    network.lose(at, loss);
+                }
+                return Ok(());
+            }
+        }
+        self.requests += 1;
+        if trouble && network.under_way[at].is_eventual() && self.choices.per_mille(500) {
+            network.arrive_at_replica(at);
+        } else {
+            network.arrive(at);
+        }
+        let request = &mut network.under_way[at];
+        if let Some(Refused::Canceled(reasons)) = request.outcome.as_mut().and_then(Outcome::refused)
+            && trouble
+            && self.plan.has(Fault::MixedCancellation)
+            && reasons.iter().any(|reason| reason.code() == Some("None"))
+            && self.choices.per_mille(500)
+        {
+            let innocent = reasons.iter_mut().find(|reason| reason.code() == Some("None")).expect("there is one");
+            *innocent = CancellationReason::builder().code("TransactionConflict").build();
+            self.counts.add(Fault::MixedCancellation);
+        }
+        if request.outcome.as_ref().is_some_and(Outcome::is_partial) {
+            self.counts.add(Fault::ShortPage);
+        }
+        self.note(|| {
+            let refused = request.outcome.as_mut().and_then(Outcome::refused).map(|refused| format!("{refused:?}"));
+            format!("{}: {}", request.text(), refused.unwrap_or_else(|| "done".to_owned()))
+        });
+        let changes = std::mem::take(&mut network.database.changes);
+        for written in changes {
+            self.oracle.written(&written, false)?;
+            self.stream(written.items);
+        }
+        // A plain network answers at once.
+        if !self.choices.per_mille(400) && at < network.under_way.len() {
+            network.deliver(at);
+        }
+        Ok(())
+    }
+
+    /// What goes wrong with a request that is not there yet, and what its caller is told.
+    pub(super) fn request_fault(&mut self, writes: bool) -> Option<(Fault, Loss)> {
+        let mut kinds =
+            vec![(Fault::Throttled, Loss::Throttled), (Fault::TimeoutBefore, Loss::Timeout), (Fault::ServerError, Loss::Server)];
+        if writes {
+            kinds.extend([(Fault::Conflict, Loss::Conflict), (Fault::Zombie, Loss::Timeout)]);
+        }
+        kinds.retain(|(fault, _)| self.plan.has(*fault));
+        if kinds.is_empty() {
+            return None;
+        }
+        Some(kinds[self.choices.below(kinds.len())])
+    }
+
+    pub(super) fn count(&mut self, fault: Fault, line: impl FnOnce() -> String) {
+        self.counts.add(fault);
+        self.note(line);
+    }
+}

@@ -1,0 +1,128 @@
+//! The end of a run: all trouble ends, what was given up is delivered, operators redrive and catch up, and the oracle looks.
+
+use std::time::Duration;
+
+use projection_vocabulary::{AggregateId, Registry};
+use projection_worker::{catch_up::Trust, retry::Deadline, store::parking::Parked};
+
+use super::{
+    Result, Run,
+    processes::{Ended, Role},
+};
+use crate::{
+    network::lock,
+    plan::{GIVERS, SHELVES},
+    rules::DEPLOYMENTS,
+};
+
+/// So many steps are never needed: a run that takes more does not come to rest.
+const STEPS_MAX: usize = 60_000;
+
+impl Run {
+    pub(super) async fn finish_all(&mut self) -> Result {
+        for _ in 0..STEPS_MAX {
+            self.poll_all()?;
+            if !lock(&self.network).under_way.is_empty() {
+                self.network_step(false)?;
+            } else if self.processes.is_empty() {
+                return Ok(());
+            } else {
+                tokio::time::advance(Duration::from_millis(300)).await;
+            }
+        }
+        Err(format!("it does not come to rest: {}", self.processes.iter().map(|process| &*process.name).collect::<Vec<_>>().join(", ")))
+    }
+
+    pub(super) async fn come_to_rest(&mut self) -> Result {
+        self.note(|| "== all trouble ends".to_owned());
+        self.parking_down = false;
+        self.plan.working_time = Duration::from_mins(1);
+        self.deploy(self.plan.last_deployment);
+        self.finish_all().await?;
+        while self.plan.mends() && !self.malformed.is_empty() {
+            self.mend(self.malformed.len() - 1)?;
+        }
+        for _ in 0..STEPS_MAX {
+            let ready = self.shards.iter().enumerate().find_map(|(at, shard)| Some((at, shard.ready().next()?)));
+            let Some((shard, partition)) = ready else { break };
+            let batch = self.shards[shard].start(partition);
+            self.invoke(shard, batch.id, batch.records);
+            self.finish_all().await?;
+        }
+        if let Some(shard) = self.shards.iter().find(|shard| !shard.is_idle()) {
+            return Err(format!("a shard never ends: {:?}", shard.ready().collect::<Vec<_>>()));
+        }
+        if !self.given_up.is_empty() && self.choices.per_mille(500) {
+            self.left_behind = true;
+            self.given_up.clear();
+        }
+        for records in std::mem::take(&mut self.given_up) {
+            let worker = self.worker(self.deployed);
+            let name = self.name("replay");
+            self.note(|| format!("{name} delivers what was given up"));
+            let delivered = records.clone();
+            self.start(
+                &name,
+                Role::Replay(records),
+                async move { Ended::Report(Box::new(worker.process(&delivered, Deadline::NONE).await)) },
+            );
+            self.finish_all().await?;
+        }
+        self.list_and_redrive().await?;
+        if self.left_behind || self.oracle.revised || !self.oracle.disturbed.is_empty() {
+            self.catch_all_up().await?;
+            self.list_and_redrive().await?;
+            self.catch_all_up().await?;
+        }
+        let network = self.network.clone();
+        let network = lock(&network);
+        self.oracle.at_rest(&network.database, Registry::new(DEPLOYMENTS[self.deployed]))
+    }
+
+    pub(super) async fn list_and_redrive(&mut self) -> Result {
+        let worker = self.worker(self.deployed);
+        let name = self.name("operator");
+        self.start(&name, Role::Operator, async move {
+            match worker.store().parked().await {
+                Ok(parked) => Ended::Parked(parked),
+                Err(trouble) => Ended::Failed(trouble.to_string()),
+            }
+        });
+        self.finish_all().await
+    }
+
+    pub(super) fn redrive_all(&mut self, parked: Vec<Parked>) {
+        for parked in parked {
+            let worker = self.worker(self.deployed);
+            let name = self.name("operator");
+            let trust = if self.oracle.disturbed.contains(&parked.aggregate) { Trust::Store } else { Trust::Row };
+            self.note(|| format!("{name} redrives {}/{}", parked.projection, parked.aggregate));
+            self.start(&name, Role::Operator, async move {
+                match worker.redrive(&parked, trust, Deadline::NONE).await {
+                    Ok(redriven) => Ended::Redriven(redriven),
+                    Err(failed) => Ended::Failed(failed.to_string()),
+                }
+            });
+        }
+    }
+
+    pub(super) async fn catch_all_up(&mut self) -> Result {
+        for aggregate in GIVERS.iter().take(self.plan.givers).chain(&SHELVES) {
+            for rule in DEPLOYMENTS[self.deployed] {
+                let worker = self.worker(self.deployed);
+                let name = self.name("operator");
+                let id = AggregateId::from(*aggregate);
+                let trust = if self.oracle.disturbed.contains(*aggregate) { Trust::Store } else { Trust::Row };
+                self.note(|| format!("{name} lets {aggregate} catch up in {}", rule.name()));
+                self.start(&name, Role::Operator, async move {
+                    match worker.catch_up(*rule, &id, trust, Deadline::NONE).await {
+                        Ok(_) => Ended::Quiet,
+                        Err(failed) => Ended::Failed(failed.to_string()),
+                    }
+                });
+                self.finish_all().await?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -17,6 +17,10 @@ use crate::{
 
 pub use crate::reproject::Trust;
 
+/// How often a row may be found as it was before, although it should have taken a write, until it is given up. What other
+/// workers do moves it; a row that something else wrote may take no write at all.
+const UNMOVED_MAX: u32 = 8;
+
 /// Where an aggregate stands after catching up, in one projection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Standing {
@@ -68,6 +72,7 @@ impl Worker {
     /// [`Failed`].
     pub async fn catch_up(&self, rule: &'static dyn Rule, id: &AggregateId, trust: Trust, deadline: Deadline) -> Result<CaughtUp, Failed> {
         let mut caught_up = CaughtUp { standing: Standing::Parked(None), applied: 0, reprojected: false };
+        let (mut before, mut unmoved) = (None, 0);
         loop {
             if deadline.passed() {
                 return Err(Trouble::OutOfTime.into());
@@ -79,6 +84,12 @@ impl Worker {
             if row.revision > rule.revision() {
                 return Err(Failed(newer_revision(rule, row.revision)));
             }
+            let found = Some((row.version, row.revision, row.last_event_id.clone()));
+            unmoved = if found == before { unmoved + 1 } else { 0 };
+            if unmoved > UNMOVED_MAX {
+                return Err(Failed("a row keeps refusing writes that it should take".to_owned()));
+            }
+            before = found;
             let mut lane = Lane::new(rule, id.clone());
             let doubted = trust == Trust::Store && row.version > Version::NONE && !caught_up.reprojected;
             let finding = if doubted { Finding::OtherHistory } else { self.compare(rule, id, &row, deadline).await? };

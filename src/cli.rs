@@ -4,6 +4,8 @@
 
 mod events;
 mod generate;
+mod parked;
+mod pretty_json;
 mod replay;
 mod snapshot;
 mod stores;
@@ -61,6 +63,9 @@ enum Command {
     /// Append to the event store, import into it, look into it
     #[command(subcommand)]
     Events(events::Command),
+    /// Show what could not be applied, and take it up again
+    #[command(subcommand)]
+    Parked(parked::Command),
     /// Write a made-up history as stream JSON, with the rows expected of it
     Generate(generate::Options),
     /// Manage the tables
@@ -109,6 +114,7 @@ impl Projector {
         match self.command {
             Command::Replay(options) => Box::pin(replay::run(&options, store, registry)).await,
             Command::Events(command) => events::run(command, &store).await,
+            Command::Parked(command) => parked::run(command, store, registry).await,
             Command::Tables(Tables::Create) => stores::create(&store, registry).await,
             Command::Generate(_) => unreachable!("handled above: it needs no store"),
         }

@@ -219,24 +219,24 @@ impl Worker {
             if let Some(reason) = spared(tripped, deadline) {
                 return (stray, Err(reason));
             }
-            let Poison { event, reason, payload, record_id, .. } = &stray.poison;
-            let reason = match event {
-                Some((aggregate, version)) => format!("{reason} (aggregate {aggregate}, version {version})"),
-                None => reason.to_string(),
-            };
-            tracing::warn!(record_id, reason, "record parked");
-            let parking = Parking {
-                projection: None,
-                aggregate: None,
-                record_id,
-                version: event.as_ref().map(|event| event.1),
-                reason: &reason,
-                payload,
-            };
-            let result = self.store.park_record(&parking, deadline).await.map_err(|trouble| trouble.to_string());
+            let result = self.park_stray(&stray.poison, deadline).await.map(drop).map_err(|trouble| trouble.to_string());
             (stray, result)
         });
         stream::iter(parked).buffer_unordered(CONCURRENCY).collect().await
+    }
+
+    /// Parks a record that nobody can tell whom it concerns, and returns the reason.
+    pub(crate) async fn park_stray(&self, poison: &Poison, deadline: Deadline) -> Result<String, Trouble> {
+        let Poison { event, reason, payload, record_id, .. } = poison;
+        let reason = match event {
+            Some((aggregate, version)) => format!("{reason} (aggregate {aggregate}, version {version})"),
+            None => reason.to_string(),
+        };
+        tracing::warn!(record_id, reason, "record parked");
+        let version = event.as_ref().map(|event| event.1);
+        let parking = Parking { projection: None, aggregate: None, record_id, version, reason: &reason, payload };
+        self.store.park_record(&parking, deadline).await?;
+        Ok(reason)
     }
 
     async fn park(&self, mut lane: Lane, park: Park, tripped: bool, deadline: Deadline) -> Lane {

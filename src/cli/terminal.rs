@@ -35,9 +35,7 @@ pub fn progress(bytes: Option<u64>) -> ProgressBar {
 /// What became of the records, in a few lines of at most 80 columns.
 pub fn summary(report: &Report, unreadable: u64, took: Duration) -> String {
     let mut table = table();
-    table.set_header(
-        ["projection", "applied", "duplicate", "healed", "parked", "failed"].map(|name| Cell::new(name).add_attribute(Attribute::Bold)),
-    );
+    table.set_header(header(["projection", "applied", "duplicate", "healed", "parked", "failed"]));
     let mut row = |name: &str, tally: &Tally| {
         let Tally { applied, duplicate, healed, parked, failed, reprojected: _ } = tally;
         let counts = [applied, duplicate, healed, parked, failed].map(|count| Cell::new(count).set_alignment(CellAlignment::Right));
@@ -92,9 +90,7 @@ pub fn rows(rule: &dyn Rule, rows: &BTreeMap<RowKey, Attributes>, show: usize) -
     for (names, rows) in shapes {
         let mut table = table();
         let mut lines = String::new();
-        table.set_header(
-            std::iter::once(rule.key()).chain(names.iter().copied()).map(|name| Cell::new(name).add_attribute(Attribute::Bold)),
-        );
+        table.set_header(header(std::iter::once(rule.key()).chain(names.iter().copied())));
         for (key, row) in rows {
             write!(lines, "  {key}:").expect("a String takes all");
             for (name, value) in row {
@@ -115,10 +111,65 @@ pub fn rows(rule: &dyn Rule, rows: &BTreeMap<RowKey, Attributes>, show: usize) -
     text
 }
 
-fn table() -> Table {
+/// A text that does nothing to a terminal but stand there, in one line: controls are written out.
+pub fn printable(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for char in text.chars() {
+        if is_control(char) { shown.extend(char.escape_default()) } else { shown.push(char) }
+    }
+    shown
+}
+
+/// Whether a character moves the cursor, ends a line or turns the direction of what follows.
+pub fn is_control(char: char) -> bool {
+    char.is_control() || matches!(char, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+}
+
+/// A printable text that is cut in its middle if it has more columns: ids often differ at either end.
+pub fn shortened(text: &str, columns: usize) -> String {
+    let shown = printable(text);
+    // What is not ASCII may be two columns wide.
+    let width = |char: char| if char.is_ascii() { 1 } else { 2 };
+    if shown.chars().map(width).sum::<usize>() <= columns {
+        return shown;
+    }
+    let half = |chars: &mut dyn Iterator<Item = char>, mut left: usize| -> Vec<char> {
+        chars.take_while(|char| left.checked_sub(width(*char)).map(|rest| left = rest).is_some()).collect()
+    };
+    let half_columns = (columns - 2) / 2;
+    let begins = half(&mut shown.chars(), half_columns);
+    let ends = half(&mut shown.chars().rev(), half_columns);
+    begins.into_iter().chain(['…']).chain(ends.into_iter().rev()).collect()
+}
+
+/// The head of a table.
+pub fn header<'a>(names: impl IntoIterator<Item = &'a str>) -> impl Iterator<Item = Cell> {
+    names.into_iter().map(|name| Cell::new(name).add_attribute(Attribute::Bold))
+}
+
+/// An empty table.
+pub fn table() -> Table {
     let mut table = Table::new();
     table.load_style(UTF8_BORDERS_ONLY);
     // Cells stay whole: names and amounts cut in two are hard to read.
     table.set_content_arrangement(ContentArrangement::Disabled);
     table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{printable, shortened};
+
+    #[test]
+    fn controls_are_written_out_and_letters_of_all_scripts_stay() {
+        assert_eq!(printable("a\n\u{1b}[2J\u{9b}\u{7f}\u{202e}"), r"a\n\u{1b}[2J\u{9b}\u{7f}\u{202e}");
+        assert_eq!(printable(r#"é日本\"'"#), r#"é日本\"'"#);
+    }
+
+    #[test]
+    fn a_long_text_keeps_both_ends() {
+        assert_eq!(shortened("0123456789", 10), "0123456789");
+        assert_eq!(shortened("0123456789a", 10), "0123…789a");
+        assert_eq!(shortened("日本日本日本", 10), "日本…日本");
+    }
 }

@@ -7,7 +7,7 @@
 //! | `version` | the version that cannot be applied; the row waits at the one before |
 //! | `reason` | why, without event data |
 //! | `payload` | the record or event as it came, as JSON; further parts of a long one are items of their own, `part#<n>#<projection>` |
-//! | `parts` | how many items the payload has |
+//! | `parts` | how many items the payload has; items beyond are left of a longer one that was parked before |
 //! | `firstSeen`, `lastSeen`, `count` | when and how often it was parked |
 //! | `parkingId` | names the last parking: whoever mends it deletes no later one |
 
@@ -91,9 +91,11 @@ impl Store {
     pub async fn park_record(&self, parking: &Parking<'_>, deadline: Deadline) -> Result<(), Trouble> {
         const OPERATION: &str = "TransactWriteItems on the parking table";
         let actions: Vec<_> = self.parking_actions(parking).collect();
+        // One token for all tries, so that a try whose answer was lost does not count twice.
+        let token = fresh_id();
         retry(deadline, || async {
             self.meter.request();
-            let request = TransactWriteItemsInput::builder().set_transact_items(Some(actions.clone()));
+            let request = TransactWriteItemsInput::builder().set_transact_items(Some(actions.clone())).client_request_token(&token);
             match self.dynamo.transact_write_items(request).await.map_err(sort) {
                 Ok(_) => Attempt::Decided(Ok(())),
                 // It has no condition to fail, so unless it is invalid it met another write or too many.
@@ -120,8 +122,9 @@ impl Store {
         expression.set("reason", AttributeValue::S(parking.reason.to_owned()));
         expression.set("payload", AttributeValue::S(parts.next().unwrap_or_default().to_owned()));
         expression.set("parts", AttributeValue::N((parts.len() + 1).to_string()));
-        expression.set("lastSeen", AttributeValue::S(now().to_string()));
-        expression.set_once("firstSeen", AttributeValue::S(now().to_string()));
+        let seen = AttributeValue::S(now().to_string());
+        expression.set("lastSeen", seen.clone());
+        expression.set_once("firstSeen", seen);
         expression.set("parkingId", AttributeValue::S(fresh_id()));
         expression.add("count", AttributeValue::N("1".into()));
         let table = self.names.parked.clone();
@@ -168,14 +171,16 @@ impl Store {
         }
     }
 
-    /// What was parked, as JSON as it came: `None` if it is no longer parked.
+    /// One entry, with what was parked as JSON as it came: `None` if it is no longer parked.
     ///
     /// # Errors
     /// [`Trouble`].
-    pub async fn parked_payload(&self, parked: &Parked, deadline: Deadline) -> Result<Option<String>, Trouble> {
-        let parts = self.parking_items(&parked.aggregate, &parked.projection, deadline).await?;
+    pub async fn parked_entry(&self, projection: &str, aggregate: &str, deadline: Deadline) -> Result<Option<(Parked, String)>, Trouble> {
+        let Some(Items { entry, parts }) = self.parking_items(aggregate, projection, deadline).await? else { return Ok(None) };
         let text = |item: &SdkItem| item.get("payload").and_then(|value| value.as_s().ok()).cloned().unwrap_or_default();
-        Ok((!parts.is_empty()).then(|| parts.iter().map(text).collect()))
+        let further = number(&entry, "parts").unwrap_or(1).saturating_sub(1);
+        let payload = text(&entry) + &parts.values().take(usize::try_from(further).unwrap_or(usize::MAX)).map(text).collect::<String>();
+        Ok(parked_of(&entry).map(|parked| (parked, payload)))
     }
 
     /// Takes the mark off a parked row, if it is still the mark of this time.
@@ -205,14 +210,15 @@ impl Store {
         .await?
     }
 
-    /// Deletes what was parked, unless it was parked again since. Returns whether it is gone.
+    /// Deletes what was parked, with all parts of its payload, unless it was parked again since. Returns whether it is gone.
     ///
     /// # Errors
     /// [`Trouble`].
     pub async fn forget_parked(&self, parked: &Parked, deadline: Deadline) -> Result<bool, Trouble> {
         const OPERATION: &str = "TransactWriteItems on the parking table";
-        let items = self.parking_items(&parked.aggregate, &parked.projection, deadline).await?;
-        let Some((_, parts)) = items.split_first() else { return Ok(true) };
+        let Some(Items { parts, .. }) = self.parking_items(&parked.aggregate, &parked.projection, deadline).await? else {
+            return Ok(true);
+        };
         let delete = |projection: AttributeValue| {
             Delete::builder()
                 .table_name(&self.names.parked)
@@ -222,7 +228,7 @@ impl Store {
         let entry = delete(AttributeValue::S(parked.projection.clone()))
             .condition_expression("attribute_not_exists(aggregateId) OR parkingId = :id")
             .expression_attribute_values(":id", AttributeValue::S(parked.id.clone()));
-        let parts = parts.iter().filter_map(|part| part.get("projection").cloned()).map(delete);
+        let parts = parts.into_values().filter_map(|part| part.get("projection").cloned()).map(delete);
         let actions: Vec<_> = std::iter::once(entry)
             .chain(parts)
             .map(|delete| TransactWriteItem::builder().delete(delete.build().expect("table and key are given")).build())
@@ -244,8 +250,7 @@ impl Store {
         .await?
     }
 
-    /// The entry and then the further parts of its payload, in order; empty if there is no entry.
-    async fn parking_items(&self, aggregate: &str, projection: &str, deadline: Deadline) -> Result<Vec<SdkItem>, Trouble> {
+    async fn parking_items(&self, aggregate: &str, projection: &str, deadline: Deadline) -> Result<Option<Items>, Trouble> {
         let (mut entry, mut parts, mut from) = (None, BTreeMap::new(), None);
         loop {
             let query = || {
@@ -268,10 +273,16 @@ impl Store {
             }
             from = page.last_evaluated_key;
             if from.is_none() {
-                return Ok(entry.into_iter().chain(parts.into_values()).collect());
+                return Ok(entry.map(|entry| Items { entry, parts }));
             }
         }
     }
+}
+
+/// An entry, and the further parts of its payload by number: all that are in the table.
+struct Items {
+    entry: SdkItem,
+    parts: BTreeMap<usize, SdkItem>,
 }
 
 /// `part#<n>#<projection>`.
@@ -283,17 +294,20 @@ fn part_number(sort_key: &str, projection: &str) -> Option<usize> {
 /// Reads one entry; further parts of a payload are none.
 fn parked_of(item: &SdkItem) -> Option<Parked> {
     let text = |name: &str| item.get(name).and_then(|value| value.as_s().ok()).cloned();
-    let number = |name: &str| item.get(name).and_then(|value| value.as_n().ok()).and_then(|n| n.parse().ok());
     Some(Parked {
         projection: text("projection")?,
         aggregate: text("aggregateId")?,
-        version: number("version"),
+        version: number(item, "version"),
         reason: text("reason")?,
-        count: number("count")?,
+        count: number(item, "count")?,
         first_seen: text("firstSeen")?,
         last_seen: text("lastSeen")?,
         id: text("parkingId")?,
     })
+}
+
+fn number(item: &SdkItem, name: &str) -> Option<u64> {
+    item.get(name)?.as_n().ok()?.parse().ok()
 }
 
 /// Cuts a text into parts of at most `bytes`, between characters.

@@ -8,6 +8,8 @@ mod lambda;
 mod laws;
 mod malformed;
 mod odd;
+mod parked;
+mod parked_cli;
 mod replay;
 mod rules;
 mod runtime_api;

@@ -5,6 +5,10 @@ use serde::Deserialize;
 
 /// One rule for each odd thing that a rule may do.
 pub const ODD: &[&dyn Rule] = &[&Records, &Visits, &Spreads];
+/// Visits by a rule that a curse no longer stops.
+pub const LIFTED: &[&dyn Rule] = &[&Lifted];
+/// Visits by a rule that no curse concerns.
+pub const UNCURSED: &[&dyn Rule] = &[&Uncursed];
 /// Houses by the rule's first revision.
 pub const HOUSES_1: &[&dyn Rule] = &[&one::Houses];
 /// Houses by its second.
@@ -57,6 +61,41 @@ impl Projection for Visits {
             Visited::Cursed {} => panic!("a bug in a rule"),
             Visited::Left {} => nothing(),
         })
+    }
+}
+
+/// [`Visits`] without its bug: whoever is cursed has never been anywhere.
+pub struct Lifted;
+
+impl Projection for Lifted {
+    type Event = Visited;
+    const NAME: &str = Visits::NAME;
+    const KEY: &str = Visits::KEY;
+
+    fn project(&self, event: &Recorded<'_, Visited>) -> Result<Change, Refusal> {
+        match &event.event {
+            Visited::Cursed {} => Ok(own().add("curses", 1).and(retract())),
+            _ => Visits.project(event),
+        }
+    }
+}
+
+/// [`Visits`] that knows of no curse.
+pub struct Uncursed;
+
+#[derive(Deserialize)]
+pub enum Uncursing {
+    Left {},
+}
+
+impl Projection for Uncursed {
+    type Event = Uncursing;
+    const NAME: &str = Visits::NAME;
+    const KEY: &str = Visits::KEY;
+
+    fn project(&self, event: &Recorded<'_, Uncursing>) -> Result<Change, Refusal> {
+        let Uncursing::Left {} = event.event;
+        Ok(nothing())
     }
 }
 

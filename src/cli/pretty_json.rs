@@ -1,0 +1,101 @@
+//! JSON for people's eyes, as it came: members in their order, numbers with all their digits.
+
+use std::fmt::Write as _;
+
+use serde::de::IgnoredAny;
+
+/// The text in lines, each member on its own: none if it is no JSON.
+pub fn indented(json: &str) -> Option<String> {
+    serde_json::from_str::<IgnoredAny>(json).ok()?;
+    let (mut text, mut depth, mut in_string, mut escaped) = (String::with_capacity(2 * json.len()), 0, false, false);
+    let line = |text: &mut String, depth: usize| write!(text, "\n{:1$}", "", 2 * depth).expect("a String takes all");
+    let mut left = json.chars().peekable();
+    while let Some(char) = left.next() {
+        if in_string {
+            in_string = escaped || char != '"';
+            escaped = !escaped && char == '\\';
+            text.push(char);
+            continue;
+        }
+        match char {
+            ' ' | '\t' | '\n' | '\r' => {}
+            '{' | '[' => {
+                text.push(char);
+                while left.next_if(char::is_ascii_whitespace).is_some() {}
+                if let Some(end) = left.next_if(|next| matches!(next, '}' | ']')) {
+                    text.push(end);
+                } else {
+                    depth += 1;
+                    line(&mut text, depth);
+                }
+            }
+            '}' | ']' => {
+                depth -= 1;
+                line(&mut text, depth);
+                text.push(char);
+            }
+            ',' => {
+                text.push(',');
+                line(&mut text, depth);
+            }
+            ':' => text.push_str(": "),
+            _ => {
+                in_string = char == '"';
+                text.push(char);
+            }
+        }
+    }
+    Some(without_controls(&text))
+}
+
+/// The same JSON without characters that move a terminal's cursor. They can only stand in strings; JSON itself forbids those
+/// below the space there, and the lines between members are kept.
+pub fn without_controls(json: &str) -> String {
+    let mut text = String::with_capacity(json.len());
+    for char in json.chars() {
+        if char != '\n' && super::terminal::is_control(char) {
+            write!(text, "\\u{:04x}", u32::from(char)).expect("a String takes all");
+        } else {
+            text.push(char);
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn members_keep_their_order_and_numbers_their_digits() {
+        let json = r#"{"b":[1.00000000000000000000000000000000000001,{}, [ ]],"a":{"x":"a\"{,\\","y":null}}"#;
+        let lines = "{
+  \"b\": [
+    1.00000000000000000000000000000000000001,
+    {},
+    []
+  ],
+  \"a\": {
+    \"x\": \"a\\\"{,\\\\\",
+    \"y\": null
+  }
+}";
+        assert_eq!(indented(json).as_deref(), Some(lines));
+        assert_eq!(indented(lines).as_deref(), Some(lines), "what is in lines stays as it is");
+    }
+
+    #[test]
+    fn a_scalar_is_json_and_a_cut_text_is_none() {
+        assert_eq!(indented(" 5 ").as_deref(), Some("5"));
+        assert_eq!(indented(r#"{"a":"#), None);
+    }
+
+    #[test]
+    fn what_moves_a_cursor_is_escaped_and_still_the_same_json() {
+        let odd = "\u{9b}2J\u{7f}\u{202e}ä\u{1b}";
+        let json = serde_json::to_string(odd).expect("serialises");
+        let shown = indented(&json).expect("JSON");
+        assert_eq!(shown, r#""\u009b2J\u007f\u202eä\u001b""#);
+        assert_eq!(serde_json::from_str::<String>(&shown).expect("JSON"), odd);
+    }
+}

@@ -1,0 +1,720 @@
+//! What is parked and taken up again: the engine's redrive, and `projector parked`.
+
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+};
+
+use futures::future::join_all;
+use projection_vocabulary::{RecordedEvent, Registry, Rule, Value, Version, data};
+use projection_worker::{
+    Worker,
+    catch_up::Trust,
+    redrive::Redriven,
+    retry::Deadline,
+    store::parking::{NO_PROJECTION, Parked, Parking},
+};
+use serde_json::{Value as Json, json, value::RawValue};
+
+use crate::{
+    rules,
+    world::{Call, Fault, World, account, fold, impostor, record, recorded, records, registry},
+};
+
+fn post(category: &str) -> Value {
+    Value::Map([("categoryId".into(), category.into()), ("postId".into(), "p".into())].into())
+}
+
+/// A topic that is parked at its third event, with more that came behind it; others share its categories. The event store is
+/// corrected since.
+async fn parked_topic() -> (World, Vec<RecordedEvent>) {
+    let truth = recorded([
+        ("news", "CategoryCreated", data! { name: "News" }),
+        ("t1", "TopicCreated", data! { categoryId: "news", title: "One", authorId: "ann" }),
+        ("t2", "TopicCreated", data! { categoryId: "news", title: "Two", authorId: "bob" }),
+        ("t1", "PostAdded", post("news")),
+        ("t1", "PostAdded", post("news")),
+        ("t1", "TopicMoved", data! { fromCategoryId: "news", toCategoryId: "old" }),
+        ("t1", "PostAdded", post("old")),
+        ("t2", "PostAdded", post("news")),
+    ]);
+    let world = World::new().await;
+    let mut events = truth.clone();
+    events[4].data = data! { categoryId: 7 };
+    world.import(&events).await;
+    let report = world.process(&events).await;
+    assert_eq!((report.total.applied, report.total.parked), (5, 3), "{:?}", report.reasons);
+    world.correct(&truth[4]).await;
+    (world, truth)
+}
+
+/// The next event of the parked topic.
+fn next_post(truth: &[RecordedEvent]) -> RecordedEvent {
+    let last = &truth[6];
+    RecordedEvent { version: last.version.next(), event_id: "next".into(), ..last.clone() }
+}
+
+async fn entries(world: &World) -> Vec<Parked> {
+    world.worker.store().parked().await.expect("the parking table")
+}
+
+async fn only_entry(world: &World) -> Parked {
+    let [entry] = &entries(world).await[..] else { panic!("one is parked: {:?}", entries(world).await) };
+    entry.clone()
+}
+
+async fn redrive(worker: &Worker, entry: &Parked) -> Redriven {
+    worker.redrive(entry, Trust::Row, Deadline::NONE).await.expect("the store answers")
+}
+
+/// Redrives the one that is parked.
+async fn redrive_only(world: &World) -> Redriven {
+    redrive(&world.worker, &only_entry(world).await).await
+}
+
+fn mended(applied: u64) -> Redriven {
+    Redriven::Mended { applied, reprojected: false }
+}
+
+fn still(redriven: Redriven) -> String {
+    let Redriven::Parked(reason) = redriven else { panic!("still parked") };
+    reason
+}
+
+/// Its row and what it shares are the fold, and nothing is parked.
+async fn assert_exact(world: &World, rules: &'static [&'static dyn Rule], truth: &[RecordedEvent], case: &str) {
+    assert_eq!(world.rows().await, fold(Registry::new(rules), truth), "{case}");
+    assert_eq!(entries(world).await, [], "{case}");
+}
+
+#[tokio::test]
+async fn once_the_event_store_is_corrected_a_redrive_ends_in_the_fold_with_all_that_came_while_parked() {
+    let (world, truth) = parked_topic().await;
+    assert_eq!(redrive_only(&world).await, mended(3));
+    assert_exact(&world, projections::ALL, &truth, "").await;
+    assert!(world.row("forum-counters", "old").await.ends_with("postCount=3 topicCount=1"));
+    // And life goes on.
+    let next = next_post(&truth);
+    assert_eq!(world.process(std::slice::from_ref(&next)).await.total.applied, 1);
+    assert_exact(&world, projections::ALL, &[truth, vec![next]].concat(), "").await;
+}
+
+#[tokio::test]
+async fn a_topic_deleted_while_it_was_parked_takes_back_all_it_counted() {
+    let (world, mut truth) = parked_topic().await;
+    let deleted = RecordedEvent { event_type: "TopicDeleted".into(), data: data! {}, ..next_post(&truth) };
+    world.import(std::slice::from_ref(&deleted)).await;
+    assert_eq!(world.process(std::slice::from_ref(&deleted)).await.total.parked, 1);
+    truth.push(deleted);
+    assert_eq!(redrive_only(&world).await, mended(4));
+    assert_exact(&world, projections::ALL, &truth, "").await;
+    assert_eq!(world.row("forum-counters", "t1").await, "version=6");
+}
+
+#[tokio::test]
+async fn a_new_rule_that_accepts_the_event_mends_what_the_old_one_parked() {
+    let events = recorded([
+        ("ann", "Came", data! { page: "home", spent: 5 }),
+        ("bob", "Came", data! { page: "home", spent: 7 }),
+        ("ann", "Cursed", data! {}),
+        ("ann", "Came", data! { page: "shop", spent: 9 }),
+    ]);
+    let world = World::with(Registry::new(rules::ODD)).await;
+    world.import(&events).await;
+    assert_eq!(world.process(&events).await.total.parked, 2);
+    let reason = still(redrive_only(&world).await);
+    assert!(reason.contains("panicked"), "{reason}");
+    assert_eq!(redrive(&world.worker_of(rules::LIFTED), &only_entry(&world).await).await, mended(2));
+    assert_eq!(world.row("visits", "home").await, r#"longest=7 spent=7 visitors=["ann","bob"] visits=1"#);
+    assert_eq!(world.row("visits", "ann").await, "curses=1 version=3");
+    assert_eq!(world.rows().await["visits"], fold(Registry::new(rules::LIFTED), &events)["visits"]);
+    assert_eq!(entries(&world).await, []);
+}
+
+#[tokio::test]
+async fn what_is_still_poison_is_parked_again_with_its_first_sighting_kept() {
+    let (world, truth) = parked_topic().await;
+    let mut odd = truth[4].clone();
+    odd.data = data! { categoryId: [] };
+    world.correct(&odd).await;
+    let (before, first) = (world.rows().await, only_entry(&world).await);
+    tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    let reason = still(redrive_only(&world).await);
+    let second = only_entry(&world).await;
+    assert_eq!((second.count, &second.first_seen, second.version), (2, &first.first_seen, Some(3)));
+    assert!(second.last_seen > first.last_seen);
+    assert_eq!((&second.reason, world.rows().await), (&reason, before));
+    world.correct(&truth[4]).await;
+    assert_eq!(redrive_only(&world).await, mended(3));
+    assert_exact(&world, projections::ALL, &truth, "").await;
+}
+
+#[tokio::test]
+async fn a_second_poison_event_parks_at_its_own_version_and_what_is_before_it_counts() {
+    let (world, mut truth) = parked_topic().await;
+    let mut poison = next_post(&truth);
+    poison.data = data! { categoryId: 8 };
+    world.import(std::slice::from_ref(&poison)).await;
+    still(redrive_only(&world).await);
+    let entry = only_entry(&world).await;
+    assert_eq!((entry.version, entry.count), (Some(6), 2));
+    let (_, payload) = world.worker.store().parked_entry("forum-counters", "t1", Deadline::NONE).await.expect("read").expect("there");
+    assert!(payload.contains(r#""N":"8""#), "{payload}");
+    poison.data = post("old");
+    world.correct(&poison).await;
+    truth.push(poison);
+    assert_eq!(redrive_only(&world).await, mended(1));
+    assert_exact(&world, projections::ALL, &truth, "").await;
+}
+
+/// Another worker is brought the next event before each call of a redrive in turn: between taking the mark off and reading, too.
+#[tokio::test]
+async fn an_event_that_the_stream_brings_at_any_moment_of_a_redrive_counts_once() {
+    for k in 1.. {
+        let (world, mut truth) = parked_topic().await;
+        let next = next_post(&truth);
+        let world = Arc::new(world);
+        let tapped = world.tapped({
+            let (world, next) = (world.clone(), next.clone());
+            move |call: &Call<'_>| {
+                let (world, next) = (world.clone(), next.clone());
+                let delivered = async move {
+                    world.import(std::slice::from_ref(&next)).await;
+                    let report = world.process(&[next]).await;
+                    assert_eq!(report.total.failed, 0, "{:?}", report.reasons);
+                };
+                if call.number == k { Fault::Meanwhile(Box::pin(delivered)) } else { Fault::None }
+            }
+        });
+        let redriven = redrive(&tapped.worker, &only_entry(&world).await).await;
+        if tapped.calls().len() < k {
+            assert!(k > 6, "a redrive takes some calls");
+            return;
+        }
+        assert!(matches!(redriven, Redriven::Mended { .. }), "at call {k}: {redriven:?}");
+        truth.push(next);
+        assert_exact(&world, projections::ALL, &truth, &format!("at call {k}")).await;
+    }
+}
+
+/// A network on which calls of different workers come in between each other, differently by seed.
+fn jittery(world: &World, seed: u64) -> crate::world::Tapped {
+    let random = std::sync::Mutex::new(fastrand::Rng::with_seed(seed));
+    world.tapped(move |_| {
+        let turns = random.lock().expect("no test panics while it holds this").u32(0..6);
+        Fault::Meanwhile(Box::pin(async move {
+            for _ in 0..turns {
+                tokio::task::yield_now().await;
+            }
+        }))
+    })
+}
+
+#[tokio::test]
+async fn redrives_that_race_each_other_and_the_stream_end_in_the_fold() {
+    for seed in 0..25 {
+        let (world, mut truth) = parked_topic().await;
+        let entry = only_entry(&world).await;
+        let more: Vec<_> = (0_u64..4)
+            .map(|at| {
+                let next = next_post(&truth);
+                RecordedEvent { version: Version(next.version.0 + at), event_id: format!("next-{at}").into(), ..next }
+            })
+            .collect();
+        let tapped: Vec<_> = (0..3).map(|at| jittery(&world, 3 * seed + at)).collect();
+        let live = async {
+            for event in &more {
+                tapped[0]
+                    .worker
+                    .store()
+                    .import(&event.aggregate, event.version, projection_worker::item::encode_event(event))
+                    .await
+                    .expect("imported");
+                let batch = records(&[truth.as_slice(), std::slice::from_ref(event)].concat());
+                let report = tapped[0].worker.process(&batch, Deadline::NONE).await;
+                assert_eq!(report.total.failed, 0, "{:?}", report.reasons);
+            }
+        };
+        tokio::join!(live, redrive(&tapped[1].worker, &entry), redrive(&tapped[2].worker, &entry));
+        // The worker may have parked it once more on what it had been brought before the correction.
+        for entry in entries(&world).await {
+            redrive(&world.worker, &entry).await;
+        }
+        truth.extend(more);
+        assert_exact(&world, projections::ALL, &truth, &format!("seed {seed}")).await;
+    }
+}
+
+/// Kills a redrive at its `k`-th call, for every `k`, and then redrives what is still parked.
+async fn kill_at_every_call(hang: fn() -> Fault) {
+    for k in 1.. {
+        let (world, truth) = parked_topic().await;
+        let entry = only_entry(&world).await;
+        let tapped = world.tapped(move |call: &Call<'_>| if call.number == k { hang() } else { Fault::None });
+        let killed = tokio::select! {
+            biased;
+            () = tapped.hung.notified() => true,
+            _ = redrive(&tapped.worker, &entry) => false,
+        };
+        let left = entries(&world).await;
+        assert!(
+            !left.is_empty() || world.rows().await == fold(registry(), &truth),
+            "killed at call {k}: forgotten before its row is exact"
+        );
+        for entry in left {
+            assert!(matches!(redrive(&world.worker, &entry).await, Redriven::Mended { .. }), "killed at call {k}");
+        }
+        assert_exact(&world, projections::ALL, &truth, &format!("killed at call {k}")).await;
+        if !killed {
+            assert!(k > 6, "a redrive takes some calls");
+            return;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_redrive_killed_before_any_call_is_applied_is_taken_up_by_the_next() {
+    kill_at_every_call(|| Fault::HungBefore).await;
+}
+
+#[tokio::test]
+async fn a_redrive_killed_after_any_call_is_applied_counts_nothing_twice() {
+    kill_at_every_call(|| Fault::HungAfter).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_answer_of_any_call_changes_neither_rows_nor_counts() {
+    for k in 1.. {
+        let (world, truth) = parked_topic().await;
+        let lost = move |call: &Call<'_>| if call.number == k { Fault::Lost } else { Fault::None };
+        let tapped = world.tapped(lost);
+        assert_eq!(redrive(&tapped.worker, &only_entry(&world).await).await, mended(3), "at call {k}");
+        assert_exact(&world, projections::ALL, &truth, &format!("at call {k}")).await;
+        if tapped.calls().len() < k {
+            break;
+        }
+    }
+    for k in 1.. {
+        let (world, truth) = parked_topic().await;
+        let mut poison = truth[4].clone();
+        poison.data = data! { categoryId: 7 };
+        world.correct(&poison).await;
+        let tapped = world.tapped(move |call: &Call<'_>| if call.number == k { Fault::Lost } else { Fault::None });
+        still(redrive(&tapped.worker, &only_entry(&world).await).await);
+        assert_eq!(only_entry(&world).await.count, 2, "at call {k}");
+        if tapped.calls().len() < k {
+            break;
+        }
+    }
+}
+
+/// Redrives while a second poison event is brought before the call that deletes the entry, perhaps after `before` happened.
+async fn parked_again_before_it_is_forgotten(lose_first: bool, another_redrives: bool) {
+    let (world, truth) = parked_topic().await;
+    let entry = only_entry(&world).await;
+    let world = Arc::new(world);
+    let mut poison = next_post(&truth);
+    poison.data = data! { categoryId: 8 };
+    let deletes = Arc::new(AtomicUsize::new(0));
+    let tapped = world.tapped({
+        let (world, entry, poison) = (world.clone(), entry.clone(), poison.clone());
+        move |call: &Call<'_>| {
+            let at = if call.body.contains(r#""Delete""#) { deletes.fetch_add(1, Relaxed) } else { return Fault::None };
+            if lose_first && at == 0 {
+                return Fault::Lost;
+            }
+            let (world, entry, poison) = (world.clone(), entry.clone(), poison.clone());
+            let happens = async move {
+                if another_redrives {
+                    assert_eq!(redrive(&world.worker, &entry).await, mended(0));
+                }
+                // A new sighting, at another time.
+                std::thread::sleep(std::time::Duration::from_millis(2));
+                world.import(std::slice::from_ref(&poison)).await;
+                assert_eq!(world.process(&[poison]).await.total.parked, 1);
+            };
+            if at == usize::from(lose_first) { Fault::Meanwhile(Box::pin(happens)) } else { Fault::None }
+        }
+    });
+    let reason = still(redrive(&tapped.worker, &entry).await);
+    assert!(reason.contains("parked it meanwhile"), "{reason}");
+    let left = only_entry(&world).await;
+    assert_eq!((left.version, left.count), (Some(6), if lose_first || another_redrives { 1 } else { 2 }));
+    assert!(world.row("forum-counters", "t1").await.contains("parked=true"));
+    poison.data = post("old");
+    world.correct(&poison).await;
+    assert_eq!(redrive_only(&world).await, mended(1));
+    assert_exact(&world, projections::ALL, &[truth, vec![poison]].concat(), "").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_aggregate_that_is_parked_again_meanwhile_keeps_its_entry() {
+    parked_again_before_it_is_forgotten(false, false).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_entry_that_was_deleted_and_parked_anew_is_not_taken_for_the_old_one() {
+    parked_again_before_it_is_forgotten(false, true).await;
+    // The same, where it was this redrive's own try that deleted it, and its answer was lost.
+    parked_again_before_it_is_forgotten(true, false).await;
+}
+
+#[tokio::test]
+async fn a_row_on_another_history_is_projected_anew_as_far_as_the_event_store_reaches() {
+    let (world, truth) = (World::new().await, account("alice", &["1", "2", "4"]));
+    let other: Vec<_> = account("alice", &["1", "20", "40"]).iter().map(impostor).collect();
+    world.process(&other).await;
+    world.import(&truth).await;
+    assert_eq!(world.process(&truth[2..]).await.total.parked, 1);
+    let entry = only_entry(&world).await;
+    assert!(entry.reason.starts_with("history diverged"), "{}", entry.reason);
+    assert_eq!(redrive(&world.worker, &entry).await, Redriven::Mended { applied: 0, reprojected: true });
+    assert_exact(&world, projections::ALL, &truth, "").await;
+}
+
+#[tokio::test]
+async fn shares_of_a_row_on_another_history_follow_it_and_later_events_count_too() {
+    let (world, truth) = parked_topic().await;
+    redrive_only(&world).await;
+    // The store is restored to before the move, and something else has happened since: the row stands on version 5, and only
+    // its id tells.
+    let mut other = truth.clone();
+    for event in other.iter_mut().filter(|event| event.aggregate.as_str() == "t1" && event.version >= Version(4)) {
+        *event = impostor(event);
+        event.event_type = "PostAdded".into();
+        event.data = post("news");
+        world.correct(event).await;
+    }
+    let more = RecordedEvent { data: post("news"), ..next_post(&other) };
+    world.import(std::slice::from_ref(&more)).await;
+    assert_eq!(world.process(&[other[6].clone(), more.clone()]).await.total.parked, 2);
+    assert_eq!(redrive_only(&world).await, Redriven::Mended { applied: 0, reprojected: true });
+    other.push(more);
+    let (rows, mut expected) = (world.rows().await, fold(registry(), &other));
+    // What was once added to a category is taken back, and leaves a zero; when it was last posted to is never taken back.
+    assert!(world.row("forum-counters", "old").await.ends_with("postCount=0 topicCount=0"));
+    expected.get_mut("forum-counters").expect("there").insert("old".into(), rows["forum-counters"][&"old".into()].clone());
+    assert_eq!((rows, entries(&world).await), (expected, vec![]));
+}
+
+#[tokio::test]
+async fn a_row_ahead_of_the_event_store_stays_parked_until_the_store_reaches_it() {
+    let events = recorded(
+        (0..5).map(|at| ("villa", "Built", Value::Map([("site".into(), "hill".into()), ("rooms".into(), (at + 1_u64).into())].into()))),
+    );
+    let world = World::with(Registry::new(rules::HOUSES_1)).await;
+    world.process(&events).await;
+    world.import(&events[..2]).await;
+    let worker = world.worker_of(rules::HOUSES_2);
+    assert_eq!(worker.process(&records(&events[..1]), Deadline::NONE).await.total.parked, 1);
+    let before = world.rows().await;
+    let entry = only_entry(&world).await;
+    assert_eq!(entry.version, Some(3));
+    assert!(entry.reason.contains("the event store ends before the row does"), "{}", entry.reason);
+    let reason = still(redrive(&worker, &entry).await);
+    assert!(reason.starts_with("the event store does not have version 3") && reason.contains("ends before the row does"), "{reason}");
+    // Others have happened since the store was restored, and not yet as many as the row has seen.
+    let since: Vec<_> = events[2..].iter().map(impostor).collect();
+    world.import(&since[..1]).await;
+    let reason = still(redrive(&worker, &entry).await);
+    assert!(reason.contains("ends before the row does"), "{reason}");
+    assert_eq!((only_entry(&world).await.version, only_entry(&world).await.count, world.rows().await), (Some(4), 2, before));
+    world.import(&since[1..]).await;
+    assert_eq!(redrive(&worker, &only_entry(&world).await).await, Redriven::Mended { applied: 0, reprojected: true });
+    assert_exact(&world, rules::HOUSES_2, &[&events[..2], &since].concat(), "").await;
+}
+
+#[tokio::test]
+async fn an_event_that_only_the_parking_table_has_is_never_forgotten() {
+    let world = World::new().await;
+    let mut events = account("alice", &["1", "2"]);
+    events[1].data = data! { amount: "two" };
+    world.import(&events[..1]).await;
+    world.process(&events).await;
+    let (entry, before) = (only_entry(&world).await, world.rows().await);
+    let reason = still(redrive(&world.worker, &entry).await);
+    assert!(reason.starts_with("the event store does not have version 2") && reason.contains("`amount`"), "{reason}");
+    assert_eq!((only_entry(&world).await, world.rows().await), (entry, before));
+}
+
+#[tokio::test]
+async fn a_row_of_a_newer_revision_fails_and_stays_as_it_is() {
+    let events = recorded([("tent", "Built", data! { site: "hill", rooms: 1 }), ("tent", "Built", data! { site: "hill", rooms: 0 })]);
+    let world = World::with(Registry::new(rules::HOUSES_2)).await;
+    world.import(&events).await;
+    world.process(&events).await;
+    let (entry, before) = (only_entry(&world).await, world.rows().await);
+    let failed = world.worker_of(rules::HOUSES_1).redrive(&entry, Trust::Row, Deadline::NONE).await.expect_err("old");
+    assert!(failed.to_string().contains("written by revision 2"), "{failed}");
+    let failed = world.worker_of(rules::ODD).redrive(&entry, Trust::Row, Deadline::NONE).await.expect_err("unknown");
+    assert_eq!(failed.to_string(), "no projection `houses` is in this program, which has records, visits, spreads");
+    assert_eq!((only_entry(&world).await, world.rows().await), (entry, before));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_row_that_something_else_wrote_and_that_takes_no_write_fails_and_is_given_up() {
+    use aws_sdk_dynamodb::types::AttributeValue::{N, S};
+    let (world, events) = (World::new().await, account("alice", &["1", "2"]));
+    world.import(&events).await;
+    let client = world.embedded.client();
+    let put = |table: &str| client.put_item().table_name(table);
+    // A watermark, and no revision that any condition could name.
+    let row = put("account-summary").item("accountId", S("alice".into())).item("version", N("1".into()));
+    row.item("parkedAt", S("then".into())).send().await.expect("put");
+    let entry = put("parked").item("aggregateId", S("alice".into())).item("projection", S("account-summary".into()));
+    let entry = entry.item("version", N("2".into())).item("reason", S("as planned".into())).item("count", N("1".into()));
+    entry.item("firstSeen", S("then".into())).item("lastSeen", S("then".into())).send().await.expect("put");
+    let parked = only_entry(&world).await;
+    let failed = world.worker.redrive(&parked, Trust::Row, Deadline::NONE).await.expect_err("nothing takes it");
+    assert!(failed.to_string().contains("keeps refusing"), "{failed}");
+    assert_eq!(only_entry(&world).await, parked);
+}
+
+/// How many items the parking table has, parts of payloads included.
+async fn items_parked(world: &World) -> usize {
+    world.embedded.client().scan().table_name("parked").send().await.expect("read").items().len()
+}
+
+#[tokio::test]
+async fn a_payload_in_several_parts_is_shown_whole_and_goes_whole() {
+    let world = World::new().await;
+    let truth = account("alice", &["1", "2"]);
+    let poison = |note: &str| RecordedEvent {
+        data: Value::Map([("amount".into(), "two".into()), ("note".into(), note.into())].into()),
+        ..truth[1].clone()
+    };
+    // As JSON each of these lines' ends has two characters.
+    let lines = "ä\n".repeat(120_000);
+    let long = poison(&lines);
+    let events = [truth[0].clone(), long.clone()];
+    world.import(&events).await;
+    world.process(&events).await;
+    let payload = async |world: &World| {
+        let entry = world.worker.store().parked_entry("account-summary", "alice", Deadline::NONE).await.expect("read");
+        entry.expect("there").1
+    };
+    assert_eq!(items_parked(&world).await, 2);
+    let whole: Json = serde_json::from_str(&payload(&world).await).expect("one JSON document");
+    assert!(whole["eventData"]["M"]["note"]["S"] == lines);
+    // Parked again with a payload of one part, it is not followed by what is left of the long one.
+    world.correct(&poison("short")).await;
+    still(redrive_only(&world).await);
+    let short: Json = serde_json::from_str(&payload(&world).await).expect("one JSON document");
+    assert_eq!(short["eventData"]["M"]["note"]["S"], "short");
+    world.correct(&truth[1]).await;
+    assert_eq!(redrive_only(&world).await, mended(1));
+    assert_exact(&world, projections::ALL, &truth, "").await;
+    assert_eq!(items_parked(&world).await, 0);
+}
+
+/// The stream's record of an event, with something missing that its aggregate's projections can only be told by.
+fn nameless(event: &RecordedEvent) -> Box<RawValue> {
+    let mut record: Json = serde_json::from_str(record(event, 1).get()).expect("JSON");
+    record["dynamodb"]["NewImage"].as_object_mut().expect("an item").remove("eventType");
+    serde_json::value::to_raw_value(&record).expect("JSON")
+}
+
+#[tokio::test]
+async fn a_nameless_record_is_mended_by_the_event_that_the_store_has_in_its_place() {
+    let (world, events) = (World::new().await, account("alice", &["1", "2", "4"]));
+    world.import(&events).await;
+    world.process(&events[..1]).await;
+    assert_eq!(world.worker.process(&[nameless(&events[1])], Deadline::NONE).await.total.parked, 1);
+    let entry = only_entry(&world).await;
+    assert_eq!((entry.projection.as_str(), entry.version), (NO_PROJECTION, Some(2)));
+    assert_eq!(redrive(&world.worker, &entry).await, mended(2));
+    assert_exact(&world, projections::ALL, &events, "").await;
+    assert_eq!(redrive(&world.worker, &entry).await, mended(0), "it is gone");
+}
+
+#[tokio::test]
+async fn a_record_that_stays_unreadable_stays_parked_and_counts_its_sightings() {
+    let (world, events) = (World::new().await, account("alice", &["1", "2"]));
+    let nothing = serde_json::value::to_raw_value(&json!({"eventID": "odd", "dynamodb": {}})).expect("JSON");
+    world.worker.process(&[nameless(&events[1]), nothing], Deadline::NONE).await;
+    for (count, entry) in [(2, 0), (2, 1), (3, 0)] {
+        let before = entries(&world).await[entry].clone();
+        assert_eq!(still(redrive(&world.worker, &before).await), before.reason);
+        let after = entries(&world).await[entry].clone();
+        assert_eq!((after.count, after.first_seen, after.version), (count, before.first_seen, before.version));
+    }
+    assert_eq!(world.row("account-summary", "alice").await, "", "nobody can tell that it concerns this projection");
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_tries_to_park_a_record_have_one_token_so_that_its_sighting_counts_once() {
+    let world = World::new().await;
+    let odd = serde_json::value::to_raw_value(&json!({"eventID": "odd"})).expect("JSON");
+    let tokens = Arc::<std::sync::Mutex<BTreeSet<String>>>::default();
+    let tapped = world.tapped({
+        let tokens = tokens.clone();
+        move |call| {
+            let body: Json = serde_json::from_str(call.body).expect("JSON");
+            let token = body["ClientRequestToken"].as_str().expect("a token").to_owned();
+            tokens.lock().expect("no test panics while it holds this").insert(token);
+            if call.number < 3 { Fault::error(500, "InternalServerError") } else { Fault::None }
+        }
+    });
+    assert_eq!(tapped.worker.process(&[odd], Deadline::NONE).await.total.parked, 1);
+    let tokens = tokens.lock().expect("no test panics while it holds this").len();
+    assert_eq!((tapped.calls().len(), tokens), (3, 1));
+}
+
+#[tokio::test]
+async fn many_records_that_stay_unreadable_are_not_taken_for_a_bad_deployment() {
+    let world = World::new().await;
+    for at in 0..12 {
+        let record = serde_json::value::to_raw_value(&json!({"eventID": format!("odd-{at}")})).expect("JSON");
+        // Each delivered to a worker of its own, so that none stops at its breaker.
+        assert_eq!(world.worker_of(projections::ALL).process(&[record], Deadline::NONE).await.total.parked, 1);
+    }
+    for entry in entries(&world).await {
+        still(redrive(&world.worker, &entry).await);
+    }
+    assert!(entries(&world).await.iter().all(|entry| entry.count == 2));
+}
+
+#[tokio::test]
+async fn a_record_stays_parked_with_its_aggregate() {
+    let (world, truth) = (World::new().await, account("alice", &["1", "2", "4"]));
+    let mut events = truth.clone();
+    events[2].data = data! { amount: "four" };
+    world.import(&events).await;
+    world.worker.process(&[nameless(&events[1])], Deadline::NONE).await;
+    let record = only_entry(&world).await;
+    assert_eq!(still(redrive(&world.worker, &record).await), "its aggregate is parked in account-summary");
+    world.correct(&truth[2]).await;
+    let [still_there, alice] = &entries(&world).await[..] else { panic!("both are parked") };
+    assert_eq!((still_there, alice.version), (&record, Some(3)));
+    assert_eq!(redrive(&world.worker, alice).await, mended(1));
+    assert_eq!(redrive(&world.worker, &record).await, mended(0));
+    assert_exact(&world, projections::ALL, &truth, "").await;
+}
+
+#[tokio::test]
+async fn a_record_that_this_version_can_read_is_worked_as_if_the_stream_had_brought_it() {
+    let (world, events) = (World::new().await, account("alice", &["1"]));
+    let payload = record(&events[0], 1);
+    let parking = Parking {
+        projection: None,
+        aggregate: None,
+        record_id: "once",
+        version: Some(Version(1)),
+        reason: "as planned",
+        payload: payload.get(),
+    };
+    world.worker.store().park_record(&parking, Deadline::NONE).await.expect("parked");
+    assert_eq!(redrive_only(&world).await, mended(1));
+    assert_exact(&world, projections::ALL, &events, "").await;
+}
+
+/// An account with so many events that no rule names between its opening and a deposit.
+fn audited(unnamed: usize) -> Vec<RecordedEvent> {
+    let mut facts = vec![("alice", "AccountOpened", data! { initialDeposit: 1 })];
+    facts.extend((0..unnamed).map(|_| ("alice", "AccountAudited", data! {})));
+    facts.extend([("alice", "MoneyDeposited", data! { amount: 10 }), ("alice", "AccountAudited", data! {})]);
+    recorded(facts)
+}
+
+/// The history without these versions.
+async fn append_with_holes(world: &World, events: &[RecordedEvent], holes: &[u64]) {
+    world.append_all(events).await;
+    for hole in holes {
+        let event = &events[usize::try_from(hole - 1).expect("small")];
+        let item = projection_worker::item::encode_event(event);
+        let request = world.embedded.client().delete_item().table_name("event-store").key("PK", item["PK"].clone());
+        request.key("SK", item["SK"].clone()).send().await.expect("deleted");
+    }
+}
+
+#[tokio::test]
+async fn a_hole_in_the_event_store_parks_until_it_is_filled_and_the_next_one_parks_in_its_place() {
+    for (unnamed, holes) in
+        [(0, [2, 3]), (4, [2, 3]), (4, [3, 5]), (1_200, [2, 500]), (1_200, [2, 1_100]), (1_200, [1_000, 1_001]), (1_200, [700, 1_202])]
+    {
+        let (world, mut events) = (World::new().await, audited(unnamed));
+        if unnamed == 0 {
+            events = account("alice", &["1", "2", "4", "8"]);
+        }
+        append_with_holes(&world, &events, &holes).await;
+        world.process(&events[..1]).await;
+        let last = events.iter().rev().find(|event| &*event.event_type == "MoneyDeposited").expect("a deposit").clone();
+        assert_eq!(world.process(std::slice::from_ref(&last)).await.total.parked, 1);
+        let entry = only_entry(&world).await;
+        assert_eq!(entry.version, Some(holes[0]), "{holes:?}");
+        let reason = still(redrive(&world.worker, &entry).await);
+        assert!(reason.starts_with(&format!("the event store does not have version {}", holes[0])), "{reason}");
+        assert_eq!(only_entry(&world).await, entry, "there is nothing to try");
+        world.correct(&events[usize::try_from(holes[0] - 1).expect("small")]).await;
+        if holes[1] < last.version.0 {
+            let reason = still(redrive_only(&world).await);
+            assert!(reason.contains("does not have this version"), "{reason}");
+            assert_eq!(only_entry(&world).await.version, Some(holes[1]), "{holes:?}");
+            world.correct(&events[usize::try_from(holes[1] - 1).expect("small")]).await;
+        } else {
+            world.correct(&last).await;
+        }
+        assert!(matches!(redrive_only(&world).await, Redriven::Mended { reprojected: false, .. }), "{holes:?}");
+        assert_exact(&world, projections::ALL, &events, &format!("{holes:?}")).await;
+    }
+}
+
+#[tokio::test]
+async fn what_follows_thousands_of_events_that_no_rule_names_is_found() {
+    for unnamed in [998, 999, 1_000, 2_001] {
+        let (world, truth) = (World::new().await, audited(unnamed));
+        let mut events = truth.clone();
+        let deposit = unnamed + 1;
+        events[deposit].data = data! { amount: "ten" };
+        world.append_all(&events).await;
+        world.process(&[&events[..1], &events[deposit..=deposit]].concat()).await;
+        assert_eq!(only_entry(&world).await.version, Some(deposit as u64 + 1));
+        world.correct(&truth[deposit]).await;
+        assert_eq!(redrive_only(&world).await, mended(1), "{unnamed}");
+        assert_exact(&world, projections::ALL, &truth, &format!("{unnamed}")).await;
+    }
+}
+
+#[tokio::test]
+async fn an_aggregate_parked_before_its_first_event_that_nothing_concerns_leaves_no_row() {
+    let events = recorded([("ann", "Cursed", data! {}), ("ann", "Cursed", data! {})]);
+    let world = World::with(Registry::new(rules::ODD)).await;
+    world.import(&events).await;
+    world.process(&events).await;
+    assert_eq!(world.row("visits", "ann").await, "parked=true");
+    let uncursed = world.worker_of(rules::UNCURSED);
+    assert_eq!(redrive(&uncursed, &only_entry(&world).await).await, mended(0));
+    assert_eq!((world.rows().await["visits"].len(), entries(&world).await), (0, vec![]));
+    // What remains of the row is in nobody's way.
+    let left = RecordedEvent { version: Version(3), event_id: "left".into(), event_type: "Left".into(), ..events[1].clone() };
+    world.import(std::slice::from_ref(&left)).await;
+    assert_eq!(uncursed.process(&records(&[left]), Deadline::NONE).await.total.applied, 1);
+    assert_eq!(world.row("visits", "ann").await, "version=3");
+}
+
+#[tokio::test]
+async fn aggregates_of_one_shared_row_are_redriven_at_once() {
+    let world = World::new().await;
+    let truth = recorded((0..12).flat_map(|at| {
+        let id = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l"][at];
+        [(id, "TopicCreated", data! { categoryId: "news", title: "t", authorId: "ann" }), (id, "PostAdded", post("news"))]
+    }));
+    let mut events = truth.clone();
+    events.iter_mut().filter(|event| &*event.event_type == "PostAdded").for_each(|event| event.data = data! { categoryId: 7 });
+    world.import(&events).await;
+    for event in &events {
+        world.worker_of(projections::ALL).process(&records(std::slice::from_ref(event)), Deadline::NONE).await;
+    }
+    for event in &truth {
+        world.correct(event).await;
+    }
+    let (parked, tapped) = (entries(&world).await, jittery(&world, 1));
+    assert_eq!(parked.len(), 12);
+    let redriven: BTreeSet<_> =
+        join_all(parked.iter().map(|entry| redrive(&tapped.worker, entry))).await.iter().map(|redriven| format!("{redriven:?}")).collect();
+    assert_eq!(redriven.len(), 1, "{redriven:?}");
+    assert_exact(&world, projections::ALL, &truth, "").await;
+}

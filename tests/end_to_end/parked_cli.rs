@@ -1,0 +1,248 @@
+//! `projector parked`, as an operator runs it.
+
+use std::{
+    path::Path,
+    process::{Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+};
+
+use projection_vocabulary::{RecordedEvent, Value};
+use projection_worker::{Worker, embedded::Embedded, retry::Deadline, store::Store};
+use serde_json::{Value as Json, json};
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
+    net::{TcpListener, TcpStream},
+    sync::watch,
+};
+
+use crate::world::{World, account, fold, names, recorded, records, registry};
+
+/// Stands in event data, and only `show` may print it.
+const MARKER: &str = "only-show-may-say-this";
+
+/// A world whose database is a file: `projector` may open it once the world is dropped.
+async fn world_in(file: &Path) -> World {
+    let embedded = Embedded::file(file).expect("a database");
+    let worker = Worker::new(Store::new(embedded.client(), names(registry())), registry());
+    worker.store().create_tables(registry()).await.expect("tables");
+    World { embedded, worker }
+}
+
+/// Exit code, output, error output.
+fn projector(arguments: &[&str]) -> (i32, String, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_projector"));
+    let output = command.args(arguments).env_clear().env("RUST_LOG", "debug").stdin(Stdio::null()).output().expect("projector runs");
+    let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
+    (output.status.code().expect("it exits"), text(output.stdout), text(output.stderr))
+}
+
+/// An account's opening that nobody can read, with the marker in it.
+fn poison(id: &str) -> Vec<RecordedEvent> {
+    recorded([(id, "AccountOpened", Value::Map([("initialDeposit".into(), MARKER.into())].into()))])
+}
+
+/// Parks each of these, one worker each, so that none stops at its breaker.
+async fn park(world: &World, events: &[RecordedEvent]) {
+    world.import(events).await;
+    for event in events {
+        let worker = world.worker_of(projections::ALL);
+        assert_eq!(worker.process(&records(std::slice::from_ref(event)), Deadline::NONE).await.total.parked, 1);
+    }
+}
+
+#[tokio::test]
+async fn what_is_parked_is_listed_shown_and_redriven() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("data.db");
+    let data = file.display().to_string();
+    let run = |arguments: &[&str]| projector(&[&["--data", &data, "parked"], arguments].concat());
+    let unreadable = serde_json::value::to_raw_value(&json!({"eventID": "odd", "marker": MARKER})).expect("JSON");
+    {
+        let world = world_in(&file).await;
+        park(&world, &[poison("alice"), poison("bob")].concat()).await;
+        world.worker.process(&[unreadable], Deadline::NONE).await;
+        // Alice's is corrected.
+        world.correct(&account("alice", &["5"])[0]).await;
+    }
+
+    let (code, listed, said) = run(&["list"]);
+    assert_eq!(code, 0, "{said}");
+    for part in ["account-summary  alice", "version 1: the event's data does not fit", "-  record#odd", "once"] {
+        assert!(listed.contains(part), "{part}: {listed}");
+    }
+    let (_, listed, _) = run(&["list", "--projection", "account-summary", "--aggregate", "bob", "--json"]);
+    let line: Json = serde_json::from_str(&listed).expect("one line of JSON");
+    assert_eq!(
+        (&line["projection"], &line["aggregateId"], &line["version"], &line["count"]),
+        (&json!("account-summary"), &json!("bob"), &json!(1), &json!(1))
+    );
+    assert!(
+        line["reason"].as_str().is_some_and(|reason| reason.contains("initialDeposit")) && line["firstSeen"] == line["lastSeen"],
+        "{line}"
+    );
+
+    let (code, shown, _) = run(&["show", "--projection", "account-summary", "--aggregate", "bob"]);
+    assert_eq!(code, 0);
+    let (fields, payload) = shown.split_once("\npayload\n").expect("a payload");
+    assert!(fields.starts_with("projection  account-summary\naggregate   bob\nversion     1\nreason      the event's data"), "{fields}");
+    let payload_json: Json = serde_json::from_str(payload).expect("JSON");
+    assert_eq!(payload_json["eventData"]["M"]["initialDeposit"]["S"], MARKER);
+    assert!(payload.starts_with("{\n  \""), "in lines: {payload}");
+    let (code, shown, _) = run(&["show", "--projection", "-", "--aggregate", "record#odd"]);
+    assert!(code == 0 && shown.contains("version     unknown") && shown.contains(MARKER), "{shown}");
+    let (code, _, said) = run(&["show", "--projection", "account-summary", "--aggregate", "record#odd"]);
+    assert!(code == 1 && said.contains("record#odd is not parked in account-summary"), "{said}");
+
+    let (code, redriven, said) = run(&["redrive", "--all"]);
+    assert_eq!(code, 1);
+    let lines: Vec<_> = redriven.lines().collect();
+    assert_eq!((lines[0], lines[3]), ("mended: account-summary alice: 1 event applied", "3 redriven: 1 mended, 2 still parked, 0 failed"));
+    assert!(lines[1].starts_with("still parked: account-summary bob: the event's data does not fit"), "{redriven}");
+    assert!(lines[2].starts_with("still parked: record#odd: the record is not"), "{redriven}");
+    assert!(said.contains("aggregate parked"), "the log is on: {said}");
+    assert!(!format!("{listed}{redriven}{said}").contains(MARKER), "{listed}{redriven}{said}");
+
+    let rows = {
+        let world = world_in(&file).await;
+        world.correct(&account("bob", &["7"])[0]).await;
+        world.rows().await["account-summary"].len()
+    };
+    assert_eq!(rows, 2, "alice's, and bob's with its mark");
+    let (code, redriven, _) = run(&["redrive", "--projection", "account-summary", "--json"]);
+    assert_eq!(code, 0);
+    let lines: Vec<Json> = redriven.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert_eq!(
+        lines,
+        [
+            json!({"projection": "account-summary", "aggregateId": "bob", "outcome": "mended", "applied": 1, "reprojected": false}),
+            json!({"total": {"mended": 1, "parked": 0, "failed": 0, "notBegun": 0}}),
+        ]
+    );
+    // Once more, there is nothing to do for a projection; an aggregate that is not parked may be a slip of the pen.
+    let (code, redriven, _) = run(&["redrive", "--projection", "account-summary"]);
+    assert_eq!((code, redriven.as_str()), (0, "nothing is parked there: nothing to redrive\n"));
+    let (code, _, said) = run(&["redrive", "--aggregate", "bob"]);
+    assert!(code == 1 && said.contains("bob is not parked"), "{said}");
+    let world = world_in(&file).await;
+    assert_eq!(world.rows().await, fold(registry(), &[account("alice", &["5"]), account("bob", &["7"])].concat()));
+    assert_eq!(world.parked().await.len(), 1);
+}
+
+#[test]
+fn nothing_parked_and_a_command_line_that_says_too_little() {
+    assert_eq!(projector(&["parked", "list"]).1, "no aggregate is parked\n");
+    assert_eq!(projector(&["parked", "list", "--json"]).1, "");
+    assert_eq!(projector(&["parked", "redrive", "--all"]).0, 0);
+    assert_eq!(
+        projector(&["parked", "redrive", "--all", "--json"]).1,
+        "{\"total\":{\"failed\":0,\"mended\":0,\"notBegun\":0,\"parked\":0}}\n"
+    );
+    for (arguments, says) in [
+        (&["parked", "redrive"][..], "--projection <P>|--aggregate <A>|--all"),
+        (&["parked", "redrive", "--all", "--aggregate", "a"], "cannot be used with"),
+        (
+            &["parked", "redrive", "--projection", "accounts"],
+            "no projection `accounts` is in this program, which has account-summary, forum-counters",
+        ),
+        (&["parked", "show", "--aggregate", "a"], "--projection"),
+    ] {
+        let (code, _, said) = projector(arguments);
+        assert!(code == 2 && said.contains(says), "{arguments:?}: {said}");
+    }
+    assert!(projector(&["parked", "show", "--help"]).1.contains("prints event data"));
+}
+
+#[tokio::test]
+async fn ids_of_any_length_and_script_leave_the_terminal_and_its_table_whole() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("data.db");
+    let data = file.display().to_string();
+    let long = "x".repeat(2_000);
+    let odd = "tab\there\u{1b}[2J\u{9b}1m\u{202e}\r\nend";
+    let ids = ["550e8400-e29b-41d4-a716-446655440000", odd, &long, "日本語の口座番号で非常に長い名前のもの、そしてさらに長い"];
+    {
+        let world = world_in(&file).await;
+        park(&world, &ids.map(poison).concat()).await;
+    }
+    let (_, listed, _) = projector(&["--data", &data, "parked", "list"]);
+    // Letters of these scripts are two columns wide, borders and dots are one.
+    let columns = |line: &str| line.chars().map(|char| if ('\u{3000}'..'\u{a000}').contains(&char) { 2 } else { 1 }).sum::<usize>();
+    assert!(listed.lines().all(|line| columns(line) == 80), "{listed}");
+    assert!(!listed.chars().any(|char| char != '\n' && (char.is_control() || char == '\u{202e}')), "{listed:?}");
+    assert!(listed.contains(ids[0]) && listed.contains("x…x") && listed.contains(r"tab\there\u{1b}[2J"), "{listed}");
+
+    let (_, lines, _) = projector(&["--data", &data, "parked", "list", "--json"]);
+    assert!(!lines.chars().any(|char| char != '\n' && (char.is_control() || char == '\u{202e}')), "{lines:?}");
+    let exact: Vec<Json> = lines.lines().map(|line| serde_json::from_str::<Json>(line).expect("JSON")["aggregateId"].clone()).collect();
+    assert!(ids.iter().all(|id| exact.contains(&json!(id))), "{lines}");
+    let (code, shown, _) = projector(&["--data", &data, "parked", "show", "--projection", "account-summary", "--aggregate", odd]);
+    assert!(code == 0 && !shown.chars().any(|char| char != '\n' && (char.is_control() || char == '\u{202e}')), "{shown:?}");
+    let (_, redriven, _) = projector(&["--data", &data, "parked", "redrive", "--all"]);
+    assert!(!redriven.chars().any(|char| char != '\n' && char.is_control()) && redriven.lines().count() == 5, "{redriven:?}");
+}
+
+/// An address that forwards to another, and holds every `UpdateItem` until it is opened.
+async fn gate(upstream: String, open: watch::Receiver<bool>, held: Arc<AtomicUsize>) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            let server = TcpStream::connect(upstream.trim_start_matches("http://")).await.expect("the database is served");
+            let (mut open, held) = (open.clone(), held.clone());
+            let ((mut from_client, mut to_client), (mut from_server, mut to_server)) = (client.into_split(), server.into_split());
+            tokio::spawn(async move { tokio::io::copy(&mut from_server, &mut to_client).await });
+            tokio::spawn(async move {
+                let mut bytes = vec![0; 65_536];
+                while let Ok(count @ 1..) = from_client.read(&mut bytes).await {
+                    if bytes[..count].windows(11).any(|window| window == b".UpdateItem") {
+                        held.fetch_add(1, Relaxed);
+                        open.wait_for(|open| *open).await.expect("the test goes on");
+                    }
+                    to_server.write_all(&bytes[..count]).await.expect("the database is served");
+                }
+            });
+        }
+    });
+    url
+}
+
+#[tokio::test]
+async fn an_interrupted_redrive_ends_what_it_began_and_the_next_one_does_the_rest() {
+    let (world, ids) = (World::new().await, (0..12).map(|at| format!("account-{at}")).collect::<Vec<_>>());
+    park(&world, &ids.iter().flat_map(|id| poison(id)).collect::<Vec<_>>()).await;
+    let truth: Vec<_> = ids.iter().flat_map(|id| account(id, &["1"])).collect();
+    for event in &truth {
+        world.correct(event).await;
+    }
+    let ((opener, open), held) = (watch::channel(false), Arc::<AtomicUsize>::default());
+    let url = gate(world.serve().await, open, held.clone()).await;
+    let run = || {
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_projector"));
+        command.args(["--endpoint-url", &url, "parked", "redrive", "--all"]).env_clear().stdin(Stdio::null());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true).spawn().expect("projector runs")
+    };
+    let mut child = run();
+    // Eight at once.
+    while held.load(Relaxed) < 8 {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    let id = child.id().expect("it runs").to_string();
+    assert!(Command::new("kill").args(["-INT", &id]).status().expect("kill runs").success());
+    let mut errors = BufReader::new(child.stderr.take().expect("a pipe"));
+    let mut said = String::new();
+    errors.read_line(&mut said).await.expect("read");
+    assert_eq!(said, "interrupted: what has begun is brought to its end\n");
+    opener.send(true).expect("the gate is there");
+    errors.read_to_string(&mut said).await.expect("read");
+    let output = child.wait_with_output().await.expect("it ends");
+    assert_eq!(output.status.code(), Some(130), "{said}");
+    assert!(said.ends_with("interrupted: 4 not begun; run the same command again, nothing counts twice\n"), "{said}");
+    assert!(String::from_utf8_lossy(&output.stdout).ends_with("8 redriven: 8 mended, 0 still parked, 0 failed\n"));
+    let output = run().wait_with_output().await.expect("it ends");
+    assert_eq!(output.status.code(), Some(0));
+    assert!(String::from_utf8_lossy(&output.stdout).ends_with("4 redriven: 4 mended, 0 still parked, 0 failed\n"));
+    assert_eq!((world.rows().await, world.parked().await), (fold(registry(), &truth), vec![]));
+}

@@ -46,7 +46,7 @@ pub fn sort<E: ProvideErrorMetadata>(error: SdkError<E>) -> Failure<E> {
         SdkError::ServiceError(context) => {
             let status = context.raw().status().as_u16();
             let error = context.into_err();
-            let code = error.code().unwrap_or("no code").to_owned();
+            let code = error.code().unwrap_or("no readable answer").to_owned();
             match code.as_str() {
                 "ValidationException" | "ItemCollectionSizeLimitExceededException" => Failure::Invalid(invalid_reason(error.message())),
                 "ProvisionedThroughputExceededException"
@@ -59,7 +59,8 @@ pub fn sort<E: ProvideErrorMetadata>(error: SdkError<E>) -> Failure<E> {
                 "TransactionInProgressException" | "InternalServerError" | "InternalFailure" | "ServiceUnavailable" => {
                     Failure::Passing { class: code, applied_maybe: true }
                 }
-                _ if status >= 500 => Failure::Passing { class: code, applied_maybe: true },
+                // Below 400 it was an answer to what was done, and its body cannot be read.
+                _ if !(400..500).contains(&status) => Failure::Passing { class: code, applied_maybe: true },
                 _ => Failure::Other(error),
             }
         }

@@ -60,6 +60,17 @@ async fn what_fails_before_it_is_applied_is_tried_again_and_counts_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_answer_that_nobody_can_read_is_asked_for_again() {
+    for (status, body) in [(200, "<html>"), (200, r#"{"ConsumedCapacity":{"#), (502, "<html>")] {
+        let world = World::new().await;
+        let tapped = world.tapped(move |call| if call.number <= 5 { Fault::Answer(status, body.to_owned()) } else { Fault::None });
+        let report = tapped.worker.process(&records(&mixed()), Deadline::NONE).await;
+        assert_eq!(applied(&report), [8, 0, 0, 0], "{status} {body}: {:?}", report.reasons);
+        assert_eq!(world.rows().await, fold(registry(), &mixed()), "{status} {body}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_write_whose_answer_is_lost_counts_once_and_is_reported_as_applied() {
     for operation in ["UpdateItem", "TransactWriteItems"] {
         let world = World::new().await;

@@ -10,6 +10,8 @@ mod malformed;
 mod odd;
 mod parked;
 mod parked_cli;
+mod processes;
+mod proxy;
 mod replay;
 mod rules;
 mod runtime_api;

@@ -3,6 +3,7 @@
 
 use std::{
     collections::BTreeMap,
+    future::pending,
     process::{Output, Stdio},
     sync::Arc,
     time::{Duration, SystemTime},
@@ -22,8 +23,9 @@ use tokio::{
     sync::{
         Mutex,
         mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
+        oneshot,
     },
-    task::JoinHandle,
+    task::{JoinHandle, JoinSet},
 };
 
 use crate::world::World;
@@ -51,12 +53,15 @@ pub struct Lambda {
     invocations: UnboundedSender<Invocation>,
     answers: UnboundedReceiver<(String, Answer)>,
     invoked: u32,
+    /// The Runtime API, served as long as this value lives.
+    _api: JoinSet<std::io::Result<()>>,
 }
 
 struct Invocation {
     request_id: String,
     deadline: SystemTime,
     payload: String,
+    taken: oneshot::Sender<()>,
 }
 
 struct Service {
@@ -66,13 +71,17 @@ struct Service {
 
 /// The variables that the function has by its configuration and from Lambda, with the world's database as DynamoDB.
 pub async fn environment(world: &World) -> Environment {
-    let dynamodb = world.serve().await;
+    environment_at(&world.serve().await)
+}
+
+/// The same with DynamoDB at this address.
+pub fn environment_at(dynamodb: &str) -> Environment {
     let variables = [
         ("EVENT_STORE_TABLE", "event-store"),
         ("PARKED_TABLE", "parked"),
         ("ACCOUNT_SUMMARY_TABLE", "account-summary"),
         ("FORUM_COUNTERS_TABLE", "forum-counters"),
-        ("AWS_ENDPOINT_URL_DYNAMODB", &dynamodb),
+        ("AWS_ENDPOINT_URL_DYNAMODB", dynamodb),
         ("AWS_REGION", "eu-central-1"),
         ("AWS_ACCESS_KEY_ID", "id"),
         ("AWS_SECRET_ACCESS_KEY", "secret"),
@@ -107,7 +116,8 @@ impl Lambda {
             .route("/2018-06-01/runtime/invocation/{id}/response", post(response))
             .route("/2018-06-01/runtime/invocation/{id}/error", post(error))
             .with_state(service);
-        tokio::spawn(async move { axum::serve(listener, api).await });
+        let mut serving = JoinSet::new();
+        serving.spawn(async move { axum::serve(listener, api).await });
         let mut process = program
             .env_clear()
             .envs(environment)
@@ -119,7 +129,7 @@ impl Lambda {
             .expect("the program starts");
         let stdout = tokio::spawn(read(process.stdout.take().expect("piped")));
         let stderr = tokio::spawn(read(process.stderr.take().expect("piped")));
-        Self { process, stdout, stderr, invocations, answers, invoked: 0 }
+        Self { process, stdout, stderr, invocations, answers, invoked: 0, _api: serving }
     }
 
     /// Invokes the function with plenty of time.
@@ -129,19 +139,39 @@ impl Lambda {
 
     /// Invokes the function with a deadline. Lambda would end the process then; here it goes on.
     pub async fn invoke_until(&mut self, deadline: SystemTime, payload: impl Into<String>) -> Answer {
+        self.invoke_or_kill(deadline, payload, pending()).await.expect("no moment comes")
+    }
+
+    /// Invokes the function, and kills its process at this moment after it has taken the invocation. `None`: it had not
+    /// answered by then, and is dead.
+    pub async fn invoke_or_kill(
+        &mut self,
+        deadline: SystemTime,
+        payload: impl Into<String>,
+        moment: impl Future<Output = ()>,
+    ) -> Option<Answer> {
         self.invoked += 1;
         let request_id = format!("request-{}", self.invoked);
-        let invocation = Invocation { request_id: request_id.clone(), deadline, payload: payload.into() };
+        let (taken, is_taken) = oneshot::channel();
+        let invocation = Invocation { request_id: request_id.clone(), deadline, payload: payload.into(), taken };
         self.invocations.send(invocation).unwrap_or_else(|_| panic!("the Runtime API is served as long as the test runs"));
-        let answer = async {
+        let moment = async {
+            is_taken.await.expect("the Runtime API is served as long as the test runs");
+            moment.await;
+        };
+        let end = async {
             tokio::select! {
-                answer = self.answers.recv() => answer.expect("the Runtime API is served as long as the test runs"),
+                answer = self.answers.recv() => Some(answer.expect("the Runtime API is served as long as the test runs")),
+                () = moment => None,
                 status = self.process.wait() => panic!("the process ended: {status:?}"),
             }
         };
-        let (answered, answer) = tokio::time::timeout(PLENTY, answer).await.expect("an answer");
+        let Some((answered, answer)) = tokio::time::timeout(PLENTY, end).await.expect("an answer") else {
+            self.process.kill().await.expect("it still runs");
+            return None;
+        };
         assert_eq!(answered, request_id);
-        answer
+        Some(answer)
     }
 
     /// Ends the process, and returns what it wrote until then.
@@ -165,7 +195,7 @@ async fn read(mut pipe: impl AsyncRead + Unpin) -> Vec<u8> {
 }
 
 async fn next(State(service): State<Arc<Service>>) -> Response {
-    let Some(Invocation { request_id, deadline, payload }) = service.invocations.lock().await.recv().await else {
+    let Some(Invocation { request_id, deadline, payload, taken }) = service.invocations.lock().await.recv().await else {
         return StatusCode::GONE.into_response();
     };
     let deadline_ms = deadline.duration_since(SystemTime::UNIX_EPOCH).expect("after 1970").as_millis().to_string();
@@ -175,6 +205,8 @@ async fn next(State(service): State<Arc<Service>>) -> Response {
         ("lambda-runtime-invoked-function-arn", "arn:aws:lambda:eu-central-1:123456789012:function:projection-worker".to_owned()),
         ("content-type", "application/json".to_owned()),
     ];
+    // Nobody may wait for it any more.
+    let _ = taken.send(());
     (headers, payload).into_response()
 }
 

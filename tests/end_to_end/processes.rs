@@ -135,6 +135,8 @@ enum Fate {
     AnswerLost,
     /// Killed by Lambda at its deadline.
     Deadline(Duration),
+    /// It loses its permissions at its so manieth call.
+    ShutOut(usize),
 }
 
 fn fate(random: &mut Rng) -> Fate {
@@ -147,6 +149,7 @@ fn fate(random: &mut Rng) -> Fate {
         38..44 => Fate::KilledAfter(Duration::from_micros(random.u64(..60_000))),
         44..47 => Fate::AnswerLost,
         47..51 => Fate::Deadline(Duration::from_millis(random.u64(..100))),
+        51..57 => Fate::ShutOut(1 + random.usize(..8)),
         _ => Fate::Lives,
     }
 }
@@ -208,14 +211,16 @@ impl<'a> Place<'a> {
         let lambda = self.lambda.as_mut().expect("one was started");
         let fate = fate(&mut self.random);
         let time = if let Fate::Deadline(time) = fate { time } else { PLENTY };
-        if let Fate::KilledAtCall(nth, applied) = fate {
-            self.door.arm(nth, applied);
+        match fate {
+            Fate::KilledAtCall(nth, applied) => self.door.arm(nth, applied),
+            Fate::ShutOut(nth) => self.door.shut(nth),
+            _ => {}
         }
         let moment = async {
             match fate {
                 Fate::KilledAtCall(..) => self.door.struck().await,
                 Fate::KilledAfter(time) | Fate::Deadline(time) => tokio::time::sleep(time).await,
-                Fate::Lives | Fate::AnswerLost => pending().await,
+                Fate::Lives | Fate::AnswerLost | Fate::ShutOut(_) => pending().await,
             }
         };
         let answer = lambda.invoke_or_kill(SystemTime::now() + time, payload, moment).await;
@@ -296,6 +301,10 @@ impl Shard {
             };
             let Some(batch) = batch else { break };
             let answer = place.deliver(payload(batch.records.iter().map(|(_, record)| &**record))).await;
+            if let poller::Answer::Responded(identifiers) = &answer {
+                let names_one = |identifier: &String| batch.records.iter().any(|(number, _)| number.to_string() == *identifier);
+                assert!(identifiers.iter().all(names_one), "{identifiers:?} are no numbers of the batch");
+            }
             let (discarded, succeeded) = {
                 let mut poller = lock(&self.poller);
                 poller.answer(batch.id, &answer);
@@ -416,7 +425,7 @@ const MET: [(&str, u64); 28] = [
     ("killed at the deadline", 3),
     ("killed after its answer", 5),
     ("answered: all done", 100),
-    ("answered: partial", 5),
+    ("answered: partial", 20),
     ("duplicates", 30),
     ("objects", 4),
     ("logged as healed", 300),
@@ -484,28 +493,45 @@ async fn each_fault_by_itself_costs_tries_and_no_invocation() {
     join_all(PASSING.map(one_batch_amid)).await;
 }
 
+/// Kills a process at its `nth` call, and returns what is logged of the batch by the one after it.
+async fn killed_at(nth: usize, applied: Applied, events: &[RecordedEvent], rows_left: impl AsyncFnOnce(&World)) -> Json {
+    let world = World::new().await;
+    let proxy = Proxy::new(&world, |_| ("", Fault::None)).await;
+    let door = proxy.door().await;
+    door.arm(nth, applied);
+    let mut lambda = Lambda::start_in(environment_at(&door.url)).await;
+    let answer = lambda.invoke_or_kill(SystemTime::now() + PLENTY, batch(events), door.struck()).await;
+    assert_eq!((answer, lambda.stop().await.status.code()), (None, None), "{nth} {applied:?}");
+    proxy.settle().await;
+    rows_left(&world).await;
+
+    let mut lambda = Lambda::start_in(environment_at(&door.url)).await;
+    assert_eq!(lambda.invoke(batch(events)).await, all_done());
+    let differences = differences(&world.rows().await, &fold(registry(), events));
+    assert!(differences.is_empty(), "killed at call {nth}, applied {applied:?}: rows differ:{differences}");
+    logged(&lambda.stop().await, 0)
+}
+
 #[tokio::test]
 async fn a_killed_process_leaves_what_was_applied_and_the_next_one_knows() {
     let events = account("alice", &["1", "2", "3"]);
     for (applied, [row, count]) in
         [(Applied::Never, ["", "applied"]), (Applied::Before, ["balance=6 ", "duplicate"]), (Applied::After, ["balance=6 ", "duplicate"])]
     {
-        let world = World::new().await;
-        let proxy = Proxy::new(&world, |_| ("", Fault::None)).await;
-        let door = proxy.door().await;
-        door.arm(1, applied);
-        let mut lambda = Lambda::start_in(environment_at(&door.url)).await;
-        let answer = lambda.invoke_or_kill(SystemTime::now() + PLENTY, batch(&events), door.struck()).await;
-        assert_eq!((answer, lambda.stop().await.status.code()), (None, None), "{applied:?}");
-        proxy.settle().await;
-        let left = world.row("account-summary", "alice").await;
-        assert!(left.starts_with(row) && left.is_empty() == row.is_empty(), "{applied:?}: {left}");
-
-        let mut lambda = Lambda::start_in(environment_at(&door.url)).await;
-        assert_eq!(lambda.invoke(batch(&events)).await, all_done());
-        assert_eq!(logged(&lambda.stop().await, 0)[count], 3, "{applied:?}");
-        assert_eq!(world.rows().await, fold(registry(), &events), "{applied:?}");
+        let line = killed_at(1, applied, &events, async |world| {
+            let left = world.row("account-summary", "alice").await;
+            assert!(left.starts_with(row) && left.is_empty() == row.is_empty(), "{applied:?}: {left}");
+        });
+        assert_eq!(line.await[count], 3, "{applied:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_may_be_killed_between_the_writes_of_one_event() {
+    // A topic raises its category's last post, and adds to it in a transaction.
+    let events: Vec<_> = history("forum", 2, 20, 3);
+    let moments = (1..=4).flat_map(|nth| [Applied::Never, Applied::Before, Applied::After].map(|applied| (nth, applied)));
+    join_all(moments.map(|(nth, applied)| killed_at(nth, applied, &events, async |_| {}))).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

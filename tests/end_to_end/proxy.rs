@@ -79,6 +79,7 @@ pub struct Door {
 struct DoorState {
     calls: AtomicUsize,
     fatal: Mutex<Option<(usize, Applied)>>,
+    shut_from: Mutex<Option<usize>>,
     struck: Notify,
 }
 
@@ -140,9 +141,15 @@ impl Door {
         *lock(&self.state.fatal) = Some((self.state.calls.load(Relaxed) + nth, applied));
     }
 
-    /// No call is fatal.
+    /// From the `nth` call on, none is let through: the process has lost its permissions.
+    pub fn shut(&self, nth: usize) {
+        *lock(&self.state.shut_from) = Some(self.state.calls.load(Relaxed) + nth);
+    }
+
+    /// No call is fatal, and all are let through.
     pub fn disarm(&self) {
         *lock(&self.state.fatal) = None;
+        *lock(&self.state.shut_from) = None;
     }
 
     pub async fn struck(&self) {
@@ -152,9 +159,12 @@ impl Door {
 
 impl DoorState {
     /// Whether this call is the fatal one.
-    fn strikes(&self) -> Option<Applied> {
-        let number = 1 + self.calls.fetch_add(1, Relaxed);
+    fn strikes(&self, number: usize) -> Option<Applied> {
         lock(&self.fatal).take_if(|(fatal, _)| *fatal == number).map(|(_, applied)| applied)
+    }
+
+    fn is_shut(&self, number: usize) -> bool {
+        lock(&self.shut_from).is_some_and(|from| from <= number)
     }
 }
 
@@ -186,7 +196,8 @@ async fn serve(shared: &Shared, door: &DoorState, client: TcpStream) -> io::Resu
         let number = 1 + shared.calls.fetch_add(1, Relaxed);
         shared.arrive(number).await;
         shared.note(request.operation());
-        if let Some(applied) = door.strikes() {
+        let of_door = 1 + door.calls.fetch_add(1, Relaxed);
+        if let Some(applied) = door.strikes(of_door) {
             if applied == Applied::Before {
                 forward(&shared.upstream, &mut upstream, &request).await?;
             }
@@ -196,6 +207,11 @@ async fn serve(shared: &Shared, door: &DoorState, client: TcpStream) -> io::Resu
                 shared.forward_alone(&request).await;
             }
             return Ok(());
+        }
+        if door.is_shut(of_door) {
+            let denied = r#"{"__type":"com.amazon.coral.service#AccessDeniedException","message":"as planned"}"#;
+            client.write_all(&Message::response(400, denied).bytes).await?;
+            continue;
         }
         let (name, fault) = (shared.plan)(&Call { number, operation: request.operation(), body: request.body() });
         if !name.is_empty() {

@@ -302,7 +302,7 @@ fn parked_of(item: &SdkItem) -> Option<Parked> {
         count: number(item, "count")?,
         first_seen: text("firstSeen")?,
         last_seen: text("lastSeen")?,
-        id: text("parkingId")?,
+        id: text("parkingId").unwrap_or_default(),
     })
 }
 

@@ -428,6 +428,38 @@ async fn a_row_ahead_of_the_event_store_stays_parked_until_the_store_reaches_it(
 }
 
 #[tokio::test]
+async fn a_row_ahead_of_a_restored_event_store_is_taken_back_where_the_operator_trusts_the_store() {
+    let events = account("alice", &["1", "2", "4"]);
+    let world = World::new().await;
+    world.import(&events[..2]).await;
+    world.process(&events).await;
+    let other = impostor(&events[2]);
+    assert_eq!(world.process(std::slice::from_ref(&other)).await.total.parked, 1);
+    let entry = only_entry(&world).await;
+    let mended = world.worker.redrive(&entry, Trust::Store, Deadline::NONE).await;
+    assert_eq!(mended.expect("the store answers"), Redriven::Mended { applied: 0, reprojected: true });
+    assert_eq!((world.rows().await, entries(&world).await), (fold(registry(), &events[..2]), vec![]));
+}
+
+#[tokio::test]
+async fn two_that_project_one_row_anew_at_once_add_to_shared_rows_once() {
+    let (world, truth) = parked_topic().await;
+    redrive_only(&world).await;
+    // Somebody has changed what the row says it has contributed; version and revision are as they were.
+    let rule = registry().get("forum-counters").expect("there");
+    let (id, expected) = (truth[1].aggregate.clone(), world.rows().await);
+    let tapped = world.tapped(|_| Fault::None);
+    let again = |worker: &'static str| {
+        let worker = if worker == "one" { &world.worker } else { &tapped.worker };
+        let id = id.clone();
+        async move { worker.catch_up(rule, &id, Trust::Store, Deadline::NONE).await.expect("the store answers") }
+    };
+    let (one, other) = tokio::join!(again("one"), again("other"));
+    assert!(one.reprojected && other.reprojected, "each has done it, one after the other");
+    assert_eq!(world.rows().await, expected);
+}
+
+#[tokio::test]
 async fn an_event_that_only_the_parking_table_has_is_never_forgotten() {
     let world = World::new().await;
     let mut events = account("alice", &["1", "2"]);

@@ -252,11 +252,7 @@ const ALL: &[Mutant] = &[
     mutant(
         "stray-not-kept",
         "a record that names no event is acknowledged and not kept",
-        &[Switched(
-            WORKER,
-            "self.store.park_record(&parking, deadline).await.map_err(|trouble| trouble.to_string())",
-            "{ let _ = (&parking, deadline); Ok(()) }",
-        )],
+        &[Switched(WORKER, "self.store.park_record(&parking, deadline).await?;", "let _ = (&parking, deadline);")],
     ),
     mutant(
         "response-loses-a-failure",

@@ -1,7 +1,6 @@
 //! `projector parked`, as an operator runs it.
 
 use std::{
-    path::Path,
     process::{Command, Stdio},
     sync::{
         Arc,
@@ -10,7 +9,7 @@ use std::{
 };
 
 use projection_vocabulary::{RecordedEvent, Value};
-use projection_worker::{Worker, embedded::Embedded, retry::Deadline, store::Store};
+use projection_worker::retry::Deadline;
 use serde_json::{Value as Json, json};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
@@ -18,23 +17,16 @@ use tokio::{
     sync::watch,
 };
 
-use crate::world::{World, account, fold, names, recorded, records, registry};
+use crate::world::{World, account, fold, recorded, records, registry};
 
 /// Stands in event data, and only `show` may print it.
 const MARKER: &str = "only-show-may-say-this";
 
-/// A world whose database is a file: `projector` may open it once the world is dropped.
-async fn world_in(file: &Path) -> World {
-    let embedded = Embedded::file(file).expect("a database");
-    let worker = Worker::new(Store::new(embedded.client(), names(registry())), registry());
-    worker.store().create_tables(registry()).await.expect("tables");
-    World { embedded, worker }
-}
-
 /// Exit code, output, error output.
-fn projector(arguments: &[&str]) -> (i32, String, String) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_projector"));
-    let output = command.args(arguments).env_clear().env("RUST_LOG", "debug").stdin(Stdio::null()).output().expect("projector runs");
+async fn projector(arguments: &[&str]) -> (i32, String, String) {
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_projector"));
+    let command = command.args(arguments).env_clear().env("RUST_LOG", "debug").stdin(Stdio::null());
+    let output = command.output().await.expect("projector runs");
     let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
     (output.status.code().expect("it exits"), text(output.stdout), text(output.stderr))
 }
@@ -55,25 +47,21 @@ async fn park(world: &World, events: &[RecordedEvent]) {
 
 #[tokio::test]
 async fn what_is_parked_is_listed_shown_and_redriven() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let file = folder.path().join("data.db");
-    let data = file.display().to_string();
-    let run = |arguments: &[&str]| projector(&[&["--data", &data, "parked"], arguments].concat());
+    let world = World::new().await;
+    let url = world.serve().await;
+    let run = async |arguments: &[&str]| projector(&[&["--endpoint-url", &url, "parked"], arguments].concat()).await;
     let unreadable = serde_json::value::to_raw_value(&json!({"eventID": "odd", "marker": MARKER})).expect("JSON");
-    {
-        let world = world_in(&file).await;
-        park(&world, &[poison("alice"), poison("bob")].concat()).await;
-        world.worker.process(&[unreadable], Deadline::NONE).await;
-        // Alice's is corrected.
-        world.correct(&account("alice", &["5"])[0]).await;
-    }
+    park(&world, &[poison("alice"), poison("bob")].concat()).await;
+    world.worker.process(&[unreadable], Deadline::NONE).await;
+    // Alice's is corrected.
+    world.correct(&account("alice", &["5"])[0]).await;
 
-    let (code, listed, said) = run(&["list"]);
+    let (code, listed, said) = run(&["list"]).await;
     assert_eq!(code, 0, "{said}");
     for part in ["account-summary  alice", "version 1: the event's data does not fit", "-  record#odd", "once"] {
         assert!(listed.contains(part), "{part}: {listed}");
     }
-    let (_, listed, _) = run(&["list", "--projection", "account-summary", "--aggregate", "bob", "--json"]);
+    let (_, listed, _) = run(&["list", "--projection", "account-summary", "--aggregate", "bob", "--json"]).await;
     let line: Json = serde_json::from_str(&listed).expect("one line of JSON");
     assert_eq!(
         (&line["projection"], &line["aggregateId"], &line["version"], &line["count"]),
@@ -84,19 +72,19 @@ async fn what_is_parked_is_listed_shown_and_redriven() {
         "{line}"
     );
 
-    let (code, shown, _) = run(&["show", "--projection", "account-summary", "--aggregate", "bob"]);
+    let (code, shown, _) = run(&["show", "--projection", "account-summary", "--aggregate", "bob"]).await;
     assert_eq!(code, 0);
     let (fields, payload) = shown.split_once("\npayload\n").expect("a payload");
     assert!(fields.starts_with("projection  account-summary\naggregate   bob\nversion     1\nreason      the event's data"), "{fields}");
     let payload_json: Json = serde_json::from_str(payload).expect("JSON");
     assert_eq!(payload_json["eventData"]["M"]["initialDeposit"]["S"], MARKER);
     assert!(payload.starts_with("{\n  \""), "in lines: {payload}");
-    let (code, shown, _) = run(&["show", "--projection", "-", "--aggregate", "record#odd"]);
+    let (code, shown, _) = run(&["show", "--projection", "-", "--aggregate", "record#odd"]).await;
     assert!(code == 0 && shown.contains("version     unknown") && shown.contains(MARKER), "{shown}");
-    let (code, _, said) = run(&["show", "--projection", "account-summary", "--aggregate", "record#odd"]);
+    let (code, _, said) = run(&["show", "--projection", "account-summary", "--aggregate", "record#odd"]).await;
     assert!(code == 1 && said.contains("record#odd is not parked in account-summary"), "{said}");
 
-    let (code, redriven, said) = run(&["redrive", "--all"]);
+    let (code, redriven, said) = run(&["redrive", "--all"]).await;
     assert_eq!(code, 1);
     let lines: Vec<_> = redriven.lines().collect();
     assert_eq!((lines[0], lines[3]), ("mended: account-summary alice: 1 event applied", "3 redriven: 1 mended, 2 still parked, 0 failed"));
@@ -105,13 +93,8 @@ async fn what_is_parked_is_listed_shown_and_redriven() {
     assert!(said.contains("aggregate parked"), "the log is on: {said}");
     assert!(!format!("{listed}{redriven}{said}").contains(MARKER), "{listed}{redriven}{said}");
 
-    let rows = {
-        let world = world_in(&file).await;
-        world.correct(&account("bob", &["7"])[0]).await;
-        world.rows().await["account-summary"].len()
-    };
-    assert_eq!(rows, 2, "alice's, and bob's with its mark");
-    let (code, redriven, _) = run(&["redrive", "--projection", "account-summary", "--json"]);
+    world.correct(&account("bob", &["7"])[0]).await;
+    let (code, redriven, _) = run(&["redrive", "--projection", "account-summary", "--json"]).await;
     assert_eq!(code, 0);
     let lines: Vec<Json> = redriven.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
     assert_eq!(
@@ -122,22 +105,21 @@ async fn what_is_parked_is_listed_shown_and_redriven() {
         ]
     );
     // Once more, there is nothing to do for a projection; an aggregate that is not parked may be a slip of the pen.
-    let (code, redriven, _) = run(&["redrive", "--projection", "account-summary"]);
+    let (code, redriven, _) = run(&["redrive", "--projection", "account-summary"]).await;
     assert_eq!((code, redriven.as_str()), (0, "nothing is parked there: nothing to redrive\n"));
-    let (code, _, said) = run(&["redrive", "--aggregate", "bob"]);
+    let (code, _, said) = run(&["redrive", "--aggregate", "bob"]).await;
     assert!(code == 1 && said.contains("bob is not parked"), "{said}");
-    let world = world_in(&file).await;
     assert_eq!(world.rows().await, fold(registry(), &[account("alice", &["5"]), account("bob", &["7"])].concat()));
     assert_eq!(world.parked().await.len(), 1);
 }
 
-#[test]
-fn nothing_parked_and_a_command_line_that_says_too_little() {
-    assert_eq!(projector(&["parked", "list"]).1, "no aggregate is parked\n");
-    assert_eq!(projector(&["parked", "list", "--json"]).1, "");
-    assert_eq!(projector(&["parked", "redrive", "--all"]).0, 0);
+#[tokio::test]
+async fn nothing_parked_and_a_command_line_that_says_too_little() {
+    assert_eq!(projector(&["parked", "list"]).await.1, "no aggregate is parked\n");
+    assert_eq!(projector(&["parked", "list", "--json"]).await.1, "");
+    assert_eq!(projector(&["parked", "redrive", "--all"]).await.0, 0);
     assert_eq!(
-        projector(&["parked", "redrive", "--all", "--json"]).1,
+        projector(&["parked", "redrive", "--all", "--json"]).await.1,
         "{\"total\":{\"failed\":0,\"mended\":0,\"notBegun\":0,\"parked\":0}}\n"
     );
     for (arguments, says) in [
@@ -149,38 +131,35 @@ fn nothing_parked_and_a_command_line_that_says_too_little() {
         ),
         (&["parked", "show", "--aggregate", "a"], "--projection"),
     ] {
-        let (code, _, said) = projector(arguments);
+        let (code, _, said) = projector(arguments).await;
         assert!(code == 2 && said.contains(says), "{arguments:?}: {said}");
     }
-    assert!(projector(&["parked", "show", "--help"]).1.contains("prints event data"));
+    assert!(projector(&["parked", "show", "--help"]).await.1.contains("prints event data"));
 }
 
 #[tokio::test]
 async fn ids_of_any_length_and_script_leave_the_terminal_and_its_table_whole() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let file = folder.path().join("data.db");
-    let data = file.display().to_string();
+    let world = World::new().await;
+    let url = world.serve().await;
+    let run = async |arguments: &[&str]| projector(&[&["--endpoint-url", &url, "parked"], arguments].concat()).await;
     let long = "x".repeat(2_000);
     let odd = "tab\there\u{1b}[2J\u{9b}1m\u{202e}\r\nend";
     let ids = ["550e8400-e29b-41d4-a716-446655440000", odd, &long, "日本語の口座番号で非常に長い名前のもの、そしてさらに長い"];
-    {
-        let world = world_in(&file).await;
-        park(&world, &ids.map(poison).concat()).await;
-    }
-    let (_, listed, _) = projector(&["--data", &data, "parked", "list"]);
+    park(&world, &ids.map(poison).concat()).await;
+    let (_, listed, _) = run(&["list"]).await;
     // Letters of these scripts are two columns wide, borders and dots are one.
     let columns = |line: &str| line.chars().map(|char| if ('\u{3000}'..'\u{a000}').contains(&char) { 2 } else { 1 }).sum::<usize>();
     assert!(listed.lines().all(|line| columns(line) == 80), "{listed}");
     assert!(!listed.chars().any(|char| char != '\n' && (char.is_control() || char == '\u{202e}')), "{listed:?}");
     assert!(listed.contains(ids[0]) && listed.contains("x…x") && listed.contains(r"tab\there\u{1b}[2J"), "{listed}");
 
-    let (_, lines, _) = projector(&["--data", &data, "parked", "list", "--json"]);
+    let (_, lines, _) = run(&["list", "--json"]).await;
     assert!(!lines.chars().any(|char| char != '\n' && (char.is_control() || char == '\u{202e}')), "{lines:?}");
     let exact: Vec<Json> = lines.lines().map(|line| serde_json::from_str::<Json>(line).expect("JSON")["aggregateId"].clone()).collect();
     assert!(ids.iter().all(|id| exact.contains(&json!(id))), "{lines}");
-    let (code, shown, _) = projector(&["--data", &data, "parked", "show", "--projection", "account-summary", "--aggregate", odd]);
+    let (code, shown, _) = run(&["show", "--projection", "account-summary", "--aggregate", odd]).await;
     assert!(code == 0 && !shown.chars().any(|char| char != '\n' && (char.is_control() || char == '\u{202e}')), "{shown:?}");
-    let (_, redriven, _) = projector(&["--data", &data, "parked", "redrive", "--all"]);
+    let (_, redriven, _) = run(&["redrive", "--all"]).await;
     assert!(!redriven.chars().any(|char| char != '\n' && char.is_control()) && redriven.lines().count() == 5, "{redriven:?}");
 }
 

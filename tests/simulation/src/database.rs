@@ -20,10 +20,16 @@ use aws_sdk_dynamodb::{
     },
 };
 
-use crate::expression::{Invalid, Item, Names, Values, holds, key_range, normal, updated};
+use crate::expression::{self, Invalid, Item, Names, Values, holds, key_range, normal, updated, valid};
 
 /// <https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_TransactWriteItems.html>
 const TRANSACTION_ACTIONS_MAX: usize = 100;
+
+/// <https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_BatchGetItem.html>
+const BATCH_GET_KEYS_MAX: usize = 100;
+
+/// The one fault of a key for which a transaction is refused as a whole, and not cancelled with a reason.
+const EMPTY_KEY: Invalid = Invalid("The AttributeValue for a key attribute cannot contain an empty string value");
 
 /// The key of an item: partition and sort key.
 pub type Key = (String, String);
@@ -177,7 +183,12 @@ impl Database {
             .set_expression_attribute_values(input.expression_attribute_values.clone())
             .set_return_values_on_condition_check_failure(input.return_values_on_condition_check_failure.clone())
             .build();
-        let change = self.update(&update.map_err(|_| Invalid("a required member is missing"))?)?;
+        let update = update.map_err(|_| Invalid("a required member is missing"))?;
+        check_update(&update)?;
+        let (names, values) = (or_none(input.expression_attribute_names.as_ref()), or_none(input.expression_attribute_values.as_ref()));
+        // In a transaction the table and the condition are looked at first.
+        expression::check_update(&update.update_expression, &names, &values)?;
+        let change = self.update(&update)?;
         self.write(vec![change]);
         Ok(UpdateItemOutput::builder().build())
     }
@@ -193,7 +204,9 @@ impl Database {
             .set_expression_attribute_values(input.expression_attribute_values.clone())
             .set_return_values_on_condition_check_failure(input.return_values_on_condition_check_failure.clone())
             .build();
-        let change = self.put(&put.map_err(|_| Invalid("a required member is missing"))?)?;
+        let put = put.map_err(|_| Invalid("a required member is missing"))?;
+        check_put(&put)?;
+        let change = self.put(&put)?;
         self.write(vec![change]);
         Ok(PutItemOutput::builder().build())
     }
@@ -205,18 +218,19 @@ impl Database {
     pub fn transact_write_items(&mut self, input: &TransactWriteItemsInput) -> Result<TransactWriteItemsOutput, Refused> {
         let done = TransactWriteItemsOutput::builder().build();
         let actions = input.transact_items();
+        if actions.is_empty() || actions.len() > TRANSACTION_ACTIONS_MAX {
+            return Err(Invalid("a transaction has 1 to 100 actions").into());
+        }
         if let Some(token) = &input.client_request_token
             && let Some(seen) = self.tokens.get(token)
         {
             return if seen == actions { Ok(done) } else { Err(Refused::OtherParameters) };
         }
-        if actions.is_empty() || actions.len() > TRANSACTION_ACTIONS_MAX {
-            return Err(Invalid("a transaction has 1 to 100 actions").into());
-        }
-        let keys = actions.iter().map(|action| self.key_of_action(action)).collect::<Result<Vec<_>, _>>()?;
-        let mut sorted: Vec<_> = keys.iter().collect();
-        sorted.sort();
-        if sorted.windows(2).any(|pair| pair[0] == pair[1]) {
+        actions.iter().try_for_each(check_action)?;
+        let mut keys = actions.iter().map(|action| self.key_of_action(action)).collect::<Result<Vec<_>, _>>()?;
+        keys.retain(|(_, key)| key.is_some());
+        keys.sort();
+        if keys.windows(2).any(|pair| pair[0] == pair[1]) {
             return Err(Invalid("Transaction request cannot include multiple operations on one item").into());
         }
         let (mut changes, mut reasons) = (Vec::new(), Vec::new());
@@ -233,6 +247,7 @@ impl Database {
                     CancellationReason::builder().code("None").build()
                 }
                 Err(Refused::Condition(item)) => CancellationReason::builder().code("ConditionalCheckFailed").set_item(item).build(),
+                Err(Refused::Invalid(EMPTY_KEY)) => return Err(EMPTY_KEY.into()),
                 Err(Refused::Invalid(Invalid(why))) => CancellationReason::builder().code("ValidationError").message(why).build(),
                 Err(other) => return Err(other),
             });
@@ -247,14 +262,15 @@ impl Database {
         Ok(done)
     }
 
-    fn key_of_action(&self, action: &TransactWriteItem) -> Result<(String, Key), Refused> {
+    /// Which item an action is about; a key that is none is found out later, and is then the action's own fault.
+    fn key_of_action<'a>(&self, action: &'a TransactWriteItem) -> Result<(&'a str, Option<Key>), Refused> {
         let (name, item) = match (&action.update, &action.put, &action.delete) {
             (Some(update), ..) => (&update.table_name, &update.key),
             (_, Some(put), _) => (&put.table_name, &put.item),
             (.., Some(delete)) => (&delete.table_name, &delete.key),
             _ => return Err(Invalid("an action this database does not know").into()),
         };
-        Ok((name.clone(), self.table(Some(name))?.key(item)?))
+        Ok((name, self.table(Some(name))?.key(item).ok()))
     }
 
     fn update(&self, update: &Update) -> Result<Change, Refused> {
@@ -263,10 +279,8 @@ impl Database {
         let (names, values) = (or_none(update.expression_attribute_names.as_ref()), or_none(update.expression_attribute_values.as_ref()));
         let before = table.items.get(&key);
         check(update.condition_expression.as_deref(), before, (&names, &values), update.return_values_on_condition_check_failure.as_ref())?;
-        let after = updated(&update.update_expression, before.unwrap_or(&update.key), &names, &values)?;
-        if table.key(&after)? != key {
-            return Err(Invalid("Cannot update attribute. This attribute is part of the key").into());
-        }
+        let keys = [Some(table.partition), table.sort];
+        let after = updated(&update.update_expression, before.unwrap_or(&update.key), keys, &names, &values)?;
         let after = after.into_iter().map(|(name, value)| (name, normal(value))).collect();
         Ok(Change { table: update.table_name.clone(), key, after: Some(after) })
     }
@@ -303,16 +317,19 @@ impl Database {
     /// # Errors
     /// [`Refused`].
     pub fn batch_get_item(&self, input: &BatchGetItemInput) -> Result<BatchGetItemOutput, Refused> {
+        let keys = input.request_items.iter().flatten().map(|(_, wanted)| wanted.keys.len()).sum::<usize>();
+        if keys == 0 || keys > BATCH_GET_KEYS_MAX {
+            return Err(Invalid("a BatchGetItem has 1 to 100 keys").into());
+        }
+        let twice = |keys: &[Item]| (1..keys.len()).any(|at| keys[..at].contains(&keys[at]));
+        if input.request_items.iter().flatten().any(|(_, wanted)| twice(&wanted.keys)) {
+            return Err(Invalid("Provided list of item keys contains duplicates").into());
+        }
         let (mut responses, mut unprocessed) = (HashMap::<String, Vec<Item>>::new(), HashMap::new());
         for (name, wanted) in input.request_items.iter().flatten() {
             let table = self.table(Some(name))?;
             let items = responses.entry(name.clone()).or_default();
             let keys = wanted.keys.iter().map(|key| table.exact_key(key)).collect::<Result<Vec<_>, _>>()?;
-            let mut sorted: Vec<_> = keys.iter().collect();
-            sorted.sort();
-            if sorted.windows(2).any(|pair| pair[0] == pair[1]) {
-                return Err(Invalid("Provided list of item keys contains duplicates").into());
-            }
             items.extend(keys.iter().take(self.page_items_max).filter_map(|key| table.items.get(key)).cloned());
             if let Some(left) = wanted.keys.get(self.page_items_max..).filter(|left| !left.is_empty()) {
                 let left = KeysAndAttributes::builder().set_keys(Some(left.to_vec())).set_consistent_read(wanted.consistent_read);
@@ -325,9 +342,13 @@ impl Database {
     /// # Errors
     /// [`Refused`].
     pub fn query(&self, input: &QueryInput) -> Result<QueryOutput, Refused> {
+        if input.limit.is_some_and(|limit| limit < 1) {
+            return Err(Invalid("a limit is at least 1").into());
+        }
         let table = self.table(input.table_name.as_deref())?;
         let (names, values) = (or_none(input.expression_attribute_names.as_ref()), or_none(input.expression_attribute_values.as_ref()));
         let condition = input.key_condition_expression.as_deref().unwrap_or_default();
+        expression::check(None, Some(condition), &names, &values)?;
         let (partition, bounds) = key_range(condition, (table.partition, table.sort), &names, &values)?;
         if bounds.is_some_and(|(low, high)| low > high) {
             return Err(Invalid("The BETWEEN operator requires upper bound to be greater than or equal to lower bound").into());
@@ -364,6 +385,31 @@ impl Database {
     }
 }
 
+fn check_action(action: &TransactWriteItem) -> Result<(), Invalid> {
+    match (&action.update, &action.put, &action.delete) {
+        (Some(update), None, None) => check_update(update),
+        (None, Some(put), None) => check_put(put),
+        (None, None, Some(delete)) => check_delete(delete),
+        _ => Err(Invalid("an action this database does not know")),
+    }
+}
+
+fn check_update(update: &Update) -> Result<(), Invalid> {
+    let (names, values) = (or_none(update.expression_attribute_names.as_ref()), or_none(update.expression_attribute_values.as_ref()));
+    expression::check(Some(&update.update_expression), update.condition_expression.as_deref(), &names, &values)
+}
+
+fn check_put(put: &Put) -> Result<(), Invalid> {
+    put.item.values().try_for_each(valid)?;
+    let (names, values) = (or_none(put.expression_attribute_names.as_ref()), or_none(put.expression_attribute_values.as_ref()));
+    expression::check(None, put.condition_expression.as_deref(), &names, &values)
+}
+
+fn check_delete(delete: &Delete) -> Result<(), Invalid> {
+    let (names, values) = (or_none(delete.expression_attribute_names.as_ref()), or_none(delete.expression_attribute_values.as_ref()));
+    expression::check(None, delete.condition_expression.as_deref(), &names, &values)
+}
+
 fn or_none<T: Clone + Default>(map: Option<&T>) -> T {
     map.cloned().unwrap_or_default()
 }
@@ -387,8 +433,9 @@ impl Table {
     /// The key within an item.
     fn key(&self, item: &Item) -> Result<Key, Invalid> {
         let text = |name: &str| match item.get(name) {
-            Some(AttributeValue::S(text)) if !text.is_empty() => Ok(text.clone()),
-            _ => Err(Invalid("One or more parameter values were invalid: the key is missing, empty or of another type")),
+            Some(AttributeValue::S(text)) if text.is_empty() => Err(EMPTY_KEY),
+            Some(AttributeValue::S(text)) => Ok(text.clone()),
+            _ => Err(Invalid("One or more parameter values were invalid: the key is missing or of another type")),
         };
         Ok((text(self.partition)?, self.sort.map_or_else(|| Ok(String::new()), text)?))
     }

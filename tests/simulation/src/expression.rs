@@ -53,6 +53,82 @@ thread_local! {
     static CONDITIONS: RefCell<HashMap<String, Rc<Condition>>> = RefCell::default();
 }
 
+/// What DynamoDB refuses without a look at a table: values that are none, expressions that cannot be read, paths written twice,
+/// placeholders of a condition that are missing, and any that are not used.
+///
+/// # Errors
+/// [`Invalid`].
+pub fn check(update: Option<&str>, condition: Option<&str>, names: &Names, values: &Values) -> Result<(), Invalid> {
+    values.values().try_for_each(valid)?;
+    let update = update.map(|update| cached(&UPDATES, update, parse_update)).transpose()?;
+    let condition = condition.map(|condition| cached(&CONDITIONS, condition, parse_condition)).transpose()?;
+    let mut used = Vec::with_capacity(names.len() + values.len());
+    for test in condition.iter().flat_map(|any| any.iter().flatten()) {
+        for token in test.tokens() {
+            if token.starts_with(':') {
+                value(token, values)?;
+            } else {
+                name(token, names)?;
+            }
+            used.push(token);
+        }
+    }
+    let mut written = Vec::new();
+    for clause in update.iter().flat_map(|clauses| clauses.iter()) {
+        used.extend(clause.tokens());
+        let path = name(clause.path(), names).unwrap_or_default();
+        if written.contains(&path) {
+            return Err(Invalid("Two document paths overlap with each other"));
+        }
+        written.push(path);
+    }
+    if names.keys().chain(values.keys()).any(|placeholder| !used.contains(&placeholder.as_str())) {
+        return Err(Invalid("Value provided in ExpressionAttributeNames or ExpressionAttributeValues unused in expressions"));
+    }
+    Ok(())
+}
+
+/// What DynamoDB refuses of an update whatever the item is: placeholders that are missing, and amounts that are none.
+///
+/// # Errors
+/// [`Invalid`].
+pub fn check_update(update: &str, names: &Names, values: &Values) -> Result<(), Invalid> {
+    for clause in &*cached(&UPDATES, update, parse_update)? {
+        for token in clause.tokens() {
+            if token.starts_with(':') {
+                value(token, values)?;
+            } else {
+                name(token, names)?;
+            }
+        }
+        if let Clause::Add(_, added) = clause
+            && !matches!(value(added, values)?, AttributeValue::N(_) | AttributeValue::Ss(_))
+        {
+            return Err(Invalid("Incorrect operand type for operator or function; operator: ADD"));
+        }
+    }
+    Ok(())
+}
+
+/// Whether there is such a value.
+///
+/// # Errors
+/// [`Invalid`].
+pub fn valid(value: &AttributeValue) -> Result<(), Invalid> {
+    match value {
+        AttributeValue::N(text) if whole(text).is_none() && text.parse::<Decimal>().is_err() => {
+            Err(Invalid("The parameter cannot be converted to a numeric value"))
+        }
+        AttributeValue::Ss(members) if members.is_empty() => Err(Invalid("An string set may not be empty")),
+        AttributeValue::Ss(members) if (1..members.len()).any(|at| members[..at].contains(&members[at])) => {
+            Err(Invalid("Input collection contains duplicates"))
+        }
+        AttributeValue::L(members) => members.iter().try_for_each(valid),
+        AttributeValue::M(members) => members.values().try_for_each(valid),
+        _ => Ok(()),
+    }
+}
+
 /// Whether the item meets the condition; an absent item has no attributes.
 ///
 /// # Errors
@@ -75,16 +151,13 @@ pub fn holds(condition: &str, item: Option<&Item>, names: &Names, values: &Value
 ///
 /// # Errors
 /// [`Invalid`].
-pub fn updated(update: &str, item: &Item, names: &Names, values: &Values) -> Result<Item, Invalid> {
+pub fn updated(update: &str, item: &Item, keys: [Option<&str>; 2], names: &Names, values: &Values) -> Result<Item, Invalid> {
     let clauses = cached(&UPDATES, update, parse_update)?;
     let mut after = item.clone();
-    let mut written = HashSet::new();
     for clause in &*clauses {
-        let path = match clause {
-            Clause::Set(path, _) | Clause::Add(path, _) | Clause::Remove(path) => name(path, names)?,
-        };
-        if !written.insert(path) {
-            return Err(Invalid("Two document paths overlap with each other"));
+        let path = name(clause.path(), names)?;
+        if keys.contains(&Some(path)) {
+            return Err(Invalid("Cannot update attribute. This attribute is part of the key"));
         }
         match clause {
             Clause::Set(_, Operand::Value(placeholder)) => _ = after.insert(path.to_owned(), value(placeholder, values)?.clone()),
@@ -152,6 +225,8 @@ fn cached<T, F: Fn(&[&str]) -> Result<T, Invalid>>(
     Ok(parsed)
 }
 
+const KEYWORDS: [&str; 6] = ["SET", "ADD", "REMOVE", "AND", "OR", "BETWEEN"];
+
 /// Words, and each of the other characters by itself, but for the comparators of two.
 fn tokens(text: &str) -> Vec<&str> {
     let mut tokens = Vec::new();
@@ -167,7 +242,8 @@ fn tokens(text: &str) -> Vec<&str> {
             first.len_utf8()
         };
         let (token, after) = rest.split_at(len);
-        tokens.push(token);
+        // Keywords are read in either case, names and functions are not.
+        tokens.push(KEYWORDS.into_iter().find(|keyword| keyword.eq_ignore_ascii_case(token)).unwrap_or(token));
         rest = after.trim_start();
     }
     tokens
@@ -176,10 +252,14 @@ fn tokens(text: &str) -> Vec<&str> {
 const SYNTAX: Invalid = Invalid("Invalid expression: syntax error");
 
 fn parse_update(tokens: &[&str]) -> Result<Vec<Clause>, Invalid> {
-    let (mut clauses, mut verb, mut rest) = (Vec::new(), "", tokens);
+    let (mut clauses, mut verbs, mut verb, mut rest) = (Vec::new(), Vec::new(), "", tokens);
     while !rest.is_empty() {
         if let ["SET" | "ADD" | "REMOVE", after @ ..] = rest {
             verb = rest[0];
+            if verbs.contains(&verb) {
+                return Err(Invalid("The section can only be used once in an update expression"));
+            }
+            verbs.push(verb);
             rest = after;
         }
         let (clause, after) = match (verb, rest) {
@@ -192,9 +272,15 @@ fn parse_update(tokens: &[&str]) -> Result<Vec<Clause>, Invalid> {
             _ => return Err(SYNTAX),
         };
         clauses.push(clause);
-        rest = if let [",", after @ ..] = after { after } else { after };
+        rest = match after {
+            [","] => return Err(SYNTAX),
+            [",", "SET" | "ADD" | "REMOVE", ..] => return Err(SYNTAX),
+            [",", after @ ..] => after,
+            [] | ["SET" | "ADD" | "REMOVE", ..] => after,
+            _ => return Err(SYNTAX),
+        };
     }
-    Ok(clauses)
+    if clauses.is_empty() { Err(Invalid("The expression can not be empty")) } else { Ok(clauses) }
 }
 
 fn parse_condition(tokens: &[&str]) -> Result<Condition, Invalid> {
@@ -241,16 +327,47 @@ fn value<'a>(token: &str, values: &'a Values) -> Result<&'a AttributeValue, Inva
     values.get(token).ok_or(Invalid("An expression attribute value used in expression is not defined"))
 }
 
+impl Clause {
+    /// What it writes.
+    fn path(&self) -> &str {
+        match self {
+            Self::Set(path, _) | Self::Add(path, _) | Self::Remove(path) => path,
+        }
+    }
+
+    fn tokens(&self) -> impl Iterator<Item = &str> {
+        let operands = match self {
+            Self::Set(_, Operand::IfNotExists(other, value)) => [Some(other), Some(value)],
+            Self::Set(_, Operand::Value(value)) | Self::Add(_, value) => [Some(value), None],
+            Self::Remove(_) => [None, None],
+        };
+        std::iter::once(self.path()).chain(operands.into_iter().flatten().map(String::as_str))
+    }
+}
+
 impl Test {
+    fn tokens(&self) -> impl Iterator<Item = &str> {
+        let tokens = match self {
+            Self::Exists(path, _) => [Some(path), None, None],
+            Self::Compare(path, _, value) => [Some(path), Some(value), None],
+            Self::Between(path, low, high) => [Some(path), Some(low), Some(high)],
+        };
+        tokens.into_iter().flatten().map(String::as_str)
+    }
+
     fn holds(&self, item: Option<&Item>, names: &Names, values: &Values) -> Result<bool, Invalid> {
         let present = |path: &str| Ok(item.and_then(|item| item.get(name(path, names).ok()?)));
         Ok(match self {
             Self::Exists(path, wanted) => present(path)?.is_some() == *wanted,
             Self::Compare(path, comparator, placeholder) => {
                 let wanted = value(placeholder, values)?;
-                present(path)?.is_some_and(|present| match *comparator {
+                let present = present(path)?;
+                if *comparator == "<>" {
+                    // Also of an attribute that is not there.
+                    return Ok(present.is_none_or(|present| !equal(present, wanted)));
+                }
+                present.is_some_and(|present| match *comparator {
                     "=" => equal(present, wanted),
-                    "<>" => !equal(present, wanted),
                     _ => order(present, wanted).is_some_and(|order| match *comparator {
                         "<" => order.is_lt(),
                         "<=" => order.is_le(),

@@ -1,0 +1,248 @@
+//! One operation, sent to any DynamoDB, and what it says in a form that can be compared.
+
+use std::collections::BTreeMap;
+
+use aws_sdk_dynamodb::{
+    error::{ProvideErrorMetadata, SdkError},
+    operation::{
+        batch_get_item::{BatchGetItemError, BatchGetItemOutput, builders::BatchGetItemInputBuilder},
+        get_item::{GetItemError, GetItemOutput, builders::GetItemInputBuilder},
+        put_item::{PutItemError, PutItemOutput, builders::PutItemInputBuilder},
+        query::{QueryError, QueryOutput, builders::QueryInputBuilder},
+        scan::{ScanError, ScanInput, ScanOutput, builders::ScanInputBuilder},
+        transact_write_items::{TransactWriteItemsError, TransactWriteItemsOutput, builders::TransactWriteItemsInputBuilder},
+        update_item::{UpdateItemError, UpdateItemOutput, builders::UpdateItemInputBuilder},
+    },
+    types::{
+        AttributeValue, CancellationReason,
+        error::{ConditionalCheckFailedException, IdempotentParameterMismatchException, TransactionCanceledException},
+    },
+};
+use futures::future::BoxFuture;
+use projection_worker::store::Dynamo;
+use simulation::expression;
+
+/// An item with its values as text: numbers as they came, sets in order.
+pub type Item = BTreeMap<String, String>;
+
+macro_rules! operations {
+    ($($variant:ident $call:ident $input:ident;)*) => {
+        /// A request of a kind that the worker makes.
+        #[derive(Clone, Debug)]
+        pub enum Operation {
+            $(#[doc = stringify!($variant)] $variant($input),)*
+        }
+
+        /// Sends a request, at once, and tells what comes back later.
+        pub fn ask<'a>(dynamo: &'a dyn Dynamo, operation: &Operation) -> BoxFuture<'a, Reply> {
+            match operation.clone() {
+                $(Operation::$variant(input) => {
+                    let answer = dynamo.$call(input);
+                    Box::pin(async { reply(&answer.await) })
+                })*
+            }
+        }
+    };
+}
+
+operations! {
+    BatchGetItem batch_get_item BatchGetItemInputBuilder;
+    GetItem get_item GetItemInputBuilder;
+    PutItem put_item PutItemInputBuilder;
+    Query query QueryInputBuilder;
+    Scan scan ScanInputBuilder;
+    TransactWriteItems transact_write_items TransactWriteItemsInputBuilder;
+    UpdateItem update_item UpdateItemInputBuilder;
+}
+
+/// What a DynamoDB says; texts of messages are no part of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// It is done.
+    Written,
+    /// `GetItem`.
+    Found(Option<Item>),
+    /// `Query`, in order, and the last key evaluated.
+    Page(Vec<Item>, Option<Item>),
+    /// `Scan`, in no order: each implementation has its own.
+    Scanned(Vec<Item>, bool),
+    /// `BatchGetItem`: the items by table, in no order, and how many keys were left.
+    Batch(BTreeMap<String, Vec<Item>>, usize),
+    /// An error: its code, the item that came with it, and each cancellation reason's code and item.
+    Refused(String, Option<Item>, Vec<(String, Option<Item>)>),
+}
+
+/// The contents of a table, read page by page: the items in no order, and how many each page had.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Contents {
+    /// All items.
+    pub items: Vec<Item>,
+    /// Items of each page, as far as they follow from the limit.
+    pub pages: Vec<usize>,
+}
+
+/// Reads a table to its end by scans of at most `limit` items.
+pub async fn contents(scan: impl AsyncFn(&Operation) -> (Reply, Option<expression::Item>), table: &str, limit: Option<i32>) -> Contents {
+    let (mut contents, mut from) = (Contents { items: Vec::new(), pages: Vec::new() }, None);
+    loop {
+        let request = ScanInput::builder().table_name(table).consistent_read(true).set_limit(limit).set_exclusive_start_key(from);
+        let (reply, last) = scan(&Operation::Scan(request)).await;
+        let Reply::Scanned(items, _) = reply else { panic!("{table} cannot be scanned: {reply:?}") };
+        contents.pages.push(items.len());
+        contents.items.extend(items);
+        from = last;
+        if from.is_none() {
+            contents.items.sort();
+            return contents;
+        }
+    }
+}
+
+/// The last key evaluated, as a request takes it.
+pub async fn scan(dynamo: &dyn Dynamo, operation: &Operation) -> (Reply, Option<expression::Item>) {
+    let Operation::Scan(input) = operation.clone() else { unreachable!("it is a scan") };
+    let answer = dynamo.scan(input).await;
+    let last = answer.as_ref().ok().and_then(|page| page.last_evaluated_key.clone());
+    (reply(&answer), last.filter(|last| !last.is_empty()))
+}
+
+/// What an answer says.
+pub fn reply<T: Success, E: Failure + std::fmt::Debug>(answer: &Result<T, SdkError<E>>) -> Reply {
+    match answer {
+        Ok(output) => output.reply(),
+        Err(SdkError::ServiceError(error)) => error.err().reply(),
+        Err(other) => panic!("no answer of a DynamoDB: {other:?}"),
+    }
+}
+
+/// What DynamoDB says when it does what it is asked.
+pub trait Success {
+    /// In comparable form.
+    fn reply(&self) -> Reply;
+}
+
+impl Success for PutItemOutput {
+    fn reply(&self) -> Reply {
+        Reply::Written
+    }
+}
+
+impl Success for UpdateItemOutput {
+    fn reply(&self) -> Reply {
+        Reply::Written
+    }
+}
+
+impl Success for TransactWriteItemsOutput {
+    fn reply(&self) -> Reply {
+        Reply::Written
+    }
+}
+
+impl Success for GetItemOutput {
+    fn reply(&self) -> Reply {
+        Reply::Found(some_item(self.item.as_ref()))
+    }
+}
+
+impl Success for QueryOutput {
+    fn reply(&self) -> Reply {
+        Reply::Page(self.items().iter().map(item).collect(), some_item(self.last_evaluated_key.as_ref()))
+    }
+}
+
+impl Success for ScanOutput {
+    fn reply(&self) -> Reply {
+        Reply::Scanned(sorted(self.items()), some_item(self.last_evaluated_key.as_ref()).is_some())
+    }
+}
+
+impl Success for BatchGetItemOutput {
+    fn reply(&self) -> Reply {
+        let tables = self.responses.iter().flatten().map(|(table, items)| (table.clone(), sorted(items)));
+        Reply::Batch(tables.collect(), self.unprocessed_keys.iter().flatten().map(|(_, left)| left.keys.len()).sum())
+    }
+}
+
+/// What DynamoDB says when it refuses.
+pub trait Failure {
+    /// In comparable form.
+    fn reply(&self) -> Reply;
+}
+
+macro_rules! failures {
+    ($($error:ident { $($kind:ident)* })*) => {
+        $(impl Failure for $error {
+            fn reply(&self) -> Reply {
+                match self {
+                    Self::ResourceNotFoundException(_) => refused("ResourceNotFoundException"),
+                    $(Self::$kind(error) => error.reply(),)*
+                    other => refused(other.code().unwrap_or("no code")),
+                }
+            }
+        })*
+    };
+}
+
+failures! {
+    BatchGetItemError {}
+    GetItemError {}
+    QueryError {}
+    ScanError {}
+    PutItemError { ConditionalCheckFailedException }
+    UpdateItemError { ConditionalCheckFailedException }
+    TransactWriteItemsError { TransactionCanceledException IdempotentParameterMismatchException }
+}
+
+impl Failure for ConditionalCheckFailedException {
+    fn reply(&self) -> Reply {
+        Reply::Refused("ConditionalCheckFailedException".to_owned(), some_item(self.item.as_ref()), Vec::new())
+    }
+}
+
+impl Failure for TransactionCanceledException {
+    fn reply(&self) -> Reply {
+        let reason = |reason: &CancellationReason| (reason.code().unwrap_or_default().to_owned(), some_item(reason.item.as_ref()));
+        Reply::Refused("TransactionCanceledException".to_owned(), None, self.cancellation_reasons().iter().map(reason).collect())
+    }
+}
+
+impl Failure for IdempotentParameterMismatchException {
+    fn reply(&self) -> Reply {
+        refused("IdempotentParameterMismatchException")
+    }
+}
+
+fn refused(code: &str) -> Reply {
+    Reply::Refused(code.to_owned(), None, Vec::new())
+}
+
+/// No item and an item without attributes are the same: no item is without its key.
+fn some_item(found: Option<&expression::Item>) -> Option<Item> {
+    found.filter(|found| !found.is_empty()).map(item)
+}
+
+fn sorted(items: &[expression::Item]) -> Vec<Item> {
+    let mut items: Vec<_> = items.iter().map(item).collect();
+    items.sort();
+    items
+}
+
+fn item(item: &expression::Item) -> Item {
+    item.iter().map(|(name, value)| (name.clone(), shown(value))).collect()
+}
+
+/// A value as text, one for each value and no other.
+fn shown(value: &AttributeValue) -> String {
+    match value {
+        AttributeValue::N(number) => number.clone(),
+        AttributeValue::Ss(members) => {
+            let mut members = members.clone();
+            members.sort();
+            format!("set {members:?}")
+        }
+        AttributeValue::L(members) => format!("[{}]", members.iter().map(shown).collect::<Vec<_>>().join(", ")),
+        AttributeValue::M(members) => format!("{:?}", item(members)),
+        other => format!("{other:?}"),
+    }
+}

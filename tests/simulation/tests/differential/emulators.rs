@@ -1,0 +1,181 @@
+//! The implementations that the simulated database is held against.
+
+use std::{
+    fmt,
+    io::{BufRead, BufReader},
+    net::{Ipv4Addr, TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use aws_sdk_dynamodb::{
+    Client,
+    types::{AttributeDefinition, BillingMode, KeySchemaElement, KeyType, ScalarAttributeType},
+};
+use aws_smithy_runtime_api::{
+    client::{
+        http::{HttpConnector, HttpConnectorFuture, SharedHttpConnector},
+        orchestrator::{HttpRequest, HttpResponse},
+    },
+    http::StatusCode,
+};
+use aws_smithy_types::body::SdkBody;
+use projection_worker::{clients, embedded::Embedded};
+use simulation::expression::Item;
+
+/// A table: its name, partition key and sort key.
+pub type Table = (&'static str, &'static str, Option<&'static str>);
+
+/// Which implementation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// dynoxide, in this process.
+    Embedded,
+    /// moto's server.
+    Moto,
+}
+
+/// One of them, with empty tables.
+pub struct Emulator {
+    /// Which.
+    pub kind: Kind,
+    /// How to reach it.
+    pub client: Client,
+}
+
+impl Emulator {
+    /// The embedded one, a new one each time.
+    pub async fn embedded(tables: &[Table]) -> Self {
+        let embedded = Embedded::memory().expect("there is memory");
+        let database = embedded.database().clone();
+        let emulator = Self { kind: Kind::Embedded, client: embedded.client_with(|inner| WithTokens { inner, database }) };
+        emulator.empty(tables).await;
+        emulator
+    }
+
+    /// moto behind a server, its tables emptied.
+    pub async fn moto(server: &Moto, tables: &[Table]) -> Self {
+        let emulator = Self { kind: Kind::Moto, client: clients::of_endpoint(&server.url).expect("the address is one") };
+        emulator.empty(tables).await;
+        emulator
+    }
+
+    /// Makes the tables anew.
+    pub async fn empty(&self, tables: &[Table]) {
+        for (name, partition, sort) in tables {
+            // It may not be there yet.
+            _ = self.client.delete_table().table_name(*name).send().await;
+            let mut table = self.client.create_table().table_name(*name).billing_mode(BillingMode::PayPerRequest);
+            for (key, kind) in [(*partition, KeyType::Hash)].into_iter().chain(sort.map(|sort| (sort, KeyType::Range))) {
+                let element = KeySchemaElement::builder().attribute_name(key).key_type(kind);
+                let definition = AttributeDefinition::builder().attribute_name(key).attribute_type(ScalarAttributeType::S);
+                table = table.key_schema(element.build().expect("all is given"));
+                table = table.attribute_definitions(definition.build().expect("all is given"));
+            }
+            table.send().await.expect("the table is created");
+        }
+    }
+
+    /// Puts an item, whatever was there.
+    pub async fn put(&self, table: &str, item: Item) {
+        self.client.put_item().table_name(table).set_item(Some(item)).send().await.expect("the item is taken");
+    }
+}
+
+/// Gives the emulator a transaction with its token, which the worker's own tests do without (see `projection_worker::embedded`).
+struct WithTokens {
+    inner: SharedHttpConnector,
+    database: dynoxide::Database,
+}
+
+impl fmt::Debug for WithTokens {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WithTokens").finish_non_exhaustive()
+    }
+}
+
+impl HttpConnector for WithTokens {
+    fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
+        if request.headers().get("x-amz-target") != Some("DynamoDB_20120810.TransactWriteItems") {
+            return self.inner.call(request);
+        }
+        let parsed = request.body().bytes().and_then(|body| serde_json::from_slice(body).ok());
+        // What cannot be read is refused in there, tokens or not.
+        let Some(transaction) = parsed else { return self.inner.call(request) };
+        let (status, body) = match self.database.transact_write_items(transaction) {
+            Ok(done) => (200, serde_json::to_string(&done).expect("the answer is JSON")),
+            Err(error) => (error.status_code(), error.to_json()),
+        };
+        HttpConnectorFuture::ready(Ok(HttpResponse::new(StatusCode::try_from(status).expect("it is a status"), SdkBody::from(body))))
+    }
+}
+
+/// moto's server, as long as this lives.
+pub struct Moto {
+    url: String,
+    process: Child,
+}
+
+impl Drop for Moto {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        _ = self.process.kill();
+        _ = self.process.wait();
+    }
+}
+
+impl Moto {
+    /// Starts it, from a virtual environment that is made if it is not there.
+    ///
+    /// # Errors
+    /// Why that is not possible here.
+    pub fn start() -> Result<Self, String> {
+        let python = environment()?;
+        let port =
+            TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|free| free.local_addr()).map_err(|error| error.to_string())?.port();
+        let mut server = Command::new(python);
+        server.args(["-m", "moto.server", "-H", "127.0.0.1", "-p", &port.to_string()]);
+        let process = server.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().map_err(|error| error.to_string())?;
+        let mut moto = Self { url: format!("http://127.0.0.1:{port}"), process };
+        let stderr = BufReader::new(moto.process.stderr.take().expect("it is piped"));
+        // Read to its end, or the server stops when the pipe is full of its access log.
+        let log = thread::spawn(move || {
+            let lines = stderr.lines().map_while(Result::ok).filter(|line| !line.contains("\"POST / HTTP/1.1\" "));
+            lines.collect::<Vec<_>>().join("\n")
+        });
+        let patience = Instant::now() + Duration::from_mins(1);
+        while TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err() {
+            if moto.process.try_wait().map_err(|error| error.to_string())?.is_some() || Instant::now() > patience {
+                _ = moto.process.kill();
+                return Err(format!("moto's server did not start: {}", log.join().unwrap_or_default()));
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+        Ok(moto)
+    }
+}
+
+const REQUIREMENTS: &str = include_str!("moto-requirements.txt");
+
+/// The interpreter of a virtual environment with moto in it.
+fn environment() -> Result<PathBuf, String> {
+    // Named after what is in it, so that another version of moto gets another one.
+    let name =
+        format!("moto-{:016x}", REQUIREMENTS.bytes().fold(0_u64, |hash, byte| hash.wrapping_mul(0x0100_0000_01b3) ^ u64::from(byte)));
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let (python, complete) = (directory.join("bin/python"), directory.join("complete"));
+    if !complete.exists() {
+        run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&directory))?;
+        let requirements = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/differential/moto-requirements.txt");
+        run(Command::new(&python).args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r"]).arg(requirements))?;
+        std::fs::write(complete, "").map_err(|error| error.to_string())?;
+    }
+    Ok(python)
+}
+
+fn run(command: &mut Command) -> Result<(), String> {
+    let done = command.output().map_err(|error| format!("{}: {error}", command.get_program().display()))?;
+    if done.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&done.stderr).into_owned()) }
+}

@@ -1,0 +1,189 @@
+//! The simulated database answers as two other implementations of DynamoDB do, operation by operation.
+//!
+//! What a simulation proves it proves of its database. So the same operations go to that database and, through the SDK, to the
+//! embedded emulator and to moto's server, and all that a caller can tell must be the same: items, keys to go on from, codes of errors,
+//! reasons of a cancelled transaction, and after each write the contents of the tables. [`known::KNOWN`] is the list of exceptions.
+
+mod answer;
+mod emulators;
+mod known;
+mod operations;
+
+use std::{
+    fmt::Write as _,
+    sync::{Arc, Mutex},
+};
+
+use answer::{Contents, Operation, Reply, ask, contents, scan};
+use emulators::{Emulator, Kind, Moto, Table};
+use known::{Case, KNOWN};
+use operations::{EVENTS, ROWS, Step, sequence};
+use simulation::network::{Line, Network, lock};
+
+const TABLES: [Table; 2] = [(ROWS, "id", None), (EVENTS, "PK", Some("SK"))];
+const SEQUENCE_LENGTH: usize = 40;
+
+/// What a caller can tell of an operation: the reply, and what the tables hold afterwards.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    reply: Reply,
+    contents: Vec<Contents>,
+}
+
+/// The simulated database, on a network where everything arrives at once.
+struct Simulated {
+    network: Arc<Mutex<Network>>,
+    line: Line,
+}
+
+impl Simulated {
+    fn new(tables: &[Table]) -> Self {
+        let network = Arc::<Mutex<Network>>::default();
+        for (name, partition, sort) in tables {
+            lock(&network).database.create_table(name, partition, *sort);
+        }
+        Self { line: Line::new(network.clone(), "test"), network }
+    }
+
+    /// Lets the request that was just sent arrive and its answer come back.
+    fn pass(&self) {
+        let mut network = lock(&self.network);
+        network.arrive(0);
+        network.deliver(0);
+    }
+
+    async fn answer(&self, step: &Step) -> Answer {
+        let reply = ask(&self.line, &step.operation);
+        self.pass();
+        let mut answer = Answer { reply: reply.await, contents: Vec::new() };
+        for (table, limit) in &step.then_read {
+            answer.contents.push(self.contents(table, *limit).await);
+        }
+        answer
+    }
+
+    async fn contents(&self, table: &str, limit: Option<i32>) -> Contents {
+        let scan = async |operation: &Operation| {
+            let mut reply = std::pin::pin!(scan(&self.line, operation));
+            // Polled once, so that the request is on its way.
+            assert!(futures::poll!(&mut reply).is_pending(), "nothing is answered before it arrives");
+            self.pass();
+            reply.await
+        };
+        contents(scan, table, limit).await
+    }
+}
+
+async fn answer(emulator: &Emulator, step: &Step) -> Answer {
+    let mut answer = Answer { reply: ask(&emulator.client, &step.operation).await, contents: Vec::new() };
+    for (table, limit) in &step.then_read {
+        answer.contents.push(contents(async |operation: &Operation| scan(&emulator.client, operation).await, table, *limit).await);
+    }
+    answer
+}
+
+/// Gives the emulator the contents of the simulated database, after a difference that is known.
+async fn align(emulator: &Emulator, simulated: &Simulated, tables: &[Table]) {
+    emulator.empty(tables).await;
+    for (table, ..) in tables {
+        let items: Vec<_> = lock(&simulated.network).database.items(table).map(|(_, item)| item.clone()).collect();
+        for item in items {
+            emulator.put(table, item).await;
+        }
+    }
+}
+
+/// Two answers that are not the same.
+struct Mismatch {
+    at: usize,
+    ours: Answer,
+    theirs: Answer,
+}
+
+/// Sends the operations to both. Counts the differences that are known.
+async fn compare(emulator: &Emulator, steps: &[Step], met: &mut [usize]) -> Result<(), Box<Mismatch>> {
+    let simulated = Simulated::new(&TABLES);
+    for (at, step) in steps.iter().enumerate() {
+        let (ours, theirs) = (simulated.answer(step).await, answer(emulator, step).await);
+        if ours == theirs {
+            continue;
+        }
+        let case = Case { operation: &step.operation, ours: &ours, theirs: &theirs };
+        let Some(known) = KNOWN.iter().position(|known| known.of == emulator.kind && (known.applies)(&case)) else {
+            if std::env::var_os("SURVEY").is_some() {
+                let mut op = format!("{:?}", step.operation);
+                if op.len() > 1500 {
+                    op = op[..op.floor_char_boundary(1500)].to_owned();
+                }
+                println!(
+                    "DIFF {op}\n   OURS {:?}\n  THEIRS {:?}",
+                    ours.reply,
+                    if ours.reply == theirs.reply {
+                        format!("same; contents {:?} | {:?}", ours.contents, theirs.contents)
+                    } else {
+                        format!("{:?}", theirs.reply)
+                    }
+                );
+                align(emulator, &simulated, &TABLES).await;
+                continue;
+            }
+            return Err(Box::new(Mismatch { at, ours, theirs }));
+        };
+        met[known] += 1;
+        align(emulator, &simulated, &TABLES).await;
+    }
+    Ok(())
+}
+
+/// Leaves out what the mismatch does not need.
+async fn smaller(fresh: impl AsyncFn() -> Emulator, mut steps: Vec<Step>) -> (Vec<Step>, Box<Mismatch>) {
+    let mut met = vec![0; KNOWN.len()];
+    let mut found = compare(&fresh().await, &steps, &mut met).await.expect_err("it differed before");
+    steps.truncate(found.at + 1);
+    for at in (0..steps.len() - 1).rev() {
+        let mut fewer = steps.clone();
+        fewer.remove(at);
+        if let Err(mismatch) = compare(&fresh().await, &fewer, &mut met).await {
+            fewer.truncate(mismatch.at + 1);
+            (steps, found) = (fewer, mismatch);
+        }
+    }
+    (steps, found)
+}
+
+async fn all_sequences_agree(kind: Kind, sequences: u64, fresh: impl AsyncFn() -> Emulator) {
+    let mut met = vec![0; KNOWN.len()];
+    for seed in 0..sequences {
+        let steps = sequence(seed, SEQUENCE_LENGTH);
+        if compare(&fresh().await, &steps, &mut met).await.is_err() {
+            let (steps, mismatch) = smaller(fresh, steps).await;
+            let mut report = format!("seed {seed}: the simulated database and {kind:?} differ in the last of these\n");
+            for step in steps {
+                _ = writeln!(report, "  {:?}", step.operation);
+            }
+            panic!("{report}simulated: {:#?}\n{kind:?}: {:#?}", mismatch.ours, mismatch.theirs);
+        }
+    }
+    for (known, met) in KNOWN.iter().zip(&met).filter(|(known, _)| known.of == kind) {
+        println!("{met} times: {}", known.what);
+        assert!(*met > 0, "no operation meets this any more, take it off the list: {}", known.what);
+    }
+}
+
+#[tokio::test]
+async fn the_simulated_database_answers_as_the_embedded_emulator() {
+    all_sequences_agree(Kind::Embedded, 200, async || Emulator::embedded(&TABLES).await).await;
+}
+
+#[tokio::test]
+async fn the_simulated_database_answers_as_moto() {
+    let server = match Moto::start() {
+        Ok(server) => server,
+        Err(why) if std::env::var_os("CI").is_none() => {
+            eprintln!("\n!!! SKIPPED: moto cannot be started, so nothing was compared with it: {why}\n");
+            return;
+        }
+        Err(why) => panic!("moto cannot be started: {why}"),
+    };
+    all_sequences_agree(Kind::Moto, 60, async || Emulator::moto(&server, &TABLES).await).await;
+}

@@ -320,7 +320,7 @@ impl Lane {
         let revision = self.rule.revision();
         if row.version > Version::NONE && row.revision != revision {
             if row.revision < revision {
-                return Next::Reproject(Box::new(row));
+                return if self.refused_for_no_reason() { Next::Step } else { Next::Reproject(Box::new(row)) };
             }
             self.fail(newer_revision(self.rule, row.revision));
             return Next::Step;
@@ -331,10 +331,7 @@ impl Lane {
             return Next::Heal(row.version.next(), after);
         }
         if row.version == after {
-            self.unexplained += 1;
-            if self.unexplained > UNEXPLAINED_MAX {
-                self.fail("a row keeps refusing writes that it should take".to_owned());
-            }
+            self.refused_for_no_reason();
             return Next::Step;
         }
         let diverged = self
@@ -352,6 +349,16 @@ impl Lane {
             _ => self.settle_up_to(row.version, Outcome::Duplicate),
         }
         Next::Step
+    }
+
+    /// Counts a refusal that the row as it is does not explain: others move it, or it takes no write at all and the lane fails.
+    fn refused_for_no_reason(&mut self) -> bool {
+        self.unexplained += 1;
+        let too_often = self.unexplained > UNEXPLAINED_MAX;
+        if too_often {
+            self.fail("a row keeps refusing writes that it should take".to_owned());
+        }
+        too_often
     }
 
     /// What the event store has from version `from` on, up to `to`.

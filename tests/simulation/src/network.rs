@@ -18,7 +18,7 @@ use aws_sdk_dynamodb::{
         update_item::{UpdateItemError, UpdateItemInput, UpdateItemOutput, builders::UpdateItemInputBuilder},
     },
     types::{
-        AttributeValue,
+        AttributeValue, CancellationReason,
         error::{
             ConditionalCheckFailedException, IdempotentParameterMismatchException, ResourceNotFoundException, TransactionCanceledException,
         },
@@ -233,6 +233,16 @@ impl Network {
         if let Some(reply) = self.under_way.remove(at).reply {
             _ = reply.send(Reply::Lost(loss));
         }
+    }
+
+    /// Cancels a transaction because it meets another at one of its items; a write by itself is refused for that.
+    pub fn conflict(&mut self, at: usize, item: usize) {
+        let Call::TransactWriteItems(transaction) = &self.under_way[at].call else { return self.lose(at, Loss::Conflict) };
+        let actions = transaction.transact_items().len();
+        let code = |action| if action == item % actions { "TransactionConflict" } else { "None" };
+        let reasons = (0..actions).map(|action| CancellationReason::builder().code(code(action)).build()).collect();
+        self.under_way[at].outcome = Some(Outcome::TransactWriteItems(Err(Refused::Canceled(reasons))));
+        self.deliver(at);
     }
 
     /// Lets the caller time out, while the request is still on its way.

@@ -256,3 +256,24 @@ impl Run {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_seed_makes_one_run_and_so_do_its_choices() {
+        for seed in 0..20 {
+            let told = |finished: Finished| (finished.failure, finished.made, finished.requests);
+            let once = told(run(Choices::of_seed(seed), false));
+            assert_eq!(told(run(Choices::of_seed(seed), true)), once, "seed {seed}");
+            assert_eq!(told(run(Choices::of_list(once.1.clone()), false)), once, "seed {seed}");
+        }
+    }
+
+    #[test]
+    fn without_choices_the_plainest_run_holds() {
+        let finished = run(Choices::of_list(Vec::new()), true);
+        assert_eq!((finished.failure, Fault::ALL.iter().map(|fault| finished.counts.of(*fault)).sum::<u64>()), (None, 0));
+    }
+}

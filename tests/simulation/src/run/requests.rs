@@ -58,7 +58,11 @@ impl Run {
                     network.delay(at);
                 } else {
                     self.count(fault, || format!("{}: {loss:?}, not applied", network.under_way[at].text()));
-                    network.lose(at, loss);
+                    if fault == Fault::Conflict {
+                        network.conflict(at, self.choices.below(2));
+                    } else {
+                        network.lose(at, loss);
+                    }
                 }
                 return Ok(());
             }

@@ -69,10 +69,14 @@ impl Run {
             self.finish_all().await?;
         }
         self.list_and_redrive().await?;
-        if self.left_behind || self.oracle.revised || !self.oracle.disturbed.is_empty() {
-            self.catch_all_up().await?;
+        self.catch_up(|run, aggregate, rule| {
+            run.left_behind || (run.oracle.revised && rule == "shelves") || run.oracle.disturbed.contains(aggregate)
+        })
+        .await?;
+        if self.oracle.restored {
+            // Records of the history that is no more may have parked what is caught up now.
             self.list_and_redrive().await?;
-            self.catch_all_up().await?;
+            self.catch_up(|run, aggregate, _| run.oracle.disturbed.contains(aggregate)).await?;
         }
         let network = self.network.clone();
         let network = lock(&network);
@@ -110,9 +114,13 @@ impl Run {
         }
     }
 
-    pub(super) async fn catch_all_up(&mut self) -> Result {
+    /// Those whom the stream alone does not bring to the head.
+    async fn catch_up(&mut self, needs_it: impl Fn(&Self, &str, &str) -> bool) -> Result {
         for aggregate in GIVERS.iter().take(self.plan.givers).chain(&SHELVES) {
             for rule in DEPLOYMENTS[self.deployed] {
+                if !needs_it(self, aggregate, rule.name()) {
+                    continue;
+                }
                 let worker = self.worker(self.deployed);
                 let name = self.name("operator");
                 let id = AggregateId::from(*aggregate);

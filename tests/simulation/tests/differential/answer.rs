@@ -22,8 +22,46 @@ use futures::future::BoxFuture;
 use projection_worker::store::Dynamo;
 use simulation::expression;
 
-/// An item with its values as text: numbers as they came, sets in order.
-pub type Item = BTreeMap<String, String>;
+/// An item in comparable form.
+pub type Item = BTreeMap<String, Shown>;
+
+/// A value in comparable form.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Shown {
+    /// A number, as it came.
+    Number(String),
+    /// A set of texts, in order.
+    Set(Vec<String>),
+    /// A list.
+    List(Vec<Shown>),
+    /// A map.
+    Map(Item),
+    /// Anything else.
+    Other(String),
+}
+
+impl Shown {
+    /// A number as DynamoDB writes it.
+    pub fn normal(text: &str) -> String {
+        match expression::normal(AttributeValue::N(text.to_owned())) {
+            AttributeValue::N(text) => text,
+            _ => unreachable!("a number stays one"),
+        }
+    }
+
+    fn map(&self, number: fn(&str) -> String) -> Self {
+        match self {
+            Self::Number(text) => Self::Number(number(text)),
+            Self::List(members) => Self::List(members.iter().map(|member| member.map(number)).collect()),
+            Self::Map(members) => Self::Map(map(members, number)),
+            other => other.clone(),
+        }
+    }
+}
+
+fn map(item: &Item, number: fn(&str) -> String) -> Item {
+    item.iter().map(|(name, value)| (name.clone(), value.map(number))).collect()
+}
 
 macro_rules! operations {
     ($($variant:ident $call:ident $input:ident;)*) => {
@@ -72,6 +110,31 @@ pub enum Reply {
     Refused(String, Option<Item>, Vec<(String, Option<Item>)>),
 }
 
+impl Reply {
+    /// With other numbers.
+    pub fn map(&self, number: fn(&str) -> String) -> Self {
+        let all = |items: &Vec<Item>| items.iter().map(|item| map(item, number)).collect();
+        let some = |item: &Option<Item>| item.as_ref().map(|item| map(item, number));
+        match self {
+            Self::Written => Self::Written,
+            Self::Found(item) => Self::Found(some(item)),
+            Self::Page(items, last) => Self::Page(all(items), last.clone()),
+            Self::Scanned(items, more) => Self::Scanned(all(items), *more),
+            Self::Batch(tables, left) => Self::Batch(tables.iter().map(|(table, items)| (table.clone(), all(items))).collect(), *left),
+            Self::Refused(code, item, reasons) => {
+                Self::Refused(code.clone(), some(item), reasons.iter().map(|(code, item)| (code.clone(), some(item))).collect())
+            }
+        }
+    }
+}
+
+impl Contents {
+    /// With other numbers.
+    pub fn map(&self, number: fn(&str) -> String) -> Self {
+        Self { items: self.items.iter().map(|item| map(item, number)).collect(), pages: self.pages.clone() }
+    }
+}
+
 /// The contents of a table, read page by page: the items in no order, and how many each page had.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Contents {
@@ -81,11 +144,18 @@ pub struct Contents {
     pub pages: Vec<usize>,
 }
 
-/// Reads a table to its end by scans of at most `limit` items.
+/// So many pages tell how paging works; a request for each item of a large table would only take time.
+const LIMITED_PAGES: usize = 4;
+
+/// Reads a table to its end by scans, the first of at most `limit` items.
 pub async fn contents(scan: impl AsyncFn(&Operation) -> (Reply, Option<expression::Item>), table: &str, limit: Option<i32>) -> Contents {
     let (mut contents, mut from) = (Contents { items: Vec::new(), pages: Vec::new() }, None);
     loop {
-        let request = ScanInput::builder().table_name(table).consistent_read(true).set_limit(limit).set_exclusive_start_key(from);
+        let request = ScanInput::builder()
+            .table_name(table)
+            .consistent_read(true)
+            .set_limit(limit.filter(|_| contents.pages.len() < LIMITED_PAGES))
+            .set_exclusive_start_key(from);
         let (reply, last) = scan(&Operation::Scan(request)).await;
         let Reply::Scanned(items, _) = reply else { panic!("{table} cannot be scanned: {reply:?}") };
         contents.pages.push(items.len());
@@ -232,17 +302,16 @@ fn item(item: &expression::Item) -> Item {
     item.iter().map(|(name, value)| (name.clone(), shown(value))).collect()
 }
 
-/// A value as text, one for each value and no other.
-fn shown(value: &AttributeValue) -> String {
+fn shown(value: &AttributeValue) -> Shown {
     match value {
-        AttributeValue::N(number) => number.clone(),
+        AttributeValue::N(number) => Shown::Number(number.clone()),
         AttributeValue::Ss(members) => {
             let mut members = members.clone();
             members.sort();
-            format!("set {members:?}")
+            Shown::Set(members)
         }
-        AttributeValue::L(members) => format!("[{}]", members.iter().map(shown).collect::<Vec<_>>().join(", ")),
-        AttributeValue::M(members) => format!("{:?}", item(members)),
-        other => format!("{other:?}"),
+        AttributeValue::L(members) => Shown::List(members.iter().map(shown).collect()),
+        AttributeValue::M(members) => Shown::Map(item(members)),
+        other => Shown::Other(format!("{other:?}")),
     }
 }

@@ -4,7 +4,7 @@ use aws_sdk_dynamodb::types::{AttributeValue, Update};
 
 use crate::{
     Answer,
-    answer::{Operation, Reply},
+    answer::{Operation, Reply, Shown},
     emulators::Kind,
 };
 
@@ -49,7 +49,111 @@ pub const KNOWN: &[Difference] = &[
             is_canceled(case.ours) && updates(case).any(|update| added(update).any(odd))
         },
     },
+    Difference {
+        of: Kind::Moto,
+        what: "it takes most requests that DynamoDB refuses as invalid, or finds another fault first: of these nothing is compared",
+        source: MOTO,
+        applies: |case| is_invalid(case.ours),
+    },
+    Difference {
+        of: Kind::Moto,
+        what: "an exception in its own code (HTTP 500, or TypeError): ADD of a number with an exponent, comparison of different types",
+        source: MOTO,
+        applies: |case| match &case.theirs.reply {
+            Reply::Refused(code, _, reasons) => code == "no code" || reasons.iter().any(|(code, _)| code == "TypeError"),
+            _ => false,
+        },
+    },
+    Difference {
+        of: Kind::Moto,
+        what: "it cancels a transaction with a table that is not there, where DynamoDB says ResourceNotFoundException",
+        source: "https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_TransactWriteItems.html",
+        applies: |case| {
+            let code_of = |answer: &Answer| match &answer.reply {
+                Reply::Refused(code, ..) => code.clone(),
+                _ => String::new(),
+            };
+            matches!(case.operation, Operation::TransactWriteItems(_))
+                && code_of(case.ours) == "ResourceNotFoundException"
+                && code_of(case.theirs) == "TransactionCanceledException"
+        },
+    },
+    Difference {
+        of: Kind::Moto,
+        what: "it keeps a number as it was written (1.50, 1E+2), where DynamoDB leaves zeros away",
+        source: "https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/HowItWorks.NamingRulesDataTypes.html",
+        applies: |case| case.ours.map(Shown::normal) == case.theirs.map(Shown::normal),
+    },
+    Difference {
+        of: Kind::Moto,
+        what: "a page that ends with the last item has no last key evaluated, where DynamoDB stops at the limit without looking further",
+        source: "https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Query.Pagination.html",
+        applies: |case| without_end(case.ours.map(Shown::normal)) == case.theirs.map(Shown::normal),
+    },
+    Difference {
+        of: Kind::Moto,
+        what: "it rounds sums to 28 digits, of which DynamoDB keeps 38",
+        source: "https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/HowItWorks.NamingRulesDataTypes.html",
+        applies: |case| case.ours.reply == Reply::Written && without_end(case.ours.map(rounded)) == case.theirs.map(rounded),
+    },
+    Difference {
+        of: Kind::Moto,
+        what: "it knows no tokens: a transaction that is repeated is done again",
+        source: "https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_TransactWriteItems.html",
+        applies: |case| matches!(case.operation, Operation::TransactWriteItems(transaction) if transaction.get_client_request_token().is_some()),
+    },
+    Difference {
+        of: Kind::Moto,
+        what: "it takes an attribute that is not there for NULL, where DynamoDB compares nothing with it",
+        source: "https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Expressions.OperatorsAndFunctions.html",
+        applies: |case| values(case.operation).any(|value| matches!(value, AttributeValue::Null(_))),
+    },
 ];
+
+const MOTO: &str = "https://docs.getmoto.org/en/latest/docs/services/dynamodb.html";
+
+fn is_invalid(answer: &Answer) -> bool {
+    match &answer.reply {
+        Reply::Refused(code, _, reasons) => code == "ValidationException" || reasons.iter().any(|(code, _)| code == "ValidationError"),
+        _ => false,
+    }
+}
+
+/// Without a last page that is empty, and without the key that leads to it.
+fn without_end(mut answer: Answer) -> Answer {
+    if let Reply::Page(_, last) = &mut answer.reply {
+        *last = None;
+    }
+    for contents in &mut answer.contents {
+        if contents.pages.len() > 1 && contents.pages.last() == Some(&0) {
+            contents.pages.pop();
+        }
+    }
+    answer
+}
+
+/// To 15 digits.
+fn rounded(number: &str) -> String {
+    number.parse().map_or_else(|_| number.to_owned(), |number: f64| format!("{number:.14e}"))
+}
+
+/// What stands for placeholders.
+fn values(operation: &Operation) -> impl Iterator<Item = &AttributeValue> {
+    let mut maps = Vec::new();
+    match operation {
+        Operation::UpdateItem(update) => maps.push(update.get_expression_attribute_values()),
+        Operation::PutItem(put) => maps.push(put.get_expression_attribute_values()),
+        Operation::TransactWriteItems(transaction) => {
+            for action in transaction.get_transact_items().iter().flatten() {
+                maps.extend(action.update.as_ref().map(|update| &update.expression_attribute_values));
+                maps.extend(action.put.as_ref().map(|put| &put.expression_attribute_values));
+                maps.extend(action.delete.as_ref().map(|delete| &delete.expression_attribute_values));
+            }
+        }
+        _ => {}
+    }
+    maps.into_iter().flatten().flat_map(|values| values.values())
+}
 
 fn is_canceled(answer: &Answer) -> bool {
     matches!(&answer.reply, Reply::Refused(code, ..) if code == "TransactionCanceledException")

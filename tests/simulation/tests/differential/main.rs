@@ -30,6 +30,13 @@ pub struct Answer {
     contents: Vec<Contents>,
 }
 
+impl Answer {
+    /// With other numbers.
+    fn map(&self, number: fn(&str) -> String) -> Self {
+        Self { reply: self.reply.map(number), contents: self.contents.iter().map(|contents| contents.map(number)).collect() }
+    }
+}
+
 /// The simulated database, on a network where everything arrives at once.
 struct Simulated {
     network: Arc<Mutex<Network>>,
@@ -110,23 +117,6 @@ async fn compare(emulator: &Emulator, steps: &[Step], met: &mut [usize]) -> Resu
         }
         let case = Case { operation: &step.operation, ours: &ours, theirs: &theirs };
         let Some(known) = KNOWN.iter().position(|known| known.of == emulator.kind && (known.applies)(&case)) else {
-            if std::env::var_os("SURVEY").is_some() {
-                let mut op = format!("{:?}", step.operation);
-                if op.len() > 1500 {
-                    op = op[..op.floor_char_boundary(1500)].to_owned();
-                }
-                println!(
-                    "DIFF {op}\n   OURS {:?}\n  THEIRS {:?}",
-                    ours.reply,
-                    if ours.reply == theirs.reply {
-                        format!("same; contents {:?} | {:?}", ours.contents, theirs.contents)
-                    } else {
-                        format!("{:?}", theirs.reply)
-                    }
-                );
-                align(emulator, &simulated, &TABLES).await;
-                continue;
-            }
             return Err(Box::new(Mismatch { at, ours, theirs }));
         };
         met[known] += 1;
@@ -185,5 +175,5 @@ async fn the_simulated_database_answers_as_moto() {
         }
         Err(why) => panic!("moto cannot be started: {why}"),
     };
-    all_sequences_agree(Kind::Moto, 60, async || Emulator::moto(&server, &TABLES).await).await;
+    all_sequences_agree(Kind::Moto, 40, async || Emulator::moto(&server, &TABLES).await).await;
 }

@@ -71,6 +71,15 @@ macro_rules! operations {
             $(#[doc = stringify!($variant)] $variant($input),)*
         }
 
+        impl Operation {
+            /// What DynamoDB calls it.
+            pub fn name(&self) -> &'static str {
+                match self {
+                    $(Self::$variant(_) => stringify!($variant),)*
+                }
+            }
+        }
+
         /// Sends a request, at once, and tells what comes back later.
         pub fn ask<'a>(dynamo: &'a dyn Dynamo, operation: &Operation) -> BoxFuture<'a, Reply> {
             match operation.clone() {
@@ -148,15 +157,12 @@ pub struct Contents {
 const LIMITED_PAGES: usize = 4;
 
 /// Reads a table to its end by scans, the first of at most `limit` items.
-pub async fn contents(scan: impl AsyncFn(&Operation) -> (Reply, Option<expression::Item>), table: &str, limit: Option<i32>) -> Contents {
+pub async fn contents<'a>(scan: impl Fn(ScanInputBuilder) -> BoxFuture<'a, Page>, table: &str, limit: Option<i32>) -> Contents {
     let (mut contents, mut from) = (Contents { items: Vec::new(), pages: Vec::new() }, None);
     loop {
-        let request = ScanInput::builder()
-            .table_name(table)
-            .consistent_read(true)
-            .set_limit(limit.filter(|_| contents.pages.len() < LIMITED_PAGES))
-            .set_exclusive_start_key(from);
-        let (reply, last) = scan(&Operation::Scan(request)).await;
+        let limit = limit.filter(|_| contents.pages.len() < LIMITED_PAGES);
+        let request = ScanInput::builder().table_name(table).consistent_read(true).set_limit(limit).set_exclusive_start_key(from);
+        let (reply, last) = scan(request).await;
         let Reply::Scanned(items, _) = reply else { panic!("{table} cannot be scanned: {reply:?}") };
         contents.pages.push(items.len());
         contents.items.extend(items);
@@ -168,12 +174,17 @@ pub async fn contents(scan: impl AsyncFn(&Operation) -> (Reply, Option<expressio
     }
 }
 
-/// The last key evaluated, as a request takes it.
-pub async fn scan(dynamo: &dyn Dynamo, operation: &Operation) -> (Reply, Option<expression::Item>) {
-    let Operation::Scan(input) = operation.clone() else { unreachable!("it is a scan") };
-    let answer = dynamo.scan(input).await;
-    let last = answer.as_ref().ok().and_then(|page| page.last_evaluated_key.clone());
-    (reply(&answer), last.filter(|last| !last.is_empty()))
+/// What a scan says, and the last key evaluated as a request takes it.
+pub type Page = (Reply, Option<expression::Item>);
+
+/// Sends a scan, at once, and tells what comes back later.
+pub fn scan(dynamo: &dyn Dynamo, request: ScanInputBuilder) -> BoxFuture<'_, Page> {
+    let answer = dynamo.scan(request);
+    Box::pin(async {
+        let answer = answer.await;
+        let last = answer.as_ref().ok().and_then(|page| page.last_evaluated_key.clone());
+        (reply(&answer), last.filter(|last| !last.is_empty()))
+    })
 }
 
 /// What an answer says.

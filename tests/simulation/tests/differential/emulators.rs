@@ -2,6 +2,7 @@
 
 use std::{
     fmt,
+    fs::File,
     io::{BufRead, BufReader},
     net::{Ipv4Addr, TcpListener, TcpStream},
     path::{Path, PathBuf},
@@ -165,6 +166,9 @@ fn environment() -> Result<PathBuf, String> {
     let name =
         format!("moto-{:016x}", REQUIREMENTS.bytes().fold(0_u64, |hash, byte| hash.wrapping_mul(0x0100_0000_01b3) ^ u64::from(byte)));
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    // Tests run side by side, in one process or in several.
+    let lock = File::create(directory.with_extension("lock")).map_err(|error| error.to_string())?;
+    lock.lock().map_err(|error| error.to_string())?;
     let (python, complete) = (directory.join("bin/python"), directory.join("complete"));
     if !complete.exists() {
         run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&directory))?;

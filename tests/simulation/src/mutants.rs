@@ -432,7 +432,8 @@ pub fn kill_all() -> ExitCode {
 
 /// A copy of the tree with every mutant in it, built. Returns the program.
 fn build(root: &Path) -> Result<std::path::PathBuf, String> {
-    let (target, tree) = (root.join("target"), root.join("target/mutants"));
+    // A target folder of its own: Cargo tells packages apart by their place within a workspace, and takes the copy for the original.
+    let (target, tree) = (root.join("target/mutants/target"), root.join("target/mutants/tree"));
     let told = |error: io::Error| format!("the tree cannot be copied: {error}");
     match fs::remove_dir_all(&tree) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(told(error)),

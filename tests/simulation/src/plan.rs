@@ -63,15 +63,15 @@ impl Plan {
             shards: 1 + choices.below(2),
             settings,
             givers: 1 + choices.below(GIVERS.len()),
-            history: choices.below(5),
-            appends: 1 + choices.below(8),
+            history: choices.below(4),
+            appends: 1 + choices.below(6),
             page_items_max: if short_pages { 1 + choices.below(3) } else { usize::MAX },
             working_time: if on(Fault::OutOfTime) {
                 Duration::from_millis(50 + 100 * choices.below(5) as u64)
             } else {
                 Duration::from_mins(1)
             },
-            trouble: 30 + choices.below(150),
+            trouble: 20 + choices.below(100),
             last_deployment,
             enabled,
         }

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use projection_worker::Worker;
+use projection_worker::{Worker, store::parking::Parked};
 
 use crate::{
     choices::Choices,
@@ -81,6 +81,8 @@ struct Run {
     delivered: BTreeMap<u64, u64>,
     streamed_versions: BTreeMap<String, u64>,
     given_up: Vec<Vec<Delivered>>,
+    /// What an operator has seen parked.
+    parked: Vec<Parked>,
     processes: Vec<Process>,
     named: u64,
     deployed: usize,
@@ -138,6 +140,7 @@ impl Run {
             delivered: BTreeMap::new(),
             streamed_versions: BTreeMap::new(),
             given_up: Vec::new(),
+            parked: Vec::new(),
             processes: Vec::new(),
             named: 0,
             deployed: FIRST,

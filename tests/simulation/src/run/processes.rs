@@ -233,7 +233,7 @@ impl Run {
                 }
                 self.note(|| format!("{name}: {redriven:?}"));
             }
-            (_, Ended::Parked(parked)) => self.redrive_all(parked),
+            (_, Ended::Parked(parked)) => self.parked = parked,
             (_, Ended::Quiet | Ended::Report(_)) => self.note(|| format!("{name} is done")),
         }
         Ok(())

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use projection_vocabulary::{AggregateId, Registry};
-use projection_worker::{catch_up::Trust, retry::Deadline, store::parking::Parked};
+use projection_worker::{catch_up::Trust, retry::Deadline, store::parking::NO_PROJECTION};
 
 use super::{
     Result, Run,
@@ -83,27 +83,25 @@ impl Run {
         self.oracle.at_rest(&network.database, Registry::new(DEPLOYMENTS[self.deployed]))
     }
 
-    /// Twice: a record whose event the store has by now waits for its aggregate.
+    /// As an operator does with `projector parked redrive --all`: aggregates first, for a record whose event the event store has by
+    /// now waits for its aggregate. One after the other, or one that goes by the row parks what another takes back.
     pub(super) async fn list_and_redrive(&mut self) -> Result {
-        for _ in 0..2 {
+        let worker = self.worker(self.deployed);
+        let name = self.name("operator");
+        self.start(&name, Role::Operator, async move {
+            match worker.store().parked().await {
+                Ok(parked) => Ended::Parked(parked),
+                Err(trouble) => Ended::Failed(trouble.to_string()),
+            }
+        });
+        self.finish_all().await?;
+        let (records, aggregates): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.parked).into_iter().partition(|parked| parked.projection == NO_PROJECTION);
+        for parked in aggregates.into_iter().chain(records) {
             let worker = self.worker(self.deployed);
             let name = self.name("operator");
-            self.start(&name, Role::Operator, async move {
-                match worker.store().parked().await {
-                    Ok(parked) => Ended::Parked(parked),
-                    Err(trouble) => Ended::Failed(trouble.to_string()),
-                }
-            });
-            self.finish_all().await?;
-        }
-        Ok(())
-    }
-
-    pub(super) fn redrive_all(&mut self, parked: Vec<Parked>) {
-        for parked in parked {
-            let worker = self.worker(self.deployed);
-            let name = self.name("operator");
-            let trust = if self.oracle.disturbed.contains(&parked.aggregate) { Trust::Store } else { Trust::Row };
+            let doubted = self.oracle.disturbed.contains(&parked.aggregate) || parked.projection == NO_PROJECTION && self.oracle.restored;
+            let trust = if doubted { Trust::Store } else { Trust::Row };
             self.note(|| format!("{name} redrives {}/{}", parked.projection, parked.aggregate));
             self.start(&name, Role::Operator, async move {
                 match worker.redrive(&parked, trust, Deadline::NONE).await {
@@ -111,7 +109,9 @@ impl Run {
                     Err(failed) => Ended::Failed(failed.to_string()),
                 }
             });
+            self.finish_all().await?;
         }
+        Ok(())
     }
 
     /// Those whom the stream alone does not bring to the head.

@@ -273,9 +273,7 @@ fn parse_update(tokens: &[&str]) -> Result<Vec<Clause>, Invalid> {
         };
         clauses.push(clause);
         rest = match after {
-            [","] => return Err(SYNTAX),
-            [",", "SET" | "ADD" | "REMOVE", ..] => return Err(SYNTAX),
-            [",", after @ ..] => after,
+            [",", after @ ..] if !matches!(after, [] | ["SET" | "ADD" | "REMOVE", ..]) => after,
             [] | ["SET" | "ADD" | "REMOVE", ..] => after,
             _ => return Err(SYNTAX),
         };
@@ -434,5 +432,97 @@ fn sum(present: Option<&AttributeValue>, added: &AttributeValue) -> Result<Attri
             Ok(AttributeValue::Ss(members))
         }
         _ => Err(TYPE),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn n(number: &str) -> AttributeValue {
+        AttributeValue::N(number.to_owned())
+    }
+
+    fn set(members: &[&str]) -> AttributeValue {
+        AttributeValue::Ss(members.iter().map(ToString::to_string).collect())
+    }
+
+    fn map<const N: usize>(pairs: [(&str, AttributeValue); N]) -> HashMap<String, AttributeValue> {
+        pairs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    }
+
+    fn checked(update: Option<&str>, condition: Option<&str>, values: &Values) -> Result<(), Invalid> {
+        check(update, condition, &Names::new(), values)
+    }
+
+    #[test]
+    fn words_and_signs_are_tokens_whether_or_not_there_is_space_between_them() {
+        assert_eq!(tokens("SET #0=if_not_exists(#0,:0)"), ["SET", "#0", "=", "if_not_exists", "(", "#0", ",", ":0", ")"]);
+        assert_eq!(tokens(" a<=:0  and b <> :1 "), ["a", "<=", ":0", "AND", "b", "<>", ":1"]);
+        assert_eq!(tokens("  "), [""; 0]);
+    }
+
+    #[test]
+    fn an_update_has_each_section_once_and_in_any_order() {
+        let remove = |name: &str| Clause::Remove(name.to_owned());
+        let clauses = parse_update(&tokens("REMOVE a, b ADD c :0 SET d = :1")).unwrap();
+        let add = Clause::Add("c".to_owned(), ":0".to_owned());
+        assert_eq!(clauses, [remove("a"), remove("b"), add, Clause::Set("d".to_owned(), Operand::Value(":1".to_owned()))]);
+        for wrong in ["", "a = :0", "SET", "SET a :0", "SET a = :0,", "SET a = :0, ADD b :1", "SET a = :0 b = :1", "REMOVE a REMOVE b"] {
+            assert!(parse_update(&tokens(wrong)).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn and_binds_closer_than_or() {
+        let item = map([("a", n("1")), ("b", n("2"))]);
+        let values = map([(":1", n("1")), (":2", n("2"))]);
+        let met = |condition: &str| holds(condition, Some(&item), &Names::new(), &values).unwrap();
+        assert!(met("a = :1 OR a = :2 AND b = :1"));
+        assert!(met("a = :2 AND b = :1 OR b = :2"));
+        assert!(!met("a = :2 OR a = :1 AND b = :1"));
+        for wrong in ["", "a", "a = :1 AND", "a = :1 b = :2", "AND a = :1"] {
+            assert!(holds(wrong, Some(&item), &Names::new(), &values).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn an_absent_attribute_differs_from_every_value_and_is_less_than_none() {
+        let values = map([(":1", n("1"))]);
+        let met = |condition: &str| holds(condition, None, &Names::new(), &values).unwrap();
+        assert!(met("a <> :1"));
+        assert!(!met("a = :1") && !met("a < :1") && !met("a >= :1"));
+    }
+
+    #[test]
+    fn operands_are_taken_from_the_item_as_it_was() {
+        let item = map([("a", n("1")), ("b", n("5"))]);
+        let values = map([(":2", n("2")), (":s", set(&["x"]))]);
+        let after = updated("SET a = :2, c = if_not_exists(a, :2) ADD s :s REMOVE b", &item, [None; 2], &Names::new(), &values).unwrap();
+        assert_eq!(after, map([("a", n("2")), ("c", n("1")), ("s", set(&["x"]))]));
+    }
+
+    #[test]
+    fn a_sum_has_at_most_38_digits() {
+        let nines = n(&"9".repeat(38));
+        assert_eq!(sum(Some(&nines), &n("-1")), Ok(n(&format!("{}8", "9".repeat(37)))));
+        assert_eq!(sum(Some(&nines), &n("1")), Ok(n(&format!("1{}", "0".repeat(38)))));
+        assert!(sum(Some(&nines), &n("0.1")).is_err());
+        assert!(sum(Some(&AttributeValue::S("1".to_owned())), &n("1")).is_err());
+    }
+
+    #[test]
+    fn what_is_wrong_whatever_the_item_is_is_found_without_it() {
+        let one = map([(":0", n("1"))]);
+        assert_eq!(checked(Some("ADD a :0"), Some("b = :0"), &one), Ok(()));
+        assert!(checked(Some("SET a = :0 ADD a :0"), None, &one).is_err(), "one path twice");
+        assert!(checked(Some("REMOVE a"), None, &one).is_err(), "a value that is not used");
+        assert!(checked(None, Some("b = :0 OR b = :1"), &one).is_err(), "a value that is not there");
+        assert!(checked(None, Some("#b = :0"), &one).is_err(), "a name that is not there");
+        for wrong in [n("1E+126"), n("one"), set(&[]), set(&["x", "x"]), AttributeValue::L(vec![n("")])] {
+            assert!(checked(Some("SET a = :0"), None, &map([(":0", wrong.clone())])).is_err(), "{wrong:?}");
+        }
+        let text = map([(":0", AttributeValue::S(String::new()))]);
+        assert!(check_update("ADD a :0", &Names::new(), &text).is_err(), "no amount");
     }
 }

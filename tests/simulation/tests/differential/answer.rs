@@ -122,14 +122,16 @@ pub enum Reply {
 impl Reply {
     /// With other numbers.
     pub fn map(&self, number: fn(&str) -> String) -> Self {
-        let all = |items: &Vec<Item>| items.iter().map(|item| map(item, number)).collect();
+        let all = |items: &Vec<Item>| items.iter().map(|item| map(item, number)).collect::<Vec<_>>();
         let some = |item: &Option<Item>| item.as_ref().map(|item| map(item, number));
         match self {
             Self::Written => Self::Written,
             Self::Found(item) => Self::Found(some(item)),
             Self::Page(items, last) => Self::Page(all(items), last.clone()),
-            Self::Scanned(items, more) => Self::Scanned(all(items), *more),
-            Self::Batch(tables, left) => Self::Batch(tables.iter().map(|(table, items)| (table.clone(), all(items))).collect(), *left),
+            Self::Scanned(items, more) => Self::Scanned(ordered(all(items)), *more),
+            Self::Batch(tables, left) => {
+                Self::Batch(tables.iter().map(|(table, items)| (table.clone(), ordered(all(items)))).collect(), *left)
+            }
             Self::Refused(code, item, reasons) => {
                 Self::Refused(code.clone(), some(item), reasons.iter().map(|(code, item)| (code.clone(), some(item))).collect())
             }
@@ -140,7 +142,7 @@ impl Reply {
 impl Contents {
     /// With other numbers.
     pub fn map(&self, number: fn(&str) -> String) -> Self {
-        Self { items: self.items.iter().map(|item| map(item, number)).collect(), pages: self.pages.clone() }
+        Self { items: ordered(self.items.iter().map(|item| map(item, number)).collect()), pages: self.pages.clone() }
     }
 }
 
@@ -304,7 +306,10 @@ fn some_item(found: Option<&expression::Item>) -> Option<Item> {
 }
 
 fn sorted(items: &[expression::Item]) -> Vec<Item> {
-    let mut items: Vec<_> = items.iter().map(item).collect();
+    ordered(items.iter().map(item).collect())
+}
+
+fn ordered(mut items: Vec<Item>) -> Vec<Item> {
     items.sort();
     items
 }

@@ -52,7 +52,7 @@ pub const KNOWN: &[Difference] = &[
     Difference {
         of: Kind::Moto,
         what: "it takes most requests that DynamoDB refuses as invalid, or finds another fault first: of these nothing is compared",
-        source: MOTO,
+        source: "https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Programming.Errors.html",
         applies: |case| is_invalid(case.ours),
     },
     Difference {
@@ -110,7 +110,7 @@ pub const KNOWN: &[Difference] = &[
     },
 ];
 
-const MOTO: &str = "https://docs.getmoto.org/en/latest/docs/services/dynamodb.html";
+const MOTO: &str = "moto 5.2.5, moto/dynamodb/models/dynamo_type.py";
 
 fn is_invalid(answer: &Answer) -> bool {
     match &answer.reply {

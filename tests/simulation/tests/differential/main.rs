@@ -168,7 +168,7 @@ async fn the_simulated_database_answers_as_the_embedded_emulator() {
 #[tokio::test]
 async fn the_simulated_database_answers_as_moto() {
     let Some(server) = moto() else { return };
-    all_sequences_agree(Kind::Moto, 40, async || Emulator::moto(&server, &TABLES).await).await;
+    all_sequences_agree(Kind::Moto, 60, async || Emulator::moto(&server, &TABLES).await).await;
 }
 
 #[tokio::test]

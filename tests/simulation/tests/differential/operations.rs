@@ -100,7 +100,7 @@ fn s(text: &str) -> AttributeValue {
     AttributeValue::S(text.to_owned())
 }
 
-fn n(number: impl ToString) -> AttributeValue {
+fn n(number: &(impl ToString + ?Sized)) -> AttributeValue {
     AttributeValue::N(number.to_string())
 }
 
@@ -166,7 +166,7 @@ impl Random {
             1 => key = Item::new(),
             2 => key = self.key(if table == ROWS { EVENTS } else { ROWS }),
             3 => key.values_mut().for_each(|value| *value = s("")),
-            4 => key.values_mut().for_each(|value| *value = n(1)),
+            4 => key.values_mut().for_each(|value| *value = n(&1)),
             _ => {}
         }
         key
@@ -191,9 +191,9 @@ impl Random {
                 let sign = if self.rng.bool() { "-" } else { "" };
                 let (whole, fraction) = digits.split_at(point);
                 let whole = if whole.is_empty() { "0" } else { whole };
-                n(if fraction.is_empty() { format!("{sign}{whole}") } else { format!("{sign}{whole}.{fraction}") })
+                n(&if fraction.is_empty() { format!("{sign}{whole}") } else { format!("{sign}{whole}.{fraction}") })
             }
-            _ => n(self.rng.i32(-2..6)),
+            _ => n(&self.rng.i32(-2..6)),
         }
     }
 
@@ -435,7 +435,7 @@ impl Random {
 
     /// An action on an item of its own.
     fn counted(&mut self, at: usize) -> TransactWriteItem {
-        let put = Put::builder().table_name(ROWS).item("id", s(&format!("many{}", at % 101))).item("count", n(self.rng.u8(..)));
+        let put = Put::builder().table_name(ROWS).item("id", s(&format!("many{}", at % 101))).item("count", n(&self.rng.u8(..)));
         TransactWriteItem::builder().put(put.build().expect("all is given")).build()
     }
 

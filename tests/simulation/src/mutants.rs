@@ -65,18 +65,6 @@ const ALL: &[Mutant] = &[
         )],
     ),
     mutant(
-        "condition-without-mark",
-        "a parked row takes writes",
-        &[Switched(
-            HOME,
-            CONDITION,
-            r#"format!(
-            "{version} = {after} AND {0} = {1} AND attribute_not_exists({parked}) OR {version} = {after} AND {0} = {1} AND attribute_exists({parked})",
-            written_by.0, written_by.1
-        )"#,
-        )],
-    ),
-    mutant(
         "condition-without-revision",
         "a row of another revision takes writes",
         &[Switched(

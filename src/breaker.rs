@@ -1,34 +1,37 @@
 //! Tells a bad record from a bad deployment: if most of what a projection looks at would have to be parked, it is the projection that
 //! is at fault, and nothing of it is parked. Pure.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-/// The last so many aggregates of a projection are looked at, over batches: a small batch alone tells little.
+/// A projection's last so many looks at aggregates count, over batches: a small batch alone tells little.
 const WINDOW: usize = 200;
 /// Fewer would-be parked aggregates than this never trip it, or one bad record in a batch of one would stop the shard.
 const PARKED_MIN: usize = 10;
 /// It trips when more than one in so many of the aggregates looked at would be parked.
 const SHARE: usize = 2;
 
-/// Whether each of the last aggregates had to be parked, by projection.
+/// The last looks by projection: the aggregate that would have had to be parked, or none.
 #[derive(Default)]
-pub struct Breaker(BTreeMap<&'static str, VecDeque<(String, bool)>>);
+pub struct Breaker(BTreeMap<&'static str, VecDeque<Option<String>>>);
 
 impl Breaker {
     /// Looks at the aggregates of a batch, each with whether it would be parked, and says whether none may be.
     ///
-    /// An aggregate counts once, as it was last, however often it is delivered: one that cannot be parked for the moment must not
-    /// look like many.
+    /// It takes many bad aggregates and not one that comes often: one that cannot be parked for the moment must not look like many.
+    /// Once an aggregate is good it no longer counts as bad.
     pub fn trips(&mut self, projection: &'static str, aggregates: impl IntoIterator<Item = (String, bool)>) -> bool {
         let window = self.0.entry(projection).or_default();
         let mut any_bad = false;
         for (id, bad) in aggregates {
             any_bad |= bad;
-            window.retain(|(known, _)| *known != id);
-            window.push_back((id, bad));
+            if !bad {
+                window.iter_mut().filter(|look| look.as_ref() == Some(&id)).for_each(|look| *look = None);
+            }
+            window.push_back(bad.then_some(id));
         }
-        let parked = window.iter().filter(|(_, bad)| *bad).count();
-        let trips = any_bad && parked >= PARKED_MIN && parked * SHARE > window.len();
+        let parked = window.iter().flatten().count();
+        let aggregates: BTreeSet<_> = window.iter().flatten().collect();
+        let trips = any_bad && aggregates.len() >= PARKED_MIN && parked * SHARE > window.len();
         window.drain(..window.len().saturating_sub(WINDOW));
         trips
     }
@@ -47,6 +50,12 @@ mod tests {
         let mut breaker = Breaker::default();
         assert!((0..100).all(|_| !breaker.trips("p", ids(0, 9, true))));
         assert!(breaker.trips("p", ids(9, 1, true)));
+    }
+
+    #[test]
+    fn a_few_good_ones_that_come_often_outweigh_a_trickle_of_bad_ones() {
+        let mut breaker = Breaker::default();
+        assert!((0..100).all(|turn| !breaker.trips("p", ids(0, 5, false).chain(ids(1_000 + 4 * turn, 4, true)))));
     }
 
     #[test]

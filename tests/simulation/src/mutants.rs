@@ -242,20 +242,6 @@ const ALL: &[Mutant] = &[
         )],
     ),
     mutant(
-        "parked-wherever-it-stands",
-        "a row is marked although it has moved on",
-        &[Switched(
-            ROWS,
-            "self.update(rule, aggregate.as_str(), &expression, Some(condition))",
-            r##"self.update(
-            rule,
-            aggregate.as_str(),
-            &expression,
-            Some(format!("{condition} OR attribute_exists(#0) OR attribute_not_exists(#0)")),
-        )"##,
-        )],
-    ),
-    mutant(
         "stray-not-kept",
         "a record that names no event is acknowledged and not kept",
         &[Switched(WORKER, "self.store.park_record(&parking, deadline).await?;", "let _ = (&parking, deadline);")],
@@ -354,16 +340,6 @@ const ALL: &[Mutant] = &[
         "contributions-counted-twice",
         "a new revision adds to shared rows without taking back what the old one added",
         &[Switched(REPROJECT, "*difference.entry(cell.clone()).or_default() -= amount;", "{ let _ = (cell, amount); }")],
-    ),
-    mutant(
-        "rewriting-not-seen",
-        "two that project a row anew both add their difference to shared rows",
-        &[Switched(
-            HOME,
-            r#"condition = format!("{condition} AND {unchanged}");"#,
-            r#"condition =
-                format!("{condition} AND {unchanged} OR {condition} AND attribute_exists({name}) OR {condition} AND attribute_not_exists({name})");"#,
-        )],
     ),
     mutant(
         "append-forgets-a-lost-answer",

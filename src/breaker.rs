@@ -19,15 +19,17 @@ impl Breaker {
     ///
     /// It takes many bad aggregates and not one that comes often: one that cannot be parked for the moment must not look like many.
     /// Once an aggregate is good it no longer counts as bad.
-    pub fn trips(&mut self, projection: &'static str, aggregates: impl IntoIterator<Item = (String, bool)>) -> bool {
+    pub fn trips<'a>(&mut self, projection: &'static str, aggregates: impl IntoIterator<Item = (&'a str, bool)>) -> bool {
         let window = self.0.entry(projection).or_default();
+        // A batch holds an aggregate once, so a look to take back is from before it.
+        let before = window.len();
         let mut any_bad = false;
         for (id, bad) in aggregates {
             any_bad |= bad;
             if !bad {
-                window.iter_mut().filter(|look| look.as_ref() == Some(&id)).for_each(|look| *look = None);
+                window.iter_mut().take(before).filter(|look| look.as_deref() == Some(id)).for_each(|look| *look = None);
             }
-            window.push_back(bad.then_some(id));
+            window.push_back(bad.then(|| id.to_owned()));
         }
         let parked = window.iter().flatten().count();
         let aggregates: BTreeSet<_> = window.iter().flatten().collect();
@@ -41,52 +43,54 @@ impl Breaker {
 mod tests {
     use super::*;
 
-    fn ids(from: usize, count: usize, bad: bool) -> impl Iterator<Item = (String, bool)> {
-        (from..from + count).map(move |at| (at.to_string(), bad))
+    /// Looks at so many aggregates, by number.
+    fn trips(breaker: &mut Breaker, projection: &'static str, looks: &[(usize, usize, bool)]) -> bool {
+        let looks: Vec<_> = looks.iter().flat_map(|(from, count, bad)| (*from..from + count).map(|at| (at.to_string(), *bad))).collect();
+        breaker.trips(projection, looks.iter().map(|(id, bad)| (id.as_str(), *bad)))
     }
 
     #[test]
     fn one_aggregate_that_comes_again_and_again_counts_once() {
         let mut breaker = Breaker::default();
-        assert!((0..100).all(|_| !breaker.trips("p", ids(0, 9, true))));
-        assert!(breaker.trips("p", ids(9, 1, true)));
+        assert!((0..100).all(|_| !trips(&mut breaker, "p", &[(0, 9, true)])));
+        assert!(trips(&mut breaker, "p", &[(9, 1, true)]));
     }
 
     #[test]
     fn a_few_good_ones_that_come_often_outweigh_a_trickle_of_bad_ones() {
         let mut breaker = Breaker::default();
-        assert!((0..100).all(|turn| !breaker.trips("p", ids(0, 5, false).chain(ids(1_000 + 4 * turn, 4, true)))));
+        assert!((0..100).all(|turn| !trips(&mut breaker, "p", &[(0, 5, false), (1_000 + 4 * turn, 4, true)])));
     }
 
     #[test]
     fn it_takes_more_than_half_over_batches() {
         let mut breaker = Breaker::default();
-        assert!(!breaker.trips("p", ids(0, 12, false)));
-        assert!(!breaker.trips("p", ids(100, 12, true)));
-        assert!(breaker.trips("p", ids(200, 1, true)));
-        assert!(!breaker.trips("p", ids(300, 1, false)), "nothing is to be parked");
+        assert!(!trips(&mut breaker, "p", &[(0, 12, false)]));
+        assert!(!trips(&mut breaker, "p", &[(100, 12, true)]));
+        assert!(trips(&mut breaker, "p", &[(200, 1, true)]));
+        assert!(!trips(&mut breaker, "p", &[(300, 1, false)]), "nothing is to be parked");
     }
 
     #[test]
     fn what_is_good_now_no_longer_counts_as_bad() {
         let mut breaker = Breaker::default();
-        assert!(breaker.trips("p", ids(0, 12, true)));
-        assert!(!breaker.trips("p", ids(0, 12, false)));
-        assert!(!breaker.trips("p", ids(50, 9, true)));
+        assert!(trips(&mut breaker, "p", &[(0, 12, true)]));
+        assert!(!trips(&mut breaker, "p", &[(0, 12, false)]));
+        assert!(!trips(&mut breaker, "p", &[(50, 9, true)]));
     }
 
     #[test]
     fn a_projection_that_is_at_fault_does_not_hide_behind_others() {
         let mut breaker = Breaker::default();
-        assert!(!breaker.trips("good", ids(0, 200, false)));
-        assert!(breaker.trips("bad", ids(0, 10, true)));
+        assert!(!trips(&mut breaker, "good", &[(0, 200, false)]));
+        assert!(trips(&mut breaker, "bad", &[(0, 10, true)]));
     }
 
     #[test]
     fn what_was_long_ago_is_forgotten() {
         let mut breaker = Breaker::default();
-        breaker.trips("p", ids(0, WINDOW, false));
-        breaker.trips("p", ids(1_000, 101, true));
-        assert!(breaker.trips("p", ids(2_000, 1, true)), "102 of the last 200");
+        trips(&mut breaker, "p", &[(0, WINDOW, false)]);
+        trips(&mut breaker, "p", &[(1_000, 101, true)]);
+        assert!(trips(&mut breaker, "p", &[(2_000, 1, true)]), "102 of the last 200");
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use projection_vocabulary::{AggregateId, HomeRow, Rule, Version};
 
 use crate::{
-    lane::{Lane, Park, concerns, newer_revision},
+    lane::{Lane, Park, UNEXPLAINED_MAX, UNEXPLAINED_REASON, concerns, newer_revision},
     reproject::{Anew, reproject},
     retry::Deadline,
     store::{
@@ -16,10 +16,6 @@ use crate::{
 };
 
 pub use crate::reproject::Trust;
-
-/// How often a row may be found as it was before, although it should have taken a write, until it is given up. What other
-/// workers do moves it; a row that something else wrote may take no write at all.
-const UNMOVED_MAX: u32 = 8;
 
 /// Where an aggregate stands after catching up, in one projection.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,8 +82,9 @@ impl Worker {
             }
             let found = Some((row.version, row.revision, row.last_event_id.clone()));
             unmoved = if found == before { unmoved + 1 } else { 0 };
-            if unmoved > UNMOVED_MAX {
-                return Err(Failed("a row keeps refusing writes that it should take".to_owned()));
+            // What other workers do moves it; a row that something else wrote may take no write at all.
+            if unmoved > UNEXPLAINED_MAX {
+                return Err(Failed(UNEXPLAINED_REASON.to_owned()));
             }
             before = found;
             let mut lane = Lane::new(rule, id.clone());

@@ -108,15 +108,14 @@ fn working_time(left: Duration) -> Duration {
     left * WORKING_PERCENT / 100
 }
 
-/// Names the lowest record that must be delivered again; all behind it come with it, and those that counted are duplicates
-/// then. Lambda takes an unknown member for full success, so the tests hold this against the literal JSON
+/// Names what failed, and those behind it that counted are duplicates when they come again. Lambda takes an unknown member for
+/// full success, so the tests hold this against the literal JSON
 /// (<https://docs.aws.amazon.com/lambda/latest/dg/services-ddb-batchfailurereporting.html>).
 fn response(report: &Report) -> DynamoDbEventResponse {
     let mut response = DynamoDbEventResponse::default();
-    if let Some(lowest) = &report.checkpoint {
+    if let Some(lowest) = report.item_failure() {
         let mut failure = DynamoDbBatchItemFailure::default();
-        // A failed record without a number cannot be named. An empty name makes Lambda deliver the whole batch again.
-        failure.item_identifier = Some(lowest.as_ref().map_or_else(String::new, |number| number.as_str().to_owned()));
+        failure.item_identifier = Some(lowest.to_owned());
         response.batch_item_failures.push(failure);
     }
     response

@@ -26,7 +26,9 @@ use crate::{
 };
 
 /// How often a lane may be refused for no reason that its row shows before it gives up.
-const UNEXPLAINED_MAX: u32 = 8;
+pub const UNEXPLAINED_MAX: u32 = 8;
+/// Why it gives up.
+pub const UNEXPLAINED_REASON: &str = "a row keeps refusing writes that it should take";
 
 /// One aggregate in one projection.
 pub struct Lane {
@@ -157,8 +159,10 @@ impl Lane {
         if after.next() < from {
             self.entries.push_back(Entry { first: after.next(), last: from.previous(), content: Content::Passed, records: Vec::new() });
         }
-        let stored: Vec<_> = stored.into_iter().map(|item| self.entry_of(item)).collect();
-        self.entries.extend(stored);
+        for item in stored {
+            let entry = self.entry_of(item);
+            self.entries.push_back(entry);
+        }
     }
 
     /// Puts what was pushed in order. Returns whether anything in it concerns the rule; if not, the lane is for the bin.
@@ -356,7 +360,7 @@ impl Lane {
         self.unexplained += 1;
         let too_often = self.unexplained > UNEXPLAINED_MAX;
         if too_often {
-            self.fail("a row keeps refusing writes that it should take".to_owned());
+            self.fail(UNEXPLAINED_REASON.to_owned());
         }
         too_often
     }

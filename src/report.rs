@@ -104,6 +104,13 @@ impl Report {
         }
     }
 
+    /// What to name as failed, if anything: the lowest position of a failed record; all behind it are delivered again with it. An
+    /// empty text where it has none, by which Lambda delivers the whole batch again.
+    #[must_use]
+    pub fn item_failure(&self) -> Option<&str> {
+        self.checkpoint.as_ref().map(|lowest| lowest.as_ref().map_or("", SequenceNumber::as_str))
+    }
+
     /// Notes that a record failed. One without a position means that the whole batch must come again.
     pub(crate) fn failed_at(&mut self, position: Option<SequenceNumber>) {
         self.checkpoint = Some(match self.checkpoint.take() {

@@ -7,7 +7,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt::Display,
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -34,6 +33,7 @@ use crate::{
 /// How many groups of rows are written at once. At 5 ms a write that is 6,400 writes a second, more than a new on-demand
 /// table takes (4,000).
 const CONCURRENCY: usize = 32;
+
 /// The engine, over one store and one list of projections.
 pub struct Worker {
     store: Store,
@@ -182,17 +182,15 @@ impl Worker {
 
     /// The projections of which nothing may be parked.
     fn tripped(&self, finished: &[Lane], to_park: &[(Lane, Park)], strays: &[Stray]) -> BTreeSet<&'static str> {
-        let mut looked_at: BTreeMap<&'static str, Vec<(String, bool)>> = BTreeMap::new();
-        let mut look_at = |projection, id: &dyn Display, bad| looked_at.entry(projection).or_default().push((id.to_string(), bad));
+        let mut looked_at: BTreeMap<&'static str, Vec<(&str, bool)>> = BTreeMap::new();
         for lane in finished.iter().filter(|lane| lane.failure.is_none()) {
-            look_at(lane.rule.name(), &lane.aggregate, false);
-            look_at(NO_PROJECTION, &lane.aggregate, false);
+            for projection in [lane.rule.name(), NO_PROJECTION] {
+                looked_at.entry(projection).or_default().push((lane.aggregate.as_str(), false));
+            }
         }
-        for (lane, _) in to_park {
-            look_at(lane.rule.name(), &lane.aggregate, true);
-        }
-        for stray in strays {
-            look_at(NO_PROJECTION, &stray.poison.record_id, true);
+        let bad = to_park.iter().map(|(lane, _)| (lane.rule.name(), lane.aggregate.as_str()));
+        for (projection, id) in bad.chain(strays.iter().map(|stray| (NO_PROJECTION, stray.poison.record_id.as_str()))) {
+            looked_at.entry(projection).or_default().push((id, true));
         }
         let mut breaker = self.breaker.lock().unwrap_or_else(PoisonError::into_inner);
         looked_at.into_iter().filter_map(|(projection, aggregates)| breaker.trips(projection, aggregates).then_some(projection)).collect()

@@ -18,7 +18,6 @@ use aws_sdk_dynamodb::{
         query::QueryInput,
         scan::ScanInput,
         transact_write_items::{TransactWriteItemsError, TransactWriteItemsInput},
-        update_item::UpdateItemError,
     },
     types::{AttributeValue, Delete, Put, TransactWriteItem, Update},
 };
@@ -89,23 +88,31 @@ impl Store {
     /// # Errors
     /// [`Trouble`]: the record must be reported as failed.
     pub async fn park_record(&self, parking: &Parking<'_>, deadline: Deadline) -> Result<(), Trouble> {
+        self.write_parking(self.parking_actions(parking).collect(), deadline).await.map(drop)
+    }
+
+    /// Writes to the parking table alone. Returns whether it did: it did not if a condition does not hold.
+    async fn write_parking(&self, actions: Vec<TransactWriteItem>, deadline: Deadline) -> Result<bool, Trouble> {
         const OPERATION: &str = "TransactWriteItems on the parking table";
-        let actions: Vec<_> = self.parking_actions(parking).collect();
         // One token for all tries, so that a try whose answer was lost does not count twice.
         let token = fresh_id();
         retry(deadline, || async {
             self.meter.request();
             let request = TransactWriteItemsInput::builder().set_transact_items(Some(actions.clone())).client_request_token(&token);
-            match self.dynamo.transact_write_items(request).await.map_err(sort) {
-                Ok(_) => Attempt::Decided(Ok(())),
-                // It has no condition to fail, so unless it is invalid it met another write or too many.
-                Err(Failure::Other(TransactWriteItemsError::TransactionCanceledException(canceled)))
-                    if canceled.cancellation_reasons().iter().all(|reason| reason.code() != Some("ValidationError")) =>
-                {
-                    Attempt::Again(Trouble::Passing { operation: OPERATION, class: "canceled".into() })
-                }
-                Err(failure) => undecided(OPERATION, failure),
+            let canceled = match self.dynamo.transact_write_items(request).await.map_err(sort) {
+                Ok(_) => return Attempt::Decided(Ok(true)),
+                Err(Failure::Other(TransactWriteItemsError::TransactionCanceledException(canceled))) => canceled,
+                Err(failure) => return undecided(OPERATION, failure),
+            };
+            let for_reason = |code| canceled.cancellation_reasons().iter().any(|reason| reason.code() == Some(code));
+            if for_reason("ConditionalCheckFailed") {
+                return Attempt::Decided(Ok(false));
             }
+            if for_reason("ValidationError") {
+                return undecided(OPERATION, Failure::Other(TransactWriteItemsError::TransactionCanceledException(canceled)));
+            }
+            // It met another write, or too many.
+            Attempt::Again(Trouble::Passing { operation: OPERATION, class: "canceled".into() })
         })
         .await?
     }
@@ -188,26 +195,13 @@ impl Store {
     /// # Errors
     /// [`Trouble`].
     pub async fn unpark(&self, rule: &dyn Rule, aggregate: &AggregateId, parked_at: &str, deadline: Deadline) -> Result<(), Trouble> {
+        const OPERATION: &str = "UpdateItem on a parked row";
         let mut expression = Expression::default();
         expression.remove("parkedAt");
         let condition = format!("{} = {}", expression.name("parkedAt"), expression.value(AttributeValue::S(parked_at.to_owned())));
-        retry(deadline, || async {
-            self.meter.request();
-            let request = self.update_item(rule, aggregate.as_str(), &expression).condition_expression(&condition);
-            match self.dynamo.update_item(request).await.map_err(sort) {
-                Ok(done) => {
-                    self.meter.wrote(&done.consumed_capacity);
-                    Attempt::Decided(Ok(()))
-                }
-                // Another one took it off; if it was put on again meanwhile, whoever reads the row will see.
-                Err(Failure::Other(UpdateItemError::ConditionalCheckFailedException(_))) => {
-                    self.meter.wasted(1);
-                    Attempt::Decided(Ok(()))
-                }
-                Err(failure) => undecided("UpdateItem on a parked row", failure),
-            }
-        })
-        .await?
+        // If it has no such mark another one took it off; if it was put on again meanwhile, whoever reads the row will see.
+        let updated = self.update_if(OPERATION, rule, aggregate.as_str(), &expression, Some(condition), deadline).await?;
+        updated.map_err(|reason| Trouble::Lasting { operation: OPERATION, class: reason.to_owned() })
     }
 
     /// Deletes what was parked, with all parts of its payload, unless it was parked again since. Returns whether it is gone.
@@ -215,7 +209,6 @@ impl Store {
     /// # Errors
     /// [`Trouble`].
     pub async fn forget_parked(&self, parked: &Parked, deadline: Deadline) -> Result<bool, Trouble> {
-        const OPERATION: &str = "TransactWriteItems on the parking table";
         let Some(Items { parts, .. }) = self.parking_items(&parked.aggregate, &parked.projection, deadline).await? else {
             return Ok(true);
         };
@@ -229,25 +222,10 @@ impl Store {
             .condition_expression("attribute_not_exists(aggregateId) OR parkingId = :id")
             .expression_attribute_values(":id", AttributeValue::S(parked.id.clone()));
         let parts = parts.into_values().filter_map(|part| part.get("projection").cloned()).map(delete);
-        let actions: Vec<_> = std::iter::once(entry)
+        let actions = std::iter::once(entry)
             .chain(parts)
-            .map(|delete| TransactWriteItem::builder().delete(delete.build().expect("table and key are given")).build())
-            .collect();
-        retry(deadline, || async {
-            self.meter.request();
-            let request = TransactWriteItemsInput::builder().set_transact_items(Some(actions.clone()));
-            match self.dynamo.transact_write_items(request).await.map_err(sort) {
-                Ok(_) => Attempt::Decided(Ok(true)),
-                Err(Failure::Other(TransactWriteItemsError::TransactionCanceledException(canceled))) => {
-                    if canceled.cancellation_reasons().iter().any(|reason| reason.code() == Some("ConditionalCheckFailed")) {
-                        return Attempt::Decided(Ok(false));
-                    }
-                    Attempt::Again(Trouble::Passing { operation: OPERATION, class: "canceled".into() })
-                }
-                Err(failure) => undecided(OPERATION, failure),
-            }
-        })
-        .await?
+            .map(|delete| TransactWriteItem::builder().delete(delete.build().expect("table and key are given")).build());
+        self.write_parking(actions.collect(), deadline).await
     }
 
     async fn parking_items(&self, aggregate: &str, projection: &str, deadline: Deadline) -> Result<Option<Items>, Trouble> {

@@ -147,7 +147,7 @@ impl Store {
         self.transact("TransactWriteItems on the parking table", rule, actions, 1, deadline).await
     }
 
-    pub(super) fn update_item(&self, rule: &dyn Rule, key: &str, expression: &Expression) -> UpdateItemInputBuilder {
+    fn update_item(&self, rule: &dyn Rule, key: &str, expression: &Expression) -> UpdateItemInputBuilder {
         UpdateItemInput::builder()
             .table_name(self.table_of(rule))
             .key(rule.key(), AttributeValue::S(key.to_owned()))
@@ -266,24 +266,27 @@ impl Store {
             (row, expression, Some(format!("attribute_not_exists({name}) OR {name} < {value}")))
         });
         for (row, expression, condition) in inserts.into_iter().map(|(row, expression)| (row, expression, None)).chain(raises) {
-            if let Err(reason) = self.raise_one(rule, row, &expression, condition, deadline).await? {
+            let done = self.update_if("UpdateItem on a shared row", rule, row.as_str(), &expression, condition, deadline).await?;
+            if let Err(reason) = done {
                 return Ok(Err(reason));
             }
         }
         Ok(Ok(()))
     }
 
-    async fn raise_one(
+    /// Updates a row, or leaves it alone where the condition does not hold: there is nothing to do then.
+    pub(super) async fn update_if(
         &self,
+        operation: &'static str,
         rule: &dyn Rule,
-        row: &RowKey,
+        key: &str,
         expression: &Expression,
         condition: Option<String>,
         deadline: Deadline,
     ) -> Result<Result<(), &'static str>, Trouble> {
         retry(deadline, || async {
             self.meter.request();
-            let request = self.update_item(rule, row.as_str(), expression).set_condition_expression(condition.clone());
+            let request = self.update_item(rule, key, expression).set_condition_expression(condition.clone());
             match self.dynamo.update_item(request).await.map_err(sort) {
                 Ok(done) => {
                     self.meter.wrote(&done.consumed_capacity);
@@ -294,7 +297,7 @@ impl Store {
                     Attempt::Decided(Ok(Ok(())))
                 }
                 Err(Failure::Invalid(reason)) => Attempt::Decided(Ok(Err(reason))),
-                Err(failure) => undecided("UpdateItem on a shared row", failure),
+                Err(failure) => undecided(operation, failure),
             }
         })
         .await?

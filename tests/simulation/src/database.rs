@@ -3,7 +3,10 @@
 //! What the network and other callers do to a call is not here but in [`crate::network`]. A differential test holds this against the
 //! embedded emulator and a second, independent one.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::LazyLock,
+};
 
 use aws_sdk_dynamodb::{
     operation::{
@@ -185,9 +188,9 @@ impl Database {
             .build();
         let update = update.map_err(|_| Invalid("a required member is missing"))?;
         check_update(&update)?;
-        let (names, values) = (or_none(input.expression_attribute_names.as_ref()), or_none(input.expression_attribute_values.as_ref()));
+        let (names, values) = placeholders(input.expression_attribute_names.as_ref(), input.expression_attribute_values.as_ref());
         // In a transaction the table and the condition are looked at first.
-        expression::check_update(&update.update_expression, &names, &values)?;
+        expression::check_update(&update.update_expression, names, values)?;
         let change = self.update(&update)?;
         self.write(vec![change]);
         Ok(UpdateItemOutput::builder().build())
@@ -276,11 +279,11 @@ impl Database {
     fn update(&self, update: &Update) -> Result<Change, Refused> {
         let table = self.table(Some(&update.table_name))?;
         let key = table.exact_key(&update.key)?;
-        let (names, values) = (or_none(update.expression_attribute_names.as_ref()), or_none(update.expression_attribute_values.as_ref()));
+        let (names, values) = placeholders(update.expression_attribute_names.as_ref(), update.expression_attribute_values.as_ref());
         let before = table.items.get(&key);
-        check(update.condition_expression.as_deref(), before, (&names, &values), update.return_values_on_condition_check_failure.as_ref())?;
+        check(update.condition_expression.as_deref(), before, (names, values), update.return_values_on_condition_check_failure.as_ref())?;
         let keys = [Some(table.partition), table.sort];
-        let after = updated(&update.update_expression, before.unwrap_or(&update.key), keys, &names, &values)?;
+        let after = updated(&update.update_expression, before.unwrap_or(&update.key), keys, names, values)?;
         let after = after.into_iter().map(|(name, value)| (name, normal(value))).collect();
         Ok(Change { table: update.table_name.clone(), key, after: Some(after) })
     }
@@ -288,9 +291,9 @@ impl Database {
     fn put(&self, put: &Put) -> Result<Change, Refused> {
         let table = self.table(Some(&put.table_name))?;
         let key = table.key(&put.item)?;
-        let (names, values) = (or_none(put.expression_attribute_names.as_ref()), or_none(put.expression_attribute_values.as_ref()));
+        let (names, values) = placeholders(put.expression_attribute_names.as_ref(), put.expression_attribute_values.as_ref());
         let before = table.items.get(&key);
-        check(put.condition_expression.as_deref(), before, (&names, &values), put.return_values_on_condition_check_failure.as_ref())?;
+        check(put.condition_expression.as_deref(), before, (names, values), put.return_values_on_condition_check_failure.as_ref())?;
         let after = put.item.clone().into_iter().map(|(name, value)| (name, normal(value))).collect();
         Ok(Change { table: put.table_name.clone(), key, after: Some(after) })
     }
@@ -298,9 +301,9 @@ impl Database {
     fn delete(&self, delete: &Delete) -> Result<Change, Refused> {
         let table = self.table(Some(&delete.table_name))?;
         let key = table.exact_key(&delete.key)?;
-        let (names, values) = (or_none(delete.expression_attribute_names.as_ref()), or_none(delete.expression_attribute_values.as_ref()));
+        let (names, values) = placeholders(delete.expression_attribute_names.as_ref(), delete.expression_attribute_values.as_ref());
         let before = table.items.get(&key);
-        check(delete.condition_expression.as_deref(), before, (&names, &values), delete.return_values_on_condition_check_failure.as_ref())?;
+        check(delete.condition_expression.as_deref(), before, (names, values), delete.return_values_on_condition_check_failure.as_ref())?;
         Ok(Change { table: delete.table_name.clone(), key, after: None })
     }
 
@@ -346,10 +349,10 @@ impl Database {
             return Err(Invalid("a limit is at least 1").into());
         }
         let table = self.table(input.table_name.as_deref())?;
-        let (names, values) = (or_none(input.expression_attribute_names.as_ref()), or_none(input.expression_attribute_values.as_ref()));
+        let (names, values) = placeholders(input.expression_attribute_names.as_ref(), input.expression_attribute_values.as_ref());
         let condition = input.key_condition_expression.as_deref().unwrap_or_default();
-        expression::check(None, Some(condition), &names, &values)?;
-        let (partition, bounds) = key_range(condition, (table.partition, table.sort), &names, &values)?;
+        expression::check(None, Some(condition), names, values)?;
+        let (partition, bounds) = key_range(condition, (table.partition, table.sort), names, values)?;
         if bounds.is_some_and(|(low, high)| low > high) {
             return Err(Invalid("The BETWEEN operator requires upper bound to be greater than or equal to lower bound").into());
         }
@@ -395,23 +398,26 @@ fn check_action(action: &TransactWriteItem) -> Result<(), Invalid> {
 }
 
 fn check_update(update: &Update) -> Result<(), Invalid> {
-    let (names, values) = (or_none(update.expression_attribute_names.as_ref()), or_none(update.expression_attribute_values.as_ref()));
-    expression::check(Some(&update.update_expression), update.condition_expression.as_deref(), &names, &values)
+    let (names, values) = placeholders(update.expression_attribute_names.as_ref(), update.expression_attribute_values.as_ref());
+    expression::check(Some(&update.update_expression), update.condition_expression.as_deref(), names, values)
 }
 
 fn check_put(put: &Put) -> Result<(), Invalid> {
     put.item.values().try_for_each(valid)?;
-    let (names, values) = (or_none(put.expression_attribute_names.as_ref()), or_none(put.expression_attribute_values.as_ref()));
-    expression::check(None, put.condition_expression.as_deref(), &names, &values)
+    let (names, values) = placeholders(put.expression_attribute_names.as_ref(), put.expression_attribute_values.as_ref());
+    expression::check(None, put.condition_expression.as_deref(), names, values)
 }
 
 fn check_delete(delete: &Delete) -> Result<(), Invalid> {
-    let (names, values) = (or_none(delete.expression_attribute_names.as_ref()), or_none(delete.expression_attribute_values.as_ref()));
-    expression::check(None, delete.condition_expression.as_deref(), &names, &values)
+    let (names, values) = placeholders(delete.expression_attribute_names.as_ref(), delete.expression_attribute_values.as_ref());
+    expression::check(None, delete.condition_expression.as_deref(), names, values)
 }
 
-fn or_none<T: Clone + Default>(map: Option<&T>) -> T {
-    map.cloned().unwrap_or_default()
+/// What an expression's placeholders stand for; no placeholders where there is no map.
+fn placeholders<'a>(names: Option<&'a Names>, values: Option<&'a Values>) -> (&'a Names, &'a Values) {
+    static NO_NAMES: LazyLock<Names> = LazyLock::new(Names::new);
+    static NO_VALUES: LazyLock<Values> = LazyLock::new(Values::new);
+    (names.unwrap_or(&NO_NAMES), values.unwrap_or(&NO_VALUES))
 }
 
 fn check(

@@ -6,13 +6,17 @@ use std::{
 };
 
 use projection_vocabulary::{Attributes, RESERVED, Registry, RowKey, Rows, Rule, Value, Version};
-use projection_worker::item::{attributes, decode_event, event_type_of, partition_key, sort_key};
+use projection_worker::{
+    item::{attributes, decode_event, event_type_of, partition_key, sort_key},
+    store::parking::NO_PROJECTION,
+};
 use serde_dynamo::Item as StreamItem;
 
 use crate::{
     database::{Database, Written},
     expression::Item,
     rules::SHARED_SUMS,
+    stream::StreamRecord,
 };
 
 /// The tables, by the names that the worker is given.
@@ -78,13 +82,13 @@ impl Oracle {
     ///
     /// # Errors
     /// What is wrong.
-    pub fn acknowledged(&self, database: &Database, rules: &[&dyn Rule], event: &Acknowledged) -> Result<(), String> {
-        let Acknowledged { aggregate, version, event_type, record_id } = event;
-        if self.disturbed.contains(aggregate) {
+    pub fn acknowledged(&self, database: &Database, rules: &[&dyn Rule], record: &StreamRecord) -> Result<(), String> {
+        let StreamRecord { aggregate, version, event_type, inserted, .. } = record;
+        if !inserted || self.disturbed.contains(aggregate) {
             return Ok(());
         }
         let Some(event_type) = event_type else {
-            let kept = database.item(PARKED, &(format!("record#{record_id}"), "-".to_owned())).is_some();
+            let kept = database.item(PARKED, &(format!("record#{}", record.id()), NO_PROJECTION.to_owned())).is_some();
             let mended = |item: &Item| decode_event(&StreamItem::from(item.clone())).is_ok();
             let key = (partition_key(&aggregate.as_str().into()), sort_key(Version(*version)));
             return if kept || database.item(EVENTS, &key).is_some_and(mended) {
@@ -125,8 +129,6 @@ impl Oracle {
             if self.revised || self.restored {
                 drop_zeros(&mut expected);
                 drop_zeros(&mut actual);
-            }
-            if self.revised || self.restored {
                 raised_at_least(&mut expected, &mut actual, &mut wrong);
             }
             for aggregate in stops.keys() {
@@ -161,18 +163,6 @@ impl Oracle {
         }
         if wrong.is_empty() { Ok(()) } else { Err(format!("at rest:{wrong}")) }
     }
-}
-
-/// What a record that was acknowledged holds.
-pub struct Acknowledged {
-    /// Its aggregate.
-    pub aggregate: String,
-    /// Its version.
-    pub version: u64,
-    /// Its event type, if it has one.
-    pub event_type: Option<String>,
-    /// The record's id.
-    pub record_id: String,
 }
 
 /// The pure fold of the event store under a rule, as a reader sees it; and where it cannot go on.

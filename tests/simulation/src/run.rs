@@ -97,6 +97,7 @@ struct Run {
     left_behind: bool,
     requests: u64,
 }
+
 /// What the scheduler may do next.
 #[derive(Clone, Copy)]
 enum Action {

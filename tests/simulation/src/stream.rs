@@ -6,7 +6,7 @@ use projection_worker::item::{Key, event_type_of, key_of};
 use serde_dynamo::Item as StreamItem;
 use serde_json::{json, value::RawValue};
 
-use crate::{expression::Item, oracle::Acknowledged};
+use crate::expression::Item;
 
 /// A record as it is delivered.
 #[derive(Clone, Debug)]
@@ -41,7 +41,7 @@ impl StreamRecord {
     /// The record of an item that was put into the event store; `None` for what is no event.
     ///
     /// # Panics
-    /// If the item is none of the event store's.
+    /// If the item cannot be told as JSON.
     #[must_use]
     pub fn of(before: Option<&Item>, after: &Item, sequence: u64, order: u64) -> Option<Self> {
         let image = StreamItem::from(after.clone());
@@ -58,15 +58,10 @@ impl StreamRecord {
         Some(Self { raw, order, aggregate: aggregate.to_string(), version: version.0, event_type, inserted, name })
     }
 
-    /// What must hold once it is acknowledged, if anything.
+    /// Its id.
     #[must_use]
-    pub fn acknowledged(&self) -> Option<Acknowledged> {
-        self.inserted.then(|| Acknowledged {
-            aggregate: self.aggregate.clone(),
-            version: self.version,
-            event_type: self.event_type.clone(),
-            record_id: record_id(self.order),
-        })
+    pub fn id(&self) -> String {
+        record_id(self.order)
     }
 }
 

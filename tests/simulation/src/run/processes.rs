@@ -69,6 +69,7 @@ impl Wake for Flag {
         self.0.store(true, Relaxed);
     }
 }
+
 impl Run {
     pub(super) fn name(&mut self, kind: &str) -> String {
         self.named += 1;
@@ -122,25 +123,25 @@ impl Run {
         });
     }
 
+    /// Somebody does something with a worker of what is deployed.
+    pub(super) fn operator<W: Future<Output = Ended> + 'static>(&mut self, what: &str, work: impl FnOnce(Arc<Worker>) -> W) {
+        let (worker, name) = (self.worker(self.deployed), self.name("operator"));
+        self.note(|| format!("{name} {what}"));
+        self.start(&name, Role::Operator, work(worker));
+    }
+
     /// An operator or a schedule does something that may always be done.
     pub(super) fn operate(&mut self) {
-        let deployment = self.deployed;
-        let worker = self.worker(deployment);
-        let name = self.name("operator");
         if self.choices.per_mille(500) {
             let aggregate = AggregateId::from(GIVERS[self.choices.below(self.plan.givers)]);
-            let rule = DEPLOYMENTS[deployment][self.choices.below(3)];
-            let name_of_rule = rule.name();
-            let line = format!("{name} lets {aggregate} catch up in {name_of_rule}");
-            self.note(|| line);
-            self.start(&name, Role::Operator, async move {
+            let rule = DEPLOYMENTS[self.deployed][self.choices.below(3)];
+            self.operator(&format!("lets {aggregate} catch up in {}", rule.name()), |worker| async move {
                 _ = worker.catch_up(rule, &aggregate, Trust::Row, Deadline::NONE).await;
                 Ended::Quiet
             });
             return;
         }
-        self.note(|| format!("{name} redrives what is parked"));
-        self.start(&name, Role::Operator, async move {
+        self.operator("redrives what is parked", |worker| async move {
             for parked in worker.store().parked().await.unwrap_or_default() {
                 _ = worker.redrive(&parked, Trust::Row, Deadline::NONE).await;
             }
@@ -242,9 +243,7 @@ impl Run {
     pub(super) fn acknowledged(&self, deployment: usize, records: &[&Delivered]) -> Result {
         let network = lock(&self.network);
         for record in records {
-            if let Some(acknowledged) = record.0.acknowledged() {
-                self.oracle.acknowledged(&network.database, DEPLOYMENTS[deployment], &acknowledged)?;
-            }
+            self.oracle.acknowledged(&network.database, DEPLOYMENTS[deployment], &record.0)?;
         }
         Ok(())
     }
@@ -252,8 +251,7 @@ impl Run {
 
 /// As the Lambda answers.
 fn answer_of(report: &Report) -> Answer {
-    let lowest = report.checkpoint.as_ref().map(|lowest| lowest.as_ref().map_or_else(String::new, |number| number.as_str().to_owned()));
-    Answer::Responded(lowest.into_iter().collect())
+    Answer::Responded(report.item_failure().into_iter().map(str::to_owned).collect())
 }
 
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {

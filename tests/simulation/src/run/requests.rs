@@ -92,10 +92,7 @@ impl Run {
             format!("{}: {}", request.text(), refused.unwrap_or_else(|| "done".to_owned()))
         });
         let changes = std::mem::take(&mut network.database.changes);
-        for written in changes {
-            self.oracle.written(&written, false)?;
-            self.stream(written.items);
-        }
+        self.look_at(changes, false)?;
         // A plain network answers at once.
         if !self.choices.per_mille(400) && at < network.under_way.len() {
             network.deliver(at);

@@ -85,10 +85,8 @@ impl Run {
 
     /// As an operator does with `projector parked redrive --all`: aggregates first, for a record whose event the event store has by
     /// now waits for its aggregate. One after the other, or one that goes by the row parks what another takes back.
-    pub(super) async fn list_and_redrive(&mut self) -> Result {
-        let worker = self.worker(self.deployed);
-        let name = self.name("operator");
-        self.start(&name, Role::Operator, async move {
+    async fn list_and_redrive(&mut self) -> Result {
+        self.operator("lists what is parked", |worker| async move {
             match worker.store().parked().await {
                 Ok(parked) => Ended::Parked(parked),
                 Err(trouble) => Ended::Failed(trouble.to_string()),
@@ -98,12 +96,9 @@ impl Run {
         let (records, aggregates): (Vec<_>, Vec<_>) =
             std::mem::take(&mut self.parked).into_iter().partition(|parked| parked.projection == NO_PROJECTION);
         for parked in aggregates.into_iter().chain(records) {
-            let worker = self.worker(self.deployed);
-            let name = self.name("operator");
             let doubted = self.oracle.disturbed.contains(&parked.aggregate) || parked.projection == NO_PROJECTION && self.oracle.restored;
             let trust = if doubted { Trust::Store } else { Trust::Row };
-            self.note(|| format!("{name} redrives {}/{}", parked.projection, parked.aggregate));
-            self.start(&name, Role::Operator, async move {
+            self.operator(&format!("redrives {}/{}", parked.projection, parked.aggregate), |worker| async move {
                 match worker.redrive(&parked, trust, Deadline::NONE).await {
                     Ok(redriven) => Ended::Redriven(redriven),
                     Err(failed) => Ended::Failed(failed.to_string()),
@@ -117,16 +112,14 @@ impl Run {
     /// Those whom the stream alone does not bring to the head.
     async fn catch_up(&mut self, needs_it: impl Fn(&Self, &str, &str) -> bool) -> Result {
         for aggregate in GIVERS.iter().take(self.plan.givers).chain(&SHELVES) {
+            let id = AggregateId::from(*aggregate);
+            let trust = if self.oracle.disturbed.contains(*aggregate) { Trust::Store } else { Trust::Row };
             for rule in DEPLOYMENTS[self.deployed] {
                 if !needs_it(self, aggregate, rule.name()) {
                     continue;
                 }
-                let worker = self.worker(self.deployed);
-                let name = self.name("operator");
-                let id = AggregateId::from(*aggregate);
-                let trust = if self.oracle.disturbed.contains(*aggregate) { Trust::Store } else { Trust::Row };
-                self.note(|| format!("{name} lets {aggregate} catch up in {}", rule.name()));
-                self.start(&name, Role::Operator, async move {
+                let id = id.clone();
+                self.operator(&format!("lets {aggregate} catch up in {}", rule.name()), |worker| async move {
                     match worker.catch_up(*rule, &id, trust, Deadline::NONE).await {
                         Ok(_) => Ended::Quiet,
                         Err(failed) => Ended::Failed(failed.to_string()),

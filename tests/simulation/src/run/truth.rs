@@ -14,7 +14,7 @@ use super::{
     processes::{Ended, Role},
 };
 use crate::{
-    database::ItemWritten,
+    database::{ItemWritten, Written},
     expression::Item,
     faults::Fault,
     network::lock,
@@ -161,6 +161,11 @@ impl Run {
     /// What was written behind everybody's back.
     pub(super) fn direct(&mut self, lost: bool) -> Result {
         let changes = std::mem::take(&mut lock(&self.network).database.changes);
+        self.look_at(changes, lost)
+    }
+
+    /// Shows writes to the oracle, and to the stream what of them is the event store's.
+    pub(super) fn look_at(&mut self, changes: Vec<Written>, lost: bool) -> Result {
         for written in changes {
             self.oracle.written(&written, lost)?;
             self.stream(written.items);

@@ -4,7 +4,7 @@
 //! embedded emulator and a second, independent one.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::LazyLock,
 };
 
@@ -230,11 +230,13 @@ impl Database {
             return if seen == actions { Ok(done) } else { Err(Refused::OtherParameters) };
         }
         actions.iter().try_for_each(check_action)?;
-        let mut keys = actions.iter().map(|action| self.key_of_action(action)).collect::<Result<Vec<_>, _>>()?;
-        keys.retain(|(_, key)| key.is_some());
-        keys.sort();
-        if keys.windows(2).any(|pair| pair[0] == pair[1]) {
-            return Err(Invalid("Transaction request cannot include multiple operations on one item").into());
+        let mut keys = HashSet::new();
+        for action in actions {
+            if let (table, Some(key)) = self.key_of_action(action)?
+                && !keys.insert((table, key))
+            {
+                return Err(Invalid("Transaction request cannot include multiple operations on one item").into());
+            }
         }
         let (mut changes, mut reasons) = (Vec::new(), Vec::new());
         for action in actions {

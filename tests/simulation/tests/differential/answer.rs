@@ -102,6 +102,16 @@ operations! {
     UpdateItem update_item UpdateItemInputBuilder;
 }
 
+impl Operation {
+    /// The token of a transaction that has one.
+    pub fn token(&self) -> Option<&str> {
+        match self {
+            Self::TransactWriteItems(transaction) => transaction.get_client_request_token().as_deref(),
+            _ => None,
+        }
+    }
+}
+
 /// What a DynamoDB says; texts of messages are no part of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {

@@ -57,25 +57,24 @@ pub const KNOWN: &[Difference] = &[
     },
     Difference {
         of: Kind::Moto,
-        what: "an exception in its own code (HTTP 500, or TypeError): ADD of a number with an exponent, comparison of different types",
+        what: "an exception in its own code (HTTP 500, TypeError or ValueError): ADD of a number with an exponent, comparison of different types",
         source: MOTO,
         applies: |case| match &case.theirs.reply {
-            Reply::Refused(code, _, reasons) => code == "no code" || reasons.iter().any(|(code, _)| code == "TypeError"),
+            Reply::Refused(code, _, reasons) => {
+                code == "no code" || reasons.iter().any(|(code, _)| code == "TypeError" || code == "ValueError")
+            }
             _ => false,
         },
     },
     Difference {
         of: Kind::Moto,
-        what: "it cancels a transaction with a table that is not there, where DynamoDB says ResourceNotFoundException",
+        what: "it cancels a transaction with a table that is not there, or finds another fault of it first; DynamoDB says that there is no table",
         source: "https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_TransactWriteItems.html",
         applies: |case| {
-            let code_of = |answer: &Answer| match &answer.reply {
-                Reply::Refused(code, ..) => code.clone(),
-                _ => String::new(),
-            };
+            let refused = |answer: &Answer, code: &str| matches!(&answer.reply, Reply::Refused(with, ..) if with == code);
             matches!(case.operation, Operation::TransactWriteItems(_))
-                && code_of(case.ours) == "ResourceNotFoundException"
-                && code_of(case.theirs) == "TransactionCanceledException"
+                && refused(case.ours, "ResourceNotFoundException")
+                && (refused(case.theirs, "TransactionCanceledException") || refused(case.theirs, "ValidationException"))
         },
     },
     Difference {
@@ -100,7 +99,7 @@ pub const KNOWN: &[Difference] = &[
         of: Kind::Moto,
         what: "it knows no tokens: a transaction that is repeated is done again",
         source: "https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_TransactWriteItems.html",
-        applies: |case| matches!(case.operation, Operation::TransactWriteItems(transaction) if transaction.get_client_request_token().is_some()),
+        applies: |case| case.operation.token().is_some(),
     },
     Difference {
         of: Kind::Moto,

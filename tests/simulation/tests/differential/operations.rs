@@ -47,6 +47,9 @@ const NUMBERS: [&str; 22] = [
 const NO_NUMBERS: [&str; 7] =
     ["", "abc", "1.2.3", "1E+126", "1E-131", "123456789012345678901234567890123456789", "1.00000000000000000000000000000000000001"];
 
+/// Few, so that they meet: one number in several forms, and two that have no sum of 38 digits.
+const AMOUNTS: [&str; 5] = ["1.5", "1.50", "15E-1", "99999999999999999999999999999999999999", "0.1"];
+
 /// Lists and maps are within each other at most so many times.
 const NESTED_MAX: u8 = 2;
 
@@ -230,6 +233,7 @@ impl Random {
             "status" | "parkedAt" => s(self.of(&["OPEN", "CLOSED", ""])),
             "givers" => self.set(true),
             "data" => self.value(NESTED_MAX),
+            "amount" if self.rng.bool() => n(self.of(&AMOUNTS)),
             _ => self.number(),
         }
     }
@@ -262,7 +266,10 @@ impl Random {
                     let other = if self.one_in(4) { placeholders.name(self.of(&ATTRIBUTES)) } else { name.clone() };
                     sets.push(format!("{name} = if_not_exists({other}, {})", placeholders.value(self.value_of(attribute))));
                 }
-                5..8 => adds.push(format!("{name} {}", placeholders.value(self.value_of(attribute)))),
+                5..8 => {
+                    let value = if self.one_in(15) { AttributeValue::L(Vec::new()) } else { self.value_of(attribute) };
+                    adds.push(format!("{name} {}", placeholders.value(value)));
+                }
                 _ => removes.push(name),
             }
         }
@@ -301,7 +308,8 @@ impl Random {
                     4 => format!("attribute_exists({name})"),
                     at => {
                         let comparator = ["=", "=", "=", "<", "<", "<>"][usize::from(at - 5) % 6];
-                        format!("{name} {comparator} {}", placeholders.value(self.value_of(attribute)))
+                        let value = if self.one_in(15) { AttributeValue::Null(true) } else { self.value_of(attribute) };
+                        format!("{name} {comparator} {}", placeholders.value(value))
                     }
                 });
             }
@@ -409,7 +417,8 @@ impl Random {
         if !self.transactions.is_empty() && self.one_in(8) {
             let (token, mut actions) = self.transactions[self.rng.usize(..self.transactions.len())].clone();
             if self.one_in(3) {
-                actions = self.actions();
+                // Without a fault of their own: which of two is found first is written nowhere.
+                actions = vec![self.counted(0)];
             }
             let again = TransactWriteItemsInput::builder().set_transact_items(Some(actions));
             return Operation::TransactWriteItems(again.client_request_token(token));

@@ -84,7 +84,13 @@ impl Both {
             let case = Case { operation: &step.operation, ours: &ours, theirs: &theirs };
             let known = KNOWN.iter().position(|known| known.of == self.emulator.kind && (known.applies)(&case));
             known.unwrap_or_else(|| {
-                panic!("the worker sends {:?}\nsimulated: {ours:#?}\n{:?}: {theirs:#?}", step.operation, self.emulator.kind)
+                panic!(
+                    "the worker sends {:?}\nsimulated: {}\n{:?}: {}",
+                    step.operation,
+                    ours.unlike(&theirs),
+                    self.emulator.kind,
+                    theirs.unlike(&ours)
+                )
             })
         });
         if let Some(known) = known {

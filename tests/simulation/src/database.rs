@@ -230,10 +230,10 @@ impl Database {
             return if seen == actions { Ok(done) } else { Err(Refused::OtherParameters) };
         }
         actions.iter().try_for_each(check_action)?;
-        let mut keys = HashSet::new();
+        let mut targets = HashSet::new();
         for action in actions {
-            if let (table, Some(key)) = self.key_of_action(action)?
-                && !keys.insert((table, key))
+            if let (table, Some(key)) = self.target(action)?
+                && !targets.insert((table, key))
             {
                 return Err(Invalid("Transaction request cannot include multiple operations on one item").into());
             }
@@ -267,15 +267,21 @@ impl Database {
         Ok(done)
     }
 
-    /// Which item an action is about; a key that is none is found out later, and is then the action's own fault.
-    fn key_of_action<'a>(&self, action: &'a TransactWriteItem) -> Result<(&'a str, Option<Key>), Refused> {
+    /// Which item an action is about, if its key has a value of any kind; a key of the wrong kind is the action's own fault, found later.
+    fn target<'a>(&self, action: &'a TransactWriteItem) -> Result<(&'a str, Option<[&'a str; 2]>), Refused> {
         let (name, item) = match (&action.update, &action.put, &action.delete) {
             (Some(update), ..) => (&update.table_name, &update.key),
             (_, Some(put), _) => (&put.table_name, &put.item),
             (.., Some(delete)) => (&delete.table_name, &delete.key),
             _ => return Err(Invalid("an action this database does not know").into()),
         };
-        Ok((name, self.table(Some(name))?.key(item).ok()))
+        let table = self.table(Some(name))?;
+        let text = |name: &str| match item.get(name) {
+            Some(AttributeValue::S(text) | AttributeValue::N(text)) => Some(text.as_str()),
+            _ => None,
+        };
+        let sort = table.sort.map_or(Some(""), text);
+        Ok((name, text(table.partition).zip(sort).map(|(partition, sort)| [partition, sort])))
     }
 
     fn update(&self, update: &Update) -> Result<Change, Refused> {

@@ -152,7 +152,11 @@ impl Reply {
 impl Contents {
     /// With other numbers.
     pub fn map(&self, number: fn(&str) -> String) -> Self {
-        Self { items: ordered(self.items.iter().map(|item| map(item, number)).collect()), pages: self.pages.clone() }
+        Self {
+            items: ordered(self.items.iter().map(|item| map(item, number)).collect()),
+            pages: self.pages.clone(),
+            broken: self.broken.clone(),
+        }
     }
 }
 
@@ -163,6 +167,8 @@ pub struct Contents {
     pub items: Vec<Item>,
     /// Items of each page, as far as they follow from the limit.
     pub pages: Vec<usize>,
+    /// Why the rest cannot be read: what an emulator took that it should not have.
+    pub broken: Option<Reply>,
 }
 
 /// So many pages tell how paging works; a request for each item of a large table would only take time.
@@ -170,12 +176,15 @@ const LIMITED_PAGES: usize = 4;
 
 /// Reads a table to its end by scans, the first of at most `limit` items.
 pub async fn contents<'a>(scan: impl Fn(ScanInputBuilder) -> BoxFuture<'a, Page>, table: &str, limit: Option<i32>) -> Contents {
-    let (mut contents, mut from) = (Contents { items: Vec::new(), pages: Vec::new() }, None);
+    let (mut contents, mut from) = (Contents { items: Vec::new(), pages: Vec::new(), broken: None }, None);
     loop {
         let limit = limit.filter(|_| contents.pages.len() < LIMITED_PAGES);
         let request = ScanInput::builder().table_name(table).consistent_read(true).set_limit(limit).set_exclusive_start_key(from);
         let (reply, last) = scan(request).await;
-        let Reply::Scanned(items, _) = reply else { panic!("{table} cannot be scanned: {reply:?}") };
+        let Reply::Scanned(items, _) = reply else {
+            contents.broken = Some(reply);
+            return contents;
+        };
         contents.pages.push(items.len());
         contents.items.extend(items);
         from = last;

@@ -415,11 +415,12 @@ impl Random {
 
     fn transaction(&mut self) -> Operation {
         if !self.transactions.is_empty() && self.one_in(8) {
-            let (token, mut actions) = self.transactions[self.rng.usize(..self.transactions.len())].clone();
+            let again = self.rng.usize(..self.transactions.len());
             if self.one_in(3) {
-                // Without a fault of their own: which of two is found first is written nowhere.
-                actions = vec![self.counted(0)];
+                // Without a fault of their own, now and later: which of two is found first is written nowhere.
+                self.transactions[again].1 = vec![self.counted(0)];
             }
+            let (token, actions) = self.transactions[again].clone();
             let again = TransactWriteItemsInput::builder().set_transact_items(Some(actions));
             return Operation::TransactWriteItems(again.client_request_token(token));
         }

@@ -107,6 +107,17 @@ pub const KNOWN: &[Difference] = &[
         source: "https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Expressions.OperatorsAndFunctions.html",
         applies: |case| values(case.operation).any(|value| matches!(value, AttributeValue::Null(_))),
     },
+    Difference {
+        of: Kind::Moto,
+        what: "by < it compares a truth value with a number, as Python does; in DynamoDB they have no order",
+        source: "https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Expressions.OperatorsAndFunctions.html",
+        applies: |case| {
+            let held = case.ours.contents.iter().flat_map(|contents| contents.items.iter().flat_map(|item| item.values()));
+            let is_truth = |value: &Shown| matches!(value, Shown::Other(text) if text.starts_with("Bool"));
+            let truth = values(case.operation).any(|value| matches!(value, AttributeValue::Bool(_))) || held.into_iter().any(is_truth);
+            truth && format!("{:?}", case.operation).contains(" < ")
+        },
+    },
 ];
 
 const MOTO: &str = "moto 5.2.5, moto/dynamodb/models/dynamo_type.py";

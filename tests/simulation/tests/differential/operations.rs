@@ -297,6 +297,16 @@ impl Random {
             let key = if table == EVENTS { "PK" } else { "id" };
             return Some(format!("attribute_not_exists({key})"));
         }
+        if self.one_in(3) {
+            // Two shapes that the worker writes, where nothing else decides: a number that is equal, or less.
+            let attribute = self.of(&["version", "amount"]);
+            let (name, value) = (placeholders.name(attribute), placeholders.value(self.value_of(attribute)));
+            return Some(if self.rng.bool() {
+                format!("{name} = {value}")
+            } else {
+                format!("attribute_not_exists({name}) OR {name} < {value}")
+            });
+        }
         let mut any = Vec::new();
         for _ in 0..=self.rng.usize(..3) / 2 {
             let mut all = Vec::new();
@@ -308,7 +318,11 @@ impl Random {
                     4 => format!("attribute_exists({name})"),
                     at => {
                         let comparator = ["=", "=", "=", "<", "<", "<>"][usize::from(at - 5) % 6];
-                        let value = if self.one_in(15) { AttributeValue::Null(true) } else { self.value_of(attribute) };
+                        let value = match self.rng.u8(..20) {
+                            0 => AttributeValue::Null(true),
+                            1 => AttributeValue::Bool(true),
+                            _ => self.value_of(attribute),
+                        };
                         format!("{name} {comparator} {}", placeholders.value(value))
                     }
                 });

@@ -6,7 +6,7 @@ use projection_vocabulary::{AggregateId, HomeRow, Rule, Version};
 
 use crate::{
     lane::{Lane, Park, UNEXPLAINED_MAX, UNEXPLAINED_REASON, concerns, newer_revision},
-    reproject::{Anew, reproject},
+    reproject::fold_history,
     retry::Deadline,
     store::{
         Trouble,
@@ -67,6 +67,22 @@ impl Worker {
     /// # Errors
     /// [`Failed`].
     pub async fn catch_up(&self, rule: &'static dyn Rule, id: &AggregateId, trust: Trust, deadline: Deadline) -> Result<CaughtUp, Failed> {
+        // No breaker: somebody asked for this one aggregate.
+        self.catch_up_one(rule, id, (trust, false), deadline).await
+    }
+
+    /// The same for one of many that nobody has looked at: if it should be parked, the breaker is asked.
+    pub(crate) async fn sweep(&self, rule: &'static dyn Rule, id: &AggregateId, deadline: Deadline) -> Result<CaughtUp, Failed> {
+        self.catch_up_one(rule, id, (Trust::Row, true), deadline).await
+    }
+
+    async fn catch_up_one(
+        &self,
+        rule: &'static dyn Rule,
+        id: &AggregateId,
+        (trust, breaker): (Trust, bool),
+        deadline: Deadline,
+    ) -> Result<CaughtUp, Failed> {
         let mut caught_up = CaughtUp { standing: Standing::Parked(None), applied: 0, reprojected: false };
         let (mut before, mut unmoved) = (None, 0);
         loop {
@@ -99,16 +115,15 @@ impl Worker {
                     lane.push_stored(row.version, from, stored);
                     lane.prepare();
                 }
-                Finding::OtherHistory => match reproject(self.store(), rule, id, &row, trust, deadline).await? {
-                    Anew::Done(_) => caught_up.reprojected = true,
-                    Anew::Moved => {}
-                    Anew::Stuck(version, reason, payload) => lane.stuck(&row, version, reason, payload),
-                },
+                Finding::OtherHistory => {
+                    let folding = fold_history(self.store(), rule, id, Version(u64::MAX), deadline).await?;
+                    lane.replace(&row, &folding, trust);
+                }
             }
-            let (mut lanes, to_park) = self.drive(vec![lane], deadline).await;
+            let (mut lanes, to_park) = self.drive(vec![lane], deadline.into()).await;
             caught_up.standing = Standing::Parked(to_park.first().map(|(_, Park { reason, .. })| reason.clone()));
-            // No breaker: somebody asked for this one aggregate.
-            lanes.extend(self.park_all(to_park, &BTreeSet::new(), deadline).await);
+            let tripped = if breaker { self.tripped(&lanes, &to_park, &[]) } else { BTreeSet::new() };
+            lanes.extend(self.park_all(to_park, &tripped, deadline.into()).await);
             for lane in lanes {
                 caught_up.applied += lane.tally.healed;
                 caught_up.reprojected |= lane.tally.reprojected > 0;

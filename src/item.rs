@@ -68,6 +68,15 @@ pub fn partition_key(aggregate: &AggregateId) -> String {
     format!("{AGGREGATE}{aggregate}")
 }
 
+/// The aggregate whose items have this partition key, if it is an aggregate's.
+#[must_use]
+pub fn aggregate_of(partition_key: &str) -> Option<AggregateId> {
+    partition_key
+        .strip_prefix(AGGREGATE)
+        .filter(|id| !id.is_empty() && partition_key.len() <= PARTITION_KEY_BYTES_MAX)
+        .map(AggregateId::from)
+}
+
 /// The sort key of an event.
 #[must_use]
 pub fn sort_key(version: Version) -> String {
@@ -88,11 +97,10 @@ pub fn key_of(keys: &Item) -> Result<Key, Malformed> {
     let Some(Attribute::S(sort)) = keys.get("SK") else { return Ok(Key::Other) };
     let Some(digits) = sort.strip_prefix(EVENT) else { return Ok(Key::Other) };
     let Some(Attribute::S(partition)) = keys.get("PK") else { return Err(Malformed::PartitionKey) };
-    let fits = |id: &&str| !id.is_empty() && partition.len() <= PARTITION_KEY_BYTES_MAX;
-    let aggregate = partition.strip_prefix(AGGREGATE).filter(fits).ok_or(Malformed::PartitionKey)?;
+    let aggregate = aggregate_of(partition).ok_or(Malformed::PartitionKey)?;
     let numeric = digits.len() == VERSION_DIGITS && digits.bytes().all(|byte| byte.is_ascii_digit());
     let version = digits.parse().ok().filter(|version| numeric && *version > 0).ok_or(Malformed::SortKey)?;
-    Ok(Key::Event(aggregate.into(), Version(version)))
+    Ok(Key::Event(aggregate, Version(version)))
 }
 
 /// Reads an event's item.

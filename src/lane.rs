@@ -22,6 +22,7 @@ use serde_dynamo::Item;
 use crate::{
     item::encode_event,
     report::{Outcome, Tally},
+    reproject::{Folding, Replacement, Stop, Trust},
     store::{events::Stored, home::HomeWrite, rows::TRANSACTION_ACTIONS_MAX},
 };
 
@@ -42,6 +43,8 @@ pub struct Lane {
     /// At most so many events in one write: halved when DynamoDB refuses what several events come to.
     limit: usize,
     parking: Option<Park>,
+    /// A row to be put in the place of the one that is there, before anything else.
+    replacing: Option<Box<Write>>,
     unexplained: u32,
     /// What became of the batch's records, by their index in it.
     pub settled: Vec<(usize, Outcome)>,
@@ -49,6 +52,8 @@ pub struct Lane {
     pub tally: Tally,
     /// Why its failed records failed.
     pub failure: Option<String>,
+    /// Whether it was found or made parked.
+    pub waits: bool,
 }
 
 /// Contiguous versions and what they hold.
@@ -83,6 +88,7 @@ pub enum Step {
 }
 
 /// A write of the lane's row and of what it adds to shared rows.
+#[derive(Clone)]
 pub struct Write {
     /// The home row's part.
     pub home: HomeWrite,
@@ -131,10 +137,12 @@ impl Lane {
             row: None,
             limit: usize::MAX,
             parking: None,
+            replacing: None,
             unexplained: 0,
             settled: Vec::new(),
             tally: Tally::default(),
             failure: None,
+            waits: false,
         }
     }
 
@@ -165,6 +173,14 @@ impl Lane {
         }
     }
 
+    /// Adds the event at which a fold ended that leaves the row at version `after`.
+    pub fn push_stop(&mut self, after: Version, due: Version, Stop { reason, payload }: Stop) {
+        if after.next() < due {
+            self.entries.push_back(Entry { first: after.next(), last: due.previous(), content: Content::Passed, records: Vec::new() });
+        }
+        self.entries.push_back(Entry { first: due, last: due, content: Content::Poison { reason, payload }, records: Vec::new() });
+    }
+
     /// Puts what was pushed in order. Returns whether anything in it concerns the rule; if not, the lane is for the bin.
     pub fn prepare(&mut self) -> bool {
         self.entries.make_contiguous().sort_by_key(|entry| entry.first);
@@ -190,6 +206,9 @@ impl Lane {
     pub fn step(&mut self) -> Step {
         if let Some(park) = &self.parking {
             return Step::Park(park.clone());
+        }
+        if let Some(write) = &self.replacing {
+            return Step::Write(write.clone());
         }
         loop {
             let Some(front) = self.entries.front() else { return Step::Done };
@@ -294,6 +313,12 @@ impl Lane {
     pub fn written(&mut self, write: &Write) {
         self.row = None;
         self.unexplained = 0;
+        if self.replacing.take().is_some() {
+            self.tally.reprojected += 1;
+            self.settle_up_to(write.home.after, Outcome::Duplicate);
+            self.settle_up_to(write.home.to, Outcome::Applied);
+            return;
+        }
         for entry in self.entries.drain(..write.entries) {
             if !matches!(entry.content, Content::Event(_)) {
                 continue;
@@ -315,10 +340,11 @@ impl Lane {
     pub fn refused(&mut self, row: Option<HomeRow>, tried: Option<&Write>) -> Next {
         self.row = None;
         self.parking = None;
+        let replacing = self.replacing.take();
         let row = row.unwrap_or_default();
         if row.parked_at.is_some() {
             self.settle_up_to(row.version, Outcome::Duplicate);
-            self.settle_up_to(Version(u64::MAX), Outcome::Parked);
+            self.parked();
             return Next::Step;
         }
         let revision = self.rule.revision();
@@ -327,6 +353,13 @@ impl Lane {
                 return if self.refused_for_no_reason() { Next::Step } else { Next::Reproject(Box::new(row)) };
             }
             self.fail(newer_revision(self.rule, row.revision));
+            return Next::Step;
+        }
+        if let (Some(write), Some(_)) = (tried, &replacing)
+            && write.home.to == row.version
+        {
+            self.replacing = replacing;
+            self.written(write);
             return Next::Step;
         }
         let Some(front) = self.entries.front() else { return Next::Step };
@@ -400,13 +433,26 @@ impl Lane {
         Entry { first: version, last: version, content: content(self.rule, stored), records: Vec::new() }
     }
 
-    /// The row that an older revision wrote cannot be projected anew: the aggregate is parked where that row stands.
-    pub fn stuck(&mut self, row: &HomeRow, version: Version, reason: String, payload: String) {
-        self.parking = Some(Park { after: row.version, after_revision: row.revision, version, reason, payload });
+    /// Puts the fold of its history in the place of its row as it is; or parks the aggregate where that row stands, if that cannot be.
+    pub fn replace(&mut self, stale: &HomeRow, folding: &Folding, trust: Trust) {
+        match folding.in_place_of(stale, trust) {
+            Ok(Replacement { home, raises, shared }) => {
+                self.replacing = Some(Box::new(Write { home, change: raises, shared, entries: 0, concerning: 1 }));
+            }
+            Err((version, stop)) => self.stuck((stale.version, stale.revision), version, stop),
+        }
+    }
+
+    fn stuck(&mut self, (after, after_revision): (Version, u32), version: Version, Stop { reason, payload }: Stop) {
+        self.parking = Some(Park { after, after_revision, version, reason, payload });
     }
 
     /// `DynamoDB` refuses what the write says, and it is this lane's alone.
     pub fn invalid(&mut self, write: &Write, reason: &'static str) {
+        if self.replacing.take().is_some() {
+            self.stuck((write.home.after, write.home.after_revision), write.home.after, Stop::refused(reason));
+            return;
+        }
         if write.concerning > 1 {
             self.limit = write.concerning / 2;
             return;
@@ -415,22 +461,17 @@ impl Lane {
         self.park_at(write.home.after, write.home.to, reason.to_owned(), payload);
     }
 
-    /// The aggregate was projected anew, up to this version.
-    pub fn reprojected(&mut self, before: Version, now: Version) {
-        self.tally.reprojected += 1;
-        self.settle_up_to(before, Outcome::Duplicate);
-        self.settle_up_to(now, Outcome::Applied);
-    }
-
     /// The aggregate is parked: all that is left waits.
     pub fn parked(&mut self) {
         self.parking = None;
+        self.waits = true;
         self.settle_up_to(Version(u64::MAX), Outcome::Parked);
     }
 
     /// All that is left fails.
     pub fn fail(&mut self, reason: String) {
         self.parking = None;
+        self.replacing = None;
         self.settle_up_to(Version(u64::MAX), Outcome::Failed);
         self.failure = Some(reason);
     }

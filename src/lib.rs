@@ -15,7 +15,9 @@ pub mod item;
 #[cfg(feature = "runtime")]
 pub mod lambda;
 mod lane;
+mod pass;
 mod plan;
+pub mod rebuild;
 pub mod redrive;
 pub mod report;
 mod reproject;

@@ -1,28 +1,18 @@
 //! Projecting an aggregate anew: because its rule has changed, or because its row stands on another history than the event store's.
+//! Pure, but for reading a history.
 
 use projection_vocabulary::{AggregateId, Change, HomeRow, Rows, Rule, Sums, Version};
 
 use crate::{
     lane::{Content, HOLE_REASON, content, payload_of},
-    plan::by_row,
     retry::Deadline,
     store::{
         Store, Trouble,
-        events::PAGE_EVENTS,
+        events::{PAGE_EVENTS, Stored},
         home::HomeWrite,
-        rows::{Cause, Commit, TRANSACTION_ACTIONS_MAX},
+        rows::TRANSACTION_ACTIONS_MAX,
     },
 };
-
-/// What became of projecting an aggregate anew.
-pub enum Anew {
-    /// Its row is today's, with this watermark.
-    Done(Version),
-    /// Nothing, for the row is no longer the one that was to be replaced.
-    Moved,
-    /// It cannot be done: at which version, why, and the event as JSON if it is an event's fault.
-    Stuck(Version, String, String),
-}
 
 /// What to go by where a row and the event store may disagree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,98 +24,148 @@ pub enum Trust {
     Store,
 }
 
-/// Puts today's fold of an aggregate's history in the place of its row as it is, and adds what it contributes now less what it
-/// contributed then to shared rows.
-///
-/// # Errors
-/// [`Trouble`], with all of that done or nothing: deliver the records again.
-pub async fn reproject(
-    store: &Store,
-    rule: &dyn Rule,
-    aggregate: &AggregateId,
-    stale: &HomeRow,
-    trust: Trust,
-    deadline: Deadline,
-) -> Result<Anew, Trouble> {
-    let Folded { fresh, total, due, stop } = fold_history(store, rule, aggregate, deadline).await?;
-    // What lies beyond the row is for the lane to find; what lies before it keeps the row as it is.
-    if due <= stale.version && (stop.is_some() || trust == Trust::Row) {
-        let (reason, payload) = stop.unwrap_or_else(|| (AHEAD_REASON.to_owned(), String::new()));
-        return Ok(Anew::Stuck(due, format!("the aggregate is projected anew: {reason}"), payload));
+/// The fold of an aggregate's history from its first event on, under today's rule, event by event: however long a history is, this
+/// holds a row and a change.
+pub struct Folding {
+    rule: &'static dyn Rule,
+    aggregate: AggregateId,
+    rows: Rows,
+    /// The change of all events so far.
+    pub total: Change,
+    /// The version that comes next.
+    pub due: Version,
+    /// Why it cannot go on, if so.
+    pub stop: Option<Stop>,
+}
+
+/// Why a fold ends before its history does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stop {
+    /// Why, without event data.
+    pub reason: String,
+    /// The event as JSON; empty if it is missing.
+    pub payload: String,
+}
+
+impl Folding {
+    /// Nothing yet.
+    #[must_use]
+    pub fn new(rule: &'static dyn Rule, aggregate: AggregateId) -> Self {
+        Self { rule, aggregate, rows: Rows::default(), total: Change::default(), due: Version::NONE.next(), stop: None }
     }
-    // What all its events come to for an aggregate that had contributed nothing: zeros too, where a row must show one.
-    let mut difference = total.settle(&Sums::new()).shared;
-    for (cell, amount) in &stale.contributions {
-        *difference.entry(cell.clone()).or_default() -= amount;
+
+    /// Goes on with what the event store has next, unless it has stopped.
+    pub fn push(&mut self, stored: Stored) {
+        if self.stop.is_some() {
+            return;
+        }
+        self.stop = if stored.version() == self.due { self.fold(stored).err() } else { Some(Stop::hole()) };
+        if self.stop.is_none() {
+            self.due = self.due.next();
+        }
     }
-    difference.retain(|cell, amount| !amount.is_zero() || !stale.contributions.contains_key(cell));
-    let shared = by_row(&difference);
-    let refused = |reason: &str| {
-        Ok(Anew::Stuck(stale.version, format!("the aggregate is projected anew and its new rows are refused: {reason}"), String::new()))
-    };
-    if shared.len() >= TRANSACTION_ACTIONS_MAX {
-        return refused("they change more shared rows than a transaction holds");
+
+    fn fold(&mut self, stored: Stored) -> Result<(), Stop> {
+        match content(self.rule, stored) {
+            Content::Passed => Ok(()),
+            Content::Poison { reason, payload } => Err(Stop { reason, payload }),
+            Content::Event(event) => {
+                let change = self.rows.fold(self.rule, &event);
+                let change = change.map_err(|unfolded| Stop { reason: unfolded.to_string(), payload: payload_of(&event) })?;
+                self.total = std::mem::take(&mut self.total).then(change);
+                Ok(())
+            }
+        }
     }
-    let write = HomeWrite::replacing(aggregate.clone(), stale, &fresh);
-    let committed = match store.raise(rule, &total, deadline).await? {
-        Err(reason) => Commit::Invalid(reason),
-        Ok(()) => store.commit(rule, &[&write], &shared, deadline).await?,
-    };
-    match committed {
-        Commit::Done => Ok(Anew::Done(fresh.version)),
-        Commit::Invalid(reason) => refused(reason),
-        Commit::Refused(causes) => match causes.into_iter().next() {
-            Some(Cause::Invalid(reason)) => refused(reason),
-            _ => Ok(Anew::Moved),
-        },
+
+    /// The home row that this comes to; one without a version if no event concerned the rule.
+    #[must_use]
+    pub fn row(&self) -> HomeRow {
+        self.rows.home.get(&self.aggregate).cloned().unwrap_or_default()
+    }
+
+    /// The write that puts this in the place of a row as it is, with what it contributes now less what the row contributed.
+    ///
+    /// # Errors
+    /// The version at which the aggregate must be parked instead, and why.
+    pub fn in_place_of(&self, stale: &HomeRow, trust: Trust) -> Result<Replacement, (Version, Stop)> {
+        // What lies beyond the row is for the lane to find; what lies before it keeps the row as it is.
+        if self.due <= stale.version && (self.stop.is_some() || trust == Trust::Row) {
+            let Stop { reason, payload } = self.stop.clone().unwrap_or_else(Stop::ahead);
+            return Err((self.due, Stop { reason: format!("the aggregate is projected anew: {reason}"), payload }));
+        }
+        // What all its events come to for an aggregate that had contributed nothing: zeros too, where a row must show one.
+        let mut shared = self.total.settle(&Sums::new()).shared;
+        for (cell, amount) in &stale.contributions {
+            *shared.entry(cell.clone()).or_default() -= amount;
+        }
+        shared.retain(|cell, amount| !amount.is_zero() || !stale.contributions.contains_key(cell));
+        let mut rows: Vec<_> = shared.keys().map(|(row, _)| row).collect();
+        rows.dedup();
+        if rows.len() >= TRANSACTION_ACTIONS_MAX {
+            return Err((stale.version, Stop::refused("they change more shared rows than a transaction holds")));
+        }
+        let home = HomeWrite::replacing(self.aggregate.clone(), stale, &self.row());
+        Ok(Replacement { home, raises: self.total.raises(), shared })
+    }
+}
+
+/// A row in the place of another.
+pub struct Replacement {
+    /// The home row.
+    pub home: HomeWrite,
+    /// The `max` and `insert` operations of the whole history.
+    pub raises: Change,
+    /// What to add to shared rows.
+    pub shared: Sums,
+}
+
+impl Stop {
+    fn hole() -> Self {
+        Self { reason: HOLE_REASON.to_owned(), payload: String::new() }
+    }
+
+    fn ahead() -> Self {
+        Self { reason: AHEAD_REASON.to_owned(), payload: String::new() }
+    }
+
+    /// The write of a replacement cannot be made.
+    #[must_use]
+    pub fn refused(reason: &str) -> Self {
+        Self { reason: format!("the aggregate is projected anew and its new rows are refused: {reason}"), payload: String::new() }
+    }
+
+    /// Whether an event is there that cannot be folded, rather than missing.
+    #[must_use]
+    pub fn is_poison(&self) -> bool {
+        !self.payload.is_empty()
     }
 }
 
 const AHEAD_REASON: &str = "the event store ends before the row does; was the event store restored?";
 
-/// An aggregate's history under today's rule, as far as it can be folded.
-struct Folded {
-    fresh: HomeRow,
-    /// The change of all its events.
-    total: Change,
-    /// The version at which the fold ended.
-    due: Version,
-    /// Why there, with the event as JSON, if not because the history ends.
-    stop: Option<(String, String)>,
-}
-
-async fn fold_history(store: &Store, rule: &dyn Rule, aggregate: &AggregateId, deadline: Deadline) -> Result<Folded, Trouble> {
-    let (mut rows, mut total, mut due, mut stop) = (Rows::default(), Change::default(), Version::NONE.next(), None);
-    'history: loop {
+/// Folds what the event store has of an aggregate up to a version, page by page.
+///
+/// # Errors
+/// [`Trouble`].
+pub async fn fold_history(
+    store: &Store,
+    rule: &'static dyn Rule,
+    aggregate: &AggregateId,
+    up_to: Version,
+    deadline: Deadline,
+) -> Result<Folding, Trouble> {
+    let mut folding = Folding::new(rule, aggregate.clone());
+    while folding.due <= up_to {
         if deadline.passed() {
             return Err(Trouble::OutOfTime);
         }
-        let page = store.load_page(aggregate, due..=Version(u64::MAX), PAGE_EVENTS, deadline).await?;
+        let page = store.load_page(aggregate, folding.due..=up_to, PAGE_EVENTS, deadline).await?;
         let full = page.len() == PAGE_EVENTS;
-        for stored in page {
-            if stored.version() != due {
-                stop = Some((HOLE_REASON.to_owned(), String::new()));
-                break 'history;
-            }
-            match content(rule, stored) {
-                Content::Passed => {}
-                Content::Poison { reason, payload } => {
-                    stop = Some((reason, payload));
-                    break 'history;
-                }
-                Content::Event(event) => match rows.fold(rule, &event) {
-                    Ok(change) => total = total.then(change),
-                    Err(unfolded) => {
-                        stop = Some((unfolded.to_string(), payload_of(&event)));
-                        break 'history;
-                    }
-                },
-            }
-            due = due.next();
-        }
-        if !full {
+        page.into_iter().for_each(|stored| folding.push(stored));
+        if !full || folding.stop.is_some() {
             break;
         }
     }
-    Ok(Folded { fresh: rows.home.remove(aggregate).unwrap_or_default(), total, due, stop })
+    Ok(folding)
 }

@@ -30,6 +30,12 @@ impl Deadline {
         Self(Some(instant))
     }
 
+    /// Whether there is one.
+    #[must_use]
+    pub fn is_some(self) -> bool {
+        self.0.is_some()
+    }
+
     /// Whether no new work may begin.
     #[must_use]
     pub fn passed(self) -> bool {

@@ -7,11 +7,14 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
 };
 
 use futures::{StreamExt as _, stream};
-use projection_vocabulary::{AggregateId, Change, RecordedEvent, Registry, Rule};
+use projection_vocabulary::{AggregateId, Change, RecordedEvent, Registry, Rule, Version};
 use serde_json::value::RawValue;
 
 use crate::{
@@ -20,7 +23,7 @@ use crate::{
     lane::{Lane, Next, Park, Step, Write},
     plan,
     report::{Outcome, Report},
-    reproject::{Anew, Trust, reproject},
+    reproject::{Trust, fold_history},
     retry::Deadline,
     store::{
         Store, Trouble,
@@ -32,17 +35,36 @@ use crate::{
 
 /// How many groups of rows are written at once. At 5 ms a write that is 6,400 writes a second, more than a new on-demand
 /// table takes (4,000).
-const CONCURRENCY: usize = 32;
+pub(crate) const CONCURRENCY: usize = 32;
+
+/// How many events one invocation may read to project aggregates anew whose rule has changed: a second or two of reading. It may begin
+/// with one more; what is left fails and is delivered again, and a rebuild makes short work of it.
+const REPROJECTED_EVENTS_MAX: u64 = 20_000;
 
 /// The engine, over one store and one list of projections.
 pub struct Worker {
     store: Store,
     registry: Registry,
     breaker: Mutex<Breaker>,
+    reprojected_events_max: u64,
+}
+
+/// How far to go.
+#[derive(Clone, Copy)]
+pub(crate) struct Limits<'a> {
+    deadline: Deadline,
+    /// Events that may still be read to project anew; without it, as many as there are.
+    reprojected_events: Option<&'a AtomicU64>,
+}
+
+impl From<Deadline> for Limits<'_> {
+    fn from(deadline: Deadline) -> Self {
+        Self { deadline, reprojected_events: None }
+    }
 }
 
 /// A record that cannot be read and names no event: parked by itself.
-struct Stray {
+pub(crate) struct Stray {
     record: usize,
     poison: Poison,
 }
@@ -62,7 +84,14 @@ impl Worker {
     /// A worker for these projections.
     #[must_use]
     pub fn new(store: Store, registry: Registry) -> Self {
-        Self { store, registry, breaker: Mutex::default() }
+        Self { store, registry, breaker: Mutex::default(), reprojected_events_max: REPROJECTED_EVENTS_MAX }
+    }
+
+    /// The same worker with another bound on the events that an invocation reads to project aggregates anew whose rule has changed.
+    #[must_use]
+    pub fn reprojecting_at_most(mut self, events: u64) -> Self {
+        self.reprojected_events_max = events;
+        self
     }
 
     /// The store it works on.
@@ -93,7 +122,10 @@ impl Worker {
         for (record, reason) in unusable {
             fail(&mut report, &mut outcomes, record, reason.to_owned());
         }
-        let (lanes, strays) = self.advance_all(lanes, strays, deadline).await;
+        let left = AtomicU64::new(self.reprojected_events_max);
+        // Only where what fails is delivered again.
+        let reprojected_events = deadline.is_some().then_some(&left);
+        let (lanes, strays) = self.advance_all(lanes, strays, Limits { deadline, reprojected_events }).await;
         for (stray, result) in strays {
             match result {
                 Ok(()) => outcomes[stray.record] = Some(Outcome::Parked),
@@ -170,18 +202,23 @@ impl Worker {
         intake
     }
 
+    /// Advances lanes that no record brought.
+    pub(crate) async fn advance(&self, lanes: Vec<Lane>, deadline: Deadline) -> Vec<Lane> {
+        self.advance_all(lanes, Vec::new(), deadline.into()).await.0
+    }
+
     /// Advances lanes until each is done, parked or failed.
-    async fn advance_all(&self, lanes: Vec<Lane>, strays: Vec<Stray>, deadline: Deadline) -> (Vec<Lane>, Vec<(Stray, Result<(), String>)>) {
-        let (mut finished, to_park) = self.drive(lanes, deadline).await;
+    async fn advance_all(&self, lanes: Vec<Lane>, strays: Vec<Stray>, limits: Limits<'_>) -> (Vec<Lane>, Vec<(Stray, Result<(), String>)>) {
+        let (mut finished, to_park) = self.drive(lanes, limits).await;
         // Once a batch: a lane that comes back from being parked has been looked at.
         let tripped = self.tripped(&finished, &to_park, &strays);
-        let strays = self.park_strays(strays, tripped.contains(NO_PROJECTION), deadline).await;
-        finished.extend(self.park_all(to_park, &tripped, deadline).await);
+        let strays = self.park_strays(strays, tripped.contains(NO_PROJECTION), limits.deadline).await;
+        finished.extend(self.park_all(to_park, &tripped, limits).await);
         (finished, strays)
     }
 
     /// The projections of which nothing may be parked.
-    fn tripped(&self, finished: &[Lane], to_park: &[(Lane, Park)], strays: &[Stray]) -> BTreeSet<&'static str> {
+    pub(crate) fn tripped(&self, finished: &[Lane], to_park: &[(Lane, Park)], strays: &[Stray]) -> BTreeSet<&'static str> {
         let mut looked_at: BTreeMap<&'static str, Vec<(&str, bool)>> = BTreeMap::new();
         for lane in finished.iter().filter(|lane| lane.failure.is_none()) {
             for projection in [lane.rule.name(), NO_PROJECTION] {
@@ -197,15 +234,15 @@ impl Worker {
     }
 
     /// Parks lanes, and takes on those that moved on meanwhile.
-    pub(crate) async fn park_all(&self, mut to_park: Vec<(Lane, Park)>, tripped: &BTreeSet<&'static str>, deadline: Deadline) -> Vec<Lane> {
+    pub(crate) async fn park_all(&self, mut to_park: Vec<(Lane, Park)>, tripped: &BTreeSet<&'static str>, limits: Limits<'_>) -> Vec<Lane> {
         let mut finished = Vec::new();
         while !to_park.is_empty() {
             let parked = to_park.into_iter().map(|(lane, park)| {
                 let tripped = tripped.contains(lane.rule.name());
-                self.park(lane, park, tripped, deadline)
+                self.park(lane, park, tripped, limits)
             });
             let lanes = stream::iter(parked).buffer_unordered(CONCURRENCY).collect().await;
-            let (done, again) = self.drive(lanes, deadline).await;
+            let (done, again) = self.drive(lanes, limits).await;
             finished.extend(done);
             to_park = again;
         }
@@ -237,8 +274,8 @@ impl Worker {
         Ok(reason)
     }
 
-    async fn park(&self, mut lane: Lane, park: Park, tripped: bool, deadline: Deadline) -> Lane {
-        if let Some(reason) = spared(tripped, deadline) {
+    async fn park(&self, mut lane: Lane, park: Park, tripped: bool, limits: Limits<'_>) -> Lane {
+        if let Some(reason) = spared(tripped, limits.deadline) {
             lane.fail(reason);
             return lane;
         }
@@ -251,7 +288,7 @@ impl Worker {
             reason,
             payload,
         };
-        match self.store.park(lane.rule, (*after, *after_revision), &parking, deadline).await {
+        match self.store.park(lane.rule, (*after, *after_revision), &parking, limits.deadline).await {
             Ok(Commit::Done) => {
                 tracing::warn!(projection = lane.rule.name(), aggregate = %lane.aggregate, %version, reason, "aggregate parked");
                 lane.parked();
@@ -259,7 +296,7 @@ impl Worker {
             Ok(Commit::Refused(mut causes)) => match causes.pop() {
                 Some(Cause::Condition { row, .. }) => {
                     let next = lane.refused(row.map(|row| *row), None);
-                    self.follow(&mut lane, next, deadline).await;
+                    self.follow(&mut lane, next, limits).await;
                 }
                 Some(Cause::Invalid(reason)) => lane.fail(format!("parking is refused: {reason}")),
                 Some(Cause::Other) | None => lane.fail("parking is refused: look at the parking table's key schema".to_owned()),
@@ -271,9 +308,9 @@ impl Worker {
     }
 
     /// Takes lanes as far as they go without being parked: those that are finished, and those to park.
-    pub(crate) async fn drive(&self, lanes: Vec<Lane>, deadline: Deadline) -> (Vec<Lane>, Vec<(Lane, Park)>) {
-        let (writes, mut idle) = self.next_writes(lanes, deadline).await;
-        let groups = plan::group(writes).into_iter().map(|group| self.drive_group(group, deadline));
+    pub(crate) async fn drive(&self, lanes: Vec<Lane>, limits: Limits<'_>) -> (Vec<Lane>, Vec<(Lane, Park)>) {
+        let (writes, mut idle) = self.next_writes(lanes, limits).await;
+        let groups = plan::group(writes).into_iter().map(|group| self.drive_group(group, limits));
         let driven: Vec<Vec<Lane>> = stream::iter(groups).buffer_unordered(CONCURRENCY).collect().await;
         idle.extend(driven.into_iter().flatten());
         let (mut finished, mut to_park) = (Vec::new(), Vec::new());
@@ -286,14 +323,14 @@ impl Worker {
         (finished, to_park)
     }
 
-    async fn drive_group(&self, mut writes: Vec<(Lane, Box<Write>)>, deadline: Deadline) -> Vec<Lane> {
+    async fn drive_group(&self, mut writes: Vec<(Lane, Box<Write>)>, limits: Limits<'_>) -> Vec<Lane> {
         let mut idle = Vec::new();
         while !writes.is_empty() {
             let mut lanes = Vec::new();
             for pack in plan::pack(writes) {
-                lanes.extend(self.commit(pack, deadline).await);
+                lanes.extend(self.commit(pack, limits).await);
             }
-            let (next, done) = self.next_writes(lanes, deadline).await;
+            let (next, done) = self.next_writes(lanes, limits).await;
             idle.extend(done);
             writes = next;
         }
@@ -301,14 +338,14 @@ impl Worker {
     }
 
     /// The next write of each lane, reading rows where a lane needs its own; and the lanes that have none.
-    async fn next_writes(&self, lanes: Vec<Lane>, deadline: Deadline) -> (Vec<(Lane, Box<Write>)>, Vec<Lane>) {
+    async fn next_writes(&self, lanes: Vec<Lane>, limits: Limits<'_>) -> (Vec<(Lane, Box<Write>)>, Vec<Lane>) {
         let (mut writes, mut idle) = (Vec::new(), Vec::new());
         let mut lanes = lanes;
         while !lanes.is_empty() {
             let mut readers: BTreeMap<&'static str, Vec<Lane>> = BTreeMap::new();
             for mut lane in lanes {
                 match lane.step() {
-                    Step::Read if deadline.passed() => {
+                    Step::Read if limits.deadline.passed() => {
                         lane.fail(Trouble::OutOfTime.to_string());
                         idle.push(lane);
                     }
@@ -319,20 +356,20 @@ impl Worker {
             }
             lanes = Vec::new();
             for readers in readers.into_values() {
-                lanes.extend(self.read(readers, deadline).await);
+                lanes.extend(self.read(readers, limits).await);
             }
         }
         (writes, idle)
     }
 
     /// Reads the home rows of lanes of one projection.
-    async fn read(&self, mut lanes: Vec<Lane>, deadline: Deadline) -> Vec<Lane> {
+    async fn read(&self, mut lanes: Vec<Lane>, limits: Limits<'_>) -> Vec<Lane> {
         let aggregates: Vec<_> = lanes.iter().map(|lane| lane.aggregate.clone()).collect();
-        match self.store.read_rows(lanes[0].rule, &aggregates, deadline).await {
+        match self.store.read_rows(lanes[0].rule, &aggregates, limits.deadline).await {
             Ok(mut rows) => {
                 for lane in &mut lanes {
                     let next = lane.read(rows.remove(&lane.aggregate));
-                    self.follow(lane, next, deadline).await;
+                    self.follow(lane, next, limits).await;
                 }
             }
             Err(trouble) => lanes.iter_mut().for_each(|lane| lane.fail(trouble.to_string())),
@@ -341,9 +378,9 @@ impl Worker {
     }
 
     /// Commits writes that go together, and tells the lanes what came of it.
-    async fn commit(&self, mut pack: Vec<(Lane, Box<Write>)>, deadline: Deadline) -> Vec<Lane> {
+    async fn commit(&self, mut pack: Vec<(Lane, Box<Write>)>, limits: Limits<'_>) -> Vec<Lane> {
         // Asked here and not where writes are planned: a batch is planned in a moment, and written for as long as it takes.
-        if deadline.passed() {
+        if limits.deadline.passed() {
             for (lane, _) in &mut pack {
                 lane.fail(Trouble::OutOfTime.to_string());
             }
@@ -351,8 +388,8 @@ impl Worker {
         }
         let rule = pack[0].0.rule;
         let raised = pack.iter().fold(Change::default(), |all, (_, write)| all.then(write.change.raises()));
-        let committed = match self.store.raise(rule, &raised, deadline).await {
-            Ok(Ok(())) => self.commit_sums(rule, &pack, deadline).await,
+        let committed = match self.store.raise(rule, &raised, limits.deadline).await {
+            Ok(Ok(())) => self.commit_sums(rule, &pack, limits.deadline).await,
             Ok(Err(reason)) => Ok(Commit::Invalid(reason)),
             Err(trouble) => Err(trouble),
         };
@@ -365,7 +402,7 @@ impl Worker {
                         Cause::Invalid(reason) => lane.invalid(write, reason),
                         Cause::Condition { row, applied_maybe } => {
                             let next = lane.refused(row.map(|row| *row), applied_maybe.then_some(&**write));
-                            self.follow(lane, next, deadline).await;
+                            self.follow(lane, next, limits).await;
                         }
                     }
                 }
@@ -373,8 +410,8 @@ impl Worker {
             Ok(Commit::Invalid(reason)) if pack.len() == 1 => pack.iter_mut().for_each(|(lane, write)| lane.invalid(write, reason)),
             Ok(Commit::Invalid(_)) => {
                 let half = pack.split_off(pack.len() / 2);
-                let mut lanes = Box::pin(self.commit(pack, deadline)).await;
-                lanes.extend(Box::pin(self.commit(half, deadline)).await);
+                let mut lanes = Box::pin(self.commit(pack, limits)).await;
+                lanes.extend(Box::pin(self.commit(half, limits)).await);
                 return lanes;
             }
             Err(trouble) => pack.iter_mut().for_each(|(lane, _)| lane.fail(trouble.to_string())),
@@ -389,7 +426,8 @@ impl Worker {
     }
 
     /// Does what a refusal calls for.
-    async fn follow(&self, lane: &mut Lane, mut next: Next, deadline: Deadline) {
+    async fn follow(&self, lane: &mut Lane, mut next: Next, limits: Limits<'_>) {
+        let deadline = limits.deadline;
         loop {
             next = match next {
                 Next::Step => return,
@@ -397,17 +435,31 @@ impl Worker {
                     Ok(stored) => lane.heal(from, to, stored),
                     Err(trouble) => return lane.fail(trouble.to_string()),
                 },
-                Next::Reproject(row) => match reproject(&self.store, lane.rule, &lane.aggregate, &row, Trust::Row, deadline).await {
-                    Ok(Anew::Done(now)) => return lane.reprojected(row.version, now),
-                    // Someone else moved or projected the row meanwhile: the lane's next step meets it as it is now.
-                    Ok(Anew::Moved) => return,
-                    Ok(Anew::Stuck(version, reason, payload)) => return lane.stuck(&row, version, reason, payload),
+                Next::Reproject(_) if limits.reprojected_events.is_some_and(|left| left.load(Relaxed) == 0) => {
+                    return lane.fail(format!("{BUDGET_REASON} `rebuild-projection {}` does all of it", lane.rule.name()));
+                }
+                Next::Reproject(row) => match fold_history(&self.store, lane.rule, &lane.aggregate, Version(u64::MAX), deadline).await {
+                    Ok(folding) => {
+                        limits.spend(folding.due.previous().0);
+                        return lane.replace(&row, &folding, Trust::Row);
+                    }
                     Err(trouble) => return lane.fail(trouble.to_string()),
                 },
             };
         }
     }
 }
+
+impl Limits<'_> {
+    fn spend(self, events: u64) {
+        if let Some(left) = self.reprojected_events {
+            _ = left.fetch_update(Relaxed, Relaxed, |left| Some(left.saturating_sub(events)));
+        }
+    }
+}
+
+const BUDGET_REASON: &str = "an older revision of the rule wrote the row, and this invocation has projected as much anew as it may: delivered \
+     again, it goes on;";
 
 /// Why what should be parked is not, if so.
 fn spared(tripped: bool, deadline: Deadline) -> Option<String> {

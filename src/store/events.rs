@@ -10,12 +10,14 @@ use aws_sdk_dynamodb::{
         get_item::GetItemInput,
         put_item::PutItemInput,
         query::QueryInput,
+        scan::{ScanInput, builders::ScanInputBuilder},
         transact_write_items::{TransactWriteItemsError, TransactWriteItemsInput},
         update_item::UpdateItemInput,
     },
     types::{AttributeValue, Put, ReturnConsumedCapacity, ReturnValuesOnConditionCheckFailure, TransactWriteItem, Update},
 };
 use projection_vocabulary::{AggregateId, RecordedEvent, Version};
+use serde::{Deserialize, Serialize};
 use serde_dynamo::Item;
 
 use super::{
@@ -26,7 +28,10 @@ use super::{
     trouble::{Failure, sort, undecided},
 };
 use crate::{
-    item::{Malformed, SdkItem, VERSION_MAX, VERSION_SK, decode_event, encode_event, event_type_of, partition_key, sort_key, type_key},
+    item::{
+        Malformed, SdkItem, VERSION_MAX, VERSION_SK, aggregate_of, decode_event, encode_event, event_type_of, partition_key, sort_key,
+        type_key,
+    },
     retry::{Attempt, Deadline, retry},
 };
 
@@ -98,6 +103,82 @@ pub enum Stored {
         /// The item as JSON.
         payload: String,
     },
+}
+
+/// Where a scan of the event store goes on: behind the item with these keys.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cursor {
+    /// Its partition key.
+    #[serde(rename = "PK")]
+    partition: String,
+    /// Its sort key.
+    #[serde(rename = "SK")]
+    sort: String,
+}
+
+impl Cursor {
+    /// Behind an event.
+    #[must_use]
+    pub fn behind(aggregate: &AggregateId, version: Version) -> Self {
+        Self { partition: partition_key(aggregate), sort: sort_key(version) }
+    }
+}
+
+/// One of the parts into which a table is cut for a parallel scan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Segment {
+    number: u32,
+    of: u32,
+}
+
+/// There is no such segment.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("there is no segment {number} of {of}: the first is 0, and a table has at most {SEGMENTS_MAX}")]
+pub struct NoSegment {
+    number: u32,
+    of: u32,
+}
+
+/// The most segments of a parallel scan.
+/// <https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_Scan.html>
+pub const SEGMENTS_MAX: u32 = 1_000_000;
+
+impl Segment {
+    /// The whole table.
+    pub const ALL: Self = Self { number: 0, of: 1 };
+
+    /// The segment of this number, from 0, of so many.
+    ///
+    /// # Errors
+    /// [`NoSegment`].
+    pub fn new(number: u32, of: u32) -> Result<Self, NoSegment> {
+        if number < of && of <= SEGMENTS_MAX { Ok(Self { number, of }) } else { Err(NoSegment { number, of }) }
+    }
+
+    /// All segments of a table that is cut into so many.
+    pub fn all(of: u32) -> impl Iterator<Item = Self> {
+        (0..of).map(move |number| Self { number, of })
+    }
+
+    /// Its number, from 0.
+    #[must_use]
+    pub fn number(self) -> u32 {
+        self.number
+    }
+
+    /// Of how many it is one.
+    #[must_use]
+    pub fn count(self) -> u32 {
+        self.of
+    }
+
+    pub(super) fn of(self, request: ScanInputBuilder) -> ScanInputBuilder {
+        if self.of == 1 {
+            return request;
+        }
+        let whole = |number| i32::try_from(number).expect("at most a million");
+        request.segment(whole(self.number)).total_segments(whole(self.of))
+    }
 }
 
 impl Stored {
@@ -264,6 +345,34 @@ impl Store {
                 return Ok(stored);
             }
         }
+    }
+
+    /// One page of a scan of a segment of the event store, by consistent read: what it has of events, and where to go on.
+    ///
+    /// An aggregate's events come in order and next to each other. Nothing relies on it, and the page is no snapshot: of events that
+    /// one transaction appended the later may be there and the earlier not.
+    ///
+    /// # Errors
+    /// [`Trouble`].
+    pub async fn scan_events(
+        &self,
+        segment: Segment,
+        after: Option<&Cursor>,
+        deadline: Deadline,
+    ) -> Result<(Vec<(AggregateId, Stored)>, Option<Cursor>), Trouble> {
+        let scan = || {
+            let start = after.map(|Cursor { partition, sort }| {
+                SdkItem::from([("PK".into(), AttributeValue::S(partition.clone())), ("SK".into(), AttributeValue::S(sort.clone()))])
+            });
+            let request = segment.of(ScanInput::builder().table_name(&self.names.event_store).consistent_read(true));
+            self.dynamo.scan(request.set_exclusive_start_key(start).return_consumed_capacity(ReturnConsumedCapacity::Total))
+        };
+        let page = self.ask("Scan of the event store", deadline, scan).await?;
+        self.meter.read_rows(&page.consumed_capacity);
+        let text = |key: &SdkItem, name: &str| key.get(name).and_then(|value| value.as_s().ok()).cloned().unwrap_or_default();
+        let next = page.last_evaluated_key.map(|key| Cursor { partition: text(&key, "PK"), sort: text(&key, "SK") });
+        let located = |item: SdkItem| Some((aggregate_of(item.get("PK")?.as_s().ok()?)?, stored_of(item)?));
+        Ok((page.items.unwrap_or_default().into_iter().filter_map(located).collect(), next))
     }
 
     /// The newest events of a type, newest first. From an index, so the very newest may be missing for a moment.

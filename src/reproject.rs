@@ -162,7 +162,9 @@ pub async fn fold_history(
         }
         let page = store.load_page(aggregate, folding.due..=up_to, PAGE_EVENTS, deadline).await?;
         let full = page.len() == PAGE_EVENTS;
-        page.into_iter().for_each(|stored| folding.push(stored));
+        for stored in page {
+            folding.push(stored);
+        }
         if !full || folding.stop.is_some() {
             break;
         }

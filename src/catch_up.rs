@@ -134,6 +134,17 @@ impl Worker {
         }
     }
 
+    /// Whether events follow a row that concern the rule.
+    pub(crate) async fn is_behind(
+        &self,
+        rule: &'static dyn Rule,
+        id: &AggregateId,
+        row: &HomeRow,
+        deadline: Deadline,
+    ) -> Result<bool, Trouble> {
+        Ok(matches!(self.compare(rule, id, row, deadline).await?, Finding::Behind(..)))
+    }
+
     /// Looks at what follows a row in the event store, up to the first page with something for the rule in it.
     async fn compare(&self, rule: &'static dyn Rule, id: &AggregateId, row: &HomeRow, deadline: Deadline) -> Result<Finding, Trouble> {
         if row.version > Version::NONE && row.revision < rule.revision() {

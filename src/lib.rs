@@ -23,6 +23,7 @@ pub mod report;
 mod reproject;
 pub mod retry;
 pub mod store;
+pub mod verify;
 mod worker;
 
 pub use worker::Worker;

@@ -1,5 +1,6 @@
 //! DynamoDB as the worker needs it: every call to the SDK is below this module.
 
+mod audit;
 mod dynamo;
 pub mod events;
 mod expression;
@@ -15,6 +16,7 @@ use std::{collections::BTreeMap, time::SystemTime};
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use projection_vocabulary::{Registry, Rule, Timestamp};
 
+pub use audit::TRANSACT_GET_MAX;
 pub use dynamo::{Answer, Dynamo};
 pub use trouble::Trouble;
 pub use usage::Usage;

@@ -39,6 +39,7 @@ calls! {
     put_item(PutItemInputBuilder) -> PutItemOutput | PutItemError;
     query(QueryInputBuilder) -> QueryOutput | QueryError;
     scan(ScanInputBuilder) -> ScanOutput | ScanError;
+    transact_get_items(TransactGetItemsInputBuilder) -> TransactGetItemsOutput | TransactGetItemsError;
     transact_write_items(TransactWriteItemsInputBuilder) -> TransactWriteItemsOutput | TransactWriteItemsError;
     update_item(UpdateItemInputBuilder) -> UpdateItemOutput | UpdateItemError;
 }

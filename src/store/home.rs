@@ -6,13 +6,17 @@ use std::{
 };
 
 use aws_sdk_dynamodb::types::AttributeValue;
-use projection_vocabulary::{AggregateId, Attributes, Base, Cell, Change, Decimal, HomeRow, RESERVED, Rule, Settled, Sums, Value, Version};
+use projection_vocabulary::{
+    AggregateId, Attributes, Base, Cell, Change, Decimal, HomeRow, RESERVED, RowKey, Rule, Settled, Sums, Value, Version,
+};
 
 use super::{Trouble, expression::Expression, fresh_id};
 use crate::item::{SdkItem, attributes, from_value};
 
 /// `contributed#<attribute>#<shared row>`: what a home row has added to a shared row, at the top level where ADD reaches it.
 const CONTRIBUTED: &str = "contributed#";
+/// Names the last correction of a shared row's sums, so that no correction is made twice.
+pub(super) const CORRECTED: &str = "corrected";
 
 /// A write of one home row: from exactly one watermark to another.
 #[derive(Clone)]
@@ -181,38 +185,51 @@ pub(super) fn foreign_row(why: &str) -> Trouble {
     Trouble::Lasting { operation: "reading a row", class: format!("something else wrote it: {why}") }
 }
 
-/// Reads a home row out of its item. A row that only shares of others have made has no watermark.
-pub(super) fn home_row(rule: &dyn Rule, item: SdkItem) -> Result<HomeRow, Trouble> {
+/// An item of a read model: a home row, what others share on it, or both.
+pub struct Row {
+    /// Its key.
+    pub key: RowKey,
+    /// What its aggregate owns; without a version if only others have written to it.
+    pub home: HomeRow,
+    /// What those who share it have written.
+    pub shared: Attributes,
+    /// Names the last correction of its sums; empty if there was none.
+    pub corrected: Arc<str>,
+}
+
+/// Reads an item of a read model.
+pub(super) fn row_of(rule: &dyn Rule, item: SdkItem) -> Result<Row, Trouble> {
     let mut all = attributes(item).map_err(|_| foreign_row("it holds what no rule writes"))?;
+    let Some(Value::Text(key)) = all.remove(rule.key()) else { return Err(foreign_row("its key is no text")) };
     let whole = |value: Option<Value>, what: &str| -> Result<u64, Trouble> {
         value.map_or(Ok(0), |value| value.as_number().and_then(|n| u64::try_from(n.to_i128()?).ok()).ok_or_else(|| foreign_row(what)))
     };
-    let mut row = HomeRow {
+    let mut home = HomeRow {
         version: Version(whole(all.remove("version"), "`version` is no whole number")?),
         revision: u32::try_from(whole(all.remove("revision"), "`revision` is no whole number")?)
             .map_err(|_| foreign_row("`revision` is too high"))?,
         ..HomeRow::default()
     };
-    if let Some(Value::Text(id)) = all.remove("lastEventId") {
-        row.last_event_id = Some(id);
-    }
-    if let Some(Value::Text(id)) = all.remove("rewritten") {
-        row.rewritten = id;
-    }
-    row.parked_at = all.remove("parkedAt").map(|at| at.to_string());
+    let mut text = |name: &str| if let Some(Value::Text(text)) = all.remove(name) { Some(text) } else { None };
+    home.last_event_id = text("lastEventId");
+    home.rewritten = text("rewritten").unwrap_or_default();
+    let corrected = text(CORRECTED).unwrap_or_default();
+    home.parked_at = all.remove("parkedAt").map(|at| at.to_string());
     if let Some(Value::TextSet(names)) = all.remove("owned") {
-        row.owned = names.iter().map(ToString::to_string).collect();
+        home.owned = names.iter().map(ToString::to_string).collect();
     }
-    all.remove(rule.key());
+    let mut shared = Attributes::new();
     for (name, value) in all {
         if let Some((attribute, shared_row)) = name.strip_prefix(CONTRIBUTED).and_then(|cell| cell.split_once('#')) {
             let amount = value.as_number().cloned().ok_or_else(|| foreign_row("a contribution is no number"))?;
-            row.contributions.insert((shared_row.into(), attribute.to_owned()), amount);
-        } else if row.owned.contains(&name) {
-            row.own.insert(name, value);
+            home.contributions.insert((shared_row.into(), attribute.to_owned()), amount);
+        } else if home.owned.contains(&name) {
+            home.own.insert(name, value);
+        } else {
+            shared.insert(name, value);
         }
     }
-    Ok(row)
+    Ok(Row { key: RowKey::from(&*key), home, shared, corrected })
 }
 
 /// Whether an attribute of a row is the worker's own and of no use to a reader of the row.

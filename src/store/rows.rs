@@ -23,7 +23,7 @@ use super::{
     Store, Trouble,
     expression::Expression,
     fresh_id,
-    home::{HomeWrite, condition, foreign_row, home_row, is_bookkeeping},
+    home::{HomeWrite, Row, condition, foreign_row, is_bookkeeping, row_of},
     now,
     parking::Parking,
     trouble::{Failure, invalid_reason, sort, undecided},
@@ -313,31 +313,36 @@ impl Store {
         aggregates: &[AggregateId],
         deadline: Deadline,
     ) -> Result<HashMap<AggregateId, HomeRow>, Trouble> {
+        let keys = aggregates.iter().map(|id| SdkItem::from([(rule.key().to_owned(), AttributeValue::S(id.to_string()))])).collect();
         let mut rows = HashMap::new();
-        for batch in aggregates.chunks(BATCH_GET_KEYS_MAX) {
-            let keys = batch.iter().map(|id| SdkItem::from([(rule.key().to_owned(), AttributeValue::S(id.to_string()))]));
-            let mut left =
-                Some(KeysAndAttributes::builder().set_keys(Some(keys.collect())).consistent_read(true).build().expect("keys are given"));
-            while let Some(keys) = left.take() {
-                let (items, unprocessed) = self.batch_get(rule, keys, deadline).await?;
-                for item in items {
-                    let id = item.get(rule.key()).and_then(|key| key.as_s().ok()).map(|id| AggregateId::from(id.as_str()));
-                    let id = id.ok_or_else(|| foreign_row("its key is no text"))?;
-                    rows.insert(id, home_row(rule, item)?);
-                }
-                left = unprocessed;
-            }
+        for item in self.get_all(self.table_of(rule), keys, deadline).await? {
+            let Row { key, home, .. } = row_of(rule, item)?;
+            rows.insert(AggregateId::from(key.as_str()), home);
         }
         Ok(rows)
     }
 
+    /// The items of a table with these keys, as far as they are there, by consistent read.
+    pub(super) async fn get_all(&self, table: &str, keys: Vec<SdkItem>, deadline: Deadline) -> Result<Vec<SdkItem>, Trouble> {
+        let mut found = Vec::new();
+        for batch in keys.chunks(BATCH_GET_KEYS_MAX) {
+            let keys = KeysAndAttributes::builder().set_keys(Some(batch.to_vec())).consistent_read(true);
+            let mut left = Some(keys.build().expect("keys are given"));
+            while let Some(keys) = left.take() {
+                let (items, unprocessed) = self.batch_get(table, keys, deadline).await?;
+                found.extend(items);
+                left = unprocessed;
+            }
+        }
+        Ok(found)
+    }
+
     async fn batch_get(
         &self,
-        rule: &dyn Rule,
+        table: &str,
         keys: KeysAndAttributes,
         deadline: Deadline,
     ) -> Result<(Vec<SdkItem>, Option<KeysAndAttributes>), Trouble> {
-        let table = self.table_of(rule);
         retry(deadline, || async {
             self.meter.request();
             let request = BatchGetItemInput::builder().request_items(table, keys.clone());
@@ -353,7 +358,7 @@ impl Store {
                     }
                     Attempt::Decided(Ok((items, unprocessed)))
                 }
-                Err(failure) => undecided("BatchGetItem on home rows", failure),
+                Err(failure) => undecided("BatchGetItem", failure),
             }
         })
         .await?
@@ -394,5 +399,5 @@ impl Store {
 }
 
 fn refused_row(rule: &dyn Rule, item: Option<SdkItem>) -> Result<Option<Box<HomeRow>>, Trouble> {
-    item.filter(|item| !item.is_empty()).map(|item| home_row(rule, item).map(Box::new)).transpose()
+    item.filter(|item| !item.is_empty()).map(|item| row_of(rule, item).map(|row| Box::new(row.home))).transpose()
 }

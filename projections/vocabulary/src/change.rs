@@ -17,8 +17,8 @@ use std::{
 
 use crate::{AggregateId, Decimal, DecimalError, Value};
 
-/// Attributes of a home row that are the worker's, not a rule's.
-pub const RESERVED: [&str; 6] = ["version", "revision", "lastEventId", "parkedAt", "owned", "rewritten"];
+/// Attributes of a row that are the worker's, not a rule's.
+pub const RESERVED: [&str; 7] = ["version", "revision", "lastEventId", "parkedAt", "owned", "rewritten", "corrected"];
 
 /// The key of one row of a read model.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -232,6 +232,15 @@ impl Change {
     #[must_use]
     pub fn raises(&self) -> Self {
         Self { max: self.max.clone(), insert: self.insert.clone(), ..Self::default() }
+    }
+
+    /// Those of the `max` and `insert` operations that are asked for.
+    #[must_use]
+    pub fn raises_where(&self, max: impl Fn(&Cell, &Value) -> bool, insert: impl Fn(&Cell, &BTreeSet<Arc<str>>) -> bool) -> Self {
+        let mut raises = self.raises();
+        raises.max.retain(|cell, value| max(cell, value));
+        raises.insert.retain(|cell, texts| insert(cell, texts));
+        raises
     }
 
     /// Whether what this comes to depends on what the aggregate has contributed before.

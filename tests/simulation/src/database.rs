@@ -15,11 +15,13 @@ use aws_sdk_dynamodb::{
         put_item::{PutItemInput, PutItemOutput},
         query::{QueryInput, QueryOutput},
         scan::{ScanInput, ScanOutput},
+        transact_get_items::{TransactGetItemsInput, TransactGetItemsOutput},
         transact_write_items::{TransactWriteItemsInput, TransactWriteItemsOutput},
         update_item::{UpdateItemInput, UpdateItemOutput},
     },
     types::{
-        AttributeValue, CancellationReason, Delete, KeysAndAttributes, Put, ReturnValuesOnConditionCheckFailure, TransactWriteItem, Update,
+        AttributeValue, CancellationReason, Delete, ItemResponse, KeysAndAttributes, Put, ReturnValuesOnConditionCheckFailure,
+        TransactWriteItem, Update,
     },
 };
 
@@ -51,6 +53,8 @@ pub struct Database {
     last: Vec<(String, Key, Option<Item>)>,
     /// At most so many items are in a page of an answer.
     pub page_items_max: usize,
+    /// Whether a parallel scan finds the items of one partition key in several segments: nothing says that it does not.
+    pub segments_split: bool,
 }
 
 /// Items by key.
@@ -352,6 +356,25 @@ impl Database {
 
     /// # Errors
     /// [`Refused`].
+    pub fn transact_get_items(&self, input: &TransactGetItemsInput) -> Result<TransactGetItemsOutput, Refused> {
+        let gets: Vec<_> = input.transact_items().iter().filter_map(|item| item.get.as_ref()).collect();
+        if gets.is_empty() || gets.len() > TRANSACTION_ACTIONS_MAX {
+            return Err(Invalid("a transaction has 1 to 100 actions").into());
+        }
+        let mut keys = Vec::with_capacity(gets.len());
+        for get in &gets {
+            keys.push((&get.table_name, self.table(Some(&get.table_name))?.exact_key(&get.key)?));
+        }
+        if (1..keys.len()).any(|at| keys[..at].contains(&keys[at])) {
+            return Err(Invalid("a transaction has no item twice").into());
+        }
+        let found =
+            keys.into_iter().map(|(table, key)| ItemResponse::builder().set_item(self.tables[table].items.get(&key).cloned()).build());
+        Ok(TransactGetItemsOutput::builder().set_responses(Some(found.collect())).build())
+    }
+
+    /// # Errors
+    /// [`Refused`].
     pub fn query(&self, input: &QueryInput) -> Result<QueryOutput, Refused> {
         if input.limit.is_some_and(|limit| limit < 1) {
             return Err(Invalid("a limit is at least 1").into());
@@ -375,7 +398,16 @@ impl Database {
     /// [`Refused`].
     pub fn scan(&self, input: &ScanInput) -> Result<ScanOutput, Refused> {
         let table = self.table(input.table_name.as_deref())?;
-        let (items, last) = self.page(table, table.items.iter(), input.limit, input.exclusive_start_key.as_ref())?;
+        let segment = match (input.segment, input.total_segments) {
+            (None, None) => (0, 1),
+            (Some(segment), Some(of)) if (0..of).contains(&segment) && of <= 1_000_000 => (segment, of),
+            _ => return Err(Invalid("a segment is one of TotalSegments").into()),
+        };
+        let within = |(key, _): &(&Key, &Item)| {
+            let hashed = key.0.bytes().chain(key.1.bytes().filter(|_| self.segments_split)).map(i32::from).sum::<i32>();
+            hashed % segment.1 == segment.0
+        };
+        let (items, last) = self.page(table, table.items.iter().filter(within), input.limit, input.exclusive_start_key.as_ref())?;
         Ok(ScanOutput::builder().set_items(Some(items)).set_last_evaluated_key(last).build())
     }
 

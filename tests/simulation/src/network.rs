@@ -12,6 +12,9 @@ use aws_sdk_dynamodb::{
         put_item::{PutItemError, PutItemInput, PutItemOutput, builders::PutItemInputBuilder},
         query::{QueryError, QueryInput, QueryOutput, builders::QueryInputBuilder},
         scan::{ScanError, ScanInput, ScanOutput, builders::ScanInputBuilder},
+        transact_get_items::{
+            TransactGetItemsError, TransactGetItemsInput, TransactGetItemsOutput, builders::TransactGetItemsInputBuilder,
+        },
         transact_write_items::{
             TransactWriteItemsError, TransactWriteItemsInput, TransactWriteItemsOutput, builders::TransactWriteItemsInputBuilder,
         },
@@ -170,6 +173,7 @@ calls! {
     PutItem put_item PutItemInputBuilder PutItemInput PutItemOutput PutItemError;
     Query query QueryInputBuilder QueryInput QueryOutput QueryError;
     Scan scan ScanInputBuilder ScanInput ScanOutput ScanError;
+    TransactGetItems transact_get_items TransactGetItemsInputBuilder TransactGetItemsInput TransactGetItemsOutput TransactGetItemsError;
     TransactWriteItems transact_write_items TransactWriteItemsInputBuilder TransactWriteItemsInput TransactWriteItemsOutput
         TransactWriteItemsError;
     UpdateItem update_item UpdateItemInputBuilder UpdateItemInput UpdateItemOutput UpdateItemError;
@@ -336,6 +340,10 @@ impl Request {
                 };
                 get.request_items.iter().flatten().map(keys_of).collect()
             }
+            Call::TransactGetItems(transaction) => {
+                let gets = transaction.transact_items().iter().filter_map(|item| item.get.as_ref());
+                gets.map(|get| format!("[{}/{}]", get.table_name, keys(Some(&get.key)))).collect::<Vec<_>>().join(" ")
+            }
             Call::GetItem(get) => format!("{}/{}", text(get.table_name.as_deref()), keys(get.key.as_ref())),
             Call::PutItem(put) => text(put.table_name.as_deref()).to_owned(),
             Call::Scan(scan) => text(scan.table_name.as_deref()).to_owned(),
@@ -412,6 +420,7 @@ of_refusal! {
     GetItemError {}
     QueryError {}
     ScanError {}
+    TransactGetItemsError {}
     PutItemError { condition ConditionalCheckFailedException ConditionalCheckFailedException }
     UpdateItemError { condition ConditionalCheckFailedException ConditionalCheckFailedException }
     TransactWriteItemsError {

@@ -69,13 +69,30 @@ impl Oracle {
         }
         for cell in contributed.keys().chain(shared.keys()).cloned().collect::<BTreeSet<_>>() {
             let difference = shared.get(&cell).unwrap_or(&0) - contributed.get(&cell).unwrap_or(&0);
-            if lost {
+            // Whoever repairs takes away what lost rows have left behind.
+            let repaired = corrects(written) && self.lost.get(&cell).is_some_and(|lost| *lost == -difference);
+            if lost || repaired {
                 *self.lost.entry(cell).or_default() += difference;
             } else if difference != 0 {
                 return Err(format!("{}/{} moved by {difference:+} more than its contributions", cell.0, cell.1));
             }
         }
         Ok(())
+    }
+
+    /// What shared rows hold beyond the contributions to them: row and attribute, and how much.
+    #[must_use]
+    pub fn lost(&self) -> BTreeMap<(String, String), String> {
+        self.lost.iter().filter(|(_, lost)| **lost != 0).map(|(cell, lost)| (cell.clone(), lost.to_string())).collect()
+    }
+
+    /// Sums have been repaired.
+    ///
+    /// # Errors
+    /// If they have not.
+    pub fn corrected(&self) -> Result<(), String> {
+        let lost = self.lost();
+        if lost.is_empty() { Ok(()) } else { Err(format!("after a repair, shared rows still hold {lost:?} too much")) }
     }
 
     /// A record that was acknowledged is counted in each row that it concerns, or parked.
@@ -199,6 +216,12 @@ fn actual(database: &Database, rule: &dyn Rule) -> BTreeMap<RowKey, Attributes> 
         (RowKey::from(&key.0), row)
     };
     database.items(rule.name()).map(row).collect()
+}
+
+/// Whether a write corrects sums.
+fn corrects(written: &Written) -> bool {
+    let mark = |item: &Option<Item>| item.as_ref().and_then(|item| item.get("corrected").cloned());
+    written.items.iter().any(|(.., before, after)| mark(after).is_some() && mark(before) != mark(after))
 }
 
 fn drop_zeros(rows: &mut BTreeMap<RowKey, Attributes>) {

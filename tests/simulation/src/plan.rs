@@ -31,6 +31,10 @@ pub struct Plan {
     pub appends: usize,
     /// At most so many items in an answer.
     pub page_items_max: usize,
+    /// Whether a parallel scan finds an aggregate in several segments.
+    pub segments_split: bool,
+    /// How many events an invocation may read to project anew.
+    pub reprojected_events_max: u64,
     /// How long an invocation may work.
     pub working_time: Duration,
     /// Steps of the scheduler before all faults end.
@@ -66,6 +70,8 @@ impl Plan {
             history: choices.below(4),
             appends: 1 + choices.below(6),
             page_items_max: if short_pages { 1 + choices.below(3) } else { usize::MAX },
+            segments_split: choices.per_mille(300),
+            reprojected_events_max: [20_000, 20_000, 3][choices.below(3)],
             working_time: if on(Fault::OutOfTime) {
                 Duration::from_millis(50 + 100 * choices.below(5) as u64)
             } else {

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use projection_worker::{Worker, store::parking::Parked};
+use projection_worker::{Worker, store::parking::Parked, verify::Verified};
 
 use crate::{
     choices::Choices,
@@ -83,6 +83,8 @@ struct Run {
     given_up: Vec<Vec<Delivered>>,
     /// What an operator has seen parked.
     parked: Vec<Parked>,
+    /// What the last verification came to.
+    verified: Verified,
     processes: Vec<Process>,
     named: u64,
     deployed: usize,
@@ -130,6 +132,7 @@ impl Run {
             network.database.create_table(rule.name(), rule.key(), None);
         }
         network.database.page_items_max = plan.page_items_max;
+        network.database.segments_split = plan.segments_split;
         Self {
             choices,
             counts: Counts::default(),
@@ -142,6 +145,7 @@ impl Run {
             streamed_versions: BTreeMap::new(),
             given_up: Vec::new(),
             parked: Vec::new(),
+            verified: Verified::default(),
             processes: Vec::new(),
             named: 0,
             deployed: FIRST,

@@ -10,14 +10,16 @@ use std::{
     task::{Context, Poll, Wake, Waker},
 };
 
-use projection_vocabulary::{AggregateId, Registry};
+use projection_vocabulary::{AggregateId, Registry, Rule};
 use projection_worker::{
     Worker,
-    catch_up::Trust,
+    catch_up::{Failed, Trust},
+    rebuild::{SegmentRebuild, Task},
     redrive::Redriven,
     report::Report,
     retry::Deadline,
-    store::{Store, TableNames, parking::Parked},
+    store::{Store, TableNames, events::Segment, parking::Parked},
+    verify::{Options, Verified},
 };
 
 use super::{Result, Run};
@@ -58,6 +60,7 @@ pub(super) enum Ended {
     Redriven(Redriven),
     /// Entries to redrive.
     Parked(Vec<Parked>),
+    Verified(Box<Verified>),
     Failed(String),
     Panicked(String),
 }
@@ -87,7 +90,8 @@ impl Run {
             return self.idle.swap_remove(at).1;
         }
         let name = self.name("worker");
-        Arc::new(Worker::new(self.store(&name), Registry::new(DEPLOYMENTS[deployment])))
+        let worker = Worker::new(self.store(&name), Registry::new(DEPLOYMENTS[deployment]));
+        Arc::new(worker.reprojecting_at_most(self.plan.reprojected_events_max))
     }
 
     pub(super) fn start(&mut self, name: &str, role: Role, future: impl Future<Output = Ended> + 'static) {
@@ -132,9 +136,34 @@ impl Run {
 
     /// An operator or a schedule does something that may always be done.
     pub(super) fn operate(&mut self) {
+        let working = self.processes.iter().any(|process| matches!(process.role, Role::Invocation { .. }));
+        let rule = DEPLOYMENTS[self.deployed][self.choices.below(3)];
+        if self.plan.has(Fault::Rebuilt) && self.choices.per_mille(400) {
+            let segments = 1 + u32::try_from(self.choices.below(3)).expect("few");
+            let (segment, steps) = (self.segment(segments), 1 + self.choices.below(3));
+            let task = [Task::Rebuild, Task::Rebuild, Task::CatchUp][self.choices.below(3)];
+            if working {
+                self.counts.add(Fault::Rebuilt);
+            }
+            self.operator(&format!("does {task:?} of {} in segment {segment:?}", rule.name()), move |worker| async move {
+                _ = rebuild(&worker, rule, task, segment, steps).await;
+                Ended::Quiet
+            });
+            return;
+        }
+        if self.plan.has(Fault::Verified) && self.choices.per_mille(400) {
+            if working {
+                self.counts.add(Fault::Verified);
+            }
+            let segments = 1 + u32::try_from(self.choices.below(3)).expect("few");
+            self.operator(&format!("verifies and repairs {}", rule.name()), move |worker| async move {
+                _ = worker.verify(rule, Options { segments, sample: None, repair: true }, Deadline::NONE).await;
+                Ended::Quiet
+            });
+            return;
+        }
         if self.choices.per_mille(500) {
             let aggregate = AggregateId::from(GIVERS[self.choices.below(self.plan.givers)]);
-            let rule = DEPLOYMENTS[self.deployed][self.choices.below(3)];
             self.operator(&format!("lets {aggregate} catch up in {}", rule.name()), |worker| async move {
                 _ = worker.catch_up(rule, &aggregate, Trust::Row, Deadline::NONE).await;
                 Ended::Quiet
@@ -147,6 +176,11 @@ impl Run {
             }
             Ended::Quiet
         });
+    }
+
+    pub(super) fn segment(&mut self, of: u32) -> Segment {
+        let number = u32::try_from(self.choices.below(of as usize)).expect("few");
+        Segment::new(number, of).expect("less than there are")
     }
 
     pub(super) fn deploy(&mut self, deployment: usize) {
@@ -235,6 +269,10 @@ impl Run {
                 self.note(|| format!("{name}: {redriven:?}"));
             }
             (_, Ended::Parked(parked)) => self.parked = parked,
+            (_, Ended::Verified(verified)) => {
+                self.note(|| format!("{name}: {verified:?}"));
+                self.verified = *verified;
+            }
             (_, Ended::Quiet | Ended::Report(_)) => self.note(|| format!("{name} is done")),
         }
         Ok(())
@@ -246,6 +284,29 @@ impl Run {
             self.oracle.acknowledged(&network.database, DEPLOYMENTS[deployment], &record.0)?;
         }
         Ok(())
+    }
+}
+
+/// Takes a segment to its end; after some steps another goes on at the cursor.
+pub(super) async fn rebuild(
+    worker: &Worker,
+    rule: &'static dyn Rule,
+    task: Task,
+    segment: Segment,
+    steps: usize,
+) -> std::result::Result<(), Failed> {
+    let mut cursor = None;
+    loop {
+        let mut part = SegmentRebuild::new(worker, rule, task, segment, cursor.clone());
+        let mut step = 0;
+        // The cursor stays where it is until an aggregate is done.
+        while step < steps || part.cursor() == cursor.as_ref() {
+            if !part.step(Deadline::NONE).await? {
+                return Ok(());
+            }
+            step += 1;
+        }
+        cursor = part.cursor().cloned();
     }
 }
 

@@ -1,13 +1,19 @@
 //! The end of a run: all trouble ends, what was given up is delivered, operators redrive and catch up, and the oracle looks.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
-use projection_vocabulary::{AggregateId, Registry};
-use projection_worker::{catch_up::Trust, retry::Deadline, store::parking::NO_PROJECTION};
+use projection_vocabulary::{AggregateId, Registry, Rule};
+use projection_worker::{
+    catch_up::Trust,
+    rebuild::Task,
+    retry::Deadline,
+    store::{events::Segment, parking::NO_PROJECTION},
+    verify::{Finding, Options, SharedFinding},
+};
 
 use super::{
     Result, Run,
-    processes::{Ended, Role},
+    processes::{Ended, Role, rebuild},
 };
 use crate::{
     network::lock,
@@ -69,15 +75,17 @@ impl Run {
             self.finish_all().await?;
         }
         self.list_and_redrive().await?;
-        self.catch_up(|run, aggregate, rule| {
+        let by_tables = self.choices.per_mille(500);
+        self.mend_rows(by_tables, |run, aggregate, rule| {
             run.left_behind || (run.oracle.revised && rule == "shelves") || run.oracle.disturbed.contains(aggregate)
         })
         .await?;
         if self.oracle.restored {
             // Records of the history that is no more may have parked what is caught up now.
             self.list_and_redrive().await?;
-            self.catch_up(|run, aggregate, _| run.oracle.disturbed.contains(aggregate)).await?;
+            self.mend_rows(by_tables, |run, aggregate, _| run.oracle.disturbed.contains(aggregate)).await?;
         }
+        self.verify_all().await?;
         let network = self.network.clone();
         let network = lock(&network);
         self.oracle.at_rest(&network.database, Registry::new(DEPLOYMENTS[self.deployed]))
@@ -105,6 +113,66 @@ impl Run {
                 }
             });
             self.finish_all().await?;
+        }
+        Ok(())
+    }
+
+    /// Brings every row to the head, by passes over whole tables or one by one.
+    async fn mend_rows(&mut self, by_tables: bool, needs_it: impl Fn(&Self, &str, &str) -> bool) -> Result {
+        if !by_tables {
+            return self.catch_up(needs_it).await;
+        }
+        for rule in DEPLOYMENTS[self.deployed] {
+            let segments = 1 + u32::try_from(self.choices.below(3)).expect("few");
+            let steps = 1 + self.choices.below(3);
+            for task in [Task::Rebuild, Task::CatchUp] {
+                for segment in Segment::all(segments) {
+                    self.operator(&format!("does {task:?} of {} in {segment:?}", rule.name()), move |worker| async move {
+                        match rebuild(&worker, *rule, task, segment, steps).await {
+                            Ok(()) => Ended::Quiet,
+                            Err(failed) => Ended::Failed(failed.to_string()),
+                        }
+                    });
+                }
+                self.finish_all().await?;
+            }
+            self.verify(*rule, true).await?;
+            if !self.oracle.disturbed.is_empty() && rule.name() == "shelves" {
+                self.oracle.corrected()?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn verify(&mut self, rule: &'static dyn Rule, repair: bool) -> Result {
+        let segments = 1 + u32::try_from(self.choices.below(3)).expect("few");
+        let options = Options { segments, sample: None, repair };
+        self.operator(&format!("verifies {}{}", rule.name(), if repair { " and repairs it" } else { "" }), move |worker| async move {
+            match worker.verify(rule, options, Deadline::NONE).await {
+                Ok(verified) => Ended::Verified(Box::new(verified)),
+                Err(failed) => Ended::Failed(failed.to_string()),
+            }
+        });
+        self.finish_all().await
+    }
+
+    /// What verifying finds is what the oracle knows.
+    async fn verify_all(&mut self) -> Result {
+        for rule in DEPLOYMENTS[self.deployed] {
+            self.verify(*rule, false).await?;
+            let home: Vec<_> = self.verified.home.iter().filter(|(_, finding)| **finding != Finding::Parked).collect();
+            if !home.is_empty() {
+                return Err(format!("at rest, {} is not clean: {home:?}", rule.name()));
+            }
+            let sums = self.verified.shared.iter().map(|((row, attribute), finding)| match finding {
+                SharedFinding::Sum(sum) => Ok(((row.to_string(), attribute.clone()), sum.to_string())),
+                other => Err(format!("at rest, {attribute} of {row} is {other:?}")),
+            });
+            let sums = sums.collect::<Result<BTreeMap<_, _>>>()?;
+            let lost = if rule.name() == "shelves" { self.oracle.lost() } else { BTreeMap::new() };
+            if sums != lost {
+                return Err(format!("at rest, verifying finds {sums:?}, and it must find {lost:?}"));
+            }
         }
         Ok(())
     }

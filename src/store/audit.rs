@@ -1,0 +1,151 @@
+//! What it takes to verify a read model: all rows of a table, rows at one instant, and the correction of sums.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use aws_sdk_dynamodb::{
+    operation::{scan::ScanInput, transact_get_items::TransactGetItemsInput},
+    types::{AttributeValue, Get, ReturnConsumedCapacity, TransactGetItem},
+};
+use projection_vocabulary::{AggregateId, Attributes, Decimal, HomeRow, RowKey, Rule, Version};
+
+use super::{
+    Store, Trouble,
+    events::Segment,
+    expression::Expression,
+    fresh_id,
+    home::{CORRECTED, Row, row_of},
+    trouble::{Failure, sort, undecided},
+};
+use crate::{
+    item::{SdkItem, partition_key, sort_key},
+    retry::{Attempt, Deadline, retry},
+};
+
+/// The most items that are read at one instant.
+/// <https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_TransactGetItems.html>
+pub const TRANSACT_GET_MAX: usize = 100;
+
+impl Store {
+    /// One page of a scan of a segment of a read model, by consistent read, and the key where to go on.
+    ///
+    /// # Errors
+    /// [`Trouble`].
+    pub async fn scan_rows(
+        &self,
+        rule: &dyn Rule,
+        segment: Segment,
+        after: Option<RowKey>,
+        deadline: Deadline,
+    ) -> Result<(Vec<Row>, Option<RowKey>), Trouble> {
+        let scan = || {
+            let start = after.as_ref().map(|key| SdkItem::from([(rule.key().to_owned(), AttributeValue::S(key.to_string()))]));
+            let request = segment.of(ScanInput::builder().table_name(self.table_of(rule)).consistent_read(true));
+            self.dynamo.scan(request.set_exclusive_start_key(start).return_consumed_capacity(ReturnConsumedCapacity::Total))
+        };
+        let page = self.ask("Scan of a read model", deadline, scan).await?;
+        self.meter.read_rows(&page.consumed_capacity);
+        let next = page.last_evaluated_key.and_then(|key| Some(RowKey::from(key.get(rule.key())?.as_s().ok()?)));
+        let rows = page.items.unwrap_or_default().into_iter().map(|item| row_of(rule, item));
+        Ok((rows.collect::<Result<_, _>>()?, next))
+    }
+
+    /// Which of these rows stand on an event that the event store has, under the id that the row names.
+    ///
+    /// # Errors
+    /// [`Trouble`].
+    pub async fn standing_on_events<'a>(
+        &self,
+        rows: impl IntoIterator<Item = (&'a AggregateId, &'a HomeRow)>,
+        deadline: Deadline,
+    ) -> Result<HashSet<AggregateId>, Trouble> {
+        let key = |aggregate: &AggregateId, version: Version| (partition_key(aggregate), sort_key(version));
+        let rows: HashMap<_, _> = rows.into_iter().map(|(aggregate, row)| (key(aggregate, row.version), (aggregate, row))).collect();
+        let keys = rows.keys().map(|(partition, sort)| {
+            SdkItem::from([("PK".to_owned(), AttributeValue::S(partition.clone())), ("SK".to_owned(), AttributeValue::S(sort.clone()))])
+        });
+        let found = self.get_all(&self.names.event_store, keys.collect(), deadline).await?;
+        let text = |item: &SdkItem, name: &str| item.get(name).and_then(|value| value.as_s().ok()).cloned().unwrap_or_default();
+        let stands = |item: SdkItem| {
+            let (aggregate, row) = rows.get(&(text(&item, "PK"), text(&item, "SK")))?;
+            (row.last_event_id.as_deref() == Some(&text(&item, "eventId"))).then(|| (*aggregate).clone())
+        };
+        Ok(found.into_iter().filter_map(stands).collect())
+    }
+
+    /// What is shared on these rows, each read by itself.
+    ///
+    /// # Errors
+    /// [`Trouble`].
+    pub async fn shared_rows(
+        &self,
+        rule: &dyn Rule,
+        keys: impl IntoIterator<Item = RowKey>,
+        deadline: Deadline,
+    ) -> Result<HashMap<RowKey, Attributes>, Trouble> {
+        let keys = keys.into_iter().map(|key| SdkItem::from([(rule.key().to_owned(), AttributeValue::S(key.to_string()))]));
+        let items = self.get_all(self.table_of(rule), keys.collect(), deadline).await?;
+        items.into_iter().map(|item| row_of(rule, item).map(|row| (row.key, row.shared))).collect()
+    }
+
+    /// Rows as they are at one instant: at most [`TRANSACT_GET_MAX`]. Those that are absent are not in the answer.
+    ///
+    /// # Errors
+    /// [`Trouble`].
+    pub async fn rows_at_once(&self, rule: &dyn Rule, keys: &[RowKey], deadline: Deadline) -> Result<HashMap<RowKey, Row>, Trouble> {
+        const OPERATION: &str = "TransactGetItems of rows";
+        let gets: Vec<_> = keys
+            .iter()
+            .map(|key| {
+                let get = Get::builder().table_name(self.table_of(rule)).key(rule.key(), AttributeValue::S(key.to_string()));
+                TransactGetItem::builder().get(get.build().expect("table and key are given")).build()
+            })
+            .collect();
+        let found = retry(deadline, || async {
+            self.meter.request();
+            let request = TransactGetItemsInput::builder().set_transact_items(Some(gets.clone()));
+            match self.dynamo.transact_get_items(request.return_consumed_capacity(ReturnConsumedCapacity::Total)).await.map_err(sort) {
+                Ok(done) => {
+                    self.meter.read_rows(done.consumed_capacity());
+                    Attempt::Decided(Ok(done.responses.unwrap_or_default()))
+                }
+                // It met a write.
+                Err(Failure::Other(error)) if error.is_transaction_canceled_exception() => {
+                    Attempt::Again(Trouble::Passing { operation: OPERATION, class: "canceled".into() })
+                }
+                Err(failure) => undecided(OPERATION, failure),
+            }
+        })
+        .await??;
+        let rows = found.into_iter().filter_map(|found| found.item).filter(|item| !item.is_empty()).map(|item| row_of(rule, item));
+        rows.map(|row| row.map(|row| (row.key.clone(), row))).collect()
+    }
+
+    /// Adds to the sums of a shared row, unless they were corrected since `corrected` was read.
+    ///
+    /// # Errors
+    /// [`Trouble`].
+    pub async fn correct_sums(
+        &self,
+        rule: &dyn Rule,
+        row: &RowKey,
+        by: &BTreeMap<String, Decimal>,
+        corrected: &str,
+        deadline: Deadline,
+    ) -> Result<(), Trouble> {
+        const OPERATION: &str = "UpdateItem of a shared row's sums";
+        let mut expression = Expression::default();
+        for (attribute, amount) in by {
+            expression.add(attribute, AttributeValue::N(amount.to_string()));
+        }
+        expression.set(CORRECTED, AttributeValue::S(fresh_id()));
+        let name = expression.name(CORRECTED);
+        let condition = if corrected.is_empty() {
+            format!("attribute_not_exists({name})")
+        } else {
+            format!("{name} = {}", expression.value(AttributeValue::S(corrected.to_owned())))
+        };
+        // If the condition does not hold, another corrected them, or an earlier try of this very request did.
+        let updated = self.update_if(OPERATION, rule, row.as_str(), &expression, Some(condition), deadline).await?;
+        updated.map_err(|reason| Trouble::Lasting { operation: OPERATION, class: reason.to_owned() })
+    }
+}

@@ -1,0 +1,513 @@
+//! Proving a read model: every home row against the fold of its history, every shared row against what was contributed to it; and
+//! mending what is found.
+//!
+//! It works while the worker does. A home row is one item and a history is only added to, so the two can be compared at any time: the
+//! fold is taken at the version that the row says. What depends on the time between two reads (a row behind, missing, or ahead of what
+//! was scanned) is looked at again before it is reported.
+//!
+//! A shared row and the contributions to it are many items, and never stand still. But each transaction adds the same to both, so their
+//! difference does: it is 0, or what somebody else did to the row. It is reckoned where it can be known: a scan of all contributors
+//! before and after an instant at which the row and those contributors that move are read in one transaction.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::AddAssign,
+    sync::Arc,
+    time::Duration,
+};
+
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use projection_vocabulary::{AggregateId, Cell, Change, Decimal, HomeRow, RowKey, Rule, Sums, Value, Version};
+
+use crate::{
+    catch_up::{Failed, Standing, Trust},
+    lane::newer_revision,
+    pass::{Pass, Visit},
+    reproject::{Folding, Stop, fold_history},
+    retry::Deadline,
+    store::{TRANSACT_GET_MAX, events::Segment, home::Row},
+    worker::{CONCURRENCY, Worker},
+};
+
+/// How long a row that is behind may take to move before it is reported, and how often it is looked at.
+const MOVES_WITHIN: Duration = Duration::from_secs(3);
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// How often the contributors of a row are read before it is given up to prove its sums.
+const ROUNDS_MAX: usize = 20;
+/// Parts of a table that a sample is taken from.
+const SAMPLED_SEGMENTS: u32 = 100;
+
+/// What is wrong with an aggregate's row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Finding {
+    /// There are events for it, and it is not there.
+    Missing,
+    /// It is not the fold of its history.
+    Drifted,
+    /// It stands on events that the event store does not have.
+    Ahead,
+    /// Events follow that it does not count, and it does not move.
+    Behind,
+    /// An older revision of the rule wrote it.
+    Outdated,
+    /// It waits in front of an event that cannot be applied.
+    Parked,
+    /// The event store has no event of its aggregate.
+    Orphaned,
+}
+
+impl Finding {
+    /// All of them.
+    pub const ALL: [Self; 7] = [Self::Missing, Self::Drifted, Self::Ahead, Self::Behind, Self::Outdated, Self::Parked, Self::Orphaned];
+
+    /// In a word.
+    #[must_use]
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::Missing => "missing",
+            Self::Drifted => "drifted",
+            Self::Ahead => "ahead",
+            Self::Behind => "behind",
+            Self::Outdated => "outdated",
+            Self::Parked => "parked",
+            Self::Orphaned => "orphaned",
+        }
+    }
+}
+
+/// What is wrong with an attribute of a shared row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SharedFinding {
+    /// It is so much more than what was contributed to it.
+    Sum(Decimal),
+    /// It lacks what `max` or `insert` operations put into it.
+    Lower,
+    /// Its contributors never stood still long enough to tell. Look again when less is going on.
+    Unsettled,
+}
+
+/// How to verify.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// How many parts of the event store are read at once.
+    pub segments: u32,
+    /// Of 100 rows, look at about so many; sums are not looked at then. `None`: at all.
+    pub sample: Option<u32>,
+    /// Mend what is found.
+    pub repair: bool,
+}
+
+/// What verifying came to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Verified {
+    /// Events read.
+    pub events: u64,
+    /// Aggregates whose events were read.
+    pub aggregates: u64,
+    /// Rows of the read model read, shared ones included.
+    pub rows: u64,
+    /// Sums that were compared with what was contributed to them.
+    pub sums: u64,
+    /// What is wrong with home rows.
+    pub home: BTreeMap<AggregateId, Finding>,
+    /// What is wrong with shared rows.
+    pub shared: BTreeMap<Cell, SharedFinding>,
+    /// How many of the findings were mended.
+    pub repaired: u64,
+}
+
+impl Verified {
+    /// Whether every row that was looked at is as it must be, now.
+    #[must_use]
+    pub fn is_clean(&self) -> bool {
+        self.repaired == self.home.len() as u64 + self.shared.len() as u64
+    }
+
+    /// How many rows have this finding.
+    #[must_use]
+    pub fn count(&self, finding: Finding) -> u64 {
+        self.home.values().filter(|found| **found == finding).count() as u64
+    }
+}
+
+/// What a pass over histories or rows brings up.
+#[derive(Default)]
+struct Suspects {
+    events: u64,
+    aggregates: u64,
+    rows: u64,
+    home: BTreeSet<AggregateId>,
+    /// What shared rows must have been raised to.
+    raises: Change,
+    /// What shared rows hold less what was contributed to them, as far as a scan can tell.
+    balances: Sums,
+}
+
+impl AddAssign for Suspects {
+    fn add_assign(&mut self, other: Self) {
+        self.events += other.events;
+        self.aggregates += other.aggregates;
+        self.rows += other.rows;
+        self.home.extend(other.home);
+        self.raises = std::mem::take(&mut self.raises).then(other.raises);
+        for (cell, amount) in other.balances {
+            *self.balances.entry(cell).or_default() += &amount;
+        }
+    }
+}
+
+/// One look at an aggregate.
+struct Look {
+    finding: Option<Finding>,
+    row: HomeRow,
+    /// The contributions that the row must have at its version, where they are others than it has.
+    contributions: Option<Sums>,
+}
+
+/// What names a state of a home row: nothing changes its contributions without it.
+type Mark = (Version, u32, Arc<str>);
+/// Home rows that contribute to a cell, with how much.
+type Contributors = BTreeMap<Cell, BTreeMap<AggregateId, (Mark, Decimal)>>;
+
+/// How much more a cell holds than was contributed to it.
+struct Difference {
+    amount: Decimal,
+    /// The last correction of its row.
+    corrected: Arc<str>,
+}
+
+impl Worker {
+    /// Compares every row of a projection with the event store, and mends what is found if that is asked for.
+    ///
+    /// A row that an older revision wrote is outdated, whatever it holds; a parked one is compared at the version where it waits, and
+    /// mended by a redrive alone.
+    ///
+    /// # Errors
+    /// [`Failed`]: nothing is known. What was mended is mended.
+    pub async fn verify(&self, rule: &'static dyn Rule, options: Options, deadline: Deadline) -> Result<Verified, Failed> {
+        let segments: Vec<_> = match options.sample {
+            None => Segment::all(options.segments).collect(),
+            Some(percent) => sampled(percent),
+        };
+        let mut suspects = Suspects::default();
+        let passes = segments.iter().map(|segment| self.suspect_histories(rule, *segment, deadline));
+        let passes: Vec<_> = stream::iter(passes).buffer_unordered(options.segments.max(1) as usize).try_collect().await?;
+        passes.into_iter().for_each(|pass| suspects += pass);
+        let row_segments = if options.sample.is_some() { segments } else { vec![Segment::ALL] };
+        for segment in row_segments {
+            suspects += self.suspect_rows(rule, segment, &suspects.raises, deadline).await?;
+        }
+        let Suspects { events, aggregates, rows, home, raises, balances } = suspects;
+        let mut verified = Verified { events, aggregates, rows, ..Verified::default() };
+
+        let looks = home.iter().map(|id| async move { Ok::<_, Failed>((id, self.look_until_it_moves(rule, id, deadline).await?)) });
+        let looks: Vec<_> = stream::iter(looks).buffer_unordered(CONCURRENCY).try_collect().await?;
+        // Where contributions themselves have drifted, it is not the sum that is wrong.
+        let mut drifted = Sums::new();
+        for (id, look) in looks {
+            let Some(finding) = look.finding else { continue };
+            verified.home.insert(id.clone(), finding);
+            for (sums, sign) in [(Some(look.row.contributions), 1), (look.contributions, -1)] {
+                for (cell, amount) in sums.iter().flatten().filter(|_| finding == Finding::Drifted) {
+                    *drifted.entry(cell.clone()).or_default() += &if sign > 0 { amount.clone() } else { -amount };
+                }
+            }
+        }
+        let differences = if options.sample.is_none() {
+            verified.sums = balances.len() as u64;
+            let suspects = balances.into_iter().filter(|(_, amount)| !amount.is_zero()).map(|(cell, _)| cell).collect();
+            let (differences, unsettled) = self.differences(rule, suspects, deadline).await?;
+            verified.shared.extend(unsettled.into_iter().map(|cell| (cell, SharedFinding::Unsettled)));
+            differences
+        } else {
+            BTreeMap::new()
+        };
+        let zero = Decimal::zero();
+        for cell in differences.keys().chain(drifted.keys()).cloned().collect::<BTreeSet<_>>() {
+            let mut amount = differences.get(&cell).map_or_else(Decimal::zero, |difference| difference.amount.clone());
+            amount += drifted.get(&cell).unwrap_or(&zero);
+            if !amount.is_zero() && options.sample.is_none() {
+                verified.shared.insert(cell, SharedFinding::Sum(amount));
+            }
+        }
+        let lower = self.lower(rule, &raises, deadline).await?;
+        for cell in lower.max().keys().chain(lower.insert().keys()) {
+            verified.shared.insert(cell.clone(), SharedFinding::Lower);
+        }
+        if options.repair {
+            self.repair(rule, &mut verified, &differences, &lower, deadline).await?;
+        }
+        Ok(verified)
+    }
+
+    /// Reads the histories of a segment.
+    async fn suspect_histories(&self, rule: &'static dyn Rule, segment: Segment, deadline: Deadline) -> Result<Suspects, Failed> {
+        let (mut suspects, mut next) = (Suspects::default(), None);
+        let mut pass = Pass::new(rule, up_to);
+        loop {
+            let (page, after) = self.store().scan_events(segment, next.as_ref(), deadline).await?;
+            suspects.events += page.len() as u64;
+            let ended = pass.page(self.store(), page, deadline).await?;
+            for visit in ended {
+                suspects.visit(rule, visit)?;
+            }
+            next = after;
+            if next.is_none() {
+                break;
+            }
+        }
+        if let Some(visit) = pass.end() {
+            suspects.visit(rule, visit)?;
+        }
+        Ok(suspects)
+    }
+
+    /// Reads the rows of a segment: do they stand on events, and do sums and contributions match?
+    async fn suspect_rows(
+        &self,
+        rule: &'static dyn Rule,
+        segment: Segment,
+        raises: &Change,
+        deadline: Deadline,
+    ) -> Result<Suspects, Failed> {
+        let (mut suspects, mut next) = (Suspects::default(), None);
+        loop {
+            let (rows, after) = self.store().scan_rows(rule, segment, next, deadline).await?;
+            suspects.rows += rows.len() as u64;
+            let standing: Vec<_> = rows
+                .iter()
+                .filter(|row| row.home.version > Version::NONE)
+                .map(|row| (AggregateId::from(row.key.as_str()), &row.home))
+                .collect();
+            let on_events = self.store().standing_on_events(standing.iter().map(|(id, row)| (id, *row)), deadline).await?;
+            suspects.home.extend(standing.into_iter().map(|(id, _)| id).filter(|id| !on_events.contains(id)));
+            for Row { key, home, shared, .. } in rows {
+                for (cell, amount) in home.contributions {
+                    *suspects.balances.entry(cell).or_default() -= &amount;
+                }
+                for (attribute, value) in shared {
+                    let cell = (key.clone(), attribute);
+                    if let Value::Number(amount) = value
+                        && !raises.max().contains_key(&cell)
+                    {
+                        *suspects.balances.entry(cell).or_default() += &amount;
+                    }
+                }
+            }
+            next = after;
+            if next.is_none() {
+                return Ok(suspects);
+            }
+        }
+    }
+
+    /// Looks at one aggregate by consistent reads; if it is behind, until it moves or has had its time.
+    async fn look_until_it_moves(&self, rule: &'static dyn Rule, id: &AggregateId, deadline: Deadline) -> Result<Look, Failed> {
+        let first = self.look(rule, id, deadline).await?;
+        let waits = |look: &Look| matches!(look.finding, Some(Finding::Behind | Finding::Missing));
+        let begun = tokio::time::Instant::now();
+        let mut look = first;
+        let version = look.row.version;
+        while waits(&look) && begun.elapsed() < MOVES_WITHIN {
+            tokio::time::sleep(LOOK_EVERY).await;
+            look = self.look(rule, id, deadline).await?;
+            if waits(&look) && look.row.version != version {
+                look.finding = None;
+            }
+        }
+        Ok(look)
+    }
+
+    async fn look(&self, rule: &'static dyn Rule, id: &AggregateId, deadline: Deadline) -> Result<Look, Failed> {
+        let row = self.store().read_rows(rule, std::slice::from_ref(id), deadline).await?.remove(id).unwrap_or_default();
+        if row.revision > rule.revision() {
+            return Err(Failed(newer_revision(rule, row.revision)));
+        }
+        if row.version > Version::NONE && row.revision < rule.revision() {
+            let parked = row.parked_at.is_some();
+            return Ok(Look { finding: Some(if parked { Finding::Parked } else { Finding::Outdated }), row, contributions: None });
+        }
+        let folding = fold_history(self.store(), rule, id, row.version, deadline).await?;
+        let mut look = Look { finding: compared(&row, &folding), contributions: Some(folding.row().contributions), row };
+        if look.finding == Some(Finding::Ahead) && folding.due == Version::NONE.next() {
+            let any = self.store().load_page(id, folding.due..=Version(u64::MAX), 1, deadline).await?;
+            look.finding = Some(if any.is_empty() { Finding::Orphaned } else { Finding::Ahead });
+        }
+        if look.finding.is_none() && look.row.parked_at.is_some() {
+            look.finding = Some(Finding::Parked);
+        }
+        if look.finding.is_none() && self.is_behind(rule, id, &look.row, deadline).await? {
+            look.finding = Some(if look.row.version == Version::NONE { Finding::Missing } else { Finding::Behind });
+        }
+        Ok(look)
+    }
+
+    /// How much more these cells hold than was contributed to them, and of which it cannot be told.
+    async fn differences(
+        &self,
+        rule: &'static dyn Rule,
+        mut open: BTreeSet<Cell>,
+        deadline: Deadline,
+    ) -> Result<(BTreeMap<Cell, Difference>, BTreeSet<Cell>), Failed> {
+        let mut found: BTreeMap<Cell, Difference> = BTreeMap::new();
+        let mut once: Sums = Sums::new();
+        if open.is_empty() {
+            return Ok((found, open));
+        }
+        let mut before = self.contributors(rule, &open, deadline).await?;
+        let mut movers: BTreeMap<Cell, BTreeSet<AggregateId>> = BTreeMap::new();
+        for _ in 0..ROUNDS_MAX {
+            let mut at_once: BTreeMap<Cell, (Decimal, BTreeMap<AggregateId, Decimal>, Arc<str>)> = BTreeMap::new();
+            for cell in &open {
+                let moving: Vec<_> = movers.get(cell).into_iter().flatten().map(RowKey::from).collect();
+                let keys: BTreeSet<_> = moving.iter().chain([&cell.0]).cloned().collect();
+                if keys.len() > TRANSACT_GET_MAX {
+                    continue;
+                }
+                let rows = self.store().rows_at_once(rule, &keys.into_iter().collect::<Vec<_>>(), deadline).await?;
+                let contributed = moving.iter().map(|key| {
+                    let amount = rows.get(key).and_then(|row| row.home.contributions.get(cell)).cloned().unwrap_or_default();
+                    (AggregateId::from(key.as_str()), amount)
+                });
+                let row = rows.get(&cell.0);
+                let held = row.and_then(|row| row.shared.get(&cell.1)?.as_number()).cloned().unwrap_or_default();
+                at_once.insert(cell.clone(), (held, contributed.collect(), row.map(|row| row.corrected.clone()).unwrap_or_default()));
+            }
+            let after = self.contributors(rule, &open, deadline).await?;
+            for cell in open.clone() {
+                let moved = moved(before.get(&cell), after.get(&cell));
+                if let Some((held, moving, corrected)) = at_once.remove(&cell)
+                    && moved.iter().all(|id| moving.contains_key(id))
+                {
+                    let still = before.get(&cell).into_iter().flatten().filter(|(id, _)| !moving.contains_key(*id));
+                    let mut amount = held;
+                    still.map(|(_, (_, amount))| amount).chain(moving.values()).for_each(|contributed| amount -= contributed);
+                    // A difference never changes; one that does was none: a contributor came and went unseen.
+                    if amount.is_zero() {
+                        open.remove(&cell);
+                    } else if once.insert(cell.clone(), amount.clone()).as_ref() == Some(&amount) {
+                        open.remove(&cell);
+                        found.insert(cell.clone(), Difference { amount, corrected });
+                    }
+                }
+                movers.insert(cell, moved);
+            }
+            if open.is_empty() {
+                break;
+            }
+            before = after;
+        }
+        Ok((found, open))
+    }
+
+    /// Who contributes to these cells.
+    async fn contributors(&self, rule: &'static dyn Rule, cells: &BTreeSet<Cell>, deadline: Deadline) -> Result<Contributors, Failed> {
+        let (mut contributors, mut next) = (Contributors::new(), None);
+        loop {
+            let (rows, after) = self.store().scan_rows(rule, Segment::ALL, next, deadline).await?;
+            for Row { key, home, .. } in rows {
+                let mark = (home.version, home.revision, home.rewritten.clone());
+                for (cell, amount) in home.contributions.into_iter().filter(|(cell, _)| cells.contains(cell)) {
+                    contributors.entry(cell).or_default().insert(AggregateId::from(key.as_str()), (mark.clone(), amount));
+                }
+            }
+            next = after;
+            if next.is_none() {
+                return Ok(contributors);
+            }
+        }
+    }
+
+    /// Those of these operations that shared rows lack.
+    async fn lower(&self, rule: &'static dyn Rule, raises: &Change, deadline: Deadline) -> Result<Change, Failed> {
+        let keys: BTreeSet<_> = raises.max().keys().chain(raises.insert().keys()).map(|(row, _)| row.clone()).collect();
+        let rows = self.store().shared_rows(rule, keys, deadline).await?;
+        let held = |(row, attribute): &Cell| rows.get(row).and_then(|row| row.get(attribute));
+        Ok(raises.raises_where(
+            |cell, value| held(cell).is_none_or(|held| held < value),
+            |cell, texts| !matches!(held(cell), Some(Value::TextSet(held)) if texts.is_subset(held)),
+        ))
+    }
+
+    async fn repair(
+        &self,
+        rule: &'static dyn Rule,
+        verified: &mut Verified,
+        differences: &BTreeMap<Cell, Difference>,
+        lower: &Change,
+        deadline: Deadline,
+    ) -> Result<(), Failed> {
+        let mended = verified.home.iter().map(|(id, finding)| async move {
+            let trust = if *finding == Finding::Behind { Trust::Row } else { Trust::Store };
+            let caught_up = self.catch_up(rule, id, trust, deadline).await?;
+            Ok::<_, Failed>(u64::from(caught_up.standing == Standing::Head))
+        });
+        let mended: Vec<_> = stream::iter(mended).buffer_unordered(CONCURRENCY).try_collect().await?;
+        verified.repaired += mended.into_iter().sum::<u64>();
+        let mut rows: BTreeMap<&RowKey, (BTreeMap<String, Decimal>, &str)> = BTreeMap::new();
+        for ((row, attribute), Difference { amount, corrected }) in differences {
+            rows.entry(row).or_insert_with(|| (BTreeMap::new(), corrected)).0.insert(attribute.clone(), -amount);
+        }
+        for (row, (by, corrected)) in rows {
+            self.store().correct_sums(rule, row, &by, corrected, deadline).await?;
+        }
+        let raised = self.store().raise(rule, lower, deadline).await?;
+        raised.map_err(|reason| Failed(format!("a shared row cannot be raised: {reason}")))?;
+        verified.repaired += verified.shared.values().filter(|finding| **finding != SharedFinding::Unsettled).count() as u64;
+        Ok(())
+    }
+}
+
+impl Suspects {
+    fn visit(&mut self, rule: &'static dyn Rule, visit: Visit) -> Result<(), Failed> {
+        self.aggregates += 1;
+        let Visit { aggregate, row, folding, beyond, first, .. } = visit;
+        if row.revision > rule.revision() {
+            return Err(Failed(newer_revision(rule, row.revision)));
+        }
+        let outdated = row.version > Version::NONE && row.revision < rule.revision();
+        let suspect =
+            outdated || first != Version::NONE.next() || row.parked_at.is_some() || beyond > 0 || compared(&row, &folding).is_some();
+        self.raises = std::mem::take(&mut self.raises).then(folding.total.raises());
+        if suspect {
+            self.home.insert(aggregate);
+        }
+        Ok(())
+    }
+}
+
+/// A row of today's revision is compared at the version that it has.
+fn up_to(rule: &dyn Rule, row: &HomeRow) -> Version {
+    if row.revision == rule.revision() { row.version } else { Version::NONE }
+}
+
+/// What is wrong with a row of today's revision, by the fold of what the event store has up to its version.
+fn compared(row: &HomeRow, folding: &Folding) -> Option<Finding> {
+    if folding.due <= row.version {
+        let poison = folding.stop.as_ref().is_some_and(Stop::is_poison);
+        return Some(if poison { Finding::Drifted } else { Finding::Ahead });
+    }
+    let fresh = folding.row();
+    let same = row.version == fresh.version
+        && row.last_event_id == fresh.last_event_id
+        && row.own == fresh.own
+        && row.contributions == fresh.contributions;
+    (!same).then_some(Finding::Drifted)
+}
+
+/// Whose state is not the same in both.
+fn moved(
+    before: Option<&BTreeMap<AggregateId, (Mark, Decimal)>>,
+    after: Option<&BTreeMap<AggregateId, (Mark, Decimal)>>,
+) -> BTreeSet<AggregateId> {
+    let ids = before.into_iter().chain(after).flat_map(BTreeMap::keys);
+    ids.filter(|id| before.and_then(|rows| rows.get(id)) != after.and_then(|rows| rows.get(id))).cloned().collect()
+}
+
+/// About so many of 100 parts of a table, at random.
+fn sampled(percent: u32) -> Vec<Segment> {
+    let mut segments: Vec<_> = Segment::all(SAMPLED_SEGMENTS).collect();
+    fastrand::shuffle(&mut segments);
+    segments.truncate(percent.clamp(1, SAMPLED_SEGMENTS) as usize);
+    segments
+}

@@ -14,7 +14,7 @@ use crate::{
     catch_up::{CaughtUp, Failed, Standing, Trust},
     lane::{Lane, newer_revision},
     pass::{Pass, Visit},
-    reproject::fold_history,
+    reproject::{Stop, fold_history},
     retry::Deadline,
     store::events::{Cursor, Segment, Stored},
     worker::{CONCURRENCY, Worker},
@@ -145,9 +145,9 @@ impl<'a> Rebuild<'a> {
     /// A lane that replaces the row, unless there is nothing to replace it by.
     async fn replace(&mut self, visit: Visit, deadline: Deadline) -> Result<Option<Lane>, Failed> {
         let Visit { aggregate, row, mut folding, first, .. } = visit;
-        // What was scanned is a piece, or ends where the row does not: the row was read later, and what it stands on is there by now.
-        let short = folding.due <= row.version && folding.stop.as_ref().is_none_or(|stop| !stop.is_poison());
-        if first != Version::NONE.next() || short {
+        // What was scanned may be a piece, or end where the row does not: that was read later, and what it stands on is there by now.
+        let whole = first == Version::NONE.next() && folding.stop.as_ref().is_none_or(Stop::is_poison);
+        if !whole || (folding.due <= row.version && folding.stop.is_none()) {
             folding = fold_history(self.worker.store(), self.rule, &aggregate, Version(u64::MAX), deadline).await?;
         }
         let fresh = folding.row();

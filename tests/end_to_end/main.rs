@@ -16,4 +16,5 @@ mod replay;
 mod rules;
 mod runtime_api;
 mod sizes;
+mod verify;
 mod world;

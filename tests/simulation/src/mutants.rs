@@ -42,6 +42,9 @@ const WORKER: &str = "src/worker.rs";
 const REPORT: &str = "src/report.rs";
 const REDRIVE: &str = "src/redrive.rs";
 const REPROJECT: &str = "src/reproject.rs";
+const REBUILD: &str = "src/rebuild.rs";
+const VERIFY: &str = "src/verify.rs";
+const AUDIT: &str = "src/store/audit.rs";
 
 const CONDITION: &str = r#"format!("{version} = {after} AND {} = {} AND attribute_not_exists({parked})", written_by.0, written_by.1)"#;
 
@@ -116,13 +119,13 @@ const ALL: &[Mutant] = &[
         "`max` and `insert` after the commit in place of before",
         &[Switched(
             WORKER,
-            "match self.store.raise(rule, &raised, deadline).await {
-            Ok(Ok(())) => self.commit_sums(rule, &pack, deadline).await,
+            "match self.store.raise(rule, &raised, limits.deadline).await {
+            Ok(Ok(())) => self.commit_sums(rule, &pack, limits.deadline).await,
             Ok(Err(reason)) => Ok(Commit::Invalid(reason)),
             Err(trouble) => Err(trouble),
         }",
-            "match self.commit_sums(rule, &pack, deadline).await {
-            Ok(Commit::Done) => match self.store.raise(rule, &raised, deadline).await {
+            "match self.commit_sums(rule, &pack, limits.deadline).await {
+            Ok(Commit::Done) => match self.store.raise(rule, &raised, limits.deadline).await {
                 Ok(Ok(())) => Ok(Commit::Done),
                 Ok(Err(reason)) => Ok(Commit::Invalid(reason)),
                 Err(trouble) => Err(trouble),
@@ -174,7 +177,7 @@ const ALL: &[Mutant] = &[
             LANE,
             "if row.parked_at.is_some() {
             self.settle_up_to(row.version, Outcome::Duplicate);
-            self.settle_up_to(Version(u64::MAX), Outcome::Parked);
+            self.parked();
             return Next::Step;
         }",
             "{}",
@@ -300,12 +303,12 @@ const ALL: &[Mutant] = &[
         let mut lane = crate::lane::Lane::new(rule, id.clone());
         lane.push_stored(row.version, row.version.next(), read);
         if lane.prepare() {
-            let (done, to_park) = self.drive(vec![lane], deadline).await;
+            let (done, to_park) = self.drive(vec![lane], deadline.into()).await;
             if let Some(reason) = done.into_iter().find_map(|lane| lane.failure) {
                 return Err(Failed(reason));
             }
             if !to_park.is_empty() {
-                self.park_all(to_park, &std::collections::BTreeSet::new(), deadline).await;
+                self.park_all(to_park, &std::collections::BTreeSet::new(), deadline.into()).await;
                 return Ok(Redriven::Parked(String::new()));
             }
         }
@@ -339,7 +342,7 @@ const ALL: &[Mutant] = &[
     mutant(
         "contributions-counted-twice",
         "a new revision adds to shared rows without taking back what the old one added",
-        &[Switched(REPROJECT, "*difference.entry(cell.clone()).or_default() -= amount;", "{ let _ = (cell, amount); }")],
+        &[Switched(REPROJECT, "*shared.entry(cell.clone()).or_default() -= amount;", "{ let _ = (cell, amount); }")],
     ),
     mutant(
         "append-forgets-a-lost-answer",
@@ -351,6 +354,70 @@ const ALL: &[Mutant] = &[
                 r#".client_request_token(if crate::mutant("append-forgets-a-lost-answer") { fresh_id() } else { token.clone() })"#,
             ),
             Switched(EVENTS, "present.len() == events.len() && ours", "{ let _ = ours; false }"),
+        ],
+    ),
+    mutant(
+        "rewriting-not-seen",
+        "a row is replaced although another has replaced it since it was read",
+        &[Switched(HOME, r#"condition = format!("{condition} AND {unchanged}");"#, "drop(unchanged);")],
+    ),
+    mutant(
+        "parked-wherever-it-stands",
+        "a row is marked although it has moved on",
+        &[Switched(
+            ROWS,
+            "self.update(rule, aggregate.as_str(), &expression, Some(condition))",
+            r#"self.update(rule, aggregate.as_str(), &expression, Some(format!("{condition} OR attribute_exists(#0) OR attribute_not_exists(#0)")))"#,
+        )],
+    ),
+    mutant(
+        "budget-taken-for-parked",
+        "what one invocation may not project anew is acknowledged",
+        &[
+            Text(
+                WORKER,
+                "return lane.fail(format!(\"{BUDGET_REASON}",
+                "return if crate::mutant(\"budget-taken-for-parked\") { lane.parked() } else { lane.fail(format!(\"{BUDGET_REASON}",
+            ),
+            Text(WORKER, "does all of it\", lane.rule.name()));", "does all of it\", lane.rule.name())) };"),
+        ],
+    ),
+    mutant(
+        "cursor-behind-an-open-aggregate",
+        "whoever resumes a rebuild begins in the midst of a history, or behind it",
+        &[Text(
+            REBUILD,
+            "self.next = Some(next);",
+            r#"if crate::mutant("cursor-behind-an-open-aggregate") {
+            self.settled = Some(next.clone());
+        }
+        self.next = Some(next);"#,
+        )],
+    ),
+    mutant(
+        "piece-taken-for-a-history",
+        "a rebuild takes what a segment has of an aggregate for all of it",
+        &[Switched(REBUILD, "!whole || (folding.due <= row.version && folding.stop.is_none())", "{ let _ = whole; false }")],
+    ),
+    mutant("behind-not-seen", "a catch-up takes every row to be at the head", &[Switched(REBUILD, "stale || visit.beyond > 0", "stale")]),
+    mutant(
+        "correction-made-twice",
+        "a shared row's sum is corrected although another has corrected it",
+        &[Switched(
+            AUDIT,
+            "self.update_if(OPERATION, rule, row.as_str(), &expression, Some(condition), deadline)",
+            "{
+            drop(condition);
+            self.update_if(OPERATION, rule, row.as_str(), &expression, None, deadline)
+        }",
+        )],
+    ),
+    mutant(
+        "difference-of-moving-rows",
+        "contributors are taken to stand still",
+        &[
+            Switched(VERIFY, "moved.iter().all(|id| moving.contains_key(id))", "true"),
+            Switched(VERIFY, "once.insert(cell.clone(), amount.clone()).as_ref() == Some(&amount)", "{ let _ = &once; true }"),
         ],
     ),
 ];

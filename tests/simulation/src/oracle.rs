@@ -63,7 +63,8 @@ impl Oracle {
         }
         for (_, key, _, after) in written.items.iter().filter(|(table, ..)| table == PARKED) {
             let reason = after.as_ref().and_then(|entry| entry.get("reason")?.as_s().ok());
-            if reason.is_some_and(|reason| reason.contains("does not have this version")) && !self.disturbed.contains(&key.0) {
+            let lacking = |reason: &String| reason.contains("does not have this version") || reason.contains("ends before the row does");
+            if reason.is_some_and(lacking) && !self.disturbed.contains(&key.0) {
                 return Err(format!("{} is parked for a hole that is none", key.0));
             }
         }

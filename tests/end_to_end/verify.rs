@@ -1,0 +1,254 @@
+//! What verifying finds, what repairing mends, and that it leaves alone what is right.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use aws_sdk_dynamodb::types::AttributeValue;
+use projection_vocabulary::{RecordedEvent, Rule, data};
+use projection_worker::{
+    retry::Deadline,
+    verify::{Finding, Options, SharedFinding, Verified},
+};
+
+use crate::{
+    rules::{HOUSES_1, HOUSES_2},
+    world::{World, account, fold, history, recorded, registry},
+};
+
+type Items = BTreeMap<String, HashMap<String, AttributeValue>>;
+
+const FOUND: Options = Options { segments: 3, sample: None, repair: false };
+const MENDED: Options = Options { repair: true, ..FOUND };
+
+async fn verified(world: &World, projection: &str, options: Options) -> Verified {
+    let rule = world.worker.registry().get(projection).expect("a projection");
+    world.worker.verify(rule, options, Deadline::NONE).await.expect("verified")
+}
+
+/// A row's whole item, the worker's own attributes included, by its key.
+async fn items(world: &World, rule: &dyn Rule) -> Items {
+    let page = world.embedded.client().scan().table_name(rule.name()).send().await.expect("a scan");
+    page.items().iter().map(|item| (item[rule.key()].as_s().expect("a text").clone(), item.clone())).collect()
+}
+
+/// Does something to a row behind the worker's back.
+async fn tamper(world: &World, projection: &str, key: &str, update: &str, value: Option<AttributeValue>) {
+    let rule = world.worker.registry().get(projection).expect("a projection");
+    let request = world.embedded.client().update_item().table_name(projection).key(rule.key(), AttributeValue::S(key.to_owned()));
+    let request =
+        request.update_expression(update).set_expression_attribute_values(value.map(|value| HashMap::from([(":v".into(), value)])));
+    request.send().await.expect("updated");
+}
+
+fn number(number: &str) -> Option<AttributeValue> {
+    Some(AttributeValue::N(number.to_owned()))
+}
+
+async fn delete(world: &World, table: &str, keys: &[(&str, &str)]) {
+    let request = world.embedded.client().delete_item().table_name(table);
+    let keys = keys.iter().map(|(name, value)| ((*name).to_owned(), AttributeValue::S((*value).to_owned()))).collect();
+    request.set_key(Some(keys)).send().await.expect("deleted");
+}
+
+fn home(verified: &Verified) -> Vec<(&str, Finding)> {
+    verified.home.iter().map(|(id, finding)| (id.as_str(), *finding)).collect()
+}
+
+fn shared(verified: &Verified) -> Vec<(String, SharedFinding)> {
+    verified.shared.iter().map(|((row, attribute), finding)| (format!("{row}/{attribute}"), finding.clone())).collect()
+}
+
+/// A world whose rows are the fold of these events.
+async fn projected(domain: &str, events: usize, aggregates: usize) -> (World, Vec<RecordedEvent>) {
+    let world = World::new().await;
+    let events = history(domain, 7, events, aggregates);
+    world.append_all(&events).await;
+    world.process(&events).await;
+    assert_eq!(world.rows().await, fold(registry(), &events));
+    (world, events)
+}
+
+#[tokio::test]
+async fn what_is_as_it_must_be_is_clean_and_not_written() {
+    let (world, events) = projected("forum", 2_000, 60).await;
+    let rule = registry().get("forum-counters").expect("a projection");
+    let before = items(&world, rule).await;
+    let clean = verified(&world, "forum-counters", MENDED).await;
+    let aggregates = events.iter().map(|event| &event.aggregate).collect::<BTreeSet<_>>().len() as u64;
+    assert!(clean.is_clean() && clean.home.is_empty() && clean.shared.is_empty());
+    assert_eq!((clean.events, clean.aggregates, clean.repaired), (2_000, aggregates, 0));
+    assert!(clean.rows >= aggregates && clean.sums > 0);
+    assert_eq!(items(&world, rule).await, before);
+}
+
+#[tokio::test]
+async fn of_a_hundred_rows_the_one_that_was_tampered_with_is_found_and_mended() {
+    let (world, _) = projected("bank", 5_000, 300).await;
+    let rule = registry().get("account-summary").expect("a projection");
+    let before = items(&world, rule).await;
+    // One in a hundred, in one way or another.
+    let chosen: Vec<_> = before.keys().step_by(100).cloned().collect();
+    for (at, key) in chosen.iter().enumerate() {
+        match at % 3 {
+            0 => tamper(&world, rule.name(), key, "ADD balance :v", number("0.01")).await,
+            1 => tamper(&world, rule.name(), key, "SET createdAt = :v", Some(AttributeValue::S("2020-01-01T00:00:00.000Z".into()))).await,
+            _ => tamper(&world, rule.name(), key, "REMOVE updatedAt", None).await,
+        }
+    }
+    assert!(chosen.len() >= 3);
+    let found = verified(&world, rule.name(), FOUND).await;
+    let drifted: Vec<_> = chosen.iter().map(|key| (key.as_str(), Finding::Drifted)).collect();
+    assert_eq!((home(&found), shared(&found), found.is_clean()), (drifted, vec![], false));
+
+    let mended = verified(&world, rule.name(), MENDED).await;
+    assert_eq!((mended.repaired, mended.is_clean()), (chosen.len() as u64, true));
+    let mut after = items(&world, rule).await;
+    // A row that was projected anew says so, and no other does.
+    let rewritten: Vec<_> = after.iter_mut().filter_map(|(key, item)| item.remove("rewritten").map(|_| key.clone())).collect();
+    assert_eq!((after, rewritten), (before, chosen));
+    assert!(verified(&world, rule.name(), FOUND).await.home.is_empty());
+}
+
+#[tokio::test]
+async fn each_thing_that_can_be_wrong_with_a_row_has_its_name() {
+    let world = World::new().await;
+    let ids = ["ahead", "behind", "drifted", "fine", "missing", "orphaned", "parked", "version"];
+    let mut events: Vec<_> = ids.iter().flat_map(|id| account(id, &["1", "2", "3"])).collect();
+    events.sort_by_key(|event| (event.aggregate.clone(), event.version));
+    world.append_all(&events).await;
+    let seen =
+        |event: &&RecordedEvent| event.aggregate.as_str() != "missing" && (event.aggregate.as_str() != "behind" || event.version.0 < 3);
+    world.process(&events.iter().filter(seen).cloned().collect::<Vec<_>>()).await;
+    let sort = |version: u64| format!("EVENT#{version:010}");
+    delete(&world, "event-store", &[("PK", "AGGREGATE#ahead"), ("SK", &sort(3))]).await;
+    for version in 1..=3 {
+        delete(&world, "event-store", &[("PK", "AGGREGATE#orphaned"), ("SK", &sort(version))]).await;
+    }
+    tamper(&world, "account-summary", "drifted", "SET balance = :v", number("7")).await;
+    tamper(&world, "account-summary", "version", "SET version = :v", number("2")).await;
+    let poison = recorded([("parked", "AccountOpened", data! { initialDeposit: 1 }), ("parked", "MoneyDeposited", data! { amount: "x" })]);
+    world.correct(&RecordedEvent { version: projection_vocabulary::Version(4), event_id: "p4".into(), ..poison[1].clone() }).await;
+    world.process(&[RecordedEvent { version: projection_vocabulary::Version(4), event_id: "p4".into(), ..poison[1].clone() }]).await;
+
+    let found = verified(&world, "account-summary", FOUND).await;
+    let expected = [
+        ("ahead", Finding::Ahead),
+        ("behind", Finding::Behind),
+        ("drifted", Finding::Drifted),
+        ("missing", Finding::Missing),
+        ("orphaned", Finding::Orphaned),
+        ("parked", Finding::Parked),
+        ("version", Finding::Drifted),
+    ];
+    assert_eq!(home(&found), expected);
+
+    let mended = verified(&world, "account-summary", MENDED).await;
+    // A parked row is for a redrive.
+    assert_eq!((mended.repaired, mended.is_clean()), (6, false));
+    assert_eq!(home(&verified(&world, "account-summary", FOUND).await), [("parked", Finding::Parked)]);
+    assert_eq!(world.row("account-summary", "orphaned").await, "");
+    assert!(world.row("account-summary", "ahead").await.starts_with("balance=3 "));
+    assert!(world.row("account-summary", "missing").await.starts_with("balance=6 "));
+}
+
+#[tokio::test]
+async fn a_sum_that_is_wrong_is_told_by_how_much_and_what_is_mended_is_mended_once() {
+    let (world, events) = projected("forum", 1_500, 50).await;
+    tamper(&world, "forum-counters", "category-0001", "ADD postCount :v", number("5")).await;
+    tamper(&world, "forum-counters", "category-0002", "SET lastPostAt = :v", Some(AttributeValue::S("2020-01-01T00:00:00.000Z".into())))
+        .await;
+    let found = verified(&world, "forum-counters", FOUND).await;
+    let expected = vec![
+        ("category-0001/postCount".to_owned(), SharedFinding::Sum("5".parse().expect("a number"))),
+        ("category-0002/lastPostAt".to_owned(), SharedFinding::Lower),
+    ];
+    assert_eq!((home(&found), shared(&found)), (vec![], expected));
+    // Two at once: the difference is taken away once.
+    let other = world.worker_of(projections::ALL);
+    let rule = registry().get("forum-counters").expect("a projection");
+    let (one, two) = futures::join!(verified(&world, "forum-counters", MENDED), other.verify(rule, MENDED, Deadline::NONE));
+    assert!(one.is_clean() && two.expect("verified").is_clean());
+    assert_eq!(world.rows().await, fold(registry(), &events));
+}
+
+#[tokio::test]
+async fn a_tampered_contribution_is_the_contributors_fault() {
+    let (world, events) = projected("forum", 1_500, 50).await;
+    let rule = registry().get("forum-counters").expect("a projection");
+    let before = items(&world, rule).await;
+    let (topic, cell) = before
+        .iter()
+        .find_map(|(key, item)| Some((key.clone(), item.keys().find(|name| name.starts_with("contributed#postCount#"))?.clone())))
+        .expect("a topic");
+    let request = world.embedded.client().update_item().table_name(rule.name()).key("id", AttributeValue::S(topic.clone()));
+    let request = request.update_expression("ADD #c :v").expression_attribute_names("#c", &cell);
+    request.expression_attribute_values(":v", AttributeValue::N("3".into())).send().await.expect("updated");
+
+    let found = verified(&world, rule.name(), FOUND).await;
+    assert_eq!((home(&found), shared(&found)), (vec![(topic.as_str(), Finding::Drifted)], vec![]));
+    assert!(verified(&world, rule.name(), MENDED).await.is_clean());
+    assert_eq!(world.rows().await, fold(registry(), &events));
+    let mut after = items(&world, rule).await;
+    after.values_mut().for_each(|item| drop((item.remove("rewritten"), item.remove("corrected"))));
+    assert_eq!(after, before);
+}
+
+#[tokio::test]
+async fn a_deleted_row_leaves_its_contributions_and_both_are_mended() {
+    let (world, events) = projected("forum", 1_500, 50).await;
+    let rule = registry().get("forum-counters").expect("a projection");
+    let topic = items(&world, rule).await.into_iter().find_map(|(key, item)| item.contains_key("title").then_some(key)).expect("a topic");
+    delete(&world, rule.name(), &[("id", &topic)]).await;
+    let found = verified(&world, rule.name(), FOUND).await;
+    assert_eq!(home(&found), [(topic.as_str(), Finding::Missing)]);
+    assert!(!found.shared.is_empty() && found.shared.values().all(|finding| matches!(finding, SharedFinding::Sum(_))));
+    assert!(verified(&world, rule.name(), MENDED).await.is_clean());
+    assert_eq!(world.rows().await, fold(registry(), &events));
+    assert!(verified(&world, rule.name(), FOUND).await.home.is_empty());
+}
+
+#[tokio::test]
+async fn rows_that_move_meanwhile_are_not_reported() {
+    let world = World::new().await;
+    let events = history("forum", 11, 3_000, 40);
+    let worker = world.worker_of(projections::ALL);
+    let live = async {
+        for batch in events.chunks(25) {
+            world.append_all(batch).await;
+            worker.process(&crate::world::records(batch), Deadline::NONE).await;
+        }
+    };
+    let watched = async {
+        let mut looks = 0;
+        while looks < 12 {
+            let found = verified(&world, "forum-counters", FOUND).await;
+            assert_eq!((home(&found), shared(&found)), (vec![], vec![]), "look {looks}");
+            looks += 1;
+        }
+    };
+    futures::join!(live, watched);
+    assert_eq!(world.rows().await, fold(registry(), &events));
+}
+
+#[tokio::test]
+async fn a_sample_looks_at_some_rows_and_at_no_sums() {
+    let (world, _) = projected("bank", 3_000, 400).await;
+    let options = |percent| Options { sample: Some(percent), ..FOUND };
+    let some = verified(&world, "account-summary", options(20)).await;
+    let all = verified(&world, "account-summary", options(100)).await;
+    assert!(some.aggregates > 0 && some.aggregates < all.aggregates && some.sums == 0);
+    assert_eq!(all.events, 3_000);
+}
+
+#[tokio::test]
+async fn rows_of_an_older_revision_are_outdated_and_of_a_newer_one_a_clear_failure() {
+    let world = World::with(projection_vocabulary::Registry::new(HOUSES_1)).await;
+    let events = recorded([("h1", "Built", data! { site: "elm", rooms: 3 })]);
+    world.append_all(&events).await;
+    world.process(&events).await;
+    let newer = world.worker_of(HOUSES_2);
+    let found = newer.verify(HOUSES_2[0], FOUND, Deadline::NONE).await.expect("verified");
+    assert_eq!(home(&found), [("h1", Finding::Outdated)]);
+    assert!(newer.verify(HOUSES_2[0], MENDED, Deadline::NONE).await.expect("verified").is_clean());
+    let error = world.worker.verify(HOUSES_1[0], FOUND, Deadline::NONE).await.expect_err("an older rule").to_string();
+    assert!(error.contains("written by revision 2"), "{error}");
+}

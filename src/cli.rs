@@ -11,6 +11,7 @@ mod snapshot;
 mod stores;
 mod stream_json;
 mod terminal;
+mod verify;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -66,6 +67,11 @@ enum Command {
     /// Show what could not be applied, and take it up again
     #[command(subcommand)]
     Parked(parked::Command),
+    /// Compare every row of a projection with the event store, also while the worker runs
+    ///
+    /// Exit code 0 only if all that was looked at is as it must be, or was mended.
+    #[command(verbatim_doc_comment)]
+    Verify(verify::Options),
     /// Write a made-up history as stream JSON, with the rows expected of it
     Generate(generate::Options),
     /// Manage the tables
@@ -115,6 +121,7 @@ impl Projector {
             Command::Replay(options) => Box::pin(replay::run(&options, store, registry)).await,
             Command::Events(command) => events::run(command, &store).await,
             Command::Parked(command) => parked::run(command, store, registry).await,
+            Command::Verify(options) => verify::run(&options, store, registry).await,
             Command::Tables(Tables::Create) => stores::create(&store, registry).await,
             Command::Generate(_) => unreachable!("handled above: it needs no store"),
         }

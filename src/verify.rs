@@ -4,20 +4,19 @@
 //! It works while the worker does. A home row is one item and a history is only added to, so the two can be compared at any time: the
 //! fold is taken at the version that the row says. What depends on the time between two reads (a row behind, missing, or ahead of what
 //! was scanned) is looked at again before it is reported.
-//!
-//! A shared row and the contributions to it are many items, and never stand still. But each transaction adds the same to both, so their
-//! difference does: it is 0, or what somebody else did to the row. It is reckoned where it can be known: a scan of all contributors
-//! before and after an instant at which the row and those contributors that move are read in one transaction.
+
+mod sums;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     ops::AddAssign,
-    sync::Arc,
     time::Duration,
 };
 
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use projection_vocabulary::{AggregateId, Cell, Change, Decimal, HomeRow, RowKey, Rule, Sums, Value, Version};
+
+use sums::Difference;
 
 use crate::{
     catch_up::{Failed, Standing, Trust},
@@ -25,15 +24,13 @@ use crate::{
     pass::{Pass, Visit},
     reproject::{Folding, Stop, fold_history},
     retry::Deadline,
-    store::{TRANSACT_GET_MAX, events::Segment, home::Row},
+    store::{events::Segment, home::Row},
     worker::{CONCURRENCY, Worker},
 };
 
 /// How long a row that is behind may take to move before it is reported, and how often it is looked at.
 const MOVES_WITHIN: Duration = Duration::from_secs(3);
 const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// How often the contributors of a row are read before it is given up to prove its sums.
-const ROUNDS_MAX: usize = 20;
 /// Parts of a table that a sample is taken from.
 const SAMPLED_SEGMENTS: u32 = 100;
 
@@ -164,18 +161,6 @@ struct Look {
     contributions: Option<Sums>,
 }
 
-/// What names a state of a home row: nothing changes its contributions without it.
-type Mark = (Version, u32, Arc<str>);
-/// Home rows that contribute to a cell, with how much.
-type Contributors = BTreeMap<Cell, BTreeMap<AggregateId, (Mark, Decimal)>>;
-
-/// How much more a cell holds than was contributed to it.
-struct Difference {
-    amount: Decimal,
-    /// The last correction of its row.
-    corrected: Arc<str>,
-}
-
 impl Worker {
     /// Compares every row of a projection with the event store, and mends what is found if that is asked for.
     ///
@@ -192,7 +177,9 @@ impl Worker {
         let mut suspects = Suspects::default();
         let passes = segments.iter().map(|segment| self.suspect_histories(rule, *segment, deadline));
         let passes: Vec<_> = stream::iter(passes).buffer_unordered(options.segments.max(1) as usize).try_collect().await?;
-        passes.into_iter().for_each(|pass| suspects += pass);
+        for pass in passes {
+            suspects += pass;
+        }
         let row_segments = if options.sample.is_some() { segments } else { vec![Segment::ALL] };
         for segment in row_segments {
             suspects += self.suspect_rows(rule, segment, &suspects.raises, deadline).await?;
@@ -203,39 +190,32 @@ impl Worker {
         let looks = home.iter().map(|id| async move { Ok::<_, Failed>((id, self.look_until_it_moves(rule, id, deadline).await?)) });
         let looks: Vec<_> = stream::iter(looks).buffer_unordered(CONCURRENCY).try_collect().await?;
         // Where contributions themselves have drifted, it is not the sum that is wrong.
-        let mut drifted = Sums::new();
-        for (id, look) in looks {
-            let Some(finding) = look.finding else { continue };
+        let mut drifts = BTreeMap::new();
+        for (id, Look { finding, row, contributions }) in looks {
+            let Some(finding) = finding else { continue };
             verified.home.insert(id.clone(), finding);
-            for (sums, sign) in [(Some(look.row.contributions), 1), (look.contributions, -1)] {
-                for (cell, amount) in sums.iter().flatten().filter(|_| finding == Finding::Drifted) {
-                    *drifted.entry(cell.clone()).or_default() += &if sign > 0 { amount.clone() } else { -amount };
-                }
+            if finding == Finding::Drifted {
+                drifts.insert(id.clone(), drift(row.contributions, &contributions.unwrap_or_default()));
             }
         }
-        let differences = if options.sample.is_none() {
+        let mut differences = BTreeMap::new();
+        if options.sample.is_none() {
             verified.sums = balances.len() as u64;
-            let suspects = balances.into_iter().filter(|(_, amount)| !amount.is_zero()).map(|(cell, _)| cell).collect();
-            let (differences, unsettled) = self.differences(rule, suspects, deadline).await?;
+            let doubtful = balances.into_iter().filter(|(_, amount)| !amount.is_zero()).map(|(cell, _)| cell);
+            let doubtful = doubtful.chain(drifts.values().flat_map(Sums::keys).cloned()).collect();
+            let (known, unsettled) = self.differences(rule, doubtful, deadline).await?;
+            differences = known;
             verified.shared.extend(unsettled.into_iter().map(|cell| (cell, SharedFinding::Unsettled)));
-            differences
-        } else {
-            BTreeMap::new()
-        };
-        let zero = Decimal::zero();
-        for cell in differences.keys().chain(drifted.keys()).cloned().collect::<BTreeSet<_>>() {
-            let mut amount = differences.get(&cell).map_or_else(Decimal::zero, |difference| difference.amount.clone());
-            amount += drifted.get(&cell).unwrap_or(&zero);
-            if !amount.is_zero() && options.sample.is_none() {
-                verified.shared.insert(cell, SharedFinding::Sum(amount));
-            }
+        }
+        for (cell, amount) in surplus(&differences, &drifts) {
+            verified.shared.insert(cell, SharedFinding::Sum(amount));
         }
         let lower = self.lower(rule, &raises, deadline).await?;
         for cell in lower.max().keys().chain(lower.insert().keys()) {
             verified.shared.insert(cell.clone(), SharedFinding::Lower);
         }
         if options.repair {
-            self.repair(rule, &mut verified, &differences, &lower, deadline).await?;
+            self.repair(rule, &mut verified, (differences, drifts), &lower, deadline).await?;
         }
         Ok(verified)
     }
@@ -342,114 +322,32 @@ impl Worker {
         Ok(look)
     }
 
-    /// How much more these cells hold than was contributed to them, and of which it cannot be told.
-    async fn differences(
-        &self,
-        rule: &'static dyn Rule,
-        mut open: BTreeSet<Cell>,
-        deadline: Deadline,
-    ) -> Result<(BTreeMap<Cell, Difference>, BTreeSet<Cell>), Failed> {
-        let mut found: BTreeMap<Cell, Difference> = BTreeMap::new();
-        let mut once: Sums = Sums::new();
-        if open.is_empty() {
-            return Ok((found, open));
-        }
-        let mut before = self.contributors(rule, &open, deadline).await?;
-        let mut movers: BTreeMap<Cell, BTreeSet<AggregateId>> = BTreeMap::new();
-        for _ in 0..ROUNDS_MAX {
-            let mut at_once: BTreeMap<Cell, (Decimal, BTreeMap<AggregateId, Decimal>, Arc<str>)> = BTreeMap::new();
-            for cell in &open {
-                let moving: Vec<_> = movers.get(cell).into_iter().flatten().map(RowKey::from).collect();
-                let keys: BTreeSet<_> = moving.iter().chain([&cell.0]).cloned().collect();
-                if keys.len() > TRANSACT_GET_MAX {
-                    continue;
-                }
-                let rows = self.store().rows_at_once(rule, &keys.into_iter().collect::<Vec<_>>(), deadline).await?;
-                let contributed = moving.iter().map(|key| {
-                    let amount = rows.get(key).and_then(|row| row.home.contributions.get(cell)).cloned().unwrap_or_default();
-                    (AggregateId::from(key.as_str()), amount)
-                });
-                let row = rows.get(&cell.0);
-                let held = row.and_then(|row| row.shared.get(&cell.1)?.as_number()).cloned().unwrap_or_default();
-                at_once.insert(cell.clone(), (held, contributed.collect(), row.map(|row| row.corrected.clone()).unwrap_or_default()));
-            }
-            let after = self.contributors(rule, &open, deadline).await?;
-            for cell in open.clone() {
-                let moved = moved(before.get(&cell), after.get(&cell));
-                if let Some((held, moving, corrected)) = at_once.remove(&cell)
-                    && moved.iter().all(|id| moving.contains_key(id))
-                {
-                    let still = before.get(&cell).into_iter().flatten().filter(|(id, _)| !moving.contains_key(*id));
-                    let mut amount = held;
-                    still.map(|(_, (_, amount))| amount).chain(moving.values()).for_each(|contributed| amount -= contributed);
-                    // A difference never changes; one that does was none: a contributor came and went unseen.
-                    if amount.is_zero() {
-                        open.remove(&cell);
-                    } else if once.insert(cell.clone(), amount.clone()).as_ref() == Some(&amount) {
-                        open.remove(&cell);
-                        found.insert(cell.clone(), Difference { amount, corrected });
-                    }
-                }
-                movers.insert(cell, moved);
-            }
-            if open.is_empty() {
-                break;
-            }
-            before = after;
-        }
-        Ok((found, open))
-    }
-
-    /// Who contributes to these cells.
-    async fn contributors(&self, rule: &'static dyn Rule, cells: &BTreeSet<Cell>, deadline: Deadline) -> Result<Contributors, Failed> {
-        let (mut contributors, mut next) = (Contributors::new(), None);
-        loop {
-            let (rows, after) = self.store().scan_rows(rule, Segment::ALL, next, deadline).await?;
-            for Row { key, home, .. } in rows {
-                let mark = (home.version, home.revision, home.rewritten.clone());
-                for (cell, amount) in home.contributions.into_iter().filter(|(cell, _)| cells.contains(cell)) {
-                    contributors.entry(cell).or_default().insert(AggregateId::from(key.as_str()), (mark.clone(), amount));
-                }
-            }
-            next = after;
-            if next.is_none() {
-                return Ok(contributors);
-            }
-        }
-    }
-
-    /// Those of these operations that shared rows lack.
-    async fn lower(&self, rule: &'static dyn Rule, raises: &Change, deadline: Deadline) -> Result<Change, Failed> {
-        let keys: BTreeSet<_> = raises.max().keys().chain(raises.insert().keys()).map(|(row, _)| row.clone()).collect();
-        let rows = self.store().shared_rows(rule, keys, deadline).await?;
-        let held = |(row, attribute): &Cell| rows.get(row).and_then(|row| row.get(attribute));
-        Ok(raises.raises_where(
-            |cell, value| held(cell).is_none_or(|held| held < value),
-            |cell, texts| !matches!(held(cell), Some(Value::TextSet(held)) if texts.is_subset(held)),
-        ))
-    }
-
     async fn repair(
         &self,
         rule: &'static dyn Rule,
         verified: &mut Verified,
-        differences: &BTreeMap<Cell, Difference>,
+        (differences, mut drifts): (BTreeMap<Cell, Difference>, BTreeMap<AggregateId, Sums>),
         lower: &Change,
         deadline: Deadline,
     ) -> Result<(), Failed> {
         let mended = verified.home.iter().map(|(id, finding)| async move {
             let trust = if *finding == Finding::Behind { Trust::Row } else { Trust::Store };
             let caught_up = self.catch_up(rule, id, trust, deadline).await?;
-            Ok::<_, Failed>(u64::from(caught_up.standing == Standing::Head))
+            Ok::<_, Failed>((caught_up.standing == Standing::Head).then_some(id))
         });
         let mended: Vec<_> = stream::iter(mended).buffer_unordered(CONCURRENCY).try_collect().await?;
-        verified.repaired += mended.into_iter().sum::<u64>();
-        let mut rows: BTreeMap<&RowKey, (BTreeMap<String, Decimal>, &str)> = BTreeMap::new();
-        for ((row, attribute), Difference { amount, corrected }) in differences {
-            rows.entry(row).or_insert_with(|| (BTreeMap::new(), corrected)).0.insert(attribute.clone(), -amount);
+        for id in mended.into_iter().flatten() {
+            verified.repaired += 1;
+            drifts.remove(id);
         }
-        for (row, (by, corrected)) in rows {
-            self.store().correct_sums(rule, row, &by, corrected, deadline).await?;
+        // A row that was projected anew moves its sums along, as far as they were from what it had contributed.
+        let mut rows: BTreeMap<RowKey, BTreeMap<String, Decimal>> = BTreeMap::new();
+        for ((row, attribute), amount) in surplus(&differences, &drifts) {
+            rows.entry(row).or_default().insert(attribute, -&amount);
+        }
+        let corrected: BTreeMap<_, _> = differences.iter().map(|((row, _), difference)| (row, &difference.corrected)).collect();
+        for (row, by) in rows {
+            self.store().correct_sums(rule, &row, &by, corrected[&row], deadline).await?;
         }
         let raised = self.store().raise(rule, lower, deadline).await?;
         raised.map_err(|reason| Failed(format!("a shared row cannot be raised: {reason}")))?;
@@ -495,13 +393,23 @@ fn compared(row: &HomeRow, folding: &Folding) -> Option<Finding> {
     (!same).then_some(Finding::Drifted)
 }
 
-/// Whose state is not the same in both.
-fn moved(
-    before: Option<&BTreeMap<AggregateId, (Mark, Decimal)>>,
-    after: Option<&BTreeMap<AggregateId, (Mark, Decimal)>>,
-) -> BTreeSet<AggregateId> {
-    let ids = before.into_iter().chain(after).flat_map(BTreeMap::keys);
-    ids.filter(|id| before.and_then(|rows| rows.get(id)) != after.and_then(|rows| rows.get(id))).cloned().collect()
+/// What contributions are beyond what they must be.
+fn drift(mut contributions: Sums, right: &Sums) -> Sums {
+    for (cell, amount) in right {
+        *contributions.entry(cell.clone()).or_default() -= amount;
+    }
+    contributions.retain(|_, amount| !amount.is_zero());
+    contributions
+}
+
+/// What cells hold beyond what should have been contributed to them, where that is known and something.
+fn surplus(differences: &BTreeMap<Cell, Difference>, drifts: &BTreeMap<AggregateId, Sums>) -> Sums {
+    let of = |(cell, Difference { amount, .. }): (&Cell, &Difference)| {
+        let mut amount = amount.clone();
+        drifts.values().filter_map(|drift| drift.get(cell)).for_each(|drift| amount += drift);
+        (cell.clone(), amount)
+    };
+    differences.iter().map(of).filter(|(_, amount)| !amount.is_zero()).collect()
 }
 
 /// About so many of 100 parts of a table, at random.

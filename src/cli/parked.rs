@@ -124,7 +124,7 @@ async fn list(options: &ListOptions, store: &Store) -> anyhow::Result<u8> {
     if options.json {
         for Parked { projection, aggregate, version, reason, count, first_seen, last_seen, .. } in &parked {
             let line = Listed { projection, aggregate_id: aggregate, version: *version, reason, first_seen, last_seen, count: *count };
-            writeln!(out, "{}", json_line(&line)?)?;
+            writeln!(out, "{}", pretty_json::line(&line)?)?;
         }
     } else if parked.is_empty() {
         writeln!(out, "no aggregate is parked")?;
@@ -145,11 +145,6 @@ struct Listed<'a> {
     first_seen: &'a str,
     last_seen: &'a str,
     count: u64,
-}
-
-/// One JSON object in a line that does nothing to a terminal.
-fn json_line(line: &impl Serialize) -> anyhow::Result<String> {
-    Ok(pretty_json::without_controls(&serde_json::to_string(line)?))
 }
 
 /// The reason stands below what it is about: in seven columns, the ids of aggregates among them, a terminal of 80 would leave it
@@ -236,7 +231,7 @@ async fn redrive(options: &RedriveOptions, worker: &Worker) -> anyhow::Result<u8
     let total = redrive_all(worker, chosen, trust, *json).await?;
     let Total { mended, parked, failed, not_begun } = total;
     if *json {
-        writeln!(std::io::stdout(), "{}", json_line(&serde_json::json!({ "total": total }))?)?;
+        writeln!(std::io::stdout(), "{}", pretty_json::line(&serde_json::json!({ "total": total }))?)?;
     } else {
         let tried = mended + parked + failed;
         writeln!(std::io::stdout(), "{tried} redriven: {mended} mended, {parked} still parked, {failed} failed")?;
@@ -326,5 +321,5 @@ fn json_of(entry: &Parked, redriven: &Result<Redriven, Failed>) -> anyhow::Resul
         Ok(Redriven::Parked(reason)) => ("parked", None, None, Some(reason.as_str())),
         Err(Failed(reason)) => ("failed", None, None, Some(reason.as_str())),
     };
-    json_line(&Line { projection: &entry.projection, aggregate_id: &entry.aggregate, outcome, applied, reprojected, reason })
+    Ok(pretty_json::line(&Line { projection: &entry.projection, aggregate_id: &entry.aggregate, outcome, applied, reprojected, reason })?)
 }

@@ -4,6 +4,11 @@ use std::fmt::Write as _;
 
 use serde::de::IgnoredAny;
 
+/// One JSON object in a line that does nothing to a terminal.
+pub fn line(object: &impl serde::Serialize) -> serde_json::Result<String> {
+    Ok(without_controls(&serde_json::to_string(object)?))
+}
+
 /// The text in lines, each member on its own: none if it is no JSON.
 pub fn indented(json: &str) -> Option<String> {
     serde_json::from_str::<IgnoredAny>(json).ok()?;

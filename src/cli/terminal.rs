@@ -14,6 +14,8 @@ use tracing_subscriber::filter::LevelFilter;
 
 use crate::report::{Report, Tally};
 
+const SPIN_EVERY: Duration = Duration::from_millis(200);
+
 /// Shows warnings, or what `RUST_LOG` names, on the standard error output.
 pub fn log_to_stderr() {
     let level = std::env::var("RUST_LOG").ok().and_then(|level| level.parse().ok()).unwrap_or(LevelFilter::WARN);
@@ -29,6 +31,15 @@ pub fn progress(bytes: Option<u64>) -> ProgressBar {
     };
     let bar = ProgressBar::with_draw_target(bytes, ProgressDrawTarget::stderr());
     bar.set_style(ProgressStyle::with_template(template).expect("the template is valid"));
+    bar
+}
+
+/// Something that moves on a terminal as long as there is nothing else to show.
+pub fn spinner(what: &'static str) -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+    bar.set_style(ProgressStyle::with_template("{spinner} {msg} {elapsed}").expect("the template is valid"));
+    bar.set_message(what);
+    bar.enable_steady_tick(SPIN_EVERY);
     bar
 }
 

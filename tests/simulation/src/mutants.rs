@@ -43,7 +43,7 @@ const REPORT: &str = "src/report.rs";
 const REDRIVE: &str = "src/redrive.rs";
 const REPROJECT: &str = "src/reproject.rs";
 const REBUILD: &str = "src/rebuild.rs";
-const VERIFY: &str = "src/verify.rs";
+const SUMS: &str = "src/verify/sums.rs";
 const AUDIT: &str = "src/store/audit.rs";
 
 const CONDITION: &str = r#"format!("{version} = {after} AND {} = {} AND attribute_not_exists({parked})", written_by.0, written_by.1)"#;
@@ -416,8 +416,12 @@ const ALL: &[Mutant] = &[
         "difference-of-moving-rows",
         "contributors are taken to stand still",
         &[
-            Switched(VERIFY, "moved.iter().all(|id| moving.contains_key(id))", "true"),
-            Switched(VERIFY, "once.insert(cell.clone(), amount.clone()).as_ref() == Some(&amount)", "{ let _ = &once; true }"),
+            Switched(SUMS, "moved.iter().all(|id| moving.contains_key(id))", "true"),
+            Switched(
+                SUMS,
+                "amount.is_zero() || once.insert(cell.clone(), amount.clone()).as_ref() == Some(&amount)",
+                "{ let _ = &once; true }",
+            ),
         ],
     ),
 ];

@@ -48,6 +48,17 @@ impl From<Trouble> for Failed {
     }
 }
 
+/// What becomes of an aggregate whose next event cannot be applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum IfStuck {
+    /// It is parked.
+    Park,
+    /// It is parked unless the breaker says that the deployment is at fault.
+    AskBreaker,
+    /// Its row stays where it is, without a mark: its table is not the live one.
+    Leave,
+}
+
 /// What the event store says of a row.
 enum Finding {
     /// These items follow; what lies between the row and this version does not concern the rule.
@@ -68,19 +79,25 @@ impl Worker {
     /// [`Failed`].
     pub async fn catch_up(&self, rule: &'static dyn Rule, id: &AggregateId, trust: Trust, deadline: Deadline) -> Result<CaughtUp, Failed> {
         // No breaker: somebody asked for this one aggregate.
-        self.catch_up_one(rule, id, (trust, false), deadline).await
+        self.catch_up_one(rule, id, (trust, IfStuck::Park), deadline).await
     }
 
-    /// The same for one of many that nobody has looked at: if it should be parked, the breaker is asked.
-    pub(crate) async fn sweep(&self, rule: &'static dyn Rule, id: &AggregateId, deadline: Deadline) -> Result<CaughtUp, Failed> {
-        self.catch_up_one(rule, id, (Trust::Row, true), deadline).await
+    /// The same for one of many that nobody has looked at.
+    pub(crate) async fn sweep(
+        &self,
+        rule: &'static dyn Rule,
+        id: &AggregateId,
+        if_stuck: IfStuck,
+        deadline: Deadline,
+    ) -> Result<CaughtUp, Failed> {
+        self.catch_up_one(rule, id, (Trust::Row, if_stuck), deadline).await
     }
 
     async fn catch_up_one(
         &self,
         rule: &'static dyn Rule,
         id: &AggregateId,
-        (trust, breaker): (Trust, bool),
+        (trust, if_stuck): (Trust, IfStuck),
         deadline: Deadline,
     ) -> Result<CaughtUp, Failed> {
         let mut caught_up = CaughtUp { standing: Standing::Parked(None), applied: 0, reprojected: false };
@@ -122,7 +139,11 @@ impl Worker {
             }
             let (mut lanes, to_park) = self.drive(vec![lane], deadline.into()).await;
             caught_up.standing = Standing::Parked(to_park.first().map(|(_, Park { reason, .. })| reason.clone()));
-            let tripped = if breaker { self.tripped(&lanes, &to_park, &[]) } else { BTreeSet::new() };
+            if if_stuck == IfStuck::Leave && !to_park.is_empty() {
+                caught_up.applied += to_park.iter().map(|(lane, _)| lane.tally.healed).sum::<u64>();
+                return Ok(caught_up);
+            }
+            let tripped = if if_stuck == IfStuck::AskBreaker { self.tripped(&lanes, &to_park, &[]) } else { BTreeSet::new() };
             lanes.extend(self.park_all(to_park, &tripped, deadline.into()).await);
             for lane in lanes {
                 caught_up.applied += lane.tally.healed;

@@ -23,7 +23,4 @@ pub mod report;
 mod reproject;
 pub mod retry;
 pub mod store;
-pub mod verify;
-mod worker;
-
-pub use worker::Worker;
+pub mod sweep;

@@ -4,20 +4,20 @@
 //! there, is replaced by the fold of its history in the transaction that a live worker would make ([`crate::reproject`]). What a row's
 //! `revision` says is done is not done again, so a rebuild may be stopped anywhere, run twice, and be run by many at once.
 
-use std::ops::AddAssign;
+use std::{collections::BTreeMap, ops::AddAssign};
 
-use futures::{StreamExt as _, stream};
 use projection_vocabulary::{AggregateId, HomeRow, Rule, Version};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    catch_up::{CaughtUp, Failed, Standing, Trust},
+    catch_up::{Failed, IfStuck, Trust},
     lane::{Lane, newer_revision},
     pass::{Pass, Visit},
     reproject::{Stop, fold_history},
     retry::Deadline,
     store::events::{Cursor, Segment, Stored},
-    worker::{CONCURRENCY, Worker},
+    sweep::sweep_all,
+    worker::Worker,
 };
 
 /// What to do with the rows that a pass meets.
@@ -74,6 +74,18 @@ impl Counts {
     pub fn nothing_done(&self) -> bool {
         self.replaced + self.created + self.caught_up == 0
     }
+
+    fn replaced(&mut self, existed: bool, changes: bool, written: bool) {
+        let counted = if existed { &mut self.replaced } else { &mut self.created };
+        *counted += u64::from(written);
+        self.changed += u64::from(written && changes);
+    }
+
+    /// These, with all that `other` has done for good: those at work may look again at what they have looked at, and do not do it again.
+    fn with_done_of(self, other: Self) -> Self {
+        let Self { replaced, created, changed, caught_up, .. } = other;
+        Self { replaced, created, changed, caught_up, ..self }
+    }
 }
 
 /// A pass over histories that does something about rows.
@@ -99,10 +111,11 @@ impl<'a> Rebuild<'a> {
         self.counts
     }
 
-    /// Takes the next page of events, which may come in any order as long as most aggregates' come in theirs.
+    /// Takes the next page of events. They may come in any order and in pieces; where most histories come whole and in order, it
+    /// costs least.
     ///
     /// # Errors
-    /// [`Failed`]: of what was not finished nothing or all is done; begin again in front of it.
+    /// [`Failed`]: each row is as it was or done; begin again in front of the first aggregate that was not settled.
     pub async fn page(&mut self, page: Vec<(AggregateId, Stored)>, deadline: Deadline) -> Result<(), Failed> {
         self.counts.events += page.len() as u64;
         let ended = self.pass.page(self.worker.store(), page, deadline).await?;
@@ -119,7 +132,7 @@ impl<'a> Rebuild<'a> {
     }
 
     async fn settle(&mut self, visits: Vec<Visit>, deadline: Deadline) -> Result<(), Failed> {
-        let (mut lanes, mut behind) = (Vec::new(), Vec::new());
+        let (mut replacements, mut behind) = (BTreeMap::new(), Vec::new());
         for visit in visits {
             self.counts.aggregates += 1;
             let row = &visit.row;
@@ -132,18 +145,31 @@ impl<'a> Rebuild<'a> {
             }
             let stale = row.version > Version::NONE && row.revision < self.rule.revision();
             let missing = row.version == Version::NONE && visit.beyond > 0;
-            match self.task {
-                Task::CatchUp if stale || visit.beyond > 0 => behind.push(visit.aggregate),
-                Task::Rebuild | Task::Beside | Task::DryRun if stale || missing => lanes.extend(self.replace(visit, deadline).await?),
-                _ => {}
+            // Where a history comes in pieces, one may have been counted already: what follows is for catching up.
+            let again = replacements.contains_key(&visit.aggregate);
+            if (stale || missing) && self.task != Task::CatchUp && !again {
+                let aggregate = visit.aggregate.clone();
+                if let Some(replacement) = self.replacement(visit, &mut behind, deadline).await? {
+                    replacements.insert(aggregate, replacement);
+                }
+            } else if stale || visit.beyond > 0 {
+                behind.push(visit.aggregate);
             }
         }
-        self.advance(lanes, deadline).await?;
+        let overtaken = self.replace(replacements, deadline).await?;
+        behind.extend(overtaken);
+        behind.sort();
+        behind.dedup();
         self.catch_up(behind, deadline).await
     }
 
-    /// A lane that replaces the row, unless there is nothing to replace it by.
-    async fn replace(&mut self, visit: Visit, deadline: Deadline) -> Result<Option<Lane>, Failed> {
+    /// What to put in the place of a row, if it is anything. What lies beyond a hole is for catching up, which parks or finds it.
+    async fn replacement(
+        &mut self,
+        visit: Visit,
+        behind: &mut Vec<AggregateId>,
+        deadline: Deadline,
+    ) -> Result<Option<Replacement>, Failed> {
         let Visit { aggregate, row, mut folding, first, .. } = visit;
         // What was scanned may be a piece, or end where the row does not: that was read later, and what it stands on is there by now.
         let whole = first == Version::NONE.next() && folding.stop.as_ref().is_none_or(Stop::is_poison);
@@ -151,26 +177,42 @@ impl<'a> Rebuild<'a> {
             folding = fold_history(self.worker.store(), self.rule, &aggregate, Version(u64::MAX), deadline).await?;
         }
         let fresh = folding.row();
+        let existed = row.version > Version::NONE;
+        let writes = existed || fresh.version > Version::NONE;
+        let changes = writes && (row.own != fresh.own || row.contributions != fresh.contributions);
+        let reaches = folding.due > row.version;
         let poison = folding.stop.as_ref().filter(|stop| stop.is_poison());
-        let replaceable = row.version > Version::NONE || fresh.version > Version::NONE;
-        let counted = if row.version > Version::NONE { &mut self.counts.replaced } else { &mut self.counts.created };
-        *counted += u64::from(replaceable);
-        self.counts.changed += u64::from(replaceable && (row.own != fresh.own || row.contributions != fresh.contributions));
-        self.counts.stopped += u64::from(poison.is_some() && self.task != Task::Rebuild);
-        if self.task == Task::DryRun {
-            return Ok(None);
+        match self.task {
+            Task::DryRun => {
+                self.counts.stopped += u64::from(folding.stop.is_some() || !reaches);
+                self.counts.replaced(existed, changes, writes && reaches);
+                return Ok(None);
+            }
+            // What does not even reach its row is counted where its lane ends.
+            Task::Beside => self.counts.stopped += u64::from(poison.is_some() && reaches),
+            Task::Rebuild | Task::CatchUp => {}
+        }
+        if folding.stop.is_some() && poison.is_none() {
+            behind.push(aggregate.clone());
         }
         let mut lane = Lane::new(self.rule, aggregate);
-        if replaceable {
+        if writes {
             lane.replace(&row, &folding, Trust::Row);
         }
-        if let Some(stop) = poison.filter(|_| self.task == Task::Rebuild && folding.due > row.version) {
+        let parks = poison.filter(|_| self.task == Task::Rebuild && reaches);
+        if let Some(stop) = parks {
             lane.push_stop(fresh.version, folding.due, stop.clone());
         }
-        Ok((replaceable || poison.is_some()).then_some(lane))
+        Ok((writes || parks.is_some()).then_some(Replacement { lane, existed, writes, changes }))
     }
 
-    async fn advance(&mut self, lanes: Vec<Lane>, deadline: Deadline) -> Result<(), Failed> {
+    /// Puts rows in place, and gives the aggregates whose rows others have written meanwhile: nobody knows how far.
+    async fn replace(&mut self, replacements: BTreeMap<AggregateId, Replacement>, deadline: Deadline) -> Result<Vec<AggregateId>, Failed> {
+        let (mut lanes, mut planned) = (Vec::new(), BTreeMap::new());
+        for (aggregate, Replacement { lane, existed, writes, changes }) in replacements {
+            lanes.push(lane);
+            planned.insert(aggregate, (existed, writes, changes));
+        }
         let lanes = match self.task {
             Task::Beside => {
                 let (finished, to_park) = self.worker.drive(lanes, deadline.into()).await;
@@ -179,21 +221,43 @@ impl<'a> Rebuild<'a> {
             }
             _ => self.worker.advance(lanes, deadline).await,
         };
-        self.counts.parked += lanes.iter().filter(|lane| lane.waits).count() as u64;
-        lanes.into_iter().find_map(|lane| lane.failure).map_or(Ok(()), |failure| Err(Failed(failure)))
+        let (mut overtaken, mut failure) = (Vec::new(), None);
+        for lane in lanes {
+            let (existed, writes, changes) = planned[&lane.aggregate];
+            let written = lane.tally.reprojected > 0;
+            self.counts.replaced(existed, changes, written);
+            self.counts.parked += u64::from(lane.waits);
+            match lane.failure {
+                Some(reason) => failure = Some(Failed(reason)),
+                None if writes && !written && !lane.waits => overtaken.push(lane.aggregate),
+                None => {}
+            }
+        }
+        failure.map_or(Ok(overtaken), Err)
     }
 
     async fn catch_up(&mut self, behind: Vec<AggregateId>, deadline: Deadline) -> Result<(), Failed> {
-        let each = behind.iter().map(|id| self.worker.sweep(self.rule, id, deadline));
-        let caught_up: Vec<Result<CaughtUp, Failed>> = stream::iter(each).buffer_unordered(CONCURRENCY).collect().await;
-        for caught_up in caught_up {
-            match caught_up?.standing {
-                Standing::Head => self.counts.caught_up += 1,
-                Standing::Parked(_) => self.counts.parked += 1,
+        let if_stuck = match self.task {
+            Task::DryRun => {
+                self.counts.caught_up += behind.len() as u64;
+                return Ok(());
             }
-        }
-        Ok(())
+            Task::Beside => IfStuck::Leave,
+            Task::Rebuild | Task::CatchUp => IfStuck::AskBreaker,
+        };
+        sweep_all(self.worker, self.rule, &behind, if_stuck, &mut self.counts, deadline).await
     }
+}
+
+/// A row on its way into the place of another.
+struct Replacement {
+    lane: Lane,
+    /// Whether there was a row.
+    existed: bool,
+    /// Whether the lane writes it, or only parks its aggregate.
+    writes: bool,
+    /// Whether it is not as it was.
+    changes: bool,
 }
 
 /// A row of today's revision is not folded for.
@@ -210,14 +274,22 @@ pub struct SegmentRebuild<'a> {
     next: Option<Cursor>,
     /// Where another would have to go on: in front of the aggregate that is open.
     settled: Option<Cursor>,
+    /// What it had come to there.
+    settled_counts: Counts,
 }
 
 impl<'a> SegmentRebuild<'a> {
-    /// A pass that begins behind a cursor.
+    /// A pass that begins behind a cursor, and counts on from there.
     #[must_use]
-    pub fn new(worker: &'a Worker, rule: &'static dyn Rule, task: Task, segment: Segment, from: Option<Cursor>) -> Self {
-        let rebuild = Rebuild::new(worker, rule, task);
-        Self { rebuild, segment, next: from.clone(), settled: from }
+    pub fn new(
+        worker: &'a Worker,
+        rule: &'static dyn Rule,
+        task: Task,
+        segment: Segment,
+        (from, counts): (Option<Cursor>, Counts),
+    ) -> Self {
+        let rebuild = Rebuild { counts, ..Rebuild::new(worker, rule, task) };
+        Self { rebuild, segment, next: from.clone(), settled: from, settled_counts: counts }
     }
 
     /// The segment.
@@ -226,23 +298,31 @@ impl<'a> SegmentRebuild<'a> {
         self.segment
     }
 
-    /// What it came to so far. What lies between the cursor and the last page is counted again by whoever goes on.
+    /// What it came to so far.
     #[must_use]
     pub fn counts(&self) -> Counts {
         self.rebuild.counts()
     }
 
-    /// Where to go on if it ends here; `None` if nothing is done yet.
+    /// Where another can go on, and what to count on from: no cursor if nothing is done yet.
     #[must_use]
-    pub fn cursor(&self) -> Option<&Cursor> {
-        self.settled.as_ref()
+    pub fn checkpoint(&self) -> (Option<&Cursor>, Counts) {
+        (self.settled.as_ref(), self.settled_counts.with_done_of(self.counts()))
     }
 
     /// Does the next page. Returns whether there is another.
     ///
     /// # Errors
-    /// [`Failed`]: begin again at the cursor.
+    /// [`Failed`]: the next step goes on at the checkpoint.
     pub async fn step(&mut self, deadline: Deadline) -> Result<bool, Failed> {
+        let stepped = self.try_step(deadline).await;
+        if stepped.is_err() {
+            self.rewind();
+        }
+        stepped
+    }
+
+    async fn try_step(&mut self, deadline: Deadline) -> Result<bool, Failed> {
         let store = self.rebuild.worker.store();
         let (page, next) = store.scan_events(self.segment, self.next.as_ref(), deadline).await?;
         let was_open = self.rebuild.pass.open().cloned();
@@ -250,17 +330,42 @@ impl<'a> SegmentRebuild<'a> {
         self.rebuild.page(page, deadline).await?;
         let Some(next) = next else {
             self.rebuild.end(deadline).await?;
+            self.settled_counts = self.counts();
             return Ok(false);
         };
         let open = self.rebuild.pass.open();
-        let others = keys.iter().rposition(|(id, _)| Some(id) != open);
-        self.settled = match others {
+        let before_open = match keys.iter().rposition(|(id, _)| Some(id) != open) {
             Some(at) => Some(Cursor::behind(&keys[at].0, keys[at].1)),
             None if open.is_none() => Some(next.clone()),
-            None if was_open.as_ref() == open => self.settled.take(),
-            None => self.next.take(),
+            None if was_open.as_ref() == open => self.settled.clone(),
+            None => self.next.clone(),
         };
+        if before_open != self.settled {
+            self.settled = before_open;
+            self.settled_counts = self.counts();
+        }
         self.next = Some(next);
         Ok(true)
+    }
+
+    /// Settles the aggregate that is open as if its history ended with the last page, so that others go on behind that page. What
+    /// follows is caught up with when it is met, at the price of reading it twice.
+    ///
+    /// # Errors
+    /// [`Failed`], as for a step.
+    pub async fn close(&mut self, deadline: Deadline) -> Result<(), Failed> {
+        if let Err(failed) = self.rebuild.end(deadline).await {
+            self.rewind();
+            return Err(failed);
+        }
+        self.settled.clone_from(&self.next);
+        self.settled_counts = self.counts();
+        Ok(())
+    }
+
+    fn rewind(&mut self) {
+        let (cursor, counts) = self.checkpoint();
+        self.next = cursor.cloned();
+        self.rebuild = Rebuild { counts, ..Rebuild::new(self.rebuild.worker, self.rebuild.rule, self.rebuild.task) };
     }
 }

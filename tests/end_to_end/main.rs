@@ -12,6 +12,7 @@ mod parked;
 mod parked_cli;
 mod processes;
 mod proxy;
+mod rebuild;
 mod replay;
 mod rules;
 mod runtime_api;

@@ -14,6 +14,13 @@ pub const HOUSES_1: &[&dyn Rule] = &[&one::Houses];
 /// Houses by its second.
 pub const HOUSES_2: &[&dyn Rule] = &[&two::Houses];
 
+/// Stays by the rule's first revision.
+pub const STAYS_1: &[&dyn Rule] = &[&one::Stays];
+/// Stays by its second.
+pub const STAYS_2: &[&dyn Rule] = &[&two::Stays];
+/// Stays by a third that refuses every one.
+pub const STAYS_3: &[&dyn Rule] = &[&three::Stays];
+
 /// The best of a player: a rule that reads its row.
 pub struct Records;
 
@@ -118,8 +125,42 @@ impl Projection for Spreads {
     }
 }
 
+pub mod three {
+    use super::*;
+
+    /// A deployment with a fault.
+    pub struct Stays;
+
+    impl Projection for Stays {
+        type Event = Stay;
+        const NAME: &str = two::Stays::NAME;
+        const KEY: &str = two::Stays::KEY;
+        const REVISION: u32 = 3;
+
+        fn project(&self, _: &Recorded<'_, Stay>) -> Result<Change, Refusal> {
+            Err(Refusal::Rule("nobody has stayed anywhere"))
+        }
+    }
+}
+
 pub mod one {
     use super::*;
+
+    /// How long who stayed.
+    pub struct Stays;
+
+    impl Projection for Stays {
+        type Event = Stay;
+        const NAME: &str = "stays";
+        const KEY: &str = "guest";
+
+        fn project(&self, event: &Recorded<'_, Stay>) -> Result<Change, Refusal> {
+            Ok(match &event.event {
+                Stay::Stayed { city, nights, .. } => own().add("nights", nights).set("in", city).and(shared(city).add("nights", nights)),
+                Stay::Forgotten {} => own().remove("in").and(retract()),
+            })
+        }
+    }
 
     /// What stands where.
     pub struct Houses;
@@ -146,8 +187,35 @@ pub mod one {
     }
 }
 
+#[derive(Deserialize)]
+pub enum Stay {
+    Stayed { city: String, hotel: String, nights: Decimal },
+    Forgotten {},
+}
+
 pub mod two {
     use super::*;
+
+    /// How long who stayed: `in` is now `city`, stays are counted, and nights count for the hotel and no longer for the city.
+    pub struct Stays;
+
+    impl Projection for Stays {
+        type Event = Stay;
+        const NAME: &str = "stays";
+        const KEY: &str = "guest";
+        const REVISION: u32 = 2;
+
+        fn project(&self, event: &Recorded<'_, Stay>) -> Result<Change, Refusal> {
+            Ok(match &event.event {
+                Stay::Stayed { nights, .. } if nights.is_zero() => return Err(Refusal::Rule("a stay has nights")),
+                Stay::Stayed { city, hotel, nights } => {
+                    let counts = shared(hotel).add("nights", nights).max("lastStayAt", event.timestamp);
+                    own().add("nights", nights).add("stays", 1).set("city", city).and(counts)
+                }
+                Stay::Forgotten {} => own().remove("city").and(retract()),
+            })
+        }
+    }
 
     /// What stands where: `label` is now `title`, a site counts rooms and knows its latest house, and paint no longer matters.
     pub struct Houses;

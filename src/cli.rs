@@ -2,10 +2,14 @@
 //!
 //! A team's own binary is one call of [`run`] with its own registry.
 
+mod catch_up;
 mod events;
 mod generate;
+mod pace;
 mod parked;
+mod passes;
 mod pretty_json;
+mod rebuild;
 mod replay;
 mod snapshot;
 mod stores;
@@ -57,6 +61,18 @@ struct StoreOptions {
     aws: bool,
 }
 
+impl StoreOptions {
+    /// Into how many segments to cut a scan unless told: one after the other inside this process, a few at once over a network.
+    fn segments(&self) -> u32 {
+        if self.is_remote() { 4 } else { 1 }
+    }
+
+    /// Whether it lies outside this process.
+    fn is_remote(&self) -> bool {
+        self.aws || self.endpoint_url.is_some()
+    }
+}
+
 #[derive(Subcommand)]
 enum Command {
     /// Project captured stream JSON and show what became of it
@@ -72,6 +88,10 @@ enum Command {
     /// Exit code 0 only if all that was looked at is as it must be, or was mended.
     #[command(verbatim_doc_comment)]
     Verify(verify::Options),
+    /// Bring every row of a projection to today's revision of its rule, while the worker goes on: in place, or into a table beside
+    RebuildProjection(rebuild::Options),
+    /// Advance the aggregates that are behind the event store
+    CatchUp(catch_up::Options),
     /// Write a made-up history as stream JSON, with the rows expected of it
     Generate(generate::Options),
     /// Manage the tables
@@ -116,14 +136,18 @@ impl Projector {
             let sample = sample.ok_or_else(|| anyhow::anyhow!("this program has no sample domain to generate from"))?;
             return generate::run(&options, registry, sample);
         }
+        if let Command::RebuildProjection(options) = self.command {
+            return Box::pin(rebuild::run(&options, &self.store, registry)).await;
+        }
         let store = stores::open(&self.store, registry, matches!(self.command, Command::Tables(_))).await?;
         match self.command {
             Command::Replay(options) => Box::pin(replay::run(&options, store, registry)).await,
             Command::Events(command) => events::run(command, &store).await,
             Command::Parked(command) => parked::run(command, store, registry).await,
             Command::Verify(options) => verify::run(&options, store, registry).await,
+            Command::CatchUp(options) => Box::pin(catch_up::run(&options, &self.store, store, registry)).await,
             Command::Tables(Tables::Create) => stores::create(&store, registry).await,
-            Command::Generate(_) => unreachable!("handled above: it needs no store"),
+            Command::Generate(_) | Command::RebuildProjection(_) => unreachable!("handled above: with no store, or one of its own"),
         }
     }
 }

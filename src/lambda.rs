@@ -3,6 +3,7 @@
 //! A team's own binary is one call of [`run`] with its own registry.
 
 mod logs;
+mod tasks;
 
 use std::{
     borrow::Cow,
@@ -14,7 +15,7 @@ use std::{
 use aws_lambda_events::event::streams::{DynamoDbBatchItemFailure, DynamoDbEventResponse};
 use lambda_runtime::{Diagnostic, Error, LambdaEvent, service_fn};
 use projection_vocabulary::Registry;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::{
@@ -63,15 +64,33 @@ fn configured(registry: Registry, var: impl Fn(&str) -> Option<String>) -> Resul
     }
 }
 
-/// One invocation: a batch of records in, the first one to deliver again out.
+/// One invocation: a batch of records in, the first one to deliver again out. Or a task, and how far it came.
 ///
 /// An error or a panic in here is answered as an error of the function, so that Lambda delivers the whole batch again.
-async fn handle(worker: &Worker, event: LambdaEvent<Box<RawValue>>) -> Result<DynamoDbEventResponse, Diagnostic> {
-    let batch = records(&event.payload)?;
-    // In a box, or the types of the futures nest deeper than the compiler follows.
-    let report = Box::pin(worker.process(&batch, deadline(event.context.deadline()))).await;
-    report.log();
-    Ok(response(&report))
+async fn handle(worker: &Worker, event: LambdaEvent<Box<RawValue>>) -> Result<Answer, Diagnostic> {
+    let mut members = members(&event.payload)?;
+    let time = working_time(time_left(event.context.deadline()));
+    // In boxes, or the types of the futures nest deeper than the compiler follows.
+    if let Some(records) = members.remove("Records") {
+        let batch: Vec<Record<'_>> = serde_json::from_str(records.get()).map_err(|_| not_a_batch())?;
+        let report = Box::pin(worker.process(&batch, Deadline::at(Instant::now() + time))).await;
+        report.log();
+        Ok(Answer::Batch(response(&report)))
+    } else if let Some(task) = members.remove("rebuild") {
+        Ok(Answer::Rebuild(Box::pin(tasks::rebuild(worker, tasks::read(task)?, time)).await?))
+    } else if let Some(task) = members.remove("catchUp") {
+        Ok(Answer::CatchUp(Box::pin(tasks::catch_up(worker, tasks::read(task)?, time)).await?))
+    } else {
+        Err(not_a_batch())
+    }
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Answer {
+    Batch(DynamoDbEventResponse),
+    Rebuild(tasks::Rebuild),
+    CatchUp(tasks::CaughtUp),
 }
 
 /// A record as it came. Each is decoded by itself, so that a malformed one does not fail the others.
@@ -84,12 +103,10 @@ impl AsRef<RawValue> for Record<'_> {
     }
 }
 
-/// The records of an event. What is no batch at all is a mistake in the wiring: nothing of it may count as processed.
-fn records(event: &RawValue) -> Result<Vec<Record<'_>>, Diagnostic> {
+/// The members of an event. What is no batch at all is a mistake in the wiring: nothing of it may count as processed.
+fn members(event: &RawValue) -> Result<BTreeMap<Cow<'_, str>, &RawValue>, Diagnostic> {
     // A map and no struct, for a derived reader would also take a list. The parser's own words may quote the data.
-    let mut members: BTreeMap<Cow<'_, str>, &RawValue> = serde_json::from_str(event.get()).map_err(|_| not_a_batch())?;
-    let records = members.remove("Records").ok_or_else(not_a_batch)?;
-    serde_json::from_str(records.get()).map_err(|_| not_a_batch())
+    serde_json::from_str(event.get()).map_err(|_| not_a_batch())
 }
 
 fn not_a_batch() -> Diagnostic {
@@ -99,9 +116,8 @@ fn not_a_batch() -> Diagnostic {
     }
 }
 
-fn deadline(invocation_ends: SystemTime) -> Deadline {
-    let left = invocation_ends.duration_since(SystemTime::now()).unwrap_or_default();
-    Deadline::at(Instant::now() + working_time(left))
+fn time_left(invocation_ends: SystemTime) -> Duration {
+    invocation_ends.duration_since(SystemTime::now()).unwrap_or_default()
 }
 
 fn working_time(left: Duration) -> Duration {
@@ -133,8 +149,8 @@ mod tests {
 
     #[test]
     fn an_invocation_that_is_over_has_no_time_left() {
-        assert!(deadline(SystemTime::now() - Duration::from_secs(1)).passed());
-        assert!(!deadline(SystemTime::now() + Duration::from_mins(1)).passed());
+        assert_eq!(time_left(SystemTime::now() - Duration::from_secs(1)), Duration::ZERO);
+        assert!(time_left(SystemTime::now() + Duration::from_mins(1)) > Duration::from_secs(59));
     }
 
     #[test]

@@ -24,3 +24,7 @@ mod reproject;
 pub mod retry;
 pub mod store;
 pub mod sweep;
+pub mod verify;
+mod worker;
+
+pub use worker::Worker;

@@ -82,7 +82,7 @@ impl Counts {
     }
 
     /// These, with all that `other` has done for good: those at work may look again at what they have looked at, and do not do it again.
-    fn with_done_of(self, other: Self) -> Self {
+    pub(crate) fn with_done_of(self, other: Self) -> Self {
         let Self { replaced, created, changed, caught_up, .. } = other;
         Self { replaced, created, changed, caught_up, ..self }
     }

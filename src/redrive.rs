@@ -1,6 +1,6 @@
 //! Taking up again what was parked, once its cause is mended.
 
-use projection_vocabulary::{AggregateId, RecordedEvent, Rule, Version, fold};
+use projection_vocabulary::{AggregateId, RecordedEvent, Registry, Rule, Version, fold};
 use serde_json::value::RawValue;
 
 use crate::{
@@ -62,8 +62,7 @@ impl Worker {
     /// Why a name is no projection's.
     #[must_use]
     pub fn unknown_projection(&self, name: &str) -> Failed {
-        let known: Vec<_> = self.registry().rules().iter().map(|rule| rule.name()).collect();
-        Failed(format!("no projection `{name}` is in this program, which has {}", known.join(", ")))
+        unknown_projection(self.registry(), name)
     }
 
     /// Whether the event store lacks the version that is parked: what is parked may then be all that is left of its event,
@@ -143,6 +142,13 @@ impl Worker {
         let stored = self.store().load_page(aggregate, version..=version, 1, deadline).await?;
         Ok(stored.into_iter().find_map(|stored| if let Stored::Event(event) = stored { Some(event) } else { None }))
     }
+}
+
+/// Why a name is no projection's.
+#[must_use]
+pub fn unknown_projection(registry: Registry, name: &str) -> Failed {
+    let known: Vec<_> = registry.rules().iter().map(|rule| rule.name()).collect();
+    Failed(format!("no projection `{name}` is in this program, which has {}", known.join(", ")))
 }
 
 const PARKED_MEANWHILE: &str = "another worker parked it meanwhile: redrive it again";

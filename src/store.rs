@@ -1,6 +1,7 @@
 //! DynamoDB as the worker needs it: every call to the SDK is below this module.
 
 mod audit;
+pub mod cursors;
 mod dynamo;
 pub mod events;
 mod expression;
@@ -119,6 +120,24 @@ impl TableNames {
                 .map(|(table, _)| format!("the table `{table}` is named more than once")),
         );
         if wrong.is_empty() { Ok(names) } else { Err(wrong.join("; ")) }
+    }
+
+    /// Puts another table in the place of a projection's own.
+    ///
+    /// # Errors
+    /// It is no table's name, or that of a table in use.
+    pub fn beside(mut self, projection: &'static str, table: &str) -> Result<Self, String> {
+        if !possible_table_name(table) {
+            return Err(format!("`{table}` is no table name (3 to 255 of a-z A-Z 0-9 _ - .) and no table ARN"));
+        }
+        if self.projections.get(projection).is_some_and(|own| own == table) {
+            return Err(format!("`{table}` is the table of `{projection}` itself"));
+        }
+        if [&self.event_store, &self.parked].into_iter().chain(self.projections.values()).any(|used| used == table) {
+            return Err(format!("the table `{table}` is in use for something else"));
+        }
+        self.projections.insert(projection, table.to_owned());
+        Ok(self)
     }
 }
 

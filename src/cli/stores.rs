@@ -1,7 +1,7 @@
 //! The store that the command line works on.
 
 use anyhow::Context as _;
-use projection_vocabulary::Registry;
+use projection_vocabulary::{Registry, Rule};
 
 use super::{EXIT_OK, StoreOptions};
 use crate::{
@@ -12,13 +12,37 @@ use crate::{
 
 /// Opens the store that the options name. One inside this process gets its tables at once.
 pub async fn open(options: &StoreOptions, registry: Registry, creating: bool) -> anyhow::Result<Store> {
+    open_as(options, registry, creating, names(options, registry)?).await
+}
+
+/// The same with the rows of a projection in another table than its own, which is created if it is missing. Returns whether it was.
+pub async fn open_beside(
+    options: &StoreOptions,
+    registry: Registry,
+    rule: &'static dyn Rule,
+    table: &str,
+) -> anyhow::Result<(Store, bool)> {
+    let names = names(options, registry)?.beside(rule.name(), table).map_err(anyhow::Error::msg)?;
+    let store = open_as(options, registry, true, names).await?;
+    let created = store.create_table_of(rule).await?;
+    if !options.is_remote() {
+        store.create_tables(registry).await?;
+    }
+    Ok((store, created))
+}
+
+fn names(options: &StoreOptions, registry: Registry) -> anyhow::Result<TableNames> {
     let var = |name: &str| std::env::var(name).ok();
     if options.aws {
-        let names =
-            TableNames::from_env(registry, var).map_err(anyhow::Error::msg).context("with --aws the environment names the tables")?;
+        return TableNames::from_env(registry, var).map_err(anyhow::Error::msg).context("with --aws the environment names the tables");
+    }
+    Ok(TableNames::from_env_or_default(registry, var))
+}
+
+async fn open_as(options: &StoreOptions, registry: Registry, creating: bool, names: TableNames) -> anyhow::Result<Store> {
+    if options.aws {
         return Ok(Store::new(clients::of_credential_chain().await, names));
     }
-    let names = TableNames::from_env_or_default(registry, var);
     if let Some(url) = &options.endpoint_url {
         return Ok(Store::new(clients::of_endpoint(url).map_err(anyhow::Error::msg)?, names));
     }

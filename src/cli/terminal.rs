@@ -8,7 +8,7 @@ use std::{
 };
 
 use comfy_table::{Attribute, Cell, CellAlignment, ContentArrangement, Table, presets::UTF8_BORDERS_ONLY};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressFinish, ProgressStyle};
 use projection_vocabulary::{Attributes, RowKey, Rule, Value};
 use tracing_subscriber::filter::LevelFilter;
 
@@ -41,6 +41,17 @@ pub fn spinner(what: &'static str) -> ProgressBar {
     bar.set_message(what);
     bar.enable_steady_tick(SPIN_EVERY);
     bar
+}
+
+/// A progress bar over about so many items, from some that were done before; it shows only on a terminal, and goes with its value.
+pub fn progress_of_items(items: Option<u64>, done_before: u64) -> ProgressBar {
+    let template = match items {
+        Some(_) => "{bar:30} {human_pos}/~{human_len} items {per_sec} {msg} {eta} left",
+        None => "{spinner} {human_pos} items {per_sec} {msg}",
+    };
+    let bar = ProgressBar::with_draw_target(items, ProgressDrawTarget::stderr());
+    bar.set_style(ProgressStyle::with_template(template).expect("the template is valid"));
+    bar.with_position(done_before).with_finish(ProgressFinish::AndClear)
 }
 
 /// What became of the records, in a few lines of at most 80 columns.

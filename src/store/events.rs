@@ -16,7 +16,7 @@ use aws_sdk_dynamodb::{
     },
     types::{AttributeValue, Put, ReturnConsumedCapacity, ReturnValuesOnConditionCheckFailure, TransactWriteItem, Update},
 };
-use projection_vocabulary::{AggregateId, RecordedEvent, Version};
+use projection_vocabulary::{AggregateId, RecordedEvent, Timestamp, Version};
 use serde::{Deserialize, Serialize};
 use serde_dynamo::Item;
 
@@ -123,6 +123,10 @@ impl Cursor {
         Self { partition: partition_key(aggregate), sort: sort_key(version) }
     }
 }
+
+/// Where a query of the index by event type goes on.
+#[derive(Clone, Debug, PartialEq)]
+pub struct IndexCursor(SdkItem);
 
 /// One of the parts into which a table is cut for a parallel scan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -373,6 +377,39 @@ impl Store {
         let next = page.last_evaluated_key.map(|key| Cursor { partition: text(&key, "PK"), sort: text(&key, "SK") });
         let located = |item: SdkItem| Some((aggregate_of(item.get("PK")?.as_s().ok()?)?, stored_of(item)?));
         Ok((page.items.unwrap_or_default().into_iter().filter_map(located).collect(), next))
+    }
+
+    /// One page of the keys of the events of a type since a time, oldest first, and where to go on. From an index, so the very newest
+    /// may be missing for a moment.
+    ///
+    /// # Errors
+    /// [`Trouble`].
+    pub async fn keys_since(
+        &self,
+        event_type: &str,
+        since: &Timestamp,
+        after: Option<&IndexCursor>,
+        deadline: Deadline,
+    ) -> Result<(Vec<(AggregateId, Version)>, Option<IndexCursor>), Trouble> {
+        let query = || {
+            let request = QueryInput::builder()
+                .table_name(&self.names.event_store)
+                .index_name(super::tables::BY_TYPE_INDEX)
+                .key_condition_expression("GSI1PK = :type AND GSI1SK >= :since")
+                .expression_attribute_values(":type", AttributeValue::S(type_key(event_type)))
+                .expression_attribute_values(":since", AttributeValue::S(since.to_string()))
+                .projection_expression("PK, SK")
+                .set_exclusive_start_key(after.map(|IndexCursor(key)| key.clone()))
+                .return_consumed_capacity(ReturnConsumedCapacity::Total);
+            self.dynamo.query(request)
+        };
+        let page = self.ask("Query by event type", deadline, query).await?;
+        self.meter.read_rows(&page.consumed_capacity);
+        let key = |item: SdkItem| {
+            let version = item.get("SK")?.as_s().ok()?.strip_prefix("EVENT#")?.parse().ok()?;
+            Some((aggregate_of(item.get("PK")?.as_s().ok()?)?, Version(version)))
+        };
+        Ok((page.items.unwrap_or_default().into_iter().filter_map(key).collect(), page.last_evaluated_key.map(IndexCursor)))
     }
 
     /// The newest events of a type, newest first. From an index, so the very newest may be missing for a moment.

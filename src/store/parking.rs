@@ -10,6 +10,8 @@
 //! | `parts` | how many items the payload has; items beyond are left of a longer one that was parked before |
 //! | `firstSeen`, `lastSeen`, `count` | when and how often it was parked |
 //! | `parkingId` | names the last parking: whoever mends it deletes no later one |
+//!
+//! The cursors of rebuilds ([`super::cursors`]) live in the same table.
 
 use std::collections::BTreeMap;
 
@@ -92,7 +94,7 @@ impl Store {
     }
 
     /// Writes to the parking table alone. Returns whether it did: it did not if a condition does not hold.
-    async fn write_parking(&self, actions: Vec<TransactWriteItem>, deadline: Deadline) -> Result<bool, Trouble> {
+    pub(super) async fn write_parking(&self, actions: Vec<TransactWriteItem>, deadline: Deadline) -> Result<bool, Trouble> {
         const OPERATION: &str = "TransactWriteItems on the parking table";
         // One token for all tries, so that a try whose answer was lost does not count twice.
         let token = fresh_id();

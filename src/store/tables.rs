@@ -13,7 +13,7 @@ use aws_sdk_dynamodb::{
         StreamSpecification, StreamViewType, TableStatus,
     },
 };
-use projection_vocabulary::{Index, Registry};
+use projection_vocabulary::{Index, Registry, Rule};
 
 use super::{Store, Trouble, trouble::lasting};
 
@@ -42,18 +42,30 @@ impl Store {
         self.create(&self.names.parked, parked, &mut created).await?;
         for rule in registry.rules() {
             let name = self.table_of(*rule);
-            let index_keys: Vec<_> = rule.indexes().iter().flat_map(|index| [index.partition, index.sort]).collect();
-            let mut table = table(name, rule.key(), None, &index_keys);
-            for Index { name, partition, sort, include } in rule.indexes() {
-                let kind = if include.is_empty() { ProjectionType::KeysOnly } else { ProjectionType::Include };
-                table = table.global_secondary_indexes(index(name, partition, sort, kind, include));
-            }
-            self.create(name, table, &mut created).await?;
+            self.create(name, rows_of(*rule, name), &mut created).await?;
         }
         for name in &created {
             self.wait_until_active(name).await?;
         }
         Ok(created)
+    }
+
+    /// Creates the table of a rule's rows if it is missing, and waits until it is active. Returns whether it was.
+    ///
+    /// # Errors
+    /// [`Trouble`].
+    pub async fn create_table_of(&self, rule: &dyn Rule) -> Result<bool, Trouble> {
+        let (name, mut created) = (self.table_of(rule), Vec::new());
+        self.create(name, rows_of(rule, name), &mut created).await?;
+        self.wait_until_active(name).await?;
+        Ok(!created.is_empty())
+    }
+
+    /// About how many items the event store has: DynamoDB counts them every six hours or so. `None` if it does not say.
+    /// <https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_TableDescription.html>
+    pub async fn event_store_items(&self) -> Option<u64> {
+        let described = self.dynamo.describe_table(DescribeTableInput::builder().table_name(&self.names.event_store)).await.ok()?;
+        described.table?.item_count.and_then(|count| u64::try_from(count).ok()).filter(|count| *count > 0)
     }
 
     async fn create(&self, name: &str, table: CreateTableInputBuilder, created: &mut Vec<String>) -> Result<(), Trouble> {
@@ -85,6 +97,17 @@ impl Store {
         let late = || Trouble::Passing { operation: "CreateTable", class: format!("`{name}` is not active yet") };
         tokio::time::timeout(ACTIVE_WITHIN, active).await.unwrap_or_else(|_| Err(late()))
     }
+}
+
+/// The table of a rule's rows.
+fn rows_of(rule: &dyn Rule, name: &str) -> CreateTableInputBuilder {
+    let index_keys: Vec<_> = rule.indexes().iter().flat_map(|index| [index.partition, index.sort]).collect();
+    let mut table = table(name, rule.key(), None, &index_keys);
+    for Index { name, partition, sort, include } in rule.indexes() {
+        let kind = if include.is_empty() { ProjectionType::KeysOnly } else { ProjectionType::Include };
+        table = table.global_secondary_indexes(index(name, partition, sort, kind, include));
+    }
+    table
 }
 
 fn table(name: &str, partition: &'static str, sort: Option<&'static str>, index_keys: &[&'static str]) -> CreateTableInputBuilder {

@@ -14,7 +14,7 @@ use projection_vocabulary::{AggregateId, Registry, Rule};
 use projection_worker::{
     Worker,
     catch_up::{Failed, Trust},
-    rebuild::{SegmentRebuild, Task},
+    rebuild::{Counts, SegmentRebuild, Task},
     redrive::Redriven,
     report::Report,
     retry::Deadline,
@@ -295,18 +295,19 @@ pub(super) async fn rebuild(
     segment: Segment,
     steps: usize,
 ) -> std::result::Result<(), Failed> {
-    let mut cursor = None;
+    let mut from = (None, Counts::default());
     loop {
-        let mut part = SegmentRebuild::new(worker, rule, task, segment, cursor.clone());
+        let mut part = SegmentRebuild::new(worker, rule, task, segment, from.clone());
         let mut step = 0;
-        // The cursor stays where it is until an aggregate is done.
-        while step < steps || part.cursor() == cursor.as_ref() {
+        // The checkpoint stays where it is until an aggregate is done.
+        while step < steps || part.checkpoint().0 == from.0.as_ref() {
             if !part.step(Deadline::NONE).await? {
                 return Ok(());
             }
             step += 1;
         }
-        cursor = part.cursor().cloned();
+        let (cursor, counts) = part.checkpoint();
+        from = (cursor.cloned(), counts);
     }
 }
 

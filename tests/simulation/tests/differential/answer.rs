@@ -10,6 +10,7 @@ use aws_sdk_dynamodb::{
         put_item::{PutItemError, PutItemOutput, builders::PutItemInputBuilder},
         query::{QueryError, QueryOutput, builders::QueryInputBuilder},
         scan::{ScanError, ScanInput, ScanOutput, builders::ScanInputBuilder},
+        transact_get_items::{TransactGetItemsError, TransactGetItemsOutput, builders::TransactGetItemsInputBuilder},
         transact_write_items::{TransactWriteItemsError, TransactWriteItemsOutput, builders::TransactWriteItemsInputBuilder},
         update_item::{UpdateItemError, UpdateItemOutput, builders::UpdateItemInputBuilder},
     },
@@ -98,6 +99,7 @@ operations! {
     PutItem put_item PutItemInputBuilder;
     Query query QueryInputBuilder;
     Scan scan ScanInputBuilder;
+    TransactGetItems transact_get_items TransactGetItemsInputBuilder;
     TransactWriteItems transact_write_items TransactWriteItemsInputBuilder;
     UpdateItem update_item UpdateItemInputBuilder;
 }
@@ -119,6 +121,8 @@ pub enum Reply {
     Written,
     /// `GetItem`.
     Found(Option<Item>),
+    /// `TransactGetItems`, in order.
+    Together(Vec<Option<Item>>),
     /// `Query`, in order, and the last key evaluated.
     Page(Vec<Item>, Option<Item>),
     /// `Scan`, in no order: each implementation has its own.
@@ -137,6 +141,7 @@ impl Reply {
         match self {
             Self::Written => Self::Written,
             Self::Found(item) => Self::Found(some(item)),
+            Self::Together(items) => Self::Together(items.iter().map(some).collect()),
             Self::Page(items, last) => Self::Page(all(items), last.clone()),
             Self::Scanned(items, more) => Self::Scanned(ordered(all(items)), *more),
             Self::Batch(tables, left) => {
@@ -247,6 +252,12 @@ impl Success for GetItemOutput {
     }
 }
 
+impl Success for TransactGetItemsOutput {
+    fn reply(&self) -> Reply {
+        Reply::Together(self.responses().iter().map(|response| some_item(response.item.as_ref())).collect())
+    }
+}
+
 impl Success for QueryOutput {
     fn reply(&self) -> Reply {
         Reply::Page(self.items().iter().map(item).collect(), some_item(self.last_evaluated_key.as_ref()))
@@ -291,6 +302,7 @@ failures! {
     GetItemError {}
     QueryError {}
     ScanError {}
+    TransactGetItemsError { TransactionCanceledException }
     PutItemError { ConditionalCheckFailedException }
     UpdateItemError { ConditionalCheckFailedException }
     TransactWriteItemsError { TransactionCanceledException IdempotentParameterMismatchException }

@@ -3,9 +3,12 @@
 use aws_sdk_dynamodb::{
     operation::{
         batch_get_item::BatchGetItemInput, get_item::GetItemInput, put_item::PutItemInput, query::QueryInput, scan::ScanInput,
-        transact_write_items::TransactWriteItemsInput, update_item::UpdateItemInput,
+        transact_get_items::TransactGetItemsInput, transact_write_items::TransactWriteItemsInput, update_item::UpdateItemInput,
     },
-    types::{AttributeValue, Delete, KeysAndAttributes, Put, ReturnValuesOnConditionCheckFailure, TransactWriteItem, Update},
+    types::{
+        AttributeValue, Delete, Get, KeysAndAttributes, Put, ReturnValuesOnConditionCheckFailure, TransactGetItem, TransactWriteItem,
+        Update,
+    },
 };
 use fastrand::Rng;
 use simulation::expression::{Item, Names, Values};
@@ -65,7 +68,9 @@ pub struct Step {
 /// A sequence of operations, the same for the same seed.
 pub fn sequence(seed: u64, length: usize) -> Vec<Step> {
     let mut random = Random { rng: Rng::with_seed(seed), transactions: Vec::new() };
-    (0..length).map(|_| random.step()).collect()
+    // What reads rows at one instant has choices of its own, so that it stands between the others and changes none of them.
+    let mut reader = Random { rng: Rng::with_seed(!seed), transactions: Vec::new() };
+    (0..length).map(|at| if at % 12 == 11 { reader.read_together() } else { random.step() }).collect()
 }
 
 struct Random {
@@ -147,6 +152,16 @@ impl Random {
         writes.retain(|table| [ROWS, EVENTS].contains(table));
         let then_read = writes.into_iter().map(|table| (table, self.limit())).collect();
         Step { operation, then_read }
+    }
+
+    fn read_together(&mut self) -> Step {
+        let gets = (0..self.rng.usize(..5)).map(|_| {
+            let table = self.table();
+            let get = Get::builder().table_name(table).set_key(Some(self.any_key(table))).build().expect("table and key are given");
+            TransactGetItem::builder().get(get).build()
+        });
+        let gets = gets.collect();
+        Step { operation: Operation::TransactGetItems(TransactGetItemsInput::builder().set_transact_items(Some(gets))), then_read: vec![] }
     }
 
     fn table(&mut self) -> &'static str {

@@ -13,6 +13,7 @@ use aws_sdk_dynamodb::operation::{
     put_item::{PutItemError, PutItemOutput, builders::PutItemInputBuilder},
     query::{QueryError, QueryOutput, builders::QueryInputBuilder},
     scan::{ScanError, ScanOutput, builders::ScanInputBuilder},
+    transact_get_items::{TransactGetItemsError, TransactGetItemsOutput, builders::TransactGetItemsInputBuilder},
     transact_write_items::{TransactWriteItemsError, TransactWriteItemsOutput, builders::TransactWriteItemsInputBuilder},
     update_item::{UpdateItemError, UpdateItemOutput, builders::UpdateItemInputBuilder},
 };
@@ -160,6 +161,7 @@ calls! {
     PutItem put_item PutItemInputBuilder PutItemOutput PutItemError;
     Query query QueryInputBuilder QueryOutput QueryError;
     Scan scan ScanInputBuilder ScanOutput ScanError;
+    TransactGetItems transact_get_items TransactGetItemsInputBuilder TransactGetItemsOutput TransactGetItemsError;
     TransactWriteItems transact_write_items TransactWriteItemsInputBuilder TransactWriteItemsOutput TransactWriteItemsError;
     UpdateItem update_item UpdateItemInputBuilder UpdateItemOutput UpdateItemError;
 }

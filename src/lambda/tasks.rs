@@ -1,0 +1,141 @@
+//! What the function does beside working the stream: a segment of a rebuild, and catching up with what happened of late.
+//!
+//! Each works for an invocation's time and answers how far it came. A state machine invokes it with `{"rebuild": <its answer>}` until
+//! that says `done`, one such loop for each segment; a schedule invokes it with `{"catchUp": ...}`.
+
+use std::time::{Duration, Instant};
+
+use lambda_runtime::Diagnostic;
+use projection_vocabulary::Rule;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::value::RawValue;
+
+use crate::{
+    Worker,
+    catch_up::Failed,
+    rebuild::{Counts, SegmentRebuild, Task},
+    retry::Deadline,
+    store::events::{Cursor, Segment},
+    sweep::{Age, Recent},
+};
+
+/// An aggregate that took one in so many parts of an invocation's time to scan, and is not through, is settled as far as it was
+/// scanned. Each invocation would else begin with it anew, and none come further. There must be time left to settle it.
+const OPEN_FOR_A_PART_IN: u32 = 3;
+
+/// A segment of a rebuild: the task, and the answer.
+#[derive(Serialize, Deserialize)]
+pub struct Rebuild {
+    projection: String,
+    #[serde(default)]
+    segment: u32,
+    #[serde(default = "one")]
+    segments: u32,
+    /// Where to go on; null at the beginning, and when it is done.
+    #[serde(default)]
+    cursor: Option<Cursor>,
+    #[serde(default)]
+    done: bool,
+    /// What it came to, over all invocations.
+    #[serde(default)]
+    counts: Counts,
+}
+
+fn one() -> u32 {
+    1
+}
+
+/// What to catch up with.
+#[derive(Deserialize)]
+pub struct CatchUp {
+    projection: String,
+    since: String,
+}
+
+/// How far that came.
+#[derive(Serialize)]
+pub struct CaughtUp {
+    projection: String,
+    done: bool,
+    counts: Counts,
+}
+
+/// Reads a task. The parser's own words may quote what somebody sent by mistake.
+pub fn read<T: DeserializeOwned>(task: &RawValue) -> Result<T, Diagnostic> {
+    let shape = r#"{"rebuild": {"projection", "segment", "segments", "cursor", "counts"}} or {"catchUp": {"projection", "since"}}"#;
+    // A map first, for a derived reader would also take a list.
+    let members: Result<serde_json::Map<_, _>, _> = serde_json::from_str(task.get());
+    let read = members.and_then(|members| serde_json::from_value(serde_json::Value::Object(members)));
+    read.map_err(|_| invalid(format!("the event is no task as this function knows them: {shape}")))
+}
+
+/// Rebuilds a segment for a time.
+pub async fn rebuild(worker: &Worker, task: Rebuild, time: Duration) -> Result<Rebuild, Diagnostic> {
+    let rule = rule(worker, &task.projection)?;
+    let segment = Segment::new(task.segment, task.segments).map_err(|error| invalid(error.to_string()))?;
+    if task.done {
+        return Ok(task);
+    }
+    let (deadline, close_after) = (Deadline::at(Instant::now() + time), Instant::now() + time / OPEN_FOR_A_PART_IN);
+    let mut pass = SegmentRebuild::new(worker, rule, Task::Rebuild, segment, (task.cursor.clone(), task.counts));
+    let has_moved = |pass: &SegmentRebuild| pass.checkpoint().0 != task.cursor.as_ref();
+    let done = loop {
+        let stepped = async {
+            let more = pass.step(deadline).await?;
+            if more && !has_moved(&pass) && Instant::now() >= close_after {
+                pass.close(deadline).await?;
+            }
+            Ok(more)
+        };
+        match stepped.await {
+            Ok(true) if !deadline.passed() => {}
+            Ok(more) => break !more,
+            Err(failed) if has_moved(&pass) => {
+                tracing::warn!("a page is left for the next invocation: {failed}");
+                break false;
+            }
+            Err(failed) => return Err(unfinished(&failed, deadline)),
+        }
+    };
+    let (cursor, counts) = pass.checkpoint();
+    let cursor = cursor.filter(|_| !done).cloned();
+    tracing::info!(projection = rule.name(), segment = task.segment, segments = task.segments, done, ?counts, "rebuild");
+    Ok(Rebuild { cursor, done, counts, ..task })
+}
+
+/// Catches up for a time.
+pub async fn catch_up(worker: &Worker, CatchUp { projection, since }: CatchUp, time: Duration) -> Result<CaughtUp, Diagnostic> {
+    let rule = rule(worker, &projection)?;
+    let since: Age = since.parse().map_err(|error| invalid(format!("`since` is {error}")))?;
+    let deadline = Deadline::at(Instant::now() + time);
+    let mut recent = Recent::new(worker, rule, since.before_now());
+    let done = loop {
+        match recent.step(deadline).await {
+            Ok(true) if !deadline.passed() => {}
+            Ok(more) => break !more,
+            Err(_) if deadline.passed() => break false,
+            Err(failed) => return Err(unfinished(&failed, deadline)),
+        }
+    };
+    let counts = recent.counts();
+    tracing::info!(projection, done, ?counts, "catch-up");
+    Ok(CaughtUp { projection, done, counts })
+}
+
+fn rule(worker: &Worker, projection: &str) -> Result<&'static dyn Rule, Diagnostic> {
+    worker.registry().get(projection).ok_or_else(|| invalid(worker.unknown_projection(projection).to_string()))
+}
+
+fn invalid(error_message: String) -> Diagnostic {
+    Diagnostic { error_type: "InvalidTask".to_owned(), error_message }
+}
+
+/// Not one page was done.
+fn unfinished(failed: &Failed, deadline: Deadline) -> Diagnostic {
+    let error_message = if deadline.passed() {
+        "the function's time is too short for a page of the event store: raise its timeout; what was done is done".to_owned()
+    } else {
+        failed.to_string()
+    };
+    Diagnostic { error_type: "Unfinished".to_owned(), error_message }
+}

@@ -18,7 +18,7 @@ use aws_sdk_dynamodb::{
 };
 use projection_vocabulary::{AggregateId, RecordedEvent, Timestamp, Version};
 use serde::{Deserialize, Serialize};
-use serde_dynamo::Item;
+use serde_dynamo::{AttributeValue as Attribute, Item};
 
 use super::{
     Store, Trouble,
@@ -343,7 +343,7 @@ impl Store {
             };
             let page = self.ask("Query of the event store", deadline, query).await?;
             self.meter.read_rows(&page.consumed_capacity);
-            stored.extend(page.items.unwrap_or_default().into_iter().filter_map(stored_of));
+            stored.extend(page.items.unwrap_or_default().into_iter().filter_map(|item| stored_of(&item.into())));
             from = page.last_evaluated_key;
             if from.is_none() || stored.len() >= limit {
                 return Ok(stored);
@@ -432,7 +432,7 @@ impl Store {
                 self.dynamo.query(request)
             };
             let page = self.ask("Query by event type", Deadline::NONE, query).await?;
-            stored.extend(page.items.unwrap_or_default().into_iter().filter_map(stored_of));
+            stored.extend(page.items.unwrap_or_default().into_iter().filter_map(|item| stored_of(&item.into())));
             from = page.last_evaluated_key;
             if from.is_none() {
                 break;
@@ -490,18 +490,19 @@ fn version_of(item: &SdkItem) -> Version {
     Version(item.get("version").and_then(|value| value.as_n().ok()).and_then(|n| n.parse().ok()).unwrap_or(0))
 }
 
-/// Reads an item that the store gave under an event's sort key.
-fn stored_of(item: SdkItem) -> Option<Stored> {
-    let sort = item.get("SK").and_then(|key| key.as_s().ok()).and_then(|key| key.strip_prefix("EVENT#")).map(str::to_owned);
-    let item = Item::from(item);
-    match decode_event(&item) {
+/// Reads an item of the event store; none if it lies under no event's sort key.
+pub(crate) fn stored_of(item: &Item) -> Option<Stored> {
+    match decode_event(item) {
         Ok(event) => Some(Stored::Event(event)),
-        Err(reason) => Some(Stored::Malformed {
-            // A sort key between two events' that is no event's belongs to no version: nothing waits for it.
-            version: Version(sort?.parse().ok().filter(|_| reason != Malformed::SortKey)?),
-            event_type: event_type_of(&item).map(str::to_owned),
-            reason,
-            payload: serde_json::to_string(&item).unwrap_or_default(),
-        }),
+        Err(reason) => {
+            let Attribute::S(sort) = item.get("SK")? else { return None };
+            Some(Stored::Malformed {
+                // A sort key between two events' that is no event's belongs to no version: nothing waits for it.
+                version: Version(sort.strip_prefix("EVENT#")?.parse().ok().filter(|_| reason != Malformed::SortKey)?),
+                event_type: event_type_of(item).map(str::to_owned),
+                reason,
+                payload: serde_json::to_string(item).unwrap_or_default(),
+            })
+        }
     }
 }

@@ -157,7 +157,7 @@ impl Random {
     fn read_together(&mut self) -> Step {
         let gets = (0..self.rng.usize(..5)).map(|_| {
             let table = self.table();
-            let get = Get::builder().table_name(table).set_key(Some(self.any_key(table))).build().expect("table and key are given");
+            let get = Get::builder().table_name(table).set_key(Some(self.key(table))).build().expect("table and key are given");
             TransactGetItem::builder().get(get).build()
         });
         let gets = gets.collect();

@@ -10,6 +10,8 @@ pub mod decode;
 #[cfg(feature = "cli")]
 pub mod embedded;
 #[cfg(feature = "cli")]
+pub mod export;
+#[cfg(feature = "cli")]
 pub mod input;
 pub mod item;
 #[cfg(feature = "runtime")]

@@ -3,6 +3,7 @@
 mod capture;
 mod decisions;
 mod event_store;
+mod export;
 mod faults;
 mod lambda;
 mod laws;

@@ -375,7 +375,7 @@ impl Store {
         self.meter.read_rows(&page.consumed_capacity);
         let text = |key: &SdkItem, name: &str| key.get(name).and_then(|value| value.as_s().ok()).cloned().unwrap_or_default();
         let next = page.last_evaluated_key.map(|key| Cursor { partition: text(&key, "PK"), sort: text(&key, "SK") });
-        let located = |item: SdkItem| Some((aggregate_of(item.get("PK")?.as_s().ok()?)?, stored_of(item)?));
+        let located = |item: SdkItem| Some((aggregate_of(item.get("PK")?.as_s().ok()?)?, stored_of(&item.into())?));
         Ok((page.items.unwrap_or_default().into_iter().filter_map(located).collect(), next))
     }
 

@@ -14,6 +14,7 @@ mod parked_cli;
 mod processes;
 mod proxy;
 mod rebuild;
+mod rebuild_processes;
 mod replay;
 mod rules;
 mod runtime_api;

@@ -60,13 +60,13 @@ pub async fn run(options: &Options, store_options: &StoreOptions, store: Store, 
         } else {
             let beginning = |segment| SegmentRebuild::new(&worker, rule, Task::CatchUp, segment, (None, Counts::default()));
             let segments = Segment::all(options.segments.unwrap_or_else(|| store_options.segments()));
-            (segments.map(|segment| Pass::Segment(beginning(segment))).collect(), rebuild::items(&worker, None).await)
+            (segments.map(|segment| Pass::Segment(Box::new(beginning(segment)))).collect(), rebuild::items(&worker, None).await)
         };
         let segments = passes.len();
-        let passed = passes::run(&worker, rule, (passes, Counts::default()), options.budget, items, false).await;
+        let ended = passes::run(&worker, rule, (passes, Counts::default()), options.budget, items, false).await;
         let again = "run the same command again: nothing counts twice";
-        exit = exit.max(Outcome::new(rule, Task::CatchUp, segments, &passed, None).tell(options.json, &passed, again)?);
-        if matches!(passed.end, End::Interrupted) {
+        exit = exit.max(Outcome::new(rule, Task::CatchUp, segments, &ended, None).tell(options.json, &ended, again)?);
+        if matches!(ended.end, End::Interrupted) {
             return Ok(EXIT_INTERRUPTED);
         }
     }

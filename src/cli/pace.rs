@@ -1,6 +1,6 @@
 //! Keeping within a budget of capacity units a second, so that a pass leaves the tables to the worker.
 
-use std::{cell::RefCell, future::Future, time::Duration};
+use std::{cell::RefCell, time::Duration};
 
 use clap::Args;
 use tokio::time::Instant;
@@ -43,14 +43,12 @@ impl Pace {
     }
 
     /// Waits until something is left of every budget.
-    pub fn wait(&self, usage: impl Fn() -> Usage) -> impl Future<Output = ()> {
-        async move {
-            loop {
-                let usage = usage();
-                let owed = |bucket: &Option<RefCell<Bucket>>, shown| bucket.as_ref().and_then(|bucket| bucket.borrow_mut().owed(shown));
-                let Some(owed) = owed(&self.write, usage.write_units).max(owed(&self.read, usage.read_units)) else { return };
-                tokio::time::sleep(owed).await;
-            }
+    pub async fn wait(&self, usage: impl Fn() -> Usage) {
+        loop {
+            let usage = usage();
+            let owed = |bucket: &Option<RefCell<Bucket>>, shown| bucket.as_ref().and_then(|bucket| bucket.borrow_mut().owed(shown));
+            let Some(owed) = owed(&self.write, usage.write_units).max(owed(&self.read, usage.read_units)) else { return };
+            tokio::time::sleep(owed).await;
         }
     }
 }

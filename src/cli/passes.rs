@@ -37,7 +37,7 @@ const SHOW_EVERY: Duration = Duration::from_millis(200);
 /// One of those that go side by side.
 pub enum Pass<'a> {
     /// Over a segment of the event store.
-    Segment(SegmentRebuild<'a>),
+    Segment(Box<SegmentRebuild<'a>>),
     /// Over what the index by event type has of late.
     Recent(Recent<'a>),
 }
@@ -71,7 +71,7 @@ struct Run<'a> {
     worker: &'a Worker,
     rule: &'static dyn Rule,
     /// Whether cursors are saved.
-    saves: bool,
+    keeps: bool,
     pace: Pace,
     stop: watch::Sender<bool>,
     /// What each came to so far.
@@ -94,18 +94,19 @@ impl Pass<'_> {
     }
 }
 
-/// Runs passes to their end, and shows how they go on. `items` is about how much there is to read.
+/// Runs passes to their end, and shows how they go on. `items` is about how much there is to read, and `keeps` whether the cursors
+/// of segments are saved.
 pub async fn run(
     worker: &Worker,
     rule: &'static dyn Rule,
     (passes, done_before): (Vec<Pass<'_>>, Counts),
     budget: Budget,
     items: Option<u64>,
-    saves: bool,
+    keeps: bool,
 ) -> Passed {
     let (begun, before) = (Instant::now(), worker.store().usage());
     let counts = passes.iter().map(|pass| Cell::new(pass.counts())).chain([Cell::new(done_before)]).collect();
-    let run = Run { worker, rule, saves, pace: Pace::new(budget, before), stop: watch::Sender::new(false), counts };
+    let run = Run { worker, rule, keeps, pace: Pace::new(budget, before), stop: watch::Sender::new(false), counts };
     let all = join_all(passes.into_iter().zip(&run.counts).map(|(pass, counts)| run.one(pass, counts)));
     let ended = tokio::select! {
         biased;
@@ -169,7 +170,7 @@ impl Run<'_> {
     /// Returns whether it is saved. If not, the pass goes on all the same: the next time may be better.
     async fn save(&self, pass: &Pass<'_>, done: bool) -> bool {
         let Pass::Segment(pass) = pass else { return false };
-        if !self.saves {
+        if !self.keeps {
             return false;
         }
         let (cursor, counts) = pass.checkpoint();
@@ -195,7 +196,7 @@ impl Run<'_> {
             eprintln!("interrupted: the pages under way are brought to their end");
             self.stop.send_replace(true);
         }
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     /// Shows progress on a terminal; elsewhere tells it in a line of JSON now and then.

@@ -81,16 +81,17 @@ pub async fn run(options: &Options, store_options: &StoreOptions, registry: Regi
         if done {
             done_before += counts;
         } else {
-            segment_passes.push(Pass::Segment(SegmentRebuild::new(&worker, rule, task, segment, (cursor, counts))));
+            let pass = SegmentRebuild::new(&worker, rule, task, segment, (cursor, counts));
+            segment_passes.push(Pass::Segment(Box::new(pass)));
         }
     }
     let items = items(&worker, options.segment).await;
-    let saves = task != Task::DryRun;
-    let passed = passes::run(&worker, rule, (segment_passes, done_before), options.budget, items, saves).await;
-    if saves && matches!(passed.end, End::Done) {
+    let keeps = task != Task::DryRun;
+    let passed = passes::run(&worker, rule, (segment_passes, done_before), options.budget, items, keeps).await;
+    if keeps && matches!(passed.end, End::Done) {
         forget(options, rule, worker.store()).await?;
     }
-    let again = if saves && passed.saved {
+    let again = if keeps && passed.saved {
         "the same command with --resume goes on from here"
     } else {
         "run the same command again: what is done is not done again"
@@ -235,27 +236,36 @@ impl<'a> Outcome<'a> {
             (_, "done") if self.counts.nothing_done() && parked + stopped == 0 => {
                 format!("{projection}: every row is of revision {revision} already: nothing to do")
             }
-            ("catchUp", _) => format!("{projection}: {caught_up} aggregates caught up"),
-            ("dryRun", _) => format!(
-                "{projection}: to revision {revision}, {replaced} rows would be replaced and {created} created, {changed} of them changed; \
-                 {caught_up} aggregates would be caught up"
-            ),
-            _ => format!(
-                "{projection}: to revision {revision}, {replaced} rows replaced and {created} created, {changed} of them changed; \
-                 {caught_up} aggregates caught up"
-            ),
+            ("catchUp", _) => format!("{projection}: {} caught up", some(caught_up, "aggregate")),
+            _ => {
+                let would = if *task == "dryRun" { "would be " } else { "" };
+                format!(
+                    "{projection}: to revision {revision}, {} {would}replaced and {created} created, {changed} of them changed; \
+                     {} {would}caught up",
+                    some(replaced, "row"),
+                    some(caught_up, "aggregate"),
+                )
+            }
         });
         if parked > 0 {
-            lines.push(format!("{parked} aggregates are parked: `projector parked list --projection {projection}` says why"));
+            let are = if parked == 1 { "is" } else { "are" };
+            let parked = some(parked, "aggregate");
+            lines.push(format!("{parked} {are} parked: `projector parked list --projection {projection}` says why"));
         }
         if stopped > 0 {
-            lines.push(format!("{stopped} rows end before an event that cannot be applied"));
+            lines.push(format!("{} with an event that cannot be applied: there the rows end", some(stopped, "aggregate")));
         }
         let Self { requests, write_units, read_units, seconds, .. } = self;
         lines.push(format!(
-            "{events} events of {aggregates} aggregates looked at; {requests} requests, {write_units} write units, {read_units} read units, \
-             {seconds:.2} s"
+            "{} of {} looked at; {requests} requests, {write_units} write units, {read_units} read units, {seconds:.2} s",
+            some(events, "event"),
+            some(aggregates, "aggregate"),
         ));
         lines.join("\n")
     }
+}
+
+/// A number of something.
+fn some(count: u64, what: &str) -> String {
+    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
 }

@@ -95,14 +95,14 @@ impl Store {
     /// # Errors
     /// [`Trouble`].
     pub async fn forget_cursors(&self, rule: &dyn Rule, deadline: Deadline) -> Result<(), Trouble> {
-        let deletes: Vec<_> = self.cursor_items(rule, deadline).await?.into_iter().filter_map(|item| self.delete_cursor(item)).collect();
+        let deletes: Vec<_> = self.cursor_items(rule, deadline).await?.iter().filter_map(|item| self.delete_cursor(item)).collect();
         for deletes in deletes.chunks(TRANSACTION_ACTIONS_MAX) {
             self.write_parking(deletes.to_vec(), deadline).await?;
         }
         Ok(())
     }
 
-    fn delete_cursor(&self, item: SdkItem) -> Option<TransactWriteItem> {
+    fn delete_cursor(&self, item: &SdkItem) -> Option<TransactWriteItem> {
         let mut delete = Delete::builder().table_name(&self.names.parked);
         for name in ["aggregateId", "projection"] {
             delete = delete.key(name, item.get(name)?.clone());

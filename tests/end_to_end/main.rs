@@ -14,6 +14,8 @@ mod parked_cli;
 mod processes;
 mod proxy;
 mod rebuild;
+mod rebuild_cli;
+mod rebuild_lambda;
 mod rebuild_processes;
 mod replay;
 mod rules;

@@ -23,7 +23,7 @@ use crate::world::{World, account, fold, recorded, records, registry};
 const MARKER: &str = "only-show-may-say-this";
 
 /// Exit code, output, error output.
-async fn projector(arguments: &[&str]) -> (i32, String, String) {
+pub async fn projector(arguments: &[&str]) -> (i32, String, String) {
     let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_projector"));
     let command = command.args(arguments).env_clear().env("RUST_LOG", "debug").stdin(Stdio::null());
     let output = command.output().await.expect("projector runs");
@@ -164,7 +164,7 @@ async fn ids_of_any_length_and_script_leave_the_terminal_and_its_table_whole() {
 }
 
 /// An address that forwards to another, and holds every `UpdateItem` until it is opened.
-async fn gate(upstream: String, open: watch::Receiver<bool>, held: Arc<AtomicUsize>) -> String {
+pub async fn gate(upstream: String, open: watch::Receiver<bool>, held: Arc<AtomicUsize>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let url = format!("http://{}", listener.local_addr().expect("an address"));
     tokio::spawn(async move {

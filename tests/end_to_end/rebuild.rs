@@ -1,9 +1,12 @@
 //! A rule changes: every row by the new one, while the worker works.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::atomic::{AtomicUsize, Ordering::Relaxed},
+};
 
 use fastrand::Rng;
-use projection_vocabulary::{AggregateId, Attributes, RecordedEvent, Registry, RowKey, Rule, Value};
+use projection_vocabulary::{AggregateId, Attributes, RecordedEvent, Registry, RowKey, Timestamp, Value, Version};
 use projection_worker::{
     Worker,
     embedded::Embedded,
@@ -11,17 +14,19 @@ use projection_worker::{
     retry::Deadline,
     store::{
         Store,
+        cursors::SavedCursor,
         events::{Cursor, Segment, Stored},
     },
+    sweep::Recent,
 };
 
 use crate::{
-    rules::{STAYS_1, STAYS_2},
-    world::{World, fold, names, recorded, records},
+    rules::{STAYS_1, STAYS_2, STAYS_3},
+    world::{Fault, World, fold, names, recorded, records},
 };
 
 /// A page of the store is 1 MB: a hundred events of this size.
-const FAT: usize = 10_000;
+pub const FAT: usize = 10_000;
 
 /// Who stayed where, by chance: so many events of so many guests, whose notes have so many bytes.
 pub fn stays(seed: u64, events: usize, guests: usize, note: usize) -> Vec<RecordedEvent> {
@@ -47,7 +52,7 @@ pub fn stays(seed: u64, events: usize, guests: usize, note: usize) -> Vec<Record
 }
 
 /// A world whose rows the rule's first revision has written.
-async fn world_of_stays(events: &[RecordedEvent]) -> World {
+pub async fn world_of_stays(events: &[RecordedEvent]) -> World {
     let world = World::with(Registry::new(STAYS_1)).await;
     world.append_all(events).await;
     for batch in events.chunks(500) {
@@ -56,16 +61,16 @@ async fn world_of_stays(events: &[RecordedEvent]) -> World {
     world
 }
 
-type Visible = BTreeMap<RowKey, Attributes>;
+pub type Visible = BTreeMap<RowKey, Attributes>;
 
 /// The rows as they are, without shared rows that nothing counts for any more.
-async fn rows_in(store: &Store) -> Visible {
+pub async fn rows_in(store: &Store) -> Visible {
     let mut rows = store.visible_rows(STAYS_2[0]).await.expect("rows");
     rows.retain(|_, row| !row.values().all(|value| value.as_number().is_some_and(projection_vocabulary::Decimal::is_zero)));
     rows
 }
 
-fn expected(events: &[RecordedEvent]) -> Visible {
+pub fn expected(events: &[RecordedEvent]) -> Visible {
     fold(Registry::new(STAYS_2), events).remove("stays").expect("the rule")
 }
 
@@ -126,5 +131,305 @@ async fn however_a_history_is_cut_into_pieces_and_in_whatever_order_they_come_ro
         let (one, other) = tokio::join!(one.end(Deadline::NONE), other.end(Deadline::NONE));
         one.and(other).expect("nothing fails");
         assert_eq!(rows_in(worker.store()).await, expected(&events), "{seed} {task:?}");
+    }
+}
+
+#[tokio::test]
+async fn rows_are_the_new_rules_while_batches_are_worked_and_a_second_run_does_nothing() {
+    for segments in [1, 3, 8] {
+        let events = stays(2, 700, 25, FAT / 4);
+        let (old, new) = events.split_at(600);
+        let world = world_of_stays(old).await;
+        world.append_all(&events[600..]).await;
+        let worker = world.worker_of(STAYS_2);
+        // The stream brings the rest meanwhile, and some of the old again.
+        let live = async {
+            let worker = world.worker_of(STAYS_2);
+            for batch in new.chunks(20).chain(old.chunks(200).take(1)) {
+                assert_eq!(worker.process(&records(batch), Deadline::NONE).await.total.failed, 0);
+            }
+        };
+        let (counts, ()) = tokio::join!(rebuild(&worker, Task::Rebuild, segments), live);
+        assert_eq!((rows_in(worker.store()).await, counts.parked, counts.stopped), (expected(&events), 0, 0), "{segments}");
+        assert!(counts.replaced > 0 && counts.changed == counts.replaced, "{counts:?}");
+
+        let before = world.tapped_of(STAYS_2, |_| Fault::None);
+        let again = rebuild(&before.worker, Task::Rebuild, segments).await;
+        assert!(again.nothing_done() && again.events >= 700 && again.aggregates == 25, "{again:?}");
+        assert!(before.calls().iter().all(|call| call == "Scan" || call == "BatchGetItem"), "{:?}", before.calls());
+
+        let report = world.process(&events[..5]).await;
+        let reason = report.reasons.keys().next().expect("an old deployment fails");
+        assert!(report.total.failed == 5 && reason.contains("were written by revision 2 of its rule, this deployment has 1"), "{reason}");
+        let old = SegmentRebuild::new(&world.worker, STAYS_1[0], Task::Rebuild, Segment::ALL, (None, Counts::default()));
+        let refused = { old }.step(Deadline::NONE).await.expect_err("an older rule").to_string();
+        assert!(refused.contains("were written by revision 2"), "{refused}");
+        assert_eq!(rows_in(worker.store()).await, expected(&events));
+    }
+}
+
+/// The pass as another machine would take it up.
+fn resumed<'a>(worker: &'a Worker, pass: &SegmentRebuild<'_>, task: Task) -> SegmentRebuild<'a> {
+    let (cursor, counts) = pass.checkpoint();
+    let kept = serde_json::to_string(&(cursor, counts)).expect("JSON");
+    let from: (Option<Cursor>, Counts) = serde_json::from_str(&kept).expect("JSON");
+    SegmentRebuild::new(worker, worker.registry().rules()[0], task, pass.segment(), from)
+}
+
+#[tokio::test]
+async fn whoever_goes_on_at_a_checkpoint_comes_to_the_same_rows() {
+    let events = stays(3, 450, 12, FAT);
+    for stop_after in 0..4 {
+        let world = world_of_stays(&events).await;
+        let worker = world.worker_of(STAYS_2);
+        let rule = STAYS_2[0];
+        let mut pass = SegmentRebuild::new(&worker, rule, Task::Rebuild, Segment::ALL, (None, Counts::default()));
+        let mut pages = 0;
+        while pages < stop_after && pass.step(Deadline::NONE).await.expect("nothing fails") {
+            pages += 1;
+        }
+        assert_eq!(pages, stop_after, "pages of a megabyte");
+        // The next one fails at each of its calls in turn, and goes on.
+        for failing in 1..12 {
+            let tapped =
+                world.tapped_of(
+                    STAYS_2,
+                    move |call| {
+                        if call.number == failing { Fault::error(400, "AccessDeniedException") } else { Fault::None }
+                    },
+                );
+            let mut other = resumed(&tapped.worker, &pass, Task::Rebuild);
+            let stepped = other.step(Deadline::NONE).await;
+            if stepped.is_err() && failing % 2 == 0 {
+                _ = other.step(Deadline::NONE).await;
+            }
+        }
+        let next = world.worker_of(STAYS_2);
+        let mut pass = resumed(&next, &pass, Task::Rebuild);
+        while pass.step(Deadline::NONE).await.expect("nothing fails") {}
+        assert_eq!(rows_in(worker.store()).await, expected(&events), "{stop_after}");
+        assert_eq!(pass.counts().aggregates, 12, "each was settled once: {:?}", pass.counts());
+    }
+}
+
+#[tokio::test]
+async fn what_a_failed_step_has_done_is_counted_once() {
+    // More rows than a transaction takes, and the second one is refused.
+    let events = stays(4, 600, 150, 1);
+    let world = world_of_stays(&events).await;
+    let transactions = AtomicUsize::new(0);
+    let tapped = world.tapped_of(STAYS_2, move |call| match call.operation {
+        "TransactWriteItems" if transactions.fetch_add(1, Relaxed) == 1 => Fault::error(400, "AccessDeniedException"),
+        _ => Fault::None,
+    });
+    let mut pass = SegmentRebuild::new(&tapped.worker, STAYS_2[0], Task::Rebuild, Segment::ALL, (None, Counts::default()));
+    pass.step(Deadline::NONE).await.expect_err("a write is refused");
+    let done = pass.counts();
+    assert!(done.replaced > 0 && done.replaced < 150 && done.aggregates == 0, "{done:?}");
+    while pass.step(Deadline::NONE).await.expect("nothing fails") {}
+    let Counts { events: read, aggregates, replaced, .. } = pass.counts();
+    assert_eq!((read, aggregates, replaced), (600, 150, 150));
+    assert_eq!(rows_in(tapped.worker.store()).await, expected(&events));
+}
+
+#[tokio::test]
+async fn a_history_over_many_pages_is_one_row_wherever_it_is_closed() {
+    let (mut events, others) = (stays(5, 5_000, 1, 1_200), stays(6, 40, 4, 10));
+    events.extend(others.into_iter().filter(|event| event.aggregate.as_str() != "guest-000"));
+    let world = World::with(Registry::new(STAYS_1)).await;
+    world.append_all(&events).await;
+    for (task, stale, close_at) in
+        [(Task::Rebuild, true, 0), (Task::Rebuild, false, 3), (Task::Rebuild, true, 3), (Task::Beside, false, 2), (Task::Beside, false, 0)]
+    {
+        let worker = beside(&world.embedded, &format!("stays-{task:?}-{stale}-{close_at}"));
+        worker.store().create_table_of(STAYS_2[0]).await.expect("a table");
+        if stale {
+            let mut names = names(Registry::new(STAYS_1));
+            names.projections.insert("stays", format!("stays-{task:?}-{stale}-{close_at}"));
+            let old = Worker::new(Store::new(world.embedded.client(), names), Registry::new(STAYS_1));
+            assert_eq!(old.process(&records(&events), Deadline::NONE).await.total.failed, 0);
+        }
+        let mut pass = SegmentRebuild::new(&worker, STAYS_2[0], task, Segment::ALL, (None, Counts::default()));
+        let mut pages = 0;
+        loop {
+            let more = pass.step(Deadline::NONE).await.expect("nothing fails");
+            pages += 1;
+            if pages == close_at {
+                let before = pass.checkpoint().0.cloned();
+                pass.close(Deadline::NONE).await.expect("nothing fails");
+                assert_ne!(pass.checkpoint().0, before.as_ref());
+                pass = resumed(&worker, &pass, task);
+            }
+            if !more {
+                break;
+            }
+        }
+        assert!(pages > 5, "{pages}");
+        assert_eq!(rows_in(worker.store()).await, expected(&events), "{task:?} {stale} {close_at}");
+    }
+}
+
+/// The events with that one made such that the second revision refuses it.
+fn with_poison(events: &[RecordedEvent], at: usize) -> Vec<RecordedEvent> {
+    let mut events = events.to_vec();
+    let Value::Map(data) = &mut events[at].data else { panic!("data is a map") };
+    data.insert("nights".to_owned(), 0_u64.into());
+    events
+}
+
+#[tokio::test]
+async fn an_event_that_the_new_rule_refuses_parks_in_place_and_only_stops_beside() {
+    let good = stays(7, 120, 10, 10);
+    let at = good.iter().rposition(|event| &*event.event_type == "Stayed" && event.version.0 > 2).expect("some");
+    let events = with_poison(&good, at);
+    let poisoned = &events[at];
+    let before = |event: &&RecordedEvent| event.aggregate != poisoned.aggregate || event.version < poisoned.version;
+    let until = expected(&events.iter().filter(before).cloned().collect::<Vec<_>>());
+
+    // Beside: the row ends before it, once and again, and nobody hears of it in the parking table.
+    let world = world_of_stays(&events).await;
+    let aside = beside(&world.embedded, "stays-2");
+    aside.store().create_table_of(STAYS_2[0]).await.expect("a table");
+    for created in [10, 0] {
+        let counts = rebuild(&aside, Task::Beside, 3).await;
+        assert_eq!((counts.created, counts.stopped, counts.parked, counts.caught_up), (created, 1, 0, 0), "{counts:?}");
+        assert_eq!((rows_in(aside.store()).await, world.parked().await), (until.clone(), vec![]));
+    }
+
+    // In place an older row that stands behind it stays as it is; one that is made anew waits in front of it.
+    let row = (&poisoned.aggregate).into();
+    for is_there in [true, false] {
+        let world = if is_there { world_of_stays(&events).await } else { World::with(Registry::new(STAYS_1)).await };
+        if !is_there {
+            world.append_all(&events).await;
+        }
+        let (worker, old) = (world.worker_of(STAYS_2), rows_in(world.worker.store()).await);
+        let dry = rebuild(&worker, Task::DryRun, 2).await;
+        assert_eq!((dry.stopped, dry.replaced + dry.created), (1, if is_there { 9 } else { 10 }), "{dry:?}");
+        for parked in [1, 1] {
+            let counts = rebuild(&worker, Task::Rebuild, 3).await;
+            assert_eq!((counts.parked, counts.stopped), (parked, 0), "{counts:?}");
+        }
+        let mut rows = rows_in(worker.store()).await;
+        let mut waiting: Attributes = rows.remove(&row).expect("it waits");
+        assert_eq!(waiting.remove("parked"), Some(true.into()));
+        let stands = if is_there { &old[&row] } else { &until[&row] };
+        assert_eq!(waiting, *stands, "{is_there}");
+        let others = |rows: &Visible| rows.iter().filter(|(key, _)| **key != row && key.as_str().starts_with("guest")).count();
+        assert_eq!((others(&rows), world.parked().await.len()), (9, 1));
+
+        // Mended, it is redriven.
+        world.correct(&good[at]).await;
+        let parked = worker.store().parked().await.expect("parked").remove(0);
+        worker.redrive(&parked, projection_worker::catch_up::Trust::Row, Deadline::NONE).await.expect("redriven");
+        assert_eq!(rows_in(worker.store()).await, expected(&good), "{is_there}");
+        assert_eq!(world.parked().await, []);
+    }
+}
+
+#[tokio::test]
+async fn a_rule_that_refuses_everything_parks_nothing() {
+    let events = stays(8, 100, 40, 1);
+    let world = world_of_stays(&events).await;
+    let before = world.rows().await;
+    let worker = world.worker_of(STAYS_3);
+    let mut pass = SegmentRebuild::new(&worker, STAYS_3[0], Task::Rebuild, Segment::ALL, (None, Counts::default()));
+    for _ in 0..3 {
+        let failed = pass.step(Deadline::NONE).await.expect_err("the breaker").to_string();
+        assert!(failed.contains("it is the deployment that is at fault"), "{failed}");
+    }
+    assert_eq!((world.rows().await, world.parked().await), (before, vec![]));
+}
+
+#[tokio::test]
+async fn a_dry_run_counts_what_a_rebuild_does_and_writes_nothing() {
+    let events = stays(9, 300, 20, 10);
+    // Some rows are missing, some behind, most old.
+    let (missing, rest): (Vec<_>, Vec<_>) = events.iter().cloned().partition(|event| event.aggregate.as_str() < "guest-003");
+    let world = World::with(Registry::new(STAYS_1)).await;
+    world.append_all(&events).await;
+    world.process(&rest).await;
+    let dry = world.tapped_of(STAYS_2, |_| Fault::None);
+    let planned = rebuild(&dry.worker, Task::DryRun, 3).await;
+    assert!(dry.calls().iter().all(|call| ["Scan", "BatchGetItem", "Query"].contains(&call.as_str())), "{:?}", dry.calls());
+    assert_eq!((planned.created, planned.replaced), (3, 17));
+    assert!(!missing.is_empty() && planned.changed >= 17);
+    assert_eq!(rebuild(&dry.worker, Task::Rebuild, 3).await, planned);
+    assert_eq!(rows_in(dry.worker.store()).await, expected(&events));
+}
+
+#[tokio::test]
+async fn a_table_beside_becomes_equal_and_the_live_one_stays_as_it_is() {
+    let events = stays(10, 400, 30, FAT / 2);
+    let world = world_of_stays(&events).await;
+    let before = world.rows().await;
+    let aside = beside(&world.embedded, "stays-2");
+    assert!(aside.store().create_table_of(STAYS_2[0]).await.expect("a table"));
+    assert!(!aside.store().create_table_of(STAYS_2[0]).await.expect("it is there"));
+    let counts = rebuild(&aside, Task::Beside, 4).await;
+    assert_eq!((counts.created, counts.replaced, counts.changed), (30, 0, 30));
+    assert_eq!((rows_in(aside.store()).await, world.rows().await), (expected(&events), before));
+    assert!(rebuild(&aside, Task::Beside, 4).await.nothing_done());
+}
+
+#[tokio::test]
+async fn cursors_are_kept_for_one_revision_and_one_table_and_are_nothing_parked() {
+    let world = World::with(Registry::new(STAYS_2)).await;
+    let (store, rule) = (world.worker.store(), STAYS_2[0]);
+    let cursor = |segment: Segment, version| SavedCursor {
+        cursor: Some(Cursor::behind(&"guest".into(), Version(version))),
+        counts: Counts { events: version, ..Counts::default() },
+        done: version > 1,
+        ..SavedCursor::beginning(segment)
+    };
+    let segments: Vec<_> = Segment::all(12).collect();
+    for segment in segments.iter().rev() {
+        store.save_cursor(rule, &SavedCursor::beginning(*segment), Deadline::NONE).await.expect("saved");
+        store.save_cursor(rule, &cursor(*segment, u64::from(segment.number())), Deadline::NONE).await.expect("saved");
+    }
+    let aside = beside(&world.embedded, "stays-2");
+    aside.store().save_cursor(rule, &cursor(segments[3], 99), Deadline::NONE).await.expect("saved");
+    world.worker_of(STAYS_3).store().save_cursor(STAYS_3[0], &cursor(Segment::ALL, 77), Deadline::NONE).await.expect("saved");
+
+    let mut kept = store.saved_cursors(rule, Deadline::NONE).await.expect("kept");
+    assert!(kept.iter().all(|saved| Timestamp::parse(&saved.saved_at).is_ok()));
+    for saved in &mut kept {
+        saved.saved_at.clear();
+    }
+    assert_eq!(kept, segments.iter().map(|segment| cursor(*segment, u64::from(segment.number()))).collect::<Vec<_>>());
+    assert_eq!(store.parked().await.expect("parked"), []);
+
+    store.forget_cursors(rule, Deadline::NONE).await.expect("forgotten");
+    store.forget_cursors(rule, Deadline::NONE).await.expect("nothing to forget");
+    assert_eq!(store.saved_cursors(rule, Deadline::NONE).await.expect("kept"), []);
+    assert_eq!(aside.store().saved_cursors(rule, Deadline::NONE).await.expect("kept").len(), 1, "those of another table stay");
+}
+
+#[tokio::test]
+async fn those_behind_are_found_by_a_scan_or_by_the_index_alone() {
+    for by_index in [false, true] {
+        let events = stays(11, 900, 60, FAT / 10);
+        let (before, lost) = events.split_at(700);
+        let world = World::with(Registry::new(STAYS_2)).await;
+        world.append_all(&events).await;
+        world.process(before).await;
+        let behind: BTreeSet<_> = lost.iter().filter(|event| &*event.event_type != "Complained").map(|event| &event.aggregate).collect();
+        let tapped = world.tapped_of(STAYS_2, |_| Fault::None);
+        let sweep = async || {
+            if !by_index {
+                return rebuild(&tapped.worker, Task::CatchUp, 3).await;
+            }
+            let mut recent = Recent::new(&tapped.worker, STAYS_2[0], lost[0].timestamp.clone());
+            while recent.step(Deadline::NONE).await.expect("nothing fails") {}
+            recent.counts()
+        };
+        let counts = sweep().await;
+        assert_eq!((counts.caught_up, counts.replaced + counts.created), (behind.len() as u64, 0), "{counts:?}");
+        assert!(sweep().await.nothing_done());
+        assert_eq!(tapped.calls().contains(&"Scan".to_owned()), !by_index);
+        assert_eq!(rows_in(tapped.worker.store()).await, expected(&events));
+        if by_index {
+            assert!(counts.events < 200, "only what came since: {counts:?}");
+        }
     }
 }

@@ -1,0 +1,303 @@
+//! `projector rebuild-projection` and `catch-up`, as an operator runs them.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    process::{Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use projection_vocabulary::{RecordedEvent, Value};
+use projection_worker::{
+    Worker,
+    retry::Deadline,
+    store::{Store, events::Segment},
+};
+use serde_json::{Value as Json, json};
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader},
+    sync::watch,
+};
+
+use crate::{
+    parked_cli::{gate, projector},
+    proxy::{Fault, Proxy},
+    world::{Everything, World, fold, history, names, recorded, registry},
+};
+
+/// Stands in event data, and no command here may print it.
+const MARKER: &str = "nobody-may-say-this";
+
+/// Bank and forum, of which the worker has seen nothing.
+async fn unseen(world: &World) -> Vec<RecordedEvent> {
+    let mut events = history("bank", 21, 120, 20);
+    events.extend(history("forum", 22, 120, 20));
+    for event in &mut events {
+        event.metadata = Some(Value::from(MARKER));
+    }
+    world.append_all(&events).await;
+    events
+}
+
+fn aggregates(events: &[RecordedEvent]) -> usize {
+    events.iter().map(|event| &event.aggregate).collect::<BTreeSet<_>>().len()
+}
+
+fn of(everything: &Everything, projection: &str) -> Everything {
+    everything.iter().filter(|(name, _)| **name == projection).map(|(name, rows)| (*name, rows.clone())).collect()
+}
+
+#[tokio::test]
+async fn rows_are_made_in_place_and_the_second_run_says_that_there_is_nothing_to_do() {
+    let world = World::new().await;
+    let (url, events) = (world.serve().await, unseen(&world).await);
+    let run = async |arguments: &[&str]| {
+        let (code, out, said) = projector(&[&["--endpoint-url", &url], arguments].concat()).await;
+        assert!(!format!("{out}{said}").contains(MARKER), "{out}{said}");
+        (code, out, said)
+    };
+    let (code, out, said) = run(&["rebuild-projection", "account-summary", "--dry-run"]).await;
+    assert_eq!(code, 0, "{said}");
+    let (accounts, all) = (aggregates(&events[..120]), aggregates(&events));
+    let says = format!("account-summary: to revision 1, 0 rows would be replaced and {accounts} created, {accounts} of them changed;");
+    assert!(out.starts_with(&says), "{out}");
+    assert!(out.contains(&format!("240 events of {all} aggregates looked at; ")), "{out}");
+    assert!(world.rows().await.values().all(BTreeMap::is_empty));
+
+    let (code, out, said) = run(&["rebuild-projection", "account-summary", "--segments", "3", "--json"]).await;
+    assert_eq!((code, out.lines().count()), (0, 1), "{said}");
+    let result: Json = serde_json::from_str(&out).expect("one JSON object");
+    let expected = json!({
+        "events": 240, "aggregates": all, "replaced": 0, "created": accounts, "changed": accounts, "caughtUp": 0, "parked": 0, "stopped": 0
+    });
+    assert_eq!(
+        (&result["counts"], &result["task"], &result["end"], &result["segments"], &result["revision"]),
+        (&expected, &json!("rebuild"), &json!("done"), &json!(3), &json!(1))
+    );
+    assert_eq!(result["writeUnits"].as_f64(), u32::try_from(accounts).ok().map(f64::from), "one for each row");
+    assert_eq!(of(&world.rows().await, "account-summary"), of(&fold(registry(), &events), "account-summary"));
+
+    // Each segment by itself, as tasks of many machines: only the last one forgets where they were.
+    for segment in ["0/3", "1/3", "2/3"] {
+        let (code, _, said) = run(&["rebuild-projection", "forum-counters", "--segment", segment]).await;
+        assert_eq!(code, 0, "{said}");
+        let kept = world.worker.store().saved_cursors(registry().rules()[1], Deadline::NONE).await.expect("cursors");
+        assert_eq!(kept.len(), if segment == "2/3" { 0 } else { segment[..1].parse::<usize>().expect("a digit") + 1 });
+    }
+    assert_eq!(world.rows().await, fold(registry(), &events));
+    for projection in ["account-summary", "forum-counters"] {
+        let (code, out, said) = run(&["rebuild-projection", projection]).await;
+        assert!(code == 0 && !said.contains("interrupted"), "{said}");
+        let says = format!("{projection}: every row is of revision 1 already: nothing to do\n240 events of {all} aggregates looked at; ");
+        assert!(out.starts_with(&says), "{out}");
+    }
+
+    // A lost row comes back.
+    let lost = &events[0].aggregate;
+    let delete = world.embedded.client().delete_item().table_name("account-summary");
+    delete.key("accountId", aws_sdk_dynamodb::types::AttributeValue::S(lost.to_string())).send().await.expect("deleted");
+    assert!(run(&["rebuild-projection", "account-summary"]).await.1.contains(" 1 created,"));
+    assert_eq!(world.rows().await, fold(registry(), &events));
+}
+
+#[tokio::test]
+async fn a_table_beside_is_created_with_its_rows_and_no_other_table_is_taken_for_it() {
+    let world = World::new().await;
+    let (url, events) = (world.serve().await, unseen(&world).await);
+    let run = async |arguments: &[&str]| projector(&[&["--endpoint-url", &url, "rebuild-projection"], arguments].concat()).await;
+    for (table, says) in [
+        ("forum-counters", "`forum-counters` is the table of `forum-counters` itself"),
+        ("account-summary", "the table `account-summary` is in use for something else"),
+        ("parked", "in use"),
+        ("event-store", "in use"),
+        ("a b", "`a b` is no table name"),
+    ] {
+        let (code, _, said) = run(&["forum-counters", "--into", table]).await;
+        assert!(code == 2 && said.contains(says), "{table}: {said}");
+    }
+    let (code, out, said) = run(&["forum-counters", "--into", "forum-2"]).await;
+    assert_eq!(code, 0, "{said}");
+    assert!(out.contains(&format!("{} created", aggregates(&events[120..]))), "{out}");
+    let (code, out, _) = run(&["forum-counters", "--into", "forum-2"]).await;
+    assert!(code == 0 && out.contains("nothing to do"), "{out}");
+    let beside = names(registry()).beside("forum-counters", "forum-2").expect("a name");
+    let beside = Worker::new(Store::new(world.embedded.client(), beside), registry());
+    let rows = beside.store().visible_rows(registry().rules()[1]).await.expect("rows");
+    assert_eq!(rows, fold(registry(), &events)["forum-counters"]);
+    assert!(world.rows().await.values().all(BTreeMap::is_empty), "the live tables are as they were");
+    let described = |table| world.embedded.client().describe_table().table_name(table).send();
+    let (live, made) = (described("forum-counters").await.expect("a table"), described("forum-2").await.expect("a table"));
+    let shape = |described: aws_sdk_dynamodb::operation::describe_table::DescribeTableOutput| {
+        let table = described.table.expect("a table");
+        let indexes = table.global_secondary_indexes.unwrap_or_default().into_iter();
+        let indexes: Vec<_> = indexes.map(|index| (index.index_name, index.key_schema, index.projection)).collect();
+        (table.key_schema, table.attribute_definitions, indexes)
+    };
+    assert_eq!(shape(live), shape(made));
+}
+
+#[tokio::test]
+async fn a_command_line_that_says_too_little_or_too_much_is_refused() {
+    for (arguments, says) in [
+        (&["rebuild-projection", "accounts"][..], "no projection `accounts` is in this program, which has account-summary, forum-counters"),
+        (&["catch-up", "accounts"], "no projection `accounts`"),
+        (&["rebuild-projection"], "<NAME>"),
+        (&["catch-up"], "<NAME|--all>"),
+        (&["catch-up", "account-summary", "--all"], "cannot be used with"),
+        (&["catch-up", "--all", "--since", "1w"], "such as 90s, 45m, 26h or 7d"),
+        (&["catch-up", "--all", "--since", "1d", "--segments", "2"], "cannot be used with"),
+        (&["rebuild-projection", "account-summary", "--segments", "2", "--segment", "0/2"], "cannot be used with"),
+        (&["rebuild-projection", "account-summary", "--segment", "2/2"], "there is no segment 2 of 2"),
+        (&["rebuild-projection", "account-summary", "--segment", "2"], "not I/N"),
+        (&["rebuild-projection", "account-summary", "--segments", "0"], "0 is not in 1..=128"),
+        (&["rebuild-projection", "account-summary", "--max-read-units", "0"], "0 is not in 1.."),
+        (&["rebuild-projection", "account-summary", "--dry-run", "--resume"], "cannot be used with"),
+        (&["rebuild-projection", "account-summary", "--dry-run", "--into", "aside"], "cannot be used with"),
+        (
+            &["rebuild-projection", "account-summary", "--resume"],
+            "nothing is kept of an interrupted rebuild of `account-summary` by revision 1: start without --resume",
+        ),
+        (&["rebuild-projection", "account-summary", "--resume", "--into", "aside"], "is new now: start without --resume"),
+    ] {
+        let (code, out, said) = projector(arguments).await;
+        assert!(code == 2 && out.is_empty() && said.contains(says), "{arguments:?}: {said}");
+    }
+    let (code, out, _) = projector(&["rebuild-projection", "account-summary"]).await;
+    assert!(code == 0 && out.contains("nothing to do"), "{out}");
+}
+
+/// Accounts whose events fill several pages.
+async fn pages_of_accounts(world: &World) -> Vec<RecordedEvent> {
+    let mut events = history("bank", 23, 450, 30);
+    for event in &mut events {
+        event.metadata = Some(Value::from("x".repeat(10_000)));
+    }
+    world.append_all(&events).await;
+    events
+}
+
+#[tokio::test]
+async fn an_interrupted_rebuild_is_gone_on_with_from_its_cursors() {
+    let world = World::new().await;
+    let events = pages_of_accounts(&world).await;
+    let accounts = aggregates(&events) as u64;
+    let ((opener, open), held) = (watch::channel(false), Arc::<AtomicUsize>::default());
+    let url = gate(world.serve().await, open, held.clone()).await;
+    let arguments = ["--endpoint-url", &url, "rebuild-projection", "account-summary", "--segments", "2"];
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_projector"));
+    command.args(arguments).env_clear().stdin(Stdio::null());
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true).spawn().expect("projector runs");
+    while held.load(Relaxed) < 2 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let id = child.id().expect("it runs").to_string();
+    assert!(Command::new("kill").args(["-INT", &id]).status().expect("kill runs").success());
+    let mut errors = BufReader::new(child.stderr.take().expect("a pipe"));
+    let mut said = String::new();
+    while !said.ends_with("interrupted: the pages under way are brought to their end\n") {
+        assert!(errors.read_line(&mut said).await.expect("read") > 0, "{said}");
+    }
+    opener.send(true).expect("the gate is there");
+    errors.read_to_string(&mut said).await.expect("read");
+    let output = child.wait_with_output().await.expect("it ends");
+    assert_eq!(output.status.code(), Some(130), "{said}");
+    assert!(said.ends_with("interrupted: the same command with --resume goes on from here\n"), "{said}");
+    let kept = world.worker.store().saved_cursors(registry().rules()[0], Deadline::NONE).await.expect("cursors");
+    assert_eq!(kept.iter().map(|saved| saved.segment).collect::<Vec<_>>(), Segment::all(2).collect::<Vec<_>>());
+    assert!(kept.iter().any(|saved| saved.cursor.is_some() && !saved.done), "{kept:?}");
+    let created = kept.iter().map(|saved| saved.counts.created).sum::<u64>();
+    assert!(created > 0 && created < accounts, "{created}");
+
+    let (code, _, said) = projector(&[&arguments[..4], &["--resume", "--segments", "3"]].concat()).await;
+    assert!(code == 2 && said.contains("has 2 segments and not 3: leave --segments away"), "{said}");
+    let (code, out, said) = projector(&[&arguments[..4], &["--resume", "--json"]].concat()).await;
+    assert_eq!(code, 0, "{said}");
+    let result: Json = serde_json::from_str(&out).expect("JSON");
+    assert_eq!(
+        (&result["counts"]["created"], &result["counts"]["aggregates"]),
+        (&json!(accounts), &json!(accounts)),
+        "both runs count: {result}"
+    );
+    assert_eq!(world.rows().await, fold(registry(), &events));
+    assert_eq!(world.worker.store().saved_cursors(registry().rules()[0], Deadline::NONE).await.expect("cursors"), []);
+}
+
+#[tokio::test]
+async fn a_rebuild_that_fails_tries_again_keeps_its_cursors_and_says_how_to_go_on() {
+    let world = World::new().await;
+    let events = pages_of_accounts(&world).await;
+    let denied = json!({"__type": "com.amazonaws.dynamodb.v20120810#AccessDeniedException", "message": "no"}).to_string();
+    // From its fifth write on; cursors are put.
+    let writes = AtomicUsize::new(0);
+    let proxy = Proxy::new(&world, move |call| match call.operation {
+        "UpdateItem" if writes.fetch_add(1, Relaxed) >= 5 => ("denied", Fault::Instead(400, denied.clone())),
+        _ => ("", Fault::None),
+    });
+    let proxy = proxy.await;
+    let door = proxy.door().await;
+    let (code, out, said) = projector(&["--endpoint-url", &door.url, "rebuild-projection", "account-summary", "--segments", "1"]).await;
+    assert_eq!(code, 1, "{said}");
+    assert_eq!(said.matches("tried again: ").count(), 2, "{said}");
+    assert!(said.contains("error: UpdateItem on a home row cannot succeed (AccessDeniedException)"), "{said}");
+    assert!(said.ends_with("once that is mended, the same command with --resume goes on from here\n"), "{said}");
+    assert!(out.starts_with("account-summary: to revision 1, 0 rows replaced and 5 created"), "{out}");
+
+    let url = world.serve().await;
+    let (code, _, said) = projector(&["--endpoint-url", &url, "rebuild-projection", "account-summary"]).await;
+    assert!(code == 0 && said.contains("could have gone on with --resume; this one starts over"), "{said}");
+    assert_eq!(world.rows().await, fold(registry(), &events));
+    let (code, _, said) = projector(&["--endpoint-url", &url, "rebuild-projection", "account-summary", "--resume"]).await;
+    assert!(code == 2 && said.contains("nothing is kept"), "{said}");
+}
+
+#[tokio::test]
+async fn what_is_parked_is_told_with_exit_code_1() {
+    let world = World::new().await;
+    let url = world.serve().await;
+    let poison = recorded([("bob", "AccountOpened", Value::Map([("initialDeposit".into(), MARKER.into())].into()))]);
+    world.append_all(&poison).await;
+    for _ in 0..2 {
+        let (code, out, said) = projector(&["--endpoint-url", &url, "rebuild-projection", "account-summary"]).await;
+        assert_eq!(code, 1, "{said}");
+        assert!(out.contains("1 aggregate is parked: `projector parked list --projection account-summary` says why"), "{out}");
+        assert!(!format!("{out}{said}").contains(MARKER), "{out}{said}");
+    }
+    assert_eq!(world.parked().await.len(), 1);
+}
+
+#[tokio::test]
+async fn whatever_is_behind_catches_up_with_the_store() {
+    for way in [&["--segments", "3"][..], &["--since", "36500d"]] {
+        let world = World::new().await;
+        let (url, events) = (world.serve().await, unseen(&world).await);
+        world.process(&events[..60]).await;
+        let (code, out, said) = projector(&[&["--endpoint-url", &url, "catch-up", "--all", "--json"], way].concat()).await;
+        assert_eq!(code, 0, "{said}");
+        let lines: Vec<Json> = out.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+        assert_eq!((lines.len(), &lines[1]["projection"], &lines[1]["task"]), (2, &json!("forum-counters"), &json!("catchUp")));
+        assert!(lines.iter().all(|line| line["counts"]["caughtUp"].as_u64() > Some(0)), "{out}");
+        assert_eq!(world.rows().await, fold(registry(), &events));
+        let (code, out, _) = projector(&[&["--endpoint-url", &url, "catch-up", "account-summary"], way].concat()).await;
+        assert!(code == 0 && out.starts_with("account-summary: no row is behind: nothing to do\n"), "{out}");
+    }
+}
+
+#[tokio::test]
+async fn a_budget_takes_its_time() {
+    let world = World::new().await;
+    let (url, events) = (world.serve().await, pages_of_accounts(&world).await);
+    let run = async |arguments: &[&str]| {
+        let all = [&["--endpoint-url", &url, "rebuild-projection", "account-summary", "--json", "--segments", "1"], arguments].concat();
+        let (code, out, said) = projector(&all).await;
+        assert_eq!(code, 0, "{said}");
+        serde_json::from_str::<Json>(&out).expect("JSON")
+    };
+    // 4.5 MB are 1,100 units read, of which all but the last page must be paid.
+    let result = run(&["--max-read-units", "400"]).await;
+    let (seconds, units) = (result["seconds"].as_f64().expect("seconds"), result["readUnits"].as_f64().expect("units"));
+    assert!(units > 1_000.0 && seconds > (units - 400.0 - 300.0) / 400.0, "{result}");
+    assert_eq!(world.rows().await, fold(registry(), &events));
+}

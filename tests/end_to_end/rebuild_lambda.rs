@@ -1,0 +1,184 @@
+//! The Lambda's tasks: a segment of a rebuild, and catching up, while others work the stream.
+
+use std::time::{Duration, SystemTime};
+
+use projection_vocabulary::{RecordedEvent, Registry};
+use projection_worker::{rebuild::Counts, retry::Deadline};
+use serde_json::{Value as Json, json};
+use tokio::process::Command;
+
+use crate::{
+    rebuild::{FAT, expected, rows_in, stays, world_of_stays},
+    rules::STAYS_2,
+    runtime_api::{Answer, Lambda, environment},
+    world::{World, fold, history, records, registry},
+};
+
+/// Does nothing as a test: it is the program that the others start.
+#[test]
+fn a_worker_of_the_new_rule() {
+    if std::env::var("AWS_LAMBDA_RUNTIME_API").is_ok() {
+        let _ = projection_worker::lambda::run(Registry::new(STAYS_2));
+    }
+}
+
+async fn worker_of_the_new_rule(world: &World) -> Lambda {
+    let mut environment = environment(world).await;
+    environment.insert("STAYS_TABLE", "stays".to_owned());
+    let mut program = Command::new(std::env::current_exe().expect("this program"));
+    program.args(["--exact", "rebuild_lambda::a_worker_of_the_new_rule", "--nocapture"]);
+    Lambda::start_program(program, environment).await
+}
+
+/// Invokes it as a state machine does until it is done. Returns its last answer, and how often it was invoked and came no further.
+async fn drive(lambda: &mut Lambda, mut task: Json, time: Duration) -> (Json, u32, u32) {
+    let (mut invoked, mut failed) = (0, 0);
+    loop {
+        invoked += 1;
+        assert!(invoked < 2_000, "it comes to an end: {task}");
+        match lambda.invoke_until(SystemTime::now() + time, json!({ "rebuild": task }).to_string()).await {
+            Answer::Response(answer) => {
+                let answer: Json = serde_json::from_str(&answer).expect("JSON");
+                if answer["done"] == true {
+                    assert!(answer["cursor"].is_null(), "{answer}");
+                    return (answer, invoked, failed);
+                }
+                assert_ne!(answer["cursor"], task["cursor"], "each invocation that answers has come further");
+                task = answer;
+                // As a state machine adds its own.
+                task["executionName"] = json!("x");
+            }
+            Answer::Error(error) => {
+                assert!(error.contains(r#""errorType":"Unfinished""#) && error.contains("time is too short"), "{error}");
+                failed += 1;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn many_processes_rebuild_all_segments_while_others_work_the_stream() {
+    const SEGMENTS: u32 = 4;
+    let events = stays(31, 900, 40, FAT);
+    let (old, new) = events.split_at(700);
+    let world = world_of_stays(old).await;
+    world.append_all(&events[700..]).await;
+    let segment = async |segment: u32| {
+        let mut lambda = worker_of_the_new_rule(&world).await;
+        let task = json!({ "projection": "stays", "segment": segment, "segments": SEGMENTS, "cursor": null });
+        let (answer, invoked, _) = drive(&mut lambda, task, Duration::from_millis(1_500)).await;
+        let Answer::Response(again) = lambda.invoke(json!({ "rebuild": answer }).to_string()).await else { panic!("an error") };
+        assert_eq!(serde_json::from_str::<Json>(&again).expect("JSON"), answer, "what is done does not begin anew");
+        lambda.stop().await;
+        (serde_json::from_value::<Counts>(answer["counts"].clone()).expect("counts"), invoked)
+    };
+    let stream = async {
+        let mut lambda = worker_of_the_new_rule(&world).await;
+        for batch in new.chunks(25).chain(old.chunks(100).take(2)) {
+            let payload = json!({ "Records": records(batch) }).to_string();
+            while lambda.invoke(payload.clone()).await != Answer::Response(r#"{"batchItemFailures":[]}"#.to_owned()) {}
+        }
+        lambda.stop().await;
+    };
+    let (segments, ()) = tokio::join!(futures::future::join_all((0..SEGMENTS).map(segment)), stream);
+    let mut total = Counts::default();
+    for (counts, _) in &segments {
+        total += *counts;
+    }
+    assert!(total.events >= 900 && total.aggregates >= 40 && total.parked == 0 && total.replaced > 0, "{total:?}");
+    let rows = rows_in(world.worker_of(STAYS_2).store()).await;
+    assert_eq!((rows, world.parked().await), (expected(&events), vec![]));
+}
+
+#[tokio::test]
+async fn each_invocation_with_time_for_a_page_comes_further() {
+    // One guest fills six pages, and is missing or old.
+    for stale in [false, true] {
+        let mut events = stays(32, 600, 1, FAT);
+        let others = |event: &RecordedEvent| event.aggregate.as_str() != "guest-000";
+        events.extend(stays(33, 120, 5, FAT).into_iter().filter(others));
+        let world = if stale { world_of_stays(&events).await } else { World::with(Registry::new(crate::rules::STAYS_1)).await };
+        if !stale {
+            world.append_all(&events).await;
+        }
+        let mut lambda = worker_of_the_new_rule(&world).await;
+        // The shortest time in which it comes to an end is the machine's: it grows until it does.
+        let mut time = Duration::from_millis(40);
+        let mut task = json!({ "projection": "stays" });
+        let (mut answered, mut amid, mut done) = (0, false, false);
+        while !done {
+            match lambda.invoke_until(SystemTime::now() + time, json!({ "rebuild": task }).to_string()).await {
+                Answer::Response(answer) => {
+                    let answer: Json = serde_json::from_str(&answer).expect("JSON");
+                    done = answer["done"] == true;
+                    assert!(done || answer["cursor"] != task["cursor"], "{answer}");
+                    let cursor = &answer["cursor"];
+                    amid |= cursor["PK"] == "AGGREGATE#guest-000" && cursor["SK"] != "EVENT#0000000600";
+                    (task, answered) = (answer, answered + 1);
+                }
+                Answer::Error(error) => {
+                    assert!(error.contains("raise its timeout") && time < Duration::from_secs(30), "{error}");
+                    time = time * 5 / 4;
+                }
+            }
+        }
+        let rows = rows_in(world.worker_of(STAYS_2).store()).await;
+        assert_eq!((rows, &task["counts"]["parked"]), (expected(&events), &json!(0)), "{stale}");
+        assert!(answered > 1, "in several invocations: {task}");
+        // A history that is to be replaced must be read whole; one that is to be written grows by what there is time for.
+        assert!(amid || stale, "in the time of a page or two it came to the middle of that history");
+        lambda.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_schedule_catches_up_with_what_the_stream_lost() {
+    let (world, events) = (World::new().await, history("bank", 34, 200, 20));
+    world.append_all(&events).await;
+    world.process(&events[..100]).await;
+    let mut lambda = Lambda::start(&world).await;
+    let mut invoke = async |payload: Json| {
+        let Answer::Response(answer) = lambda.invoke(payload.to_string()).await else { panic!("an error") };
+        serde_json::from_str::<Json>(&answer).expect("JSON")
+    };
+    let late = invoke(json!({ "catchUp": { "projection": "account-summary", "since": "0s" } })).await;
+    assert_eq!((&late["done"], &late["counts"]["events"]), (&json!(true), &json!(0)), "nothing happened of late");
+    let answer = invoke(json!({ "catchUp": { "projection": "account-summary", "since": "36500d" } })).await;
+    assert_eq!((&answer["done"], &answer["projection"]), (&json!(true), &json!("account-summary")));
+    assert!(answer["counts"]["caughtUp"].as_u64() > Some(0), "{answer}");
+    assert_eq!(world.rows().await, fold(registry(), &events));
+    let Answer::Response(out_of_time) = lambda
+        .invoke_until(SystemTime::now(), json!({ "catchUp": { "projection": "account-summary", "since": "36500d" } }).to_string())
+        .await
+    else {
+        panic!("an error")
+    };
+    assert!(out_of_time.contains(r#""done":false"#), "{out_of_time}");
+}
+
+#[tokio::test]
+async fn a_task_that_is_none_is_an_error_of_the_function() {
+    const MARKER: &str = "only-the-event-may-say-this";
+    let world = World::new().await;
+    let mut lambda = Lambda::start(&world).await;
+    for (payload, says) in [
+        (json!({ "rebuild": { "projection": "accounts" } }), "no projection `accounts` is in this program, which has account-summary"),
+        (json!({ "catchUp": { "projection": "accounts", "since": "1h" } }), "no projection `accounts`"),
+        (json!({ "rebuild": { "projection": "account-summary", "segment": 4, "segments": 4 } }), "there is no segment 4 of 4"),
+        (json!({ "rebuild": { "projection": "account-summary", "segments": 0 } }), "there is no segment 0 of 0"),
+        (json!({ "rebuild": { "projection": "account-summary", "cursor": MARKER } }), "the event is no task as this function knows them"),
+        (json!({ "rebuild": { "segment": 0 } }), "the event is no task"),
+        (json!({ "rebuild": [MARKER] }), "the event is no task"),
+        (json!({ "catchUp": { "projection": "account-summary" } }), "the event is no task"),
+        (json!({ "catchUp": { "projection": "account-summary", "since": MARKER } }), "`since` is not a whole number of seconds"),
+        (json!({ "task": {} }), "only a stream of DynamoDB may invoke this function"),
+    ] {
+        let Answer::Error(error) = lambda.invoke(payload.to_string()).await else { panic!("{payload} is no task") };
+        assert!(error.contains(says) && !error.contains(MARKER), "{payload}: {error}");
+    }
+    let done = lambda.invoke(json!({ "rebuild": { "projection": "account-summary" } }).to_string()).await;
+    let Answer::Response(answer) = done else { panic!("{done:?}") };
+    let answer: Json = serde_json::from_str(&answer).expect("JSON");
+    assert_eq!((&answer["segment"], &answer["segments"], &answer["done"]), (&json!(0), &json!(1), &json!(true)));
+    assert_eq!(world.worker.store().saved_cursors(registry().rules()[0], Deadline::NONE).await.expect("cursors"), []);
+}

@@ -61,10 +61,10 @@ impl Export {
         &self.summary.export_time
     }
 
-    /// Reads and checks all files and sorts their events. Blocks for as long as that takes, some seconds for a million.
+    /// Reads and checks all files and sorts their events. Blocks for as long as that takes: some ten seconds for a million.
     ///
-    /// What is to be sorted goes into a file in `spill_folder`, or in the system's folder for temporary files, which takes a
-    /// little more room than the unpacked events. It is gone when [`Sorted`] is, or this process.
+    /// What is to be sorted goes into a file in `spill_folder`, or in the system's folder for temporary files, which takes about
+    /// one and a half times the room of the unpacked events. It is gone when [`Sorted`] is, or this process.
     ///
     /// `progress` is told how many bytes were read so far, up to [`Export::bytes`].
     ///

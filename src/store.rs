@@ -52,6 +52,12 @@ impl Store {
         Self { dynamo: Box::new(dynamo), names, meter: Meter::default() }
     }
 
+    /// The names of the tables.
+    #[must_use]
+    pub fn names(&self) -> &TableNames {
+        &self.names
+    }
+
     /// What has been spent so far.
     #[must_use]
     pub fn usage(&self) -> Usage {

@@ -18,7 +18,8 @@ use super::{
 use crate::{
     Worker,
     catch_up::Failed,
-    rebuild::{Counts, SegmentRebuild},
+    export::Sorted,
+    rebuild::{Counts, Rebuild, SegmentRebuild},
     retry::Deadline,
     store::{Usage, cursors::SavedCursor},
     sweep::Recent,
@@ -40,7 +41,20 @@ pub enum Pass<'a> {
     Segment(Box<SegmentRebuild<'a>>),
     /// Over what the index by event type has of late.
     Recent(Recent<'a>),
+    /// Over an export.
+    Export(Box<ExportPass<'a>>),
 }
+
+/// A pass over an export.
+pub struct ExportPass<'a> {
+    /// What is done about rows.
+    pub rebuild: Rebuild<'a>,
+    /// The export, in order.
+    pub sorted: Sorted,
+}
+
+/// So many events of an export are taken at once, if they are small.
+const EXPORT_PAGE_EVENTS: usize = 2_000;
 
 /// How all of them ended.
 pub enum End {
@@ -83,14 +97,34 @@ impl Pass<'_> {
         match self {
             Self::Segment(pass) => pass.step(Deadline::NONE).await,
             Self::Recent(pass) => pass.step(Deadline::NONE).await,
+            Self::Export(pass) => pass.step().await,
         }
+    }
+
+    /// Whether it can be told to go on after a failure.
+    fn can_retry(&self) -> bool {
+        !matches!(self, Self::Export(_))
     }
 
     fn counts(&self) -> Counts {
         match self {
             Self::Segment(pass) => pass.counts(),
             Self::Recent(pass) => pass.counts(),
+            Self::Export(pass) => pass.rebuild.counts(),
         }
+    }
+}
+
+impl ExportPass<'_> {
+    async fn step(&mut self) -> Result<bool, Failed> {
+        let page = self.sorted.page(EXPORT_PAGE_EVENTS).map_err(|error| Failed(error.to_string()))?;
+        let more = !page.is_empty();
+        if more {
+            self.rebuild.page(page, Deadline::NONE).await?;
+        } else {
+            self.rebuild.end(Deadline::NONE).await?;
+        }
+        Ok(more)
     }
 }
 
@@ -139,7 +173,7 @@ impl Run<'_> {
                 Ok(false) => break Ok(true),
                 Err(failed) => {
                     tries += 1;
-                    if tries == TRIES {
+                    if tries == TRIES || !pass.can_retry() {
                         self.stop.send_replace(true);
                         break Err(failed);
                     }

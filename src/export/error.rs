@@ -45,7 +45,7 @@ pub enum ExportError {
     #[error("{}:{line} {problem}; export the table again", file.display())]
     Unexpected { file: PathBuf, line: u64, problem: &'static str },
     /// No room left, most often.
-    #[error("cannot sort in folder {}; it takes the room of the unpacked export, make some or name another folder", folder.display())]
+    #[error("cannot sort in folder {}; make room for twice the unpacked export or name another folder", folder.display())]
     Spill { folder: PathBuf, source: Box<dyn Error + Send + Sync> },
 }
 

@@ -10,6 +10,7 @@ use projection_worker::{
 };
 
 use crate::{
+    parked_cli::projector,
     rules::{HOUSES_1, HOUSES_2},
     world::{World, account, fold, history, recorded, registry},
 };
@@ -272,4 +273,33 @@ async fn rows_of_an_older_revision_are_outdated_and_of_a_newer_one_a_clear_failu
     assert!(newer.verify(HOUSES_2[0], MENDED, Deadline::NONE).await.expect("verified").is_clean());
     let error = world.worker.verify(HOUSES_1[0], FOUND, Deadline::NONE).await.expect_err("an older rule").to_string();
     assert!(error.contains("written by revision 2"), "{error}");
+}
+
+#[tokio::test]
+async fn an_operator_sees_what_is_wrong_and_mends_it() {
+    let (world, events) = projected("forum", 400, 30).await;
+    let url = world.serve().await;
+    let run = async |arguments: &[&str]| {
+        projector(&[&["--endpoint-url", &url, "verify", "forum-counters", "--segments", "2"], arguments].concat()).await
+    };
+    let (code, out, said) = run(&[]).await;
+    assert!(code == 0 && out.ends_with("clean: every row is as it must be\n"), "{out}{said}");
+
+    tamper(&world, "forum-counters", "category-0001", "ADD postCount :v", Some(number("5"))).await;
+    tamper(&world, "forum-counters", "category-0002", "REMOVE description", None).await;
+    let (code, out, _) = run(&[]).await;
+    assert_eq!(code, 1);
+    assert!(out.contains("1 drifted, 1 attributes of shared rows\n  drifted: category-0002\n"), "{out}");
+    assert!(out.contains("shared: category-0001: postCount differs by 5 from what was contributed to it\nnot clean: --repair"), "{out}");
+    let (code, out, _) = run(&["--json", "--show", "1"]).await;
+    let lines: Vec<serde_json::Value> = out.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert_eq!((code, lines.len()), (1, 2));
+    assert_eq!(lines[0], serde_json::json!({ "finding": "drifted", "aggregateId": "category-0002" }));
+    assert_eq!((&lines[1]["total"]["clean"], &lines[1]["total"]["findings"]["drifted"]), (&false.into(), &1.into()));
+
+    let (code, out, _) = run(&["--repair"]).await;
+    assert!(code == 0 && out.ends_with("repaired: 2 of 2\n"), "{out}");
+    assert_eq!(world.rows().await, fold(registry(), &events));
+    let (code, _, said) = projector(&["--endpoint-url", &url, "verify", "nothing"]).await;
+    assert!(code == 2 && said.contains("no projection `nothing`"), "{said}");
 }

@@ -80,6 +80,8 @@ async fn handle(worker: &Worker, event: LambdaEvent<Box<RawValue>>) -> Result<An
         Ok(Answer::Rebuild(Box::pin(tasks::rebuild(worker, tasks::read(task)?, time)).await?))
     } else if let Some(task) = members.remove("catchUp") {
         Ok(Answer::CatchUp(Box::pin(tasks::catch_up(worker, tasks::read(task)?, time)).await?))
+    } else if let Some(task) = members.remove("verify") {
+        Ok(Answer::Verified(Box::pin(tasks::verify(worker, tasks::read(task)?, time)).await?))
     } else {
         Err(not_a_batch())
     }
@@ -91,6 +93,7 @@ enum Answer {
     Batch(DynamoDbEventResponse),
     Rebuild(tasks::Rebuild),
     CatchUp(tasks::CaughtUp),
+    Verified(tasks::Verified),
 }
 
 /// A record as it came. Each is decoded by itself, so that a malformed one does not fail the others.

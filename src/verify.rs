@@ -24,7 +24,7 @@ use crate::{
     pass::{Pass, Visit},
     reproject::{Folding, Stop, fold_history},
     retry::Deadline,
-    store::{events::Segment, home::Row},
+    store::{Trouble, events::Segment, home::Row},
     worker::{CONCURRENCY, Worker},
 };
 
@@ -225,6 +225,9 @@ impl Worker {
         let (mut suspects, mut next) = (Suspects::default(), None);
         let mut pass = Pass::new(rule, up_to);
         loop {
+            if deadline.passed() {
+                return Err(Trouble::OutOfTime.into());
+            }
             let (page, after) = self.store().scan_events(segment, next.as_ref(), deadline).await?;
             suspects.events += page.len() as u64;
             let ended = pass.page(self.store(), page, deadline).await?;
@@ -252,6 +255,9 @@ impl Worker {
     ) -> Result<Suspects, Failed> {
         let (mut suspects, mut next) = (Suspects::default(), None);
         loop {
+            if deadline.passed() {
+                return Err(Trouble::OutOfTime.into());
+            }
             let (rows, after) = self.store().scan_rows(rule, segment, next, deadline).await?;
             suspects.rows += rows.len() as u64;
             let standing: Vec<_> = rows

@@ -1,9 +1,12 @@
-//! What the function does beside working the stream: a segment of a rebuild, and catching up with what happened of late.
+//! What the function does beside working the stream: a segment of a rebuild, catching up with what happened of late, verifying.
 //!
 //! Each works for an invocation's time and answers how far it came. A state machine invokes it with `{"rebuild": <its answer>}` until
 //! that says `done`, one such loop for each segment; a schedule invokes it with `{"catchUp": ...}`.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use lambda_runtime::Diagnostic;
 use projection_vocabulary::Rule;
@@ -17,11 +20,14 @@ use crate::{
     retry::Deadline,
     store::events::{Cursor, Segment},
     sweep::{Age, Recent},
+    verify::{Finding, Options},
 };
 
 /// An aggregate that took one in so many parts of an invocation's time to scan, and is not through, is settled as far as it was
 /// scanned. Each invocation would else begin with it anew, and none come further. There must be time left to settle it.
 const OPEN_FOR_A_PART_IN: u32 = 3;
+/// How many parts of the event store are read at once to verify: one page of each is in memory.
+const VERIFIED_AT_ONCE: u32 = 8;
 
 /// A segment of a rebuild: the task, and the answer.
 #[derive(Serialize, Deserialize)]
@@ -52,6 +58,28 @@ pub struct CatchUp {
     since: String,
 }
 
+/// What to verify.
+#[derive(Deserialize)]
+pub struct Verify {
+    projection: String,
+    #[serde(default)]
+    sample: Option<u32>,
+}
+
+/// What that found. Which rows they are, `projector verify` tells.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Verified {
+    projection: String,
+    clean: bool,
+    events: u64,
+    aggregates: u64,
+    /// Home rows, by what is wrong with them.
+    findings: BTreeMap<&'static str, u64>,
+    /// Attributes of shared rows.
+    shared: usize,
+}
+
 /// How far that came.
 #[derive(Serialize)]
 pub struct CaughtUp {
@@ -62,7 +90,7 @@ pub struct CaughtUp {
 
 /// Reads a task. The parser's own words may quote what somebody sent by mistake.
 pub fn read<T: DeserializeOwned>(task: &RawValue) -> Result<T, Diagnostic> {
-    let shape = r#"{"rebuild": {"projection", "segment", "segments", "cursor", "counts"}} or {"catchUp": {"projection", "since"}}"#;
+    let shape = r#"{"rebuild": {"projection", "segment", "segments", "cursor", "counts"}} or {"catchUp": {"projection", "since"}} or {"verify": {"projection"}}"#;
     // A map first, for a derived reader would also take a list.
     let members: Result<serde_json::Map<_, _>, _> = serde_json::from_str(task.get());
     let read = members.and_then(|members| serde_json::from_value(serde_json::Value::Object(members)));
@@ -120,6 +148,27 @@ pub async fn catch_up(worker: &Worker, CatchUp { projection, since }: CatchUp, t
     let counts = recent.counts();
     tracing::info!(projection, done, ?counts, "catch-up");
     Ok(CaughtUp { projection, done, counts })
+}
+
+/// Verifies, and repairs nothing.
+pub async fn verify(worker: &Worker, Verify { projection, sample }: Verify, time: Duration) -> Result<Verified, Diagnostic> {
+    let rule = rule(worker, &projection)?;
+    if sample.is_some_and(|percent| !(1..=100).contains(&percent)) {
+        return Err(invalid("`sample` is no percentage from 1 to 100".to_owned()));
+    }
+    let deadline = Deadline::at(Instant::now() + time);
+    let options = Options { segments: VERIFIED_AT_ONCE, sample, repair: false };
+    let verified = worker.verify(rule, options, deadline).await.map_err(|failed| {
+        let short = "the function's time is too short to verify all rows: take a sample, or verify by `projector verify`";
+        Diagnostic {
+            error_type: "Unfinished".to_owned(),
+            error_message: if deadline.passed() { short.to_owned() } else { failed.to_string() },
+        }
+    })?;
+    let findings: BTreeMap<_, _> = Finding::ALL.iter().map(|finding| (finding.text(), verified.count(*finding))).collect();
+    let (clean, shared) = (verified.is_clean(), verified.shared.len());
+    tracing::info!(projection, clean, ?findings, shared, "verification");
+    Ok(Verified { projection, clean, events: verified.events, aggregates: verified.aggregates, findings, shared })
 }
 
 fn rule(worker: &Worker, projection: &str) -> Result<&'static dyn Rule, Diagnostic> {

@@ -14,7 +14,7 @@ use projection_vocabulary::{AggregateId, Cell, Change, Decimal, RowKey, Rule, Su
 use crate::{
     catch_up::Failed,
     retry::Deadline,
-    store::{TRANSACT_GET_MAX, events::Segment, home::Row},
+    store::{TRANSACT_GET_MAX, Trouble, events::Segment, home::Row},
     worker::Worker,
 };
 
@@ -120,6 +120,9 @@ impl Worker {
     ) -> Result<BTreeMap<Cell, Contributors>, Failed> {
         let (mut contributors, mut next) = (BTreeMap::<Cell, Contributors>::new(), None);
         loop {
+            if deadline.passed() {
+                return Err(Trouble::OutOfTime.into());
+            }
             let (rows, after) = self.store().scan_rows(rule, Segment::ALL, next, deadline).await?;
             for Row { key, home, .. } in rows {
                 let mark = (home.version, home.revision, home.rewritten.clone());

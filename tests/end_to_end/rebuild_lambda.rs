@@ -147,6 +147,13 @@ async fn a_schedule_catches_up_with_what_the_stream_lost() {
     assert_eq!((&answer["done"], &answer["projection"]), (&json!(true), &json!("account-summary")));
     assert!(answer["counts"]["caughtUp"].as_u64() > Some(0), "{answer}");
     assert_eq!(world.rows().await, fold(registry(), &events));
+    let clean = invoke(json!({ "verify": { "projection": "account-summary" } })).await;
+    assert_eq!((&clean["clean"], &clean["events"], &clean["findings"]["missing"]), (&json!(true), &json!(200), &json!(0)), "{clean}");
+    let lost = world.embedded.client().delete_item().table_name("account-summary");
+    let lost = lost.key("accountId", aws_sdk_dynamodb::types::AttributeValue::S(events[0].aggregate.to_string()));
+    lost.send().await.expect("deleted");
+    let found = invoke(json!({ "verify": { "projection": "account-summary", "sample": 100 } })).await;
+    assert_eq!((&found["clean"], &found["findings"]["missing"]), (&json!(false), &json!(1)), "{found}");
     let Answer::Response(out_of_time) = lambda
         .invoke_until(SystemTime::now(), json!({ "catchUp": { "projection": "account-summary", "since": "36500d" } }).to_string())
         .await
@@ -171,6 +178,7 @@ async fn a_task_that_is_none_is_an_error_of_the_function() {
         (json!({ "rebuild": [MARKER] }), "the event is no task"),
         (json!({ "catchUp": { "projection": "account-summary" } }), "the event is no task"),
         (json!({ "catchUp": { "projection": "account-summary", "since": MARKER } }), "`since` is not a whole number of seconds"),
+        (json!({ "verify": { "projection": "account-summary", "sample": 0 } }), "`sample` is no percentage"),
         (json!({ "task": {} }), "only a stream of DynamoDB may invoke this function"),
     ] {
         let Answer::Error(error) = lambda.invoke(payload.to_string()).await else { panic!("{payload} is no task") };

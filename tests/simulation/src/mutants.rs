@@ -406,10 +406,10 @@ const ALL: &[Mutant] = &[
         &[Switched(
             AUDIT,
             "self.update_if(OPERATION, rule, row.as_str(), &expression, Some(condition), deadline)",
-            "{
-            drop(condition);
-            self.update_if(OPERATION, rule, row.as_str(), &expression, None, deadline)
-        }",
+            r#"{
+                let condition = format!("{condition} OR attribute_exists({name}) OR attribute_not_exists({name})");
+                self.update_if(OPERATION, rule, row.as_str(), &expression, Some(condition), deadline)
+            }"#,
         )],
     ),
     mutant(

@@ -337,3 +337,20 @@ async fn an_export_takes_the_place_of_the_scan_and_what_it_lacks_is_healed() {
     let (code, _, said) = run(&["account-summary", "--from-export", &export, "--resume"]).await;
     assert!(code == 2 && said.contains("--resume"), "{said}");
 }
+
+#[tokio::test]
+async fn what_is_left_of_many_tasks_is_done_by_one_that_resumes() {
+    let world = World::new().await;
+    let (url, events) = (world.serve().await, unseen(&world).await);
+    let run = async |arguments: &[&str]| {
+        let all = [&["--endpoint-url", &url, "rebuild-projection", "account-summary", "--json"], arguments].concat();
+        let (code, out, said) = projector(&all).await;
+        assert_eq!(code, 0, "{said}");
+        serde_json::from_str::<Json>(&out).expect("JSON")["counts"].clone()
+    };
+    let first = run(&["--segment", "0/2"]).await;
+    let both = run(&["--resume"]).await;
+    assert_eq!((&both["events"], &both["aggregates"]), (&json!(240), &json!(aggregates(&events))), "what was done is not looked at again");
+    assert!(both["created"].as_u64() > first["created"].as_u64(), "{both}");
+    assert_eq!(of(&world.rows().await, "account-summary"), of(&fold(registry(), &events), "account-summary"));
+}

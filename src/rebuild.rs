@@ -1,7 +1,7 @@
 //! Every row of a projection by today's rule, in place, while the worker keeps running; and its cousin that only helps those behind.
 //!
-//! A scan of the event store, or an export of it, gives histories ([`crate::pass`]); a row that an older revision wrote, or that is not
-//! there, is replaced by the fold of its history in the transaction that a live worker would make ([`crate::reproject`]). What a row's
+//! A scan of the event store, or an export of it, gives histories (`pass`); a row that an older revision wrote, or that is not
+//! there, is replaced by the fold of its history in the transaction that a live worker would make (`reproject`). What a row's
 //! `revision` says is done is not done again, so a rebuild may be stopped anywhere, run twice, and be run by many at once.
 
 use std::{collections::BTreeMap, ops::AddAssign};

@@ -202,8 +202,7 @@ impl Worker {
         if options.sample.is_none() {
             verified.sums = balances.len() as u64;
             let doubtful = balances.into_iter().filter(|(_, amount)| !amount.is_zero()).map(|(cell, _)| cell);
-            let doubtful = doubtful.chain(drifts.values().flat_map(Sums::keys).cloned()).collect();
-            let (known, unsettled) = self.differences(rule, doubtful, deadline).await?;
+            let (known, unsettled) = self.differences(rule, doubtful.collect(), deadline).await?;
             differences = known;
             verified.shared.extend(unsettled.into_iter().map(|cell| (cell, SharedFinding::Unsettled)));
         }
@@ -346,18 +345,22 @@ impl Worker {
             verified.repaired += 1;
             drifts.remove(id);
         }
-        // A row that was projected anew moves its sums along, as far as they were from what it had contributed.
-        let mut rows: BTreeMap<RowKey, BTreeMap<String, Decimal>> = BTreeMap::new();
-        for ((row, attribute), amount) in surplus(&differences, &drifts) {
-            rows.entry(row).or_default().insert(attribute, -&amount);
+        // A row that was projected anew moves its sums along, as far as they were from what it had contributed. One that waits will do
+        // so when it is mended: until then its sums are left as they are.
+        let mut rows: BTreeMap<&RowKey, (BTreeMap<String, Decimal>, &str)> = BTreeMap::new();
+        for (cell, Difference { amount, corrected }) in differences.iter().filter(|(_, difference)| !difference.amount.is_zero()) {
+            if drifts.values().any(|drift| drift.contains_key(cell)) {
+                continue;
+            }
+            rows.entry(&cell.0).or_insert_with(|| (BTreeMap::new(), corrected)).0.insert(cell.1.clone(), -amount);
+            verified.repaired += u64::from(matches!(verified.shared.get(cell), Some(SharedFinding::Sum(_))));
         }
-        let corrected: BTreeMap<_, _> = differences.iter().map(|((row, _), difference)| (row, &difference.corrected)).collect();
-        for (row, by) in rows {
-            self.store().correct_sums(rule, &row, &by, corrected[&row], deadline).await?;
+        for (row, (by, corrected)) in rows {
+            self.store().correct_sums(rule, row, &by, corrected, deadline).await?;
         }
         let raised = self.store().raise(rule, lower, deadline).await?;
         raised.map_err(|reason| Failed(format!("a shared row cannot be raised: {reason}")))?;
-        verified.repaired += verified.shared.values().filter(|finding| **finding != SharedFinding::Unsettled).count() as u64;
+        verified.repaired += verified.shared.values().filter(|finding| **finding == SharedFinding::Lower).count() as u64;
         Ok(())
     }
 }
@@ -408,14 +411,15 @@ fn drift(mut contributions: Sums, right: &Sums) -> Sums {
     contributions
 }
 
-/// What cells hold beyond what should have been contributed to them, where that is known and something.
+/// What cells hold beyond what was contributed to them, where that is not what contributions have drifted by.
 fn surplus(differences: &BTreeMap<Cell, Difference>, drifts: &BTreeMap<AggregateId, Sums>) -> Sums {
     let of = |(cell, Difference { amount, .. }): (&Cell, &Difference)| {
         let mut amount = amount.clone();
         drifts.values().filter_map(|drift| drift.get(cell)).for_each(|drift| amount += drift);
         (cell.clone(), amount)
     };
-    differences.iter().map(of).filter(|(_, amount)| !amount.is_zero()).collect()
+    let differ = differences.iter().filter(|(_, difference)| !difference.amount.is_zero());
+    differ.map(of).filter(|(_, amount)| !amount.is_zero()).collect()
 }
 
 /// About so many of 100 parts of a table, at random.

@@ -28,9 +28,8 @@ use crate::{
     worker::{CONCURRENCY, Worker},
 };
 
-/// How long a row that is behind may take to move before it is reported, and how often it is looked at.
-const MOVES_WITHIN: Duration = Duration::from_secs(3);
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// When rows that are behind are looked at again: a worker that is at work moves them within that time.
+const LOOK_AGAIN_AFTER: [Duration; 3] = [Duration::from_millis(500), Duration::from_secs(1), Duration::from_millis(1_500)];
 /// Parts of a table that a sample is taken from.
 const SAMPLED_SEGMENTS: u32 = 100;
 
@@ -187,8 +186,7 @@ impl Worker {
         let Suspects { events, aggregates, rows, home, raises, balances } = suspects;
         let mut verified = Verified { events, aggregates, rows, ..Verified::default() };
 
-        let looks = home.iter().map(|id| async move { Ok::<_, Failed>((id, self.look_until_it_moves(rule, id, deadline).await?)) });
-        let looks: Vec<_> = stream::iter(looks).buffer_unordered(CONCURRENCY).try_collect().await?;
+        let looks = self.look_until_they_move(rule, home, deadline).await?;
         // Where contributions themselves have drifted, it is not the sum that is wrong.
         let mut drifts = BTreeMap::new();
         for (id, Look { finding, row, contributions }) in looks {
@@ -286,21 +284,42 @@ impl Worker {
         }
     }
 
-    /// Looks at one aggregate by consistent reads; if it is behind, until it moves or has had its time.
-    async fn look_until_it_moves(&self, rule: &'static dyn Rule, id: &AggregateId, deadline: Deadline) -> Result<Look, Failed> {
-        let first = self.look(rule, id, deadline).await?;
-        let waits = |look: &Look| matches!(look.finding, Some(Finding::Behind | Finding::Missing));
-        let begun = tokio::time::Instant::now();
-        let mut look = first;
-        let version = look.row.version;
-        while waits(&look) && begun.elapsed() < MOVES_WITHIN {
-            tokio::time::sleep(LOOK_EVERY).await;
-            look = self.look(rule, id, deadline).await?;
-            if waits(&look) && look.row.version != version {
-                look.finding = None;
+    /// Looks at aggregates by consistent reads; at those that are behind again and again, until they move or have had their time.
+    async fn look_until_they_move(
+        &self,
+        rule: &'static dyn Rule,
+        ids: BTreeSet<AggregateId>,
+        deadline: Deadline,
+    ) -> Result<BTreeMap<AggregateId, Look>, Failed> {
+        let mut looks = self.look_at_all(rule, ids, deadline).await?;
+        for pause in LOOK_AGAIN_AFTER {
+            let waits = |look: &Look| matches!(look.finding, Some(Finding::Behind | Finding::Missing));
+            let waiting: BTreeSet<_> = looks.iter().filter(|(_, look)| waits(look)).map(|(id, _)| id.clone()).collect();
+            if waiting.is_empty() {
+                break;
+            }
+            tokio::time::sleep(pause).await;
+            for (id, mut look) in self.look_at_all(rule, waiting, deadline).await? {
+                if waits(&look) && look.row.version != looks[&id].row.version {
+                    look.finding = None;
+                }
+                looks.insert(id, look);
             }
         }
-        Ok(look)
+        Ok(looks)
+    }
+
+    async fn look_at_all(
+        &self,
+        rule: &'static dyn Rule,
+        ids: BTreeSet<AggregateId>,
+        deadline: Deadline,
+    ) -> Result<BTreeMap<AggregateId, Look>, Failed> {
+        let looks = ids.into_iter().map(|id| async {
+            let look = self.look(rule, &id, deadline).await?;
+            Ok((id, look))
+        });
+        stream::iter(looks).buffer_unordered(CONCURRENCY).try_collect().await
     }
 
     async fn look(&self, rule: &'static dyn Rule, id: &AggregateId, deadline: Deadline) -> Result<Look, Failed> {

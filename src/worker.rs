@@ -37,8 +37,8 @@ use crate::{
 /// table takes (4,000).
 pub(crate) const CONCURRENCY: usize = 32;
 
-/// How many events one invocation may read to project aggregates anew whose rule has changed: a second or two of reading. It may begin
-/// with one more; what is left fails and is delivered again, and a rebuild makes short work of it.
+/// How many events one invocation may read to project aggregates anew whose rule has changed: a second or two of reading. What is
+/// under way by then is finished; what is left fails and is delivered again, and a rebuild makes short work of it.
 const REPROJECTED_EVENTS_MAX: u64 = 20_000;
 
 /// The engine, over one store and one list of projections.

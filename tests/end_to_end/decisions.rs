@@ -183,6 +183,27 @@ async fn the_next_event_of_a_row_of_an_older_revision_projects_it_anew() {
 }
 
 #[tokio::test]
+async fn one_invocation_projects_no_more_anew_than_it_may_and_the_next_goes_on() {
+    let world = World::with(Registry::new(rules::HOUSES_1)).await;
+    let ids = ["barn", "hut", "villa"];
+    let events = recorded(ids.iter().flat_map(|id| [(*id, "Built", data! { site: "hill", rooms: 2 }), (*id, "Razed", data! {})]));
+    world.import(&events).await;
+    let first: Vec<_> = events.iter().filter(|event| event.version.0 == 1).cloned().collect();
+    let second: Vec<_> = events.iter().filter(|event| event.version.0 == 2).cloned().collect();
+    world.process(&first).await;
+    let worker = world.worker_of(rules::HOUSES_2).reprojecting_at_most(1);
+    let deadline = || Deadline::at(std::time::Instant::now() + std::time::Duration::from_mins(1));
+    for (reprojected, failed) in [(1, 2), (1, 1), (1, 0)] {
+        let report = worker.process(&records(&second), deadline()).await;
+        assert_eq!((report.total.reprojected, report.total.failed), (reprojected, failed), "{:?}", report.reasons);
+        let reasons: Vec<_> = report.reasons.keys().collect();
+        assert!(reasons.iter().all(|reason| reason.ends_with("`rebuild-projection houses` does all of it")), "{reasons:?}");
+    }
+    assert_eq!(world.rows().await, fold(Registry::new(rules::HOUSES_2), &events));
+    assert_eq!(world.parked().await, []);
+}
+
+#[tokio::test]
 async fn an_aggregate_that_the_new_revision_refuses_parks_at_its_old_row_and_stops_no_other() {
     let world = World::with(Registry::new(rules::HOUSES_1)).await;
     let events = recorded([

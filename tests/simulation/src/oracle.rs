@@ -34,6 +34,8 @@ type Cell = (String, String);
 pub struct Oracle {
     /// What shared rows hold beyond the contributions of the rows that are there: those of home rows that were lost.
     lost: BTreeMap<Cell, i64>,
+    /// What that was at any time since it was last corrected.
+    measurable: BTreeMap<Cell, BTreeSet<i64>>,
     /// Aggregates whose history was set back, or whose row was lost: their row may lag behind what was acknowledged.
     pub disturbed: BTreeSet<String>,
     /// Whether any history was set back. What only the events wrote that are no more stays: sums as zeros, and what was raised.
@@ -70,10 +72,16 @@ impl Oracle {
         }
         for cell in contributed.keys().chain(shared.keys()).cloned().collect::<BTreeSet<_>>() {
             let difference = shared.get(&cell).unwrap_or(&0) - contributed.get(&cell).unwrap_or(&0);
-            // Whoever repairs takes away what lost rows have left behind.
-            let repaired = corrects(written) && self.lost.get(&cell).is_some_and(|lost| *lost == -difference);
+            // Whoever repairs takes away what lost rows had left behind when he looked.
+            let repaired = corrects(written) && self.measurable.get(&cell).is_some_and(|lost| lost.contains(&-difference));
             if lost || repaired {
-                *self.lost.entry(cell).or_default() += difference;
+                let left = self.lost.entry(cell.clone()).or_default();
+                *left += difference;
+                let measurable = self.measurable.entry(cell).or_default();
+                if repaired {
+                    measurable.clear();
+                }
+                measurable.insert(*left);
             } else if difference != 0 {
                 return Err(format!("{}/{} moved by {difference:+} more than its contributions", cell.0, cell.1));
             }

@@ -320,9 +320,8 @@ impl Lane {
             return;
         }
         for entry in self.entries.drain(..write.entries) {
-            if !matches!(entry.content, Content::Event(_)) {
-                continue;
-            }
+            let Content::Event(event) = &entry.content else { continue };
+            self.tally.counted(event);
             if entry.records.is_empty() {
                 self.tally.healed += 1;
             }
@@ -400,6 +399,7 @@ impl Lane {
 
     /// What the event store has from version `from` on, up to `to`.
     pub fn heal(&mut self, from: Version, to: Version, stored: Vec<Stored>) -> Next {
+        self.tally.gaps += 1;
         let mut due = from;
         let mut healed: Vec<Entry> = Vec::new();
         for item in stored {
@@ -479,8 +479,10 @@ impl Lane {
     fn settle_up_to(&mut self, version: Version, outcome: Outcome) {
         while self.entries.front().is_some_and(|front| front.last <= version) {
             let entry = self.entries.pop_front().expect("there is a front");
-            if matches!(entry.content, Content::Passed) {
-                continue;
+            match &entry.content {
+                Content::Passed => continue,
+                Content::Event(event) if outcome == Outcome::Applied => self.tally.counted(event),
+                Content::Event(_) | Content::Poison { .. } => {}
             }
             for record in entry.records {
                 self.tally.count(outcome);

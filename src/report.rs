@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, ops::AddAssign};
 
+use projection_vocabulary::{RecordedEvent, Timestamp};
+
 use crate::{
     decode::{Ignored, SequenceNumber},
     store::Usage,
@@ -29,12 +31,16 @@ pub struct Tally {
     pub duplicate: u64,
     /// Events that no record of the batch brought, read from the event store and counted now.
     pub healed: u64,
+    /// Reads of the event store for versions that were missing before a span.
+    pub gaps: u64,
     /// Records that wait.
     pub parked: u64,
     /// Records to deliver again.
     pub failed: u64,
     /// Aggregates whose rows were projected anew because the rule had changed.
     pub reprojected: u64,
+    /// When the oldest event counted now happened, in milliseconds since 1970; `None` if none was counted.
+    pub oldest_ms: Option<i64>,
 }
 
 impl Tally {
@@ -46,6 +52,22 @@ impl Tally {
             Outcome::Failed => self.failed += 1,
         }
     }
+
+    /// Notes an event that is counted now.
+    pub(crate) fn counted(&mut self, event: &RecordedEvent) {
+        self.note_oldest(event.timestamp.epoch_ms());
+    }
+
+    fn note_oldest(&mut self, happened_ms: i64) {
+        self.oldest_ms = Some(self.oldest_ms.map_or(happened_ms, |oldest| oldest.min(happened_ms)));
+    }
+
+    /// How long ago the oldest event counted happened, in milliseconds: how far the rows were behind what they are about. `None` if
+    /// none was counted, for a redelivery says nothing of that. An event from the future, by the clock of whoever wrote it, is 0 old.
+    #[must_use]
+    pub fn lag_ms(&self, now: &Timestamp) -> Option<u64> {
+        self.oldest_ms.map(|oldest| u64::try_from(now.epoch_ms() - oldest).unwrap_or(0))
+    }
 }
 
 impl AddAssign for Tally {
@@ -53,9 +75,11 @@ impl AddAssign for Tally {
         self.applied += other.applied;
         self.duplicate += other.duplicate;
         self.healed += other.healed;
+        self.gaps += other.gaps;
         self.parked += other.parked;
         self.failed += other.failed;
         self.reprojected += other.reprojected;
+        other.oldest_ms.into_iter().for_each(|oldest| self.note_oldest(oldest));
     }
 }
 
@@ -121,14 +145,15 @@ impl Report {
 
     /// One line that says it all, written once a batch, also if everything failed.
     pub fn log(&self) {
-        let Tally { applied, duplicate, healed, parked, failed, reprojected } = self.total;
-        let Usage { requests, write_units, read_units } = self.usage;
+        let Tally { applied, duplicate, healed, gaps, parked, failed, reprojected, oldest_ms: _ } = self.total;
+        let Usage { requests, write_units, read_units, retries, conflicts } = self.usage;
         let (records, ignored) = (self.records, self.ignored_total());
         tracing::info!(
             records,
             applied,
             duplicate,
             healed,
+            gaps,
             parked,
             ignored,
             failed,
@@ -136,6 +161,8 @@ impl Report {
             requests,
             write_units,
             read_units,
+            retries,
+            conflicts,
             "batch"
         );
         for (reason, records) in &self.reasons {

@@ -55,11 +55,16 @@ pub enum Attempt<T, E> {
     Again(E),
 }
 
-/// Tries until an attempt is decided or the deadline would pass, with growing pauses.
+/// Tries until an attempt is decided or the deadline would pass, with growing pauses. `again` hears what an attempt
+/// reported if another follows it.
 ///
 /// # Errors
 /// What the last attempt reported.
-pub async fn retry<T, E, F: Future<Output = Attempt<T, E>>>(deadline: Deadline, mut attempt: impl FnMut() -> F) -> Result<T, E> {
+pub async fn retry<T, E, F: Future<Output = Attempt<T, E>>>(
+    deadline: Deadline,
+    mut attempt: impl FnMut() -> F,
+    mut again: impl FnMut(&E),
+) -> Result<T, E> {
     let growing = ExponentialBackoffBuilder::new()
         .with_initial_interval(PAUSE_FIRST)
         .with_max_interval(PAUSE_MAX)
@@ -67,7 +72,7 @@ pub async fn retry<T, E, F: Future<Output = Attempt<T, E>>>(deadline: Deadline, 
         .with_randomization_factor(0.0)
         .with_max_elapsed_time(None)
         .build();
-    backoff::future::retry(Pauses { growing, end: deadline.end() }, || {
+    let tried = || {
         let next = attempt();
         async move {
             match next.await {
@@ -75,8 +80,8 @@ pub async fn retry<T, E, F: Future<Output = Attempt<T, E>>>(deadline: Deadline, 
                 Attempt::Again(error) => Err(backoff::Error::transient(error)),
             }
         }
-    })
-    .await
+    };
+    backoff::future::retry_notify(Pauses { growing, end: deadline.end() }, tried, |error, _| again(&error)).await
 }
 
 /// The time of the runtime, which a simulation sets forward.
@@ -110,23 +115,23 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn it_tries_until_decided() {
-        let tries = Cell::new(0);
-        let decided = retry(Deadline::NONE, || async {
+        let (tries, retries) = (Cell::new(0), Cell::new(0));
+        let attempt = || async {
             tries.set(tries.get() + 1);
             if tries.get() < 4 { Attempt::Again("busy") } else { Attempt::Decided(tries.get()) }
-        })
-        .await;
-        assert_eq!(decided, Ok(4));
+        };
+        let decided = retry(Deadline::NONE, attempt, |_| retries.set(retries.get() + 1)).await;
+        assert_eq!((decided, retries.get()), (Ok(4), 3));
     }
 
     #[tokio::test]
     async fn a_passed_deadline_means_one_try() {
         let tries = Cell::new(0);
-        let gave_up: Result<(), _> = retry(Deadline::at(Instant::now()), || async {
+        let attempt = || async {
             tries.set(tries.get() + 1);
             Attempt::Again("busy")
-        })
-        .await;
+        };
+        let gave_up: Result<(), _> = retry(Deadline::at(Instant::now()), attempt, |_| panic!("nothing follows it")).await;
         assert_eq!((gave_up, tries.get()), (Err("busy"), 1));
     }
 }

@@ -71,14 +71,26 @@ impl Store {
         deadline: Deadline,
         send: impl Fn() -> F,
     ) -> Result<T, Trouble> {
-        retry(deadline, || async {
-            self.meter.request();
+        self.try_until(deadline, || async {
             match send().await.map_err(sort) {
                 Ok(answer) => Attempt::Decided(Ok(answer)),
                 Err(failure) => undecided(operation, failure),
             }
         })
         .await?
+    }
+
+    /// Tries a request until it is decided or the deadline would pass. Every request of the store is sent from here, and metered.
+    async fn try_until<T, F: Future<Output = Attempt<T, Trouble>>>(
+        &self,
+        deadline: Deadline,
+        attempt: impl Fn() -> F,
+    ) -> Result<T, Trouble> {
+        let metered = || async {
+            self.meter.request();
+            attempt().await
+        };
+        retry(deadline, metered, |trouble| self.meter.again(trouble)).await
     }
 
     fn table_of(&self, rule: &dyn Rule) -> &str {

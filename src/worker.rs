@@ -22,7 +22,7 @@ use crate::{
     decode::{Body, Ignored, Poison, Record, decode},
     lane::{Lane, Next, Park, Step, Write},
     plan,
-    report::{Outcome, Report},
+    report::{Outcome, Report, Tally},
     reproject::{Trust, fold_history},
     retry::Deadline,
     store::{
@@ -141,8 +141,9 @@ impl Worker {
                 outcomes[record] = outcomes[record].max(Some(outcome));
             }
             *report.projections.entry(lane.rule.name()).or_default() += lane.tally;
-            report.total.healed += lane.tally.healed;
-            report.total.reprojected += lane.tally.reprojected;
+            // A record counts once, whatever number of projections it concerns; what no record brought counts in each.
+            let Tally { healed, gaps, reprojected, oldest_ms, .. } = lane.tally;
+            report.total += Tally { healed, gaps, reprojected, oldest_ms, ..Tally::default() };
         }
         for (record, reason) in ignored {
             assert!(outcomes[record].is_none(), "a record that is ignored has no other outcome");

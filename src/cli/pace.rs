@@ -76,7 +76,7 @@ mod tests {
     }
 
     fn used(write_units: f64, read_units: f64) -> Usage {
-        Usage { requests: 0, write_units, read_units }
+        Usage { write_units, read_units, ..Usage::default() }
     }
 
     #[tokio::test(start_paused = true)]

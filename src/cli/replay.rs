@@ -202,14 +202,19 @@ fn report_json(replayed: &Replayed, seconds: f64) -> Box<RawValue> {
     let ignored: serde_json::Map<_, _> = ignored.iter().map(|(reason, count)| (reason.to_string(), json!(count))).collect();
     let report = json!({
         "records": records, "total": tally_json(total), "ignored": ignored, "unreadable": replayed.unreadable, "projections": projections,
-        "failures": reasons, "requests": usage.requests, "writeUnits": usage.write_units, "readUnits": usage.read_units, "seconds": seconds,
+        "failures": reasons, "requests": usage.requests, "writeUnits": usage.write_units, "readUnits": usage.read_units,
+        "retries": usage.retries, "conflicts": usage.conflicts, "seconds": seconds,
     });
     serde_json::value::to_raw_value(&report).expect("JSON serialises")
 }
 
 fn tally_json(tally: &Tally) -> serde_json::Value {
-    let Tally { applied, duplicate, healed, parked, failed, reprojected } = tally;
-    json!({ "applied": applied, "duplicate": duplicate, "healed": healed, "parked": parked, "failed": failed, "reprojected": reprojected })
+    // How old a captured event is says nothing of the worker.
+    let Tally { applied, duplicate, healed, gaps, parked, failed, reprojected, oldest_ms: _ } = tally;
+    json!({
+        "applied": applied, "duplicate": duplicate, "healed": healed, "gaps": gaps, "parked": parked, "failed": failed,
+        "reprojected": reprojected,
+    })
 }
 
 fn print_lines(snapshot: &Snapshot, registry: Registry) -> anyhow::Result<()> {

@@ -59,7 +59,7 @@ pub fn summary(report: &Report, unreadable: u64, took: Duration) -> String {
     let mut table = table();
     table.set_header(header(["projection", "applied", "duplicate", "healed", "parked", "failed"]));
     let mut row = |name: &str, tally: &Tally| {
-        let Tally { applied, duplicate, healed, parked, failed, reprojected: _ } = tally;
+        let Tally { applied, duplicate, healed, parked, failed, gaps: _, reprojected: _, oldest_ms: _ } = tally;
         let counts = [applied, duplicate, healed, parked, failed].map(|count| Cell::new(count).set_alignment(CellAlignment::Right));
         table.add_row(std::iter::once(Cell::new(name)).chain(counts));
     };
@@ -76,6 +76,9 @@ pub fn summary(report: &Report, unreadable: u64, took: Duration) -> String {
     }
     if unreadable > 0 {
         line(format!("{unreadable} pieces of the input unreadable"));
+    }
+    if report.total.gaps > 0 {
+        line(format!("{} reads of the event store for what was missing", report.total.gaps));
     }
     if report.total.reprojected > 0 {
         line(format!("{} aggregates projected anew by a newer revision of their rule", report.total.reprojected));
@@ -95,6 +98,9 @@ pub fn summary(report: &Report, unreadable: u64, took: Duration) -> String {
         usage.read_units,
         took.as_secs_f64()
     ));
+    if usage.retries > 0 {
+        line(format!("{} of the requests were retries, {} after a conflict", usage.retries, usage.conflicts));
+    }
     text
 }
 

@@ -3,7 +3,10 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use aws_sdk_dynamodb::{
-    operation::{scan::ScanInput, transact_get_items::TransactGetItemsInput},
+    operation::{
+        scan::ScanInput,
+        transact_get_items::{TransactGetItemsError, TransactGetItemsInput},
+    },
     types::{AttributeValue, Get, ReturnConsumedCapacity, TransactGetItem},
 };
 use projection_vocabulary::{AggregateId, Attributes, Decimal, HomeRow, RowKey, Rule, Version};
@@ -14,11 +17,11 @@ use super::{
     expression::Expression,
     fresh_id,
     home::{CORRECTED, Row, row_of},
-    trouble::{Failure, sort, undecided},
+    trouble::{Failure, canceled_for, sort, undecided},
 };
 use crate::{
     item::{SdkItem, partition_key, sort_key},
-    retry::{Attempt, Deadline, retry},
+    retry::{Attempt, Deadline},
 };
 
 /// The most items that are read at one instant.
@@ -100,22 +103,22 @@ impl Store {
                 TransactGetItem::builder().get(get.build().expect("table and key are given")).build()
             })
             .collect();
-        let found = retry(deadline, || async {
-            self.meter.request();
-            let request = TransactGetItemsInput::builder().set_transact_items(Some(gets.clone()));
-            match self.dynamo.transact_get_items(request.return_consumed_capacity(ReturnConsumedCapacity::Total)).await.map_err(sort) {
-                Ok(done) => {
-                    self.meter.read_rows(done.consumed_capacity());
-                    Attempt::Decided(Ok(done.responses.unwrap_or_default()))
+        let found = self
+            .try_until(deadline, || async {
+                let request = TransactGetItemsInput::builder().set_transact_items(Some(gets.clone()));
+                match self.dynamo.transact_get_items(request.return_consumed_capacity(ReturnConsumedCapacity::Total)).await.map_err(sort) {
+                    Ok(done) => {
+                        self.meter.read_rows(done.consumed_capacity());
+                        Attempt::Decided(Ok(done.responses.unwrap_or_default()))
+                    }
+                    // It met a write.
+                    Err(Failure::Other(TransactGetItemsError::TransactionCanceledException(canceled))) => {
+                        Attempt::Again(Trouble::Passing { operation: OPERATION, class: canceled_for(canceled.cancellation_reasons()) })
+                    }
+                    Err(failure) => undecided(OPERATION, failure),
                 }
-                // It met a write.
-                Err(Failure::Other(error)) if error.is_transaction_canceled_exception() => {
-                    Attempt::Again(Trouble::Passing { operation: OPERATION, class: "canceled".into() })
-                }
-                Err(failure) => undecided(OPERATION, failure),
-            }
-        })
-        .await??;
+            })
+            .await??;
         let rows = found.into_iter().filter_map(|found| found.item).filter(|item| !item.is_empty()).map(|item| row_of(rule, item));
         rows.map(|row| row.map(|row| (row.key.clone(), row))).collect()
     }

@@ -25,14 +25,14 @@ use super::{
     expression::Expression,
     fresh_id,
     rows::TRANSACTION_ACTIONS_MAX,
-    trouble::{Failure, sort, undecided},
+    trouble::{Failure, canceled_for, sort, undecided},
 };
 use crate::{
     item::{
         Malformed, SdkItem, VERSION_MAX, VERSION_SK, aggregate_of, decode_event, encode_event, event_type_of, partition_key, sort_key,
         type_key,
     },
-    retry::{Attempt, Deadline, retry},
+    retry::{Attempt, Deadline},
 };
 
 /// The most events in one append: a transaction's actions less the VERSION item's.
@@ -217,41 +217,44 @@ impl Store {
             .collect();
         let token = fresh_id();
         let applied_maybe = AtomicBool::new(false);
-        let refused = retry(Deadline::NONE, || async {
-            self.meter.request();
-            let request = TransactWriteItemsInput::builder().set_transact_items(Some(actions.clone())).client_request_token(&token);
-            let request = request.return_consumed_capacity(ReturnConsumedCapacity::Total);
-            match self.dynamo.transact_write_items(request).await.map_err(sort) {
-                Ok(done) => {
-                    self.meter.wrote(done.consumed_capacity());
-                    Attempt::Decided(Ok(None))
-                }
-                Err(Failure::Other(TransactWriteItemsError::TransactionCanceledException(canceled))) => {
-                    self.meter.wasted(2 * actions.len() as u64);
-                    let codes: Vec<_> = canceled.cancellation_reasons().iter().filter_map(|reason| reason.code()).collect();
-                    if codes.contains(&"ConditionalCheckFailed") {
-                        // If it is not the VERSION item that refuses, it is as expected.
-                        let of_version = &canceled.cancellation_reasons()[0];
-                        let moved = of_version.code() == Some("ConditionalCheckFailed");
-                        let actual = if moved { of_version.item().map_or(Version::NONE, version_of) } else { expected };
-                        Attempt::Decided(Ok(Some(actual)))
-                    } else if codes.contains(&"ValidationError") {
-                        Attempt::Decided(Err(AppendError::Invalid { aggregate: aggregate.clone(), reason: "an event is no valid item" }))
-                    } else {
-                        Attempt::Again(Trouble::Passing { operation: "append", class: codes.join(", ") })
+        let refused = self
+            .try_until(Deadline::NONE, || async {
+                let request = TransactWriteItemsInput::builder().set_transact_items(Some(actions.clone())).client_request_token(&token);
+                let request = request.return_consumed_capacity(ReturnConsumedCapacity::Total);
+                match self.dynamo.transact_write_items(request).await.map_err(sort) {
+                    Ok(done) => {
+                        self.meter.wrote(done.consumed_capacity());
+                        Attempt::Decided(Ok(None))
+                    }
+                    Err(Failure::Other(TransactWriteItemsError::TransactionCanceledException(canceled))) => {
+                        self.meter.wasted(2 * actions.len() as u64);
+                        let codes: Vec<_> = canceled.cancellation_reasons().iter().filter_map(|reason| reason.code()).collect();
+                        if codes.contains(&"ConditionalCheckFailed") {
+                            // If it is not the VERSION item that refuses, it is as expected.
+                            let of_version = &canceled.cancellation_reasons()[0];
+                            let moved = of_version.code() == Some("ConditionalCheckFailed");
+                            let actual = if moved { of_version.item().map_or(Version::NONE, version_of) } else { expected };
+                            Attempt::Decided(Ok(Some(actual)))
+                        } else if codes.contains(&"ValidationError") {
+                            Attempt::Decided(Err(AppendError::Invalid {
+                                aggregate: aggregate.clone(),
+                                reason: "an event is no valid item",
+                            }))
+                        } else {
+                            Attempt::Again(Trouble::Passing { operation: "append", class: canceled_for(canceled.cancellation_reasons()) })
+                        }
+                    }
+                    Err(Failure::Invalid(reason)) => Attempt::Decided(Err(AppendError::Invalid { aggregate: aggregate.clone(), reason })),
+                    Err(failure) => {
+                        applied_maybe.fetch_or(failure.applied_maybe(), Relaxed);
+                        match undecided::<(), _>("append", failure) {
+                            Attempt::Again(trouble) => Attempt::Again(trouble),
+                            Attempt::Decided(decided) => Attempt::Decided(decided.map(|()| None).map_err(AppendError::Trouble)),
+                        }
                     }
                 }
-                Err(Failure::Invalid(reason)) => Attempt::Decided(Err(AppendError::Invalid { aggregate: aggregate.clone(), reason })),
-                Err(failure) => {
-                    applied_maybe.fetch_or(failure.applied_maybe(), Relaxed);
-                    match undecided::<(), _>("append", failure) {
-                        Attempt::Again(trouble) => Attempt::Again(trouble),
-                        Attempt::Decided(decided) => Attempt::Decided(decided.map(|()| None).map_err(AppendError::Trouble)),
-                    }
-                }
-            }
-        })
-        .await??;
+            })
+            .await??;
         let Some(mut actual) = refused else { return Ok(last) };
         if actual == expected || applied_maybe.load(Relaxed) {
             // The VERSION item says nothing of the conflict: an event is there without it, or our own lost try succeeded.
@@ -451,22 +454,21 @@ impl Store {
         let mut expression = Expression::default();
         expression.set("version", AttributeValue::N(version.to_string()));
         let (name, value) = (expression.name("version"), expression.value(AttributeValue::N(version.to_string())));
-        let imported = retry(Deadline::NONE, || async {
-            self.meter.request();
-            let request = PutItemInput::builder()
-                .table_name(&self.names.event_store)
-                .set_item(Some(item.clone()))
-                .condition_expression("attribute_not_exists(PK)");
-            match self.dynamo.put_item(request).await.map_err(sort) {
-                Ok(_) => Attempt::Decided(Ok(Imported::New)),
-                Err(Failure::Other(error)) if error.is_conditional_check_failed_exception() => Attempt::Decided(Ok(Imported::Known)),
-                Err(Failure::Invalid(reason)) => Attempt::Decided(Ok(Imported::Refused(reason))),
-                Err(failure) => undecided("PutItem into the event store", failure),
-            }
-        })
-        .await??;
-        retry(Deadline::NONE, || async {
-            self.meter.request();
+        let imported = self
+            .try_until(Deadline::NONE, || async {
+                let request = PutItemInput::builder()
+                    .table_name(&self.names.event_store)
+                    .set_item(Some(item.clone()))
+                    .condition_expression("attribute_not_exists(PK)");
+                match self.dynamo.put_item(request).await.map_err(sort) {
+                    Ok(_) => Attempt::Decided(Ok(Imported::New)),
+                    Err(Failure::Other(error)) if error.is_conditional_check_failed_exception() => Attempt::Decided(Ok(Imported::Known)),
+                    Err(Failure::Invalid(reason)) => Attempt::Decided(Ok(Imported::Refused(reason))),
+                    Err(failure) => undecided("PutItem into the event store", failure),
+                }
+            })
+            .await??;
+        self.try_until(Deadline::NONE, || async {
             let request = UpdateItemInput::builder()
                 .table_name(&self.names.event_store)
                 .key("PK", AttributeValue::S(partition_key(aggregate)))

@@ -29,11 +29,11 @@ use super::{
     Store, Trouble,
     expression::Expression,
     fresh_id, now,
-    trouble::{Failure, sort, undecided},
+    trouble::{Failure, canceled_for, sort, undecided},
 };
 use crate::{
     item::SdkItem,
-    retry::{Attempt, Deadline, retry},
+    retry::{Attempt, Deadline},
 };
 
 /// A payload is cut into items of so many bytes: DynamoDB's items hold 400 KB, and JSON is longer than the item it stands for.
@@ -98,8 +98,7 @@ impl Store {
         const OPERATION: &str = "TransactWriteItems on the parking table";
         // One token for all tries, so that a try whose answer was lost does not count twice.
         let token = fresh_id();
-        retry(deadline, || async {
-            self.meter.request();
+        self.try_until(deadline, || async {
             let request = TransactWriteItemsInput::builder().set_transact_items(Some(actions.clone())).client_request_token(&token);
             let canceled = match self.dynamo.transact_write_items(request).await.map_err(sort) {
                 Ok(_) => return Attempt::Decided(Ok(true)),
@@ -114,7 +113,7 @@ impl Store {
                 return undecided(OPERATION, Failure::Other(TransactWriteItemsError::TransactionCanceledException(canceled)));
             }
             // It met another write, or too many.
-            Attempt::Again(Trouble::Passing { operation: OPERATION, class: "canceled".into() })
+            Attempt::Again(Trouble::Passing { operation: OPERATION, class: canceled_for(canceled.cancellation_reasons()) })
         })
         .await?
     }

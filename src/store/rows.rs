@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     item::{SdkItem, attributes, from_value},
-    retry::{Attempt, Deadline, retry},
+    retry::{Attempt, Deadline},
 };
 
 /// The most actions in one transaction.
@@ -86,8 +86,7 @@ impl Store {
         const OPERATION: &str = "UpdateItem on a home row";
         let (expression, condition) = write.expression();
         let applied_maybe = AtomicBool::new(false);
-        retry(deadline, || async {
-            self.meter.request();
+        self.try_until(deadline, || async {
             let request = self.update_item(rule, write.aggregate.as_str(), &expression).condition_expression(&condition);
             let request = request.return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
             match self.dynamo.update_item(request).await.map_err(sort) {
@@ -184,8 +183,7 @@ impl Store {
         // One token for all tries of one plan, so that a try whose answer was lost is not applied again.
         let token = fresh_id();
         let applied_maybe = AtomicBool::new(false);
-        retry(deadline, || async {
-            self.meter.request();
+        self.try_until(deadline, || async {
             let request = TransactWriteItemsInput::builder().set_transact_items(Some(actions.clone())).client_request_token(&token);
             let request = request.return_consumed_capacity(ReturnConsumedCapacity::Total);
             match self.dynamo.transact_write_items(request).await.map_err(sort) {
@@ -284,8 +282,7 @@ impl Store {
         condition: Option<String>,
         deadline: Deadline,
     ) -> Result<Result<(), &'static str>, Trouble> {
-        retry(deadline, || async {
-            self.meter.request();
+        self.try_until(deadline, || async {
             let request = self.update_item(rule, key, expression).set_condition_expression(condition.clone());
             match self.dynamo.update_item(request).await.map_err(sort) {
                 Ok(done) => {
@@ -343,8 +340,7 @@ impl Store {
         keys: KeysAndAttributes,
         deadline: Deadline,
     ) -> Result<(Vec<SdkItem>, Option<KeysAndAttributes>), Trouble> {
-        retry(deadline, || async {
-            self.meter.request();
+        self.try_until(deadline, || async {
             let request = BatchGetItemInput::builder().request_items(table, keys.clone());
             let request = request.return_consumed_capacity(ReturnConsumedCapacity::Total);
             match self.dynamo.batch_get_item(request).await.map_err(sort) {

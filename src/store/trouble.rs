@@ -1,6 +1,9 @@
 //! Errors by what to do next.
 
-use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_dynamodb::{
+    error::{ProvideErrorMetadata, SdkError},
+    types::CancellationReason,
+};
 
 use crate::retry::Attempt;
 
@@ -28,6 +31,23 @@ pub enum Trouble {
     /// The invocation's time is used up.
     #[error("out of time: the rest is delivered again; raise the timeout or lower the batch size if it lasts")]
     OutOfTime,
+}
+
+impl Trouble {
+    /// Whether it met another write of the same items.
+    pub(super) fn is_conflict(&self) -> bool {
+        let Self::Passing { class, .. } = self else { return false };
+        matches!(class.as_str(), CONFLICT | "TransactionConflictException" | "ReplicatedWriteConflictException")
+    }
+}
+
+/// How a cancelled transaction names an item that another one writes.
+const CONFLICT: &str = "TransactionConflict";
+
+/// Why a transaction was cancelled that no condition refused: a conflict, if it met one.
+pub fn canceled_for(reasons: &[CancellationReason]) -> String {
+    let codes = || reasons.iter().filter_map(CancellationReason::code).filter(|code| *code != "None");
+    codes().find(|code| *code == CONFLICT).or_else(|| codes().next()).unwrap_or("canceled without a reason").to_owned()
 }
 
 /// One failed call.

@@ -7,6 +7,8 @@ use std::{
 
 use aws_sdk_dynamodb::types::ConsumedCapacity;
 
+use super::Trouble;
+
 /// Requests and capacity units spent.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Usage {
@@ -16,6 +18,10 @@ pub struct Usage {
     pub write_units: f64,
     /// Read units.
     pub read_units: f64,
+    /// Requests that were sent again after trouble that passes: throttling, conflicts, timeouts, server errors.
+    pub retries: u64,
+    /// Those of them that had met another write of the same items.
+    pub conflicts: u64,
 }
 
 impl Sub for Usage {
@@ -26,6 +32,8 @@ impl Sub for Usage {
             requests: self.requests - before.requests,
             write_units: self.write_units - before.write_units,
             read_units: self.read_units - before.read_units,
+            retries: self.retries - before.retries,
+            conflicts: self.conflicts - before.conflicts,
         }
     }
 }
@@ -35,6 +43,8 @@ impl AddAssign for Usage {
         self.requests += other.requests;
         self.write_units += other.write_units;
         self.read_units += other.read_units;
+        self.retries += other.retries;
+        self.conflicts += other.conflicts;
     }
 }
 
@@ -44,11 +54,19 @@ pub struct Meter {
     requests: AtomicU64,
     write_halves: AtomicU64,
     read_halves: AtomicU64,
+    retries: AtomicU64,
+    conflicts: AtomicU64,
 }
 
 impl Meter {
     pub fn request(&self) {
         self.requests.fetch_add(1, Relaxed);
+    }
+
+    /// Another attempt follows one that this trouble met.
+    pub fn again(&self, trouble: &Trouble) {
+        self.retries.fetch_add(1, Relaxed);
+        self.conflicts.fetch_add(u64::from(trouble.is_conflict()), Relaxed);
     }
 
     pub fn wrote<'a>(&self, capacity: impl IntoIterator<Item = &'a ConsumedCapacity>) {
@@ -67,7 +85,13 @@ impl Meter {
     pub fn read(&self) -> Usage {
         #[allow(clippy::cast_precision_loss, reason = "exact up to 2^53 halves of a unit")]
         let units = |halves: &AtomicU64| halves.load(Relaxed) as f64 / 2.0;
-        Usage { requests: self.requests.load(Relaxed), write_units: units(&self.write_halves), read_units: units(&self.read_halves) }
+        Usage {
+            requests: self.requests.load(Relaxed),
+            write_units: units(&self.write_halves),
+            read_units: units(&self.read_halves),
+            retries: self.retries.load(Relaxed),
+            conflicts: self.conflicts.load(Relaxed),
+        }
     }
 }
 

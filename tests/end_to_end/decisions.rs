@@ -67,6 +67,8 @@ async fn a_gap_is_healed_by_one_consistent_query() {
     });
     let report = tapped.worker.process(&records(&events[4..]), Deadline::NONE).await;
     assert_eq!((counts(&report), tapped.calls()), ([2, 0, 3, 0, 0], ["UpdateItem", "Query", "UpdateItem"].map(String::from).into()));
+    assert_eq!((report.total.gaps, report.projections["account-summary"].gaps), (1, 1));
+    assert_eq!(report.total.oldest_ms, Some(events[1].timestamp.epoch_ms()), "what was healed counts now, too");
     assert_eq!(world.rows().await, fold(registry(), &events));
 }
 

@@ -215,6 +215,7 @@ async fn a_throttled_parking_table_is_tried_again() {
     });
     let report = tapped.worker.process(&batch, Deadline::NONE).await;
     assert_eq!((report.total.parked, report.total.failed), (2, 0), "{:?}", report.reasons);
+    assert_eq!((report.usage.requests, report.usage.retries, report.usage.conflicts), (6, 4, 4));
     assert_eq!(world.parked().await.len(), 2);
 }
 

@@ -3,11 +3,13 @@
 //! A team's own binary is one call of [`run`] with its own registry.
 
 mod logs;
+mod metrics;
 mod tasks;
 
 use std::{
     borrow::Cow,
     collections::BTreeMap,
+    io::{self, Write as _},
     process::ExitCode,
     time::{Duration, Instant, SystemTime},
 };
@@ -18,11 +20,12 @@ use projection_vocabulary::Registry;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use self::metrics::{Invocation, Stage};
 use crate::{
     Worker, clients,
-    report::Report,
+    report::{Report, Tally},
     retry::Deadline,
-    store::{Store, TableNames},
+    store::{self, Store, TableNames, Usage},
 };
 
 /// How much of an invocation's time may pass before no new work begins. The rest is for the attempts under way, the answer
@@ -53,38 +56,92 @@ pub fn run(registry: Registry) -> ExitCode {
     }
 }
 
-async fn serve(worker: Worker) -> Result<(), Error> {
-    lambda_runtime::run(service_fn(|event| handle(&worker, event))).await
+async fn serve((worker, stage): (Worker, Stage)) -> Result<(), Error> {
+    lambda_runtime::run(service_fn(|event| handle(&worker, &stage, event))).await
 }
 
-fn configured(registry: Registry, var: impl Fn(&str) -> Option<String>) -> Result<Worker, String> {
-    match (TableNames::from_env(registry, &var), clients::of_environment(&var)) {
-        (Ok(names), Ok(client)) => Ok(Worker::new(Store::new(client, names), registry)),
-        (names, client) => Err([names.err(), client.err()].into_iter().flatten().collect::<Vec<_>>().join("; ")),
+fn configured(registry: Registry, var: impl Fn(&str) -> Option<String>) -> Result<(Worker, Stage), String> {
+    match (TableNames::from_env(registry, &var), clients::of_environment(&var), Stage::from_env(&var)) {
+        (Ok(names), Ok(client), Ok(stage)) => Ok((Worker::new(Store::new(client, names), registry), stage)),
+        (names, client, stage) => Err([names.err(), client.err(), stage.err()].into_iter().flatten().collect::<Vec<_>>().join("; ")),
     }
 }
 
 /// One invocation: a batch of records in, the first one to deliver again out. Or a task, and how far it came.
 ///
 /// An error or a panic in here is answered as an error of the function, so that Lambda delivers the whole batch again.
-async fn handle(worker: &Worker, event: LambdaEvent<Box<RawValue>>) -> Result<Answer, Diagnostic> {
+async fn handle(worker: &Worker, stage: &Stage, event: LambdaEvent<Box<RawValue>>) -> Result<Answer, Diagnostic> {
+    let mut account = Account { worker, stage, before: worker.store().usage(), batch: None, task_done: false };
+    let answered = answer(event, &mut account).await;
+    if let Err(Diagnostic { error_type, .. }) = &answered {
+        tracing::error!(error_type, "invocation failed");
+    }
+    answered
+}
+
+async fn answer(event: LambdaEvent<Box<RawValue>>, account: &mut Account<'_>) -> Result<Answer, Diagnostic> {
+    let worker = account.worker;
     let mut members = members(&event.payload)?;
     let time = working_time(time_left(event.context.deadline()));
     // In boxes, or the types of the futures nest deeper than the compiler follows.
     if let Some(records) = members.remove("Records") {
         let batch: Vec<Record<'_>> = serde_json::from_str(records.get()).map_err(|_| not_a_batch())?;
+        account.batch = Some(unfinished(&batch));
         let report = Box::pin(worker.process(&batch, Deadline::at(Instant::now() + time))).await;
-        report.log();
-        Ok(Answer::Batch(response(&report)))
-    } else if let Some(task) = members.remove("rebuild") {
-        Ok(Answer::Rebuild(Box::pin(tasks::rebuild(worker, tasks::read(task)?, time)).await?))
-    } else if let Some(task) = members.remove("catchUp") {
-        Ok(Answer::CatchUp(Box::pin(tasks::catch_up(worker, tasks::read(task)?, time)).await?))
-    } else if let Some(task) = members.remove("verify") {
-        Ok(Answer::Verified(Box::pin(tasks::verify(worker, tasks::read(task)?, time)).await?))
-    } else {
-        Err(not_a_batch())
+        let response = response(&report);
+        account.batch = Some(report);
+        return Ok(Answer::Batch(response));
     }
+    let answer = if let Some(task) = members.remove("rebuild") {
+        Answer::Rebuild(Box::pin(tasks::rebuild(worker, tasks::read(task)?, time)).await?)
+    } else if let Some(task) = members.remove("catchUp") {
+        Answer::CatchUp(Box::pin(tasks::catch_up(worker, tasks::read(task)?, time)).await?)
+    } else if let Some(task) = members.remove("verify") {
+        Answer::Verified(Box::pin(tasks::verify(worker, tasks::read(task)?, time)).await?)
+    } else {
+        return Err(not_a_batch());
+    };
+    account.task_done = true;
+    Ok(answer)
+}
+
+/// What is told of an invocation when it ends, however it ends: by an answer, an error or a panic.
+struct Account<'a> {
+    worker: &'a Worker,
+    stage: &'a Stage,
+    before: Usage,
+    /// What became of its records, from when it is known that they are some. Failed, until something else became of them.
+    batch: Option<Report>,
+    /// Whether it was a task, and did what its time was enough for.
+    task_done: bool,
+}
+
+impl Drop for Account<'_> {
+    fn drop(&mut self) {
+        let (now, usage) = (store::now(), self.worker.store().usage() - self.before);
+        let mut lines = Vec::new();
+        let mut invocation = Invocation { batch: None, failed: u64::from(!self.task_done), usage };
+        if let Some(report) = &mut self.batch {
+            report.usage = usage;
+            report.log();
+            lines = metrics::of_projections(self.stage, self.worker.registry(), report, &now);
+            invocation.batch = Some((report.records, report.ignored_total()));
+            invocation.failed = report.total.failed;
+        }
+        lines.push(metrics::of_invocation(self.stage, &invocation, &now));
+        let mut out = io::stdout().lock();
+        for line in lines {
+            // The records count all the same, and nobody is left to be told.
+            let _ = writeln!(out, "{line}");
+        }
+    }
+}
+
+/// What became of a batch as long as nothing did.
+fn unfinished(batch: &[Record<'_>]) -> Report {
+    let records = batch.len() as u64;
+    let reasons = [("the invocation failed as a whole".to_owned(), records)];
+    Report { records, total: Tally { failed: records, ..Tally::default() }, reasons: reasons.into(), ..Report::default() }
 }
 
 #[derive(Serialize)]

@@ -86,7 +86,7 @@ async fn append(world: &World, events: &[RecordedEvent]) {
 }
 
 /// Reads the event store's stream from its beginning, each record as Lambda hands it to a function.
-async fn stream(world: &World) -> Vec<Json> {
+pub async fn stream(world: &World) -> Vec<Json> {
     let client = world.embedded.streams_client();
     let streams = client.list_streams().table_name("event-store").send().await.expect("streams");
     let arn = streams.streams()[0].stream_arn().expect("an ARN").to_owned();

@@ -8,6 +8,7 @@ use serde_json::{Value as Json, json, value::RawValue};
 use tokio::process::Command;
 
 use crate::{
+    metrics::metric_lines,
     runtime_api::{Answer, Lambda, environment},
     world::{World, fold, history, record, records, registry},
 };
@@ -16,16 +17,16 @@ const ALL_DONE: &str = r#"{"batchItemFailures":[]}"#;
 /// Stands in event data, and must stand nowhere else.
 const MARKER: &str = "only-the-event-may-say-this";
 
-fn batch(records: &[Box<RawValue>]) -> String {
+pub fn batch(records: &[Box<RawValue>]) -> String {
     json!({ "Records": records }).to_string()
 }
 
-fn done() -> Answer {
+pub fn done() -> Answer {
     Answer::Response(ALL_DONE.to_owned())
 }
 
 /// The same record with one of its members put to something else.
-fn with(record: &RawValue, pointer: &str, value: Json) -> Box<RawValue> {
+pub fn with(record: &RawValue, pointer: &str, value: Json) -> Box<RawValue> {
     let mut record: Json = serde_json::from_str(record.get()).expect("JSON");
     *record.pointer_mut(pointer).expect("a member") = value;
     serde_json::value::to_raw_value(&record).expect("JSON")
@@ -45,7 +46,7 @@ fn events() -> Vec<RecordedEvent> {
 }
 
 /// The data of an opened account whose deposit is no number.
-fn deposit_of(word: &str) -> Value {
+pub fn deposit_of(word: &str) -> Value {
     Value::Map([("initialDeposit".to_owned(), Value::from(word))].into())
 }
 
@@ -273,16 +274,21 @@ async fn a_panic_is_an_error_of_the_function_and_the_process_goes_on() {
         assert!(error.contains("Lambda panicked"), "{error}");
     }
     assert_eq!(lambda.invoke(batch(&[])).await, done());
-    let output = text(&lambda.stop().await);
+    let output = lambda.stop().await;
+    let told: Vec<_> = metric_lines(&output).into_iter().filter(|line| line.projection().is_none()).collect();
+    let sizes: Vec<_> = told.iter().map(|line| [line.values["BatchSize"], line.values["Failed"]]).collect();
+    assert_eq!(sizes, [[20.0, 20.0], [20.0, 20.0], [0.0, 0.0]], "a panic is told of, too");
+    let output = text(&output);
     assert!(output.contains("tests/end_to_end/lambda.rs") && output.contains("a bug in the worker or in a rule"), "{output}");
     assert!(!output.contains(MARKER), "{output}");
 }
 
-/// What the process wrote to its standard output, line by line; there must be nothing on the other.
+/// What the process logged on its standard output; there must be nothing on the other, and only JSON on either.
 fn log_lines(output: &Output) -> Vec<Json> {
     assert_eq!(String::from_utf8_lossy(&output.stderr), "");
     let text = String::from_utf8_lossy(&output.stdout);
-    text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("no JSON: {line}"))).collect()
+    let lines = text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("no JSON: {line}")));
+    lines.filter(|line: &Json| line.get("_aws").is_none()).collect()
 }
 
 /// All that the process wrote.

@@ -8,6 +8,7 @@ mod faults;
 mod lambda;
 mod laws;
 mod malformed;
+mod metrics;
 mod odd;
 mod parked;
 mod parked_cli;

@@ -1,0 +1,246 @@
+//! What the deployed program tells CloudWatch, held against the specification of the format and against a replay of the same capture
+//! (<https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/CloudWatch_Embedded_Metric_Format_Specification.html>).
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    process::Output,
+    time::SystemTime,
+};
+
+use projection_vocabulary::{RecordedEvent, Timestamp};
+use serde_json::{Value as Json, json, value::RawValue};
+
+use crate::{
+    capture::stream,
+    lambda::{batch, deposit_of, done, with},
+    parked_cli::projector,
+    runtime_api::{Answer, Lambda, environment},
+    world::{Fault, World, account, fold, history, record, records, registry},
+};
+
+/// Units of CloudWatch that stand in the specification's schema and are of use here.
+const UNITS: [&str; 2] = ["Count", "Milliseconds"];
+
+/// One line of metrics.
+pub struct MetricLine {
+    pub dimensions: BTreeMap<String, String>,
+    pub values: BTreeMap<String, f64>,
+}
+
+impl MetricLine {
+    pub fn projection(&self) -> Option<&str> {
+        self.dimensions.get("projection").map(String::as_str)
+    }
+}
+
+/// The lines of metrics in what a process wrote, each as the specification wants it, and with nothing else in it.
+pub fn metric_lines(output: &Output) -> Vec<MetricLine> {
+    let text = String::from_utf8_lossy(&output.stdout);
+    let lines = text.lines().filter_map(|line| serde_json::from_str::<Json>(line).ok());
+    lines.filter(|line| line.get("_aws").is_some()).map(|line| metric_line(&line)).collect()
+}
+
+fn metric_line(line: &Json) -> MetricLine {
+    let members = line.as_object().expect("an object");
+    let aws = line["_aws"].as_object().expect("metadata");
+    assert_eq!(aws.keys().collect::<Vec<_>>(), ["CloudWatchMetrics", "Timestamp"], "{line}");
+    let written_ms = aws["Timestamp"].as_i64().expect("whole milliseconds");
+    // CloudWatch takes what is neither two weeks old nor two hours ahead.
+    assert!((0..120_000).contains(&(now_ms() - written_ms)), "{line}");
+    let [directive] = aws["CloudWatchMetrics"].as_array().expect("directives").as_slice() else { panic!("one directive: {line}") };
+    assert_eq!(directive["Namespace"], "ProjectionWorker");
+    let [names] = directive["Dimensions"].as_array().expect("sets of dimensions").as_slice() else { panic!("one set: {line}") };
+    let names: Vec<_> = names.as_array().expect("a set").iter().map(|name| name.as_str().expect("a name")).collect();
+    assert!((1..=30).contains(&names.len()), "{line}");
+    let dimension = |name: &&str| ((*name).to_owned(), members[*name].as_str().expect("a dimension's value is text").to_owned());
+    let dimensions: BTreeMap<_, _> = names.iter().map(dimension).collect();
+    assert!(dimensions.values().all(|value| (1..=1024).contains(&value.len()) && value.is_ascii()), "{line}");
+    let metrics = directive["Metrics"].as_array().expect("metrics");
+    assert!((1..=100).contains(&metrics.len()), "{line}");
+    let mut values = BTreeMap::new();
+    for metric in metrics {
+        assert_eq!(metric.as_object().expect("a definition").len(), 2, "{line}");
+        let (name, unit) = (metric["Name"].as_str().expect("a name"), metric["Unit"].as_str().expect("a unit"));
+        assert!(UNITS.contains(&unit) && (unit == "Milliseconds") == (name == "LagMs"), "{line}");
+        let value = members[name].as_f64().expect("a metric's value is a number");
+        assert!(value >= 0.0 && values.insert(name.to_owned(), value).is_none(), "{line}");
+    }
+    let expected: BTreeSet<_> = dimensions.keys().chain(values.keys()).map(String::as_str).chain(["_aws"]).collect();
+    assert_eq!(members.keys().map(String::as_str).collect::<BTreeSet<_>>(), expected, "no id and no data is beside them");
+    MetricLine { dimensions, values }
+}
+
+fn now_ms() -> i64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970");
+    i64::try_from(since.as_millis()).expect("it fits")
+}
+
+/// The sums of each metric, for the projection or for the invocations as wholes.
+fn sums(lines: &[MetricLine], projection: Option<&str>) -> BTreeMap<String, f64> {
+    let mut sums = BTreeMap::new();
+    for line in lines.iter().filter(|line| line.projection() == projection) {
+        for (name, value) in &line.values {
+            *sums.entry(name.clone()).or_default() += value;
+        }
+    }
+    sums.remove("LagMs");
+    sums
+}
+
+/// A world of the same event store, without a row.
+async fn beside(events: &[RecordedEvent]) -> World {
+    let world = World::new().await;
+    world.append_all(events).await;
+    world
+}
+
+/// What was captured of a stream, and what goes wrong on the way: batches in which records are missing, come again, come late, cannot
+/// be read.
+async fn captured(events: &[RecordedEvent], poison: &RecordedEvent) -> Vec<Vec<Box<RawValue>>> {
+    let world = beside(events).await;
+    let captured = stream(&world).await;
+    let raw = |record| serde_json::value::to_raw_value(record).expect("JSON");
+    let mut records: Vec<_> = captured.iter().map(raw).collect();
+    let lost: Vec<_> = (0..records.len()).step_by(7).collect();
+    for at in lost.into_iter().rev() {
+        records.remove(at);
+    }
+    records.insert(20, raw(&json!({ "eventID": "stray" })));
+    records.insert(40, record(poison, 1));
+    let mut batches: Vec<Vec<_>> = records.chunks(20).map(<[_]>::to_vec).collect();
+    batches.insert(2, batches[0].clone());
+    batches[3].reverse();
+    batches
+}
+
+#[tokio::test]
+async fn metrics_add_up_to_what_a_replay_of_the_same_capture_reports() {
+    let mut events = history("bank", 21, 80, 9);
+    events.extend(history("forum", 22, 80, 12));
+    let mut poison = account("spoilt", &["1"]).remove(0);
+    poison.data = deposit_of("no number");
+    let batches = captured(&events, &poison).await;
+
+    let world = beside(&events).await;
+    let mut lambda = Lambda::start(&world).await;
+    for records in &batches {
+        assert_eq!(lambda.invoke(batch(records)).await, done());
+    }
+    let lines = metric_lines(&lambda.stop().await);
+    assert_eq!(lines.len(), 3 * batches.len(), "a line for each of two projections, and one for the batch");
+    assert!(lines.iter().all(|line| line.dimensions["stage"] == "dev"));
+
+    let replayed = beside(&events).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("capture.jsonl");
+    fs::write(&path, batches.iter().map(|records| batch(records) + "\n").collect::<String>()).expect("written");
+    let (url, path) = (replayed.serve().await, path.display().to_string());
+    let (code, out, said) = projector(&["--endpoint-url", &url, "replay", &path, "--batch-size", "20", "--output", "json"]).await;
+    assert_eq!(code, 1, "something is parked: {said}");
+    let snapshot: Json = serde_json::from_str(&out).expect("JSON");
+    let report = &snapshot["report"];
+    assert_eq!(world.rows().await, replayed.rows().await);
+
+    for projection in ["account-summary", "forum-counters"] {
+        let told = &report["projections"][projection];
+        let expected = ["applied", "duplicate", "healed", "gaps", "parked", "failed", "reprojected"].map(|name| told[name].as_f64());
+        let found = sums(&lines, Some(projection));
+        let found = ["Applied", "Duplicate", "Healed", "Gaps", "Parked", "Failed", "Reprojected"].map(|name| found.get(name).copied());
+        assert_eq!(found, expected, "{projection}");
+    }
+    let told = &report["projections"]["account-summary"];
+    for name in ["applied", "duplicate", "healed", "gaps", "parked"] {
+        assert!(told[name].as_u64() > Some(0), "the capture has all that can happen: {name} in {told}");
+    }
+    let ignored: f64 = report["ignored"].as_object().expect("by reason").values().filter_map(Json::as_f64).sum();
+    let told = |name: &str| (name.to_owned(), report[name].as_f64());
+    let found = sums(&lines, None);
+    assert_eq!(found.get("Ignored"), Some(&ignored));
+    for (metric, (name, value)) in [
+        ("BatchSize", told("records")),
+        ("Requests", told("requests")),
+        ("WriteUnits", told("writeUnits")),
+        ("ReadUnits", told("readUnits")),
+        ("Retries", told("retries")),
+        ("Conflicts", told("conflicts")),
+        ("Failed", ("failed".to_owned(), report["total"]["failed"].as_f64())),
+    ] {
+        assert_eq!(found.get(metric).copied(), value, "{name}");
+    }
+}
+
+/// The same event, so long ago.
+fn aged(mut event: RecordedEvent, age_ms: i64) -> RecordedEvent {
+    event.timestamp = Timestamp::from_epoch_ms(now_ms() - age_ms).expect("these years");
+    event
+}
+
+#[tokio::test]
+async fn lag_is_the_age_of_the_oldest_event_that_was_counted_now() {
+    let world = World::new().await;
+    let mut environment = environment(&world).await;
+    environment.insert("STAGE", "prod".to_owned());
+    let mut lambda = Lambda::start_in(environment).await;
+    let [first, second, third] = account("alice", &["1", "2", "4"]).try_into().expect("three");
+    let ahead = aged(account("bob", &["1"]).remove(0), -3_600_000);
+    let events = [aged(first, 90_000), aged(second, 60_000), aged(third, 1_000)];
+    world.import(&events).await;
+    for batch_of in [&events[..1], &events[..1], &events[2..], &[ahead]] {
+        assert_eq!(lambda.invoke(batch(&records(batch_of))).await, done());
+    }
+
+    let lines = metric_lines(&lambda.stop().await);
+    assert!(lines.iter().all(|line| line.dimensions["stage"] == "prod"));
+    let lag = |projection| {
+        let lines = lines.iter().filter(move |line| line.projection() == Some(projection));
+        lines.map(|line| line.values.get("LagMs").copied()).collect::<Vec<_>>()
+    };
+    let [Some(applied), None, Some(healed), Some(ahead)] = lag("account-summary")[..] else { panic!("{:?}", lag("account-summary")) };
+    assert!((90_000.0..100_000.0).contains(&applied), "{applied}");
+    assert!((60_000.0..70_000.0).contains(&healed), "what is healed is older than what was delivered: {healed}");
+    assert!(ahead < 0.5, "a clock that is ahead is no lag");
+    assert_eq!(lag("forum-counters"), [None; 4], "nothing of it was counted");
+}
+
+#[tokio::test]
+async fn an_invocation_that_fails_is_told_of_as_well() {
+    let world = World::new().await;
+    world.append_all(&history("bank", 23, 20, 3)).await;
+    let mut lambda = Lambda::start(&world).await;
+    for payload in ["{}", r#"{"Records":{}}"#, r#"{"rebuild":{"projection":"none"}}"#] {
+        let Answer::Error(_) = lambda.invoke(payload).await else { panic!("{payload} is no success") };
+    }
+    let rebuild = r#"{"rebuild":{"projection":"account-summary"}}"#;
+    let Answer::Response(_) = lambda.invoke(rebuild).await else { panic!("it is a task") };
+    // A record of a stream without images.
+    let events = account("alice", &["1"]);
+    let imageless = with(&with(&records(&events)[0], "/dynamodb/NewImage", Json::Null), "/dynamodb/StreamViewType", json!("KEYS_ONLY"));
+    assert_ne!(lambda.invoke(batch(&[imageless])).await, done());
+
+    let output = lambda.stop().await;
+    let lines = metric_lines(&output);
+    let told: Vec<_> = lines.iter().filter(|line| line.projection().is_none()).map(|line| &line.values).collect();
+    let failed: Vec<_> = told.iter().map(|values| (values.get("BatchSize").copied(), values["Failed"] > 0.0)).collect();
+    assert_eq!(failed, [(None, true), (None, true), (None, true), (None, false), (Some(1.0), true)]);
+    assert!(told[3]["Requests"] > 0.0 && told[3]["WriteUnits"] > 0.0, "a task costs as well: {:?}", told[3]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    let logged =
+        text.lines().filter(|line| line.contains("invocation failed\"")).map(|line| serde_json::from_str::<Json>(line).expect("JSON"));
+    let types: Vec<_> = logged.map(|line| line["error_type"].clone()).collect();
+    assert_eq!(types, ["NotABatch", "NotABatch", "InvalidTask"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn retries_are_counted_and_conflicts_among_them() {
+    let world = World::new().await;
+    let events = account("alice", &["1", "2"]);
+    let tapped = world.tapped(|call| match call.number {
+        1 => Fault::error(400, "ThrottlingException"),
+        2 => Fault::error(400, "TransactionConflictException"),
+        _ => Fault::None,
+    });
+    let report = tapped.worker.process(&records(&events), projection_worker::retry::Deadline::NONE).await;
+    assert_eq!((report.usage.requests, report.usage.retries, report.usage.conflicts), (3, 2, 1));
+    assert_eq!(world.rows().await, fold(registry(), &events));
+}

@@ -4,7 +4,7 @@
 #   infra/check.sh                  all checks
 #   infra/check.sh --mutations      and breaks template, machine and code in known ways, each of which must be seen
 #
-# Needs Python 3.10 and Node 20 or newer. What it takes from PyPI and npm is pinned in infra/checks and kept in target/infra.
+# Needs Python 3.11 and Node 20 or newer. What it takes from PyPI and npm is pinned in infra/checks and kept in target/infra.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 pins=infra/checks

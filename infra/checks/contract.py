@@ -30,8 +30,8 @@ VARIABLES = {
 # The metrics that alarms and the dashboard rest on, by their dimensions: names that the code must have.
 NAMESPACE = "ProjectionWorker"
 METRICS = {
-    ("stage", "projection"): {"Applied", "Duplicate", "Healed", "Parked", "Failed", "LagMs", "Reprojected"},
-    ("stage",): {"BatchSize", "Ignored", "Requests", "WriteUnits"},
+    ("stage", "projection"): {"Applied", "Duplicate", "Gaps", "Healed", "Parked", "Failed", "LagMs", "Reprojected"},
+    ("stage",): {"BatchSize", "Ignored", "Requests", "WriteUnits", "ReadUnits", "Retries", "Conflicts"},
 }
 
 # What every stage must wake somebody for: (namespace, metric).

@@ -71,6 +71,7 @@ MUTATIONS = [
     ("code: another projection is registered", "projections/src/lib.rs", "pub const ALL: &[&dyn Rule] = &[", "pub const ALL: &[&dyn Rule] = &[&samples::Sample, "),
     ("code: another call of DynamoDB", "src/store/dynamo.rs", "    update_item(", "    delete_item(DeleteItemInputBuilder) -> DeleteItemOutput | DeleteItemError;\n    update_item("),
     ("code: parking deletes rows", "src/store/rows.rs", "Update::builder()", "Delete::builder()"),
+    ("code: another reads a table that it names", "src/store/audit.rs", "pub async fn shared_rows(", "pub async fn shared_events("),
     ("code: the worker scans", "src/worker.rs", "store.load_page(", "store.scan_events("),
     ("code: an answer has another name", "src/lambda/tasks.rs", "    clean: bool,", "    is_clean: bool,"),
     ("code: a count has another name", "src/rebuild.rs", "pub stopped: u64,", "pub halted: u64,"),

@@ -45,6 +45,9 @@ SENT = {
 # Those that send through another function, named here only for the table that it is another's.
 THROUGH_ANOTHER = {("audit", "standing_on_events")}
 
+# Reads from whatever table it is given: so who calls it is decided upon, too.
+GIVEN_A_TABLE = {"get_all": {"read_rows", "shared_rows", "standing_on_events"}}
+
 # A transaction is allowed by the permissions that its actions need.
 # https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/transaction-apis-iam.html
 PERMISSION = {
@@ -76,6 +79,9 @@ def problems_of_table(source):
         in_source, here = calls.get((file, function), set()), known.get((file, function), set())
         if in_source != here:
             yield f"src/store/{file}.rs: {function} sends {sorted(in_source)}, and checks/permissions.py says {sorted(here)}"
+    for function, callers in GIVEN_A_TABLE.items():
+        if source.inner_callers(function) != callers:
+            yield f"{function} is called by {sorted(source.inner_callers(function))}, and checks/permissions.py says {sorted(callers)}"
     if undecided := source.operations() - PERMISSION.keys():
         yield f"`Dynamo` has calls without a permission in checks/permissions.py: {sorted(undecided)}"
 

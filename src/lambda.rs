@@ -120,12 +120,13 @@ impl Drop for Account<'_> {
     fn drop(&mut self) {
         let (now, usage) = (store::now(), self.worker.store().usage() - self.before);
         let mut lines = Vec::new();
-        let mut invocation = Invocation { batch: None, failed: u64::from(!self.task_done), usage };
+        let mut invocation = Invocation { batch: None, parked: 0, failed: u64::from(!self.task_done), usage };
         if let Some(report) = &mut self.batch {
             report.usage = usage;
             report.log();
             lines = metrics::of_projections(self.stage, self.worker.registry(), report, &now);
             invocation.batch = Some((report.records, report.ignored_total()));
+            invocation.parked = report.total.parked;
             invocation.failed = report.total.failed;
         }
         lines.push(metrics::of_invocation(self.stage, &invocation, &now));

@@ -31,7 +31,7 @@ VARIABLES = {
 NAMESPACE = "ProjectionWorker"
 METRICS = {
     ("stage", "projection"): {"Applied", "Duplicate", "Gaps", "Healed", "Parked", "Failed", "LagMs", "Reprojected"},
-    ("stage",): {"BatchSize", "Ignored", "Requests", "WriteUnits", "ReadUnits", "Retries", "Conflicts"},
+    ("stage",): {"BatchSize", "Ignored", "Parked", "Requests", "WriteUnits", "ReadUnits", "Retries", "Conflicts"},
 }
 
 # What every stage must wake somebody for: (namespace, metric).

@@ -64,6 +64,8 @@ pub fn of_projections(stage: &Stage, registry: Registry, report: &Report, now: &
 pub struct Invocation {
     /// Records delivered and those of them with nothing to project; `None` if it was no batch.
     pub batch: Option<(u64, u64)>,
+    /// Records that wait, those that name no event among them, which no projection counts.
+    pub parked: u64,
     /// Records to deliver again; 1 for whatever else failed.
     pub failed: u64,
     /// What it cost.
@@ -79,6 +81,7 @@ pub fn of_invocation(stage: &Stage, invocation: &Invocation, now: &Timestamp) ->
         metrics.extend([count("BatchSize", records), count("Ignored", ignored)]);
     }
     metrics.extend([
+        count("Parked", invocation.parked),
         count("Failed", invocation.failed),
         count("Requests", requests),
         units("WriteUnits", write_units),
@@ -134,8 +137,8 @@ mod tests {
     fn a_line_is_what_cloudwatch_reads() {
         let usage = Usage { requests: 3, write_units: 4.5, read_units: 0.5, retries: 2, conflicts: 1 };
         let now = Timestamp::parse("2026-01-05T09:00:00Z").unwrap();
-        let told = |batch| of_invocation(&Stage("prod".to_owned()), &Invocation { batch, failed: 1, usage }, &now);
-        let literal = r#"{"BatchSize":20,"Conflicts":1,"Failed":1,"Ignored":4,"ReadUnits":0.5,"Requests":3,"Retries":2,"WriteUnits":4.5,"_aws":{"CloudWatchMetrics":[{"Dimensions":[["stage"]],"Metrics":[{"Name":"BatchSize","Unit":"Count"},{"Name":"Ignored","Unit":"Count"},{"Name":"Failed","Unit":"Count"},{"Name":"Requests","Unit":"Count"},{"Name":"WriteUnits","Unit":"Count"},{"Name":"ReadUnits","Unit":"Count"},{"Name":"Retries","Unit":"Count"},{"Name":"Conflicts","Unit":"Count"}],"Namespace":"ProjectionWorker"}],"Timestamp":1767603600000},"stage":"prod"}"#;
+        let told = |batch| of_invocation(&Stage("prod".to_owned()), &Invocation { batch, parked: 3, failed: 1, usage }, &now);
+        let literal = r#"{"BatchSize":20,"Conflicts":1,"Failed":1,"Ignored":4,"Parked":3,"ReadUnits":0.5,"Requests":3,"Retries":2,"WriteUnits":4.5,"_aws":{"CloudWatchMetrics":[{"Dimensions":[["stage"]],"Metrics":[{"Name":"BatchSize","Unit":"Count"},{"Name":"Ignored","Unit":"Count"},{"Name":"Parked","Unit":"Count"},{"Name":"Failed","Unit":"Count"},{"Name":"Requests","Unit":"Count"},{"Name":"WriteUnits","Unit":"Count"},{"Name":"ReadUnits","Unit":"Count"},{"Name":"Retries","Unit":"Count"},{"Name":"Conflicts","Unit":"Count"}],"Namespace":"ProjectionWorker"}],"Timestamp":1767603600000},"stage":"prod"}"#;
         assert_eq!(told(Some((20, 4))), literal);
         assert!(!told(None).contains("BatchSize"), "a task has no size, and a zero would lower the average");
     }

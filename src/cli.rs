@@ -12,6 +12,7 @@ mod pretty_json;
 mod rebuild;
 mod replay;
 mod snapshot;
+mod status;
 mod stores;
 mod stream_json;
 mod terminal;
@@ -83,6 +84,11 @@ enum Command {
     /// Show what could not be applied, and take it up again
     #[command(subcommand)]
     Parked(parked::Command),
+    /// Show how many rows each projection has, what is parked, and whether rows are outdated or behind the event store
+    ///
+    /// It looks at the newest event of each type alone; `verify` looks at all. Exit code 0 if nothing is parked, outdated or behind.
+    #[command(verbatim_doc_comment)]
+    Status(status::Options),
     /// Compare every row of a projection with the event store, also while the worker runs
     ///
     /// Exit code 0 only if all that was looked at is as it must be, or was mended.
@@ -144,6 +150,7 @@ impl Projector {
             Command::Replay(options) => Box::pin(replay::run(&options, store, registry)).await,
             Command::Events(command) => events::run(command, &store).await,
             Command::Parked(command) => parked::run(command, store, registry).await,
+            Command::Status(options) => status::run(&options, &self.store, store, registry).await,
             Command::Verify(options) => verify::run(&options, store, registry).await,
             Command::CatchUp(options) => Box::pin(catch_up::run(&options, &self.store, store, registry)).await,
             Command::Tables(Tables::Create) => stores::create(&store, registry).await,

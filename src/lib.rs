@@ -24,6 +24,8 @@ pub mod redrive;
 pub mod report;
 mod reproject;
 pub mod retry;
+#[cfg(feature = "cli")]
+pub mod status;
 pub mod store;
 pub mod sweep;
 pub mod verify;

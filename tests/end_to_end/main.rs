@@ -22,5 +22,6 @@ mod replay;
 mod rules;
 mod runtime_api;
 mod sizes;
+mod status;
 mod verify;
 mod world;

@@ -1,0 +1,145 @@
+//! A projection at a glance: how many rows by which revision of its rule, and whether they are behind the event store.
+//!
+//! It proves nothing, which is for [`verify`](crate::verify): of each event type it looks at the newest event alone. But it is cheap, and
+//! a worker that stands still shows at once.
+
+use std::collections::BTreeMap;
+
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use projection_vocabulary::{AggregateId, RecordedEvent, Rule, Timestamp, Version};
+
+use crate::{
+    lane::concerns,
+    retry::Deadline,
+    store::{
+        Trouble,
+        cursors::SavedCursor,
+        events::{PAGE_EVENTS, Segment, Stored},
+        home::Row,
+    },
+    worker::Worker,
+};
+
+/// What there is to say of a projection, but for what is parked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// Its rows; `None` if they were not to be counted.
+    pub rows: Option<Rows>,
+    /// When the newest event happened that the event store has of the rule's types; `None` if it has none that can be read.
+    pub newest: Option<Timestamp>,
+    /// The aggregates of the newest events, one of each type, whose rows do not have them. An event on its way is one.
+    pub behind: Vec<Behind>,
+    /// Where the segments of a rebuild stand that was begun and is not through: it is under way, or was interrupted.
+    pub rebuild: Vec<SavedCursor>,
+}
+
+/// The rows of a read model, in numbers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rows {
+    /// Rows that a reader sees, shared ones included.
+    pub seen: u64,
+    /// Home rows, by the revision of the rule that wrote them last.
+    pub by_revision: BTreeMap<u32, u64>,
+}
+
+/// An aggregate whose row is behind its history.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Behind {
+    /// The aggregate.
+    pub aggregate: AggregateId,
+    /// The version of its row.
+    pub version: Version,
+    /// The version of its newest event, as far as it was looked at.
+    pub head: Version,
+    /// When the first event happened that its row lacks.
+    pub since: Timestamp,
+}
+
+impl Rows {
+    /// Home rows of another revision than the rule's.
+    #[must_use]
+    pub fn outdated(&self, rule: &dyn Rule) -> u64 {
+        self.by_revision.iter().filter(|(revision, _)| **revision != rule.revision()).map(|(_, rows)| rows).sum()
+    }
+
+    fn count(&mut self, Row { home, shared, .. }: &Row) {
+        if home.version > Version::NONE {
+            *self.by_revision.entry(home.revision).or_default() += 1;
+        }
+        // One that was parked before its first event and is no longer: a key and nothing else.
+        self.seen += u64::from(home.version > Version::NONE || home.parked_at.is_some() || !shared.is_empty());
+    }
+}
+
+impl Worker {
+    /// Looks at a projection. Its rows are counted by a scan in so many segments at once, or not at all.
+    ///
+    /// # Errors
+    /// [`Trouble`].
+    pub async fn status(&self, rule: &'static dyn Rule, segments: Option<u32>, deadline: Deadline) -> Result<Status, Trouble> {
+        let rows = match segments {
+            Some(segments) => Some(self.count_rows(rule, segments, deadline).await?),
+            None => None,
+        };
+        let mut newest = Vec::new();
+        for event_type in rule.event_types() {
+            let stored = self.store().load_by_type(event_type, 1).await?;
+            newest.extend(stored.into_iter().filter_map(|stored| if let Stored::Event(event) = stored { Some(event) } else { None }));
+        }
+        Ok(Status {
+            rows,
+            newest: newest.iter().map(|event| event.timestamp.clone()).max(),
+            behind: self.behind(rule, newest, deadline).await?,
+            rebuild: self.store().saved_cursors(rule, deadline).await?,
+        })
+    }
+
+    async fn count_rows(&self, rule: &'static dyn Rule, segments: u32, deadline: Deadline) -> Result<Rows, Trouble> {
+        let counted = Segment::all(segments).map(|segment| async move {
+            let (mut rows, mut after) = (Rows::default(), None);
+            loop {
+                let (page, next) = self.store().scan_rows(rule, segment, after, deadline).await?;
+                for row in &page {
+                    rows.count(row);
+                }
+                after = next;
+                if after.is_none() {
+                    return Ok::<_, Trouble>(rows);
+                }
+            }
+        });
+        let add = async |mut all: Rows, Rows { seen, by_revision }| {
+            all.seen += seen;
+            for (revision, rows) in by_revision {
+                *all.by_revision.entry(revision).or_default() += rows;
+            }
+            Ok(all)
+        };
+        stream::iter(counted).buffer_unordered(segments as usize).try_fold(Rows::default(), add).await
+    }
+
+    /// Those of the events' aggregates whose rows do not have them.
+    async fn behind(&self, rule: &'static dyn Rule, events: Vec<RecordedEvent>, deadline: Deadline) -> Result<Vec<Behind>, Trouble> {
+        let mut heads: BTreeMap<AggregateId, RecordedEvent> = BTreeMap::new();
+        for event in events {
+            if heads.get(&event.aggregate).is_none_or(|known| known.version < event.version) {
+                heads.insert(event.aggregate.clone(), event);
+            }
+        }
+        let aggregates: Vec<_> = heads.keys().cloned().collect();
+        // After the events: a row that moves meanwhile is not behind.
+        let rows = self.store().read_rows(rule, &aggregates, deadline).await?;
+        let mut behind = Vec::new();
+        for (aggregate, event) in heads {
+            let version = rows.get(&aggregate).map_or(Version::NONE, |row| row.version);
+            if version < event.version {
+                let lacking = self.store().load_page(&aggregate, version.next()..=event.version, PAGE_EVENTS, deadline).await?;
+                let first = lacking.into_iter().find(|stored| concerns(rule, stored));
+                // One that cannot be read has no time, and what follows a page of events of no concern is close to the newest.
+                let since = if let Some(Stored::Event(first)) = first { first.timestamp } else { event.timestamp };
+                behind.push(Behind { aggregate, version, head: event.version, since });
+            }
+        }
+        Ok(behind)
+    }
+}

@@ -1,0 +1,171 @@
+//! `projector status`, as an operator runs it.
+
+use std::collections::BTreeMap;
+
+use aws_sdk_dynamodb::types::AttributeValue;
+use projection_vocabulary::{RecordedEvent, Timestamp, Version};
+use projection_worker::{
+    retry::Deadline,
+    status::{Behind, Rows, Status},
+    store::{cursors::SavedCursor, events::Segment},
+};
+use serde_json::{Value as Json, json, value::RawValue};
+
+use crate::{
+    lambda::deposit_of,
+    parked_cli::projector,
+    world::{Fault, World, account, history, registry},
+};
+
+/// Stands in event data, and must stand nowhere else.
+const MARKER: &str = "only-the-event-may-say-this";
+
+/// An account whose events are newer than all others, a second apart.
+fn newest(id: &str, amounts: &[&str]) -> Vec<RecordedEvent> {
+    let mut events = account(id, amounts);
+    for event in &mut events {
+        event.timestamp = Timestamp::parse(&format!("2026-06-01T00:00:{:02}Z", event.version.0)).expect("a time");
+    }
+    events
+}
+
+/// Bank and forum, all of it applied.
+async fn applied() -> World {
+    let world = World::new().await;
+    let mut events = history("bank", 31, 60, 7);
+    events.extend(history("forum", 32, 60, 9));
+    world.append_all(&events).await;
+    assert_eq!(world.process(&events).await.total.failed, 0);
+    world
+}
+
+/// Exit code, the table and its lines, and the objects of the same command's JSON.
+async fn status(url: &str, arguments: &[&str]) -> (i32, String, Vec<Json>) {
+    let arguments = [&["--endpoint-url", url, "status"], arguments].concat();
+    let (code, table, said) = projector(&arguments).await;
+    assert!(table.lines().all(|line| line.chars().count() <= 80), "{table}");
+    let (code_of_json, lines, said_of_json) = projector(&[arguments.as_slice(), &["--json"]].concat()).await;
+    assert_eq!(code, code_of_json);
+    assert!(!format!("{table}{lines}{said}{said_of_json}").contains(MARKER), "{table}{lines}{said}{said_of_json}");
+    (code, table, lines.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect())
+}
+
+#[tokio::test]
+async fn what_is_as_it_should_be_is_said_in_a_table_and_in_json() {
+    let world = applied().await;
+    let url = world.serve().await;
+    let (code, table, lines) = status(&url, &[]).await;
+    assert_eq!(code, 0, "{table}");
+    assert_eq!(table.lines().count(), 6, "a head, a row for each projection, the border, and nothing to tell: {table}");
+    let rows = world.rows().await;
+    for (line, rule) in lines.iter().zip(registry().rules()) {
+        let rows = &rows[rule.name()];
+        let home = rows.values().filter(|row| row.contains_key("version")).count();
+        let newest = line["newestEventAt"].as_str().expect("a time");
+        let expected = json!({
+            "projection": rule.name(), "revision": 1, "rows": rows.len(), "rowsByRevision": { "1": home }, "outdated": 0, "parked": 0,
+            "newestEventAt": newest, "behind": [], "rebuild": null,
+        });
+        assert_eq!(line, &expected);
+        let shown = table.lines().find(|line| line.contains(rule.name())).expect("a line of the table");
+        let newest = newest.replace('T', " ");
+        assert!(shown.contains(&rows.len().to_string()) && shown.contains(newest.split_once('.').expect("ms").0), "{shown}");
+    }
+    assert_eq!(lines[2..], [json!({ "total": { "well": true, "parkedRecords": 0 } })]);
+
+    let (code, _, lines) = status(&url, &["account-summary"]).await;
+    assert_eq!((code, lines.len()), (0, 2), "one projection");
+    let (code, _, said) = projector(&["--endpoint-url", &url, "status", "nobody"]).await;
+    assert!(code == 2 && said.contains("nobody"), "{said}");
+}
+
+#[tokio::test]
+async fn a_row_behind_its_newest_event_is_told_how_far_and_since_when() {
+    let world = applied().await;
+    let url = world.serve().await;
+    let late = newest("late", &["1", "2", "4", "8"]);
+    world.append_all(&late).await;
+    world.process(&late[..2]).await;
+    let (code, table, lines) = status(&url, &["--quick"]).await;
+    assert_eq!(code, 1, "{table}");
+    let behind = json!([{ "aggregateId": "late", "version": 2, "head": 4, "since": "2026-06-01T00:00:03.000Z" }]);
+    assert_eq!((&lines[0]["behind"], &lines[0]["newestEventAt"]), (&behind, &json!("2026-06-01T00:00:04.000Z")));
+    assert_eq!((&lines[1]["behind"], &lines[2]["total"]["well"]), (&json!([]), &json!(false)));
+    assert!(table.contains("account-summary: late is behind since 2026-06-01 00:00:03:\n  at version 2 of 4;"), "{table}");
+    assert!(table.contains("`projector catch-up account-summary`"), "{table}");
+    let (code, ..) = status(&url, &["forum-counters"]).await;
+    assert_eq!(code, 0, "it is not the forum's");
+
+    world.process(&late).await;
+    let (code, table, _) = status(&url, &[]).await;
+    assert_eq!(code, 0, "{table}");
+}
+
+#[tokio::test]
+async fn what_is_parked_is_counted_by_projection() {
+    let world = applied().await;
+    let url = world.serve().await;
+    let mut spoilt = account("spoilt", &["1"]);
+    spoilt[0].data = deposit_of(MARKER);
+    world.append_all(&spoilt).await;
+    world.process(&spoilt).await;
+    let (code, table, lines) = status(&url, &[]).await;
+    assert_eq!((code, &lines[0]["parked"], &lines[1]["parked"]), (1, &json!(1), &json!(0)), "{table}");
+
+    let stray: Box<RawValue> = serde_json::value::to_raw_value(&json!({ "eventID": "stray", "dynamodb": MARKER })).expect("JSON");
+    let other = applied().await;
+    other.worker.process(&[stray], Deadline::NONE).await;
+    let url = other.serve().await;
+    let (code, table, lines) = status(&url, &[]).await;
+    assert_eq!((code, &lines[2]), (1, &json!({ "total": { "well": false, "parkedRecords": 1 } })), "{table}");
+    assert!(table.contains("1 parked records name no event"), "{table}");
+    assert_eq!(status(&url, &["account-summary"]).await.0, 0, "nobody knows whose it is");
+}
+
+#[tokio::test]
+async fn rows_of_another_revision_are_outdated_and_a_rebuild_shows_where_it_stands() {
+    let world = applied().await;
+    let url = world.serve().await;
+    let rule = registry().get("account-summary").expect("the bank");
+    let rows = world.rows().await["account-summary"].clone();
+    let (aged, _) = rows.first_key_value().expect("a row");
+    let request = world.embedded.client().update_item().table_name("account-summary");
+    let request = request.key("accountId", AttributeValue::S(aged.to_string())).update_expression("SET revision = :old");
+    request.expression_attribute_values(":old", AttributeValue::N("0".into())).send().await.expect("updated");
+    for segment in Segment::all(3) {
+        let saved = SavedCursor { done: segment.number() == 1, ..SavedCursor::beginning(segment) };
+        world.worker.store().save_cursor(rule, &saved, Deadline::NONE).await.expect("saved");
+    }
+
+    let (code, table, lines) = status(&url, &["account-summary"]).await;
+    assert_eq!((code, &lines[0]["outdated"]), (1, &json!(1)), "{table}");
+    assert_eq!(lines[0]["rowsByRevision"], json!({ "0": 1, "1": rows.len() - 1 }));
+    let kept = format!("account-summary: rows by revision: 1 of 0, {} of 1; today's is 1:\n", rows.len() - 1);
+    assert!(table.contains(&kept) && table.contains("  `projector rebuild-projection account-summary`\n"), "{table}");
+    assert_eq!((&lines[0]["rebuild"]["done"], &lines[0]["rebuild"]["segments"]), (&json!(1), &json!(3)));
+    assert!(table.contains("a rebuild has done 1 of 3 segments at 20"), "{table}");
+    let (code, table, lines) = status(&url, &["account-summary", "--quick"]).await;
+    assert_eq!((code, lines[0].get("rows"), lines[0].get("outdated")), (0, None, None), "who counts no rows cannot know: {table}");
+}
+
+#[tokio::test]
+async fn a_quick_look_scans_nothing_and_segments_make_no_difference() {
+    let world = applied().await;
+    let late = newest("late", &["1", "2"]);
+    world.append_all(&late).await;
+    let rule = registry().get("account-summary").expect("the bank");
+    let tapped = world.tapped(|call| {
+        assert_ne!(call.operation, "Scan");
+        Fault::None
+    });
+    let quick = tapped.worker.status(rule, None, Deadline::NONE).await.expect("a look");
+    let (newest, since) = (Some(late[1].timestamp.clone()), late[0].timestamp.clone());
+    let behind = vec![Behind { aggregate: "late".into(), version: Version::NONE, head: Version(2), since }];
+    assert_eq!(quick, Status { rows: None, newest, behind, rebuild: Vec::new() });
+
+    let rows = world.rows().await["account-summary"].len() as u64;
+    for segments in [1, 5] {
+        let counted = world.worker.status(rule, Some(segments), Deadline::NONE).await.expect("a look").rows;
+        assert_eq!(counted, Some(Rows { seen: rows, by_revision: BTreeMap::from([(1, rows)]) }));
+    }
+}

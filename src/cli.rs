@@ -2,6 +2,7 @@
 //!
 //! A team's own binary is one call of [`run`] with its own registry.
 
+mod capture;
 mod catch_up;
 mod events;
 mod generate;
@@ -81,6 +82,8 @@ enum Command {
     /// Append to the event store, import into it, look into it
     #[command(subcommand)]
     Events(events::Command),
+    /// Record the event store's stream into files that `replay` takes
+    Capture(capture::Options),
     /// Show what could not be applied, and take it up again
     #[command(subcommand)]
     Parked(parked::Command),
@@ -145,6 +148,9 @@ impl Projector {
         if let Command::RebuildProjection(options) = self.command {
             return Box::pin(rebuild::run(&options, &self.store, registry)).await;
         }
+        if let Command::Capture(options) = self.command {
+            return Box::pin(capture::run(&options, &self.store, registry)).await;
+        }
         let store = stores::open(&self.store, registry, matches!(self.command, Command::Tables(_))).await?;
         match self.command {
             Command::Replay(options) => Box::pin(replay::run(&options, store, registry)).await,
@@ -154,7 +160,9 @@ impl Projector {
             Command::Verify(options) => verify::run(&options, store, registry).await,
             Command::CatchUp(options) => Box::pin(catch_up::run(&options, &self.store, store, registry)).await,
             Command::Tables(Tables::Create) => stores::create(&store, registry).await,
-            Command::Generate(_) | Command::RebuildProjection(_) => unreachable!("handled above: with no store, or one of its own"),
+            Command::Generate(_) | Command::RebuildProjection(_) | Command::Capture(_) => {
+                unreachable!("handled above: with no store, or one of its own")
+            }
         }
     }
 }

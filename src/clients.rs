@@ -72,6 +72,25 @@ pub fn of_environment(var: impl Fn(&str) -> Option<String>) -> Result<Client, St
 /// The address is no URL, or the environment has one half of a credential.
 #[cfg(feature = "cli")]
 pub fn of_endpoint(url: &str) -> Result<Client, String> {
+    let (region, credentials) = identity_for(url)?;
+    let config = aws_sdk_dynamodb::Config::builder().region(region).credentials_provider(credentials).endpoint_url(url);
+    Ok(client(config, http_client(Some(url))))
+}
+
+/// The same of the streams at this address.
+///
+/// # Errors
+/// Those of [`of_endpoint`].
+#[cfg(feature = "cli")]
+pub fn streams_of_endpoint(url: &str) -> Result<aws_sdk_dynamodbstreams::Client, String> {
+    let (region, credentials) = identity_for(url)?;
+    let config = aws_sdk_dynamodbstreams::Config::builder().region(region).credentials_provider(credentials).endpoint_url(url);
+    Ok(streams_client(config, http_client(Some(url))))
+}
+
+/// As whom to call an address.
+#[cfg(feature = "cli")]
+fn identity_for(url: &str) -> Result<(Region, Credentials), String> {
     if !is_http_url(url) {
         return Err(format!("`{url}` is no http or https URL"));
     }
@@ -83,8 +102,7 @@ pub fn of_endpoint(url: &str) -> Result<Client, String> {
         (None, Some(_)) => return Err(format!("{SECRET_KEY} is set and {KEY_ID} is not")),
     };
     let region = set(REGION).or_else(|| set("AWS_DEFAULT_REGION")).unwrap_or_else(|| "us-east-1".to_owned());
-    let config = aws_sdk_dynamodb::Config::builder().region(Region::new(region)).credentials_provider(credentials).endpoint_url(url);
-    Ok(client(config, http_client(Some(url))))
+    Ok((Region::new(region), credentials))
 }
 
 /// A client of DynamoDB on AWS, with region, credentials and endpoint found where every AWS tool looks for them: the
@@ -92,24 +110,48 @@ pub fn of_endpoint(url: &str) -> Result<Client, String> {
 /// instance. What is missing shows in the first call.
 #[cfg(feature = "cli")]
 pub async fn of_credential_chain() -> Client {
-    // The same for the chain as for the client: it speaks plain HTTP, too, where a container or an instance has its credentials.
-    let http = http_client(None);
-    let found = aws_config::defaults(BehaviorVersion::latest()).http_client(http.clone()).load().await;
+    let (found, http) = found_by_chain().await;
     client(Builder::from(&found), http)
 }
 
-/// What all clients have in common.
+/// The same of its streams.
+#[cfg(feature = "cli")]
+pub async fn streams_of_credential_chain() -> aws_sdk_dynamodbstreams::Client {
+    let (found, http) = found_by_chain().await;
+    streams_client(aws_sdk_dynamodbstreams::config::Builder::from(&found), http)
+}
+
+#[cfg(feature = "cli")]
+async fn found_by_chain() -> (aws_config::SdkConfig, SharedHttpClient) {
+    // The same for the chain as for the client: it speaks plain HTTP, too, where a container or an instance has its credentials.
+    let http = http_client(None);
+    (aws_config::defaults(BehaviorVersion::latest()).http_client(http.clone()).load().await, http)
+}
+
+/// What all clients have in common, for either SDK crate: each generates its own types of the same names.
+macro_rules! client {
+    ($sdk:ident, $config:expr, $http:expr, $retries:expr) => {{
+        let timeouts = TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).operation_attempt_timeout(ATTEMPT_TIMEOUT);
+        let config = $config
+            .behavior_version(BehaviorVersion::latest())
+            .http_client($http)
+            .timeout_config(timeouts.build())
+            .retry_config($retries)
+            // It watches the throughput of long bodies. An answer of DynamoDB is short, and the attempt's time limits it anyway.
+            .stalled_stream_protection(StalledStreamProtectionConfig::disabled());
+        $sdk::Client::from_conf(config.build())
+    }};
+}
+
 fn client(config: Builder, http: SharedHttpClient) -> Client {
-    let timeouts = TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).operation_attempt_timeout(ATTEMPT_TIMEOUT);
-    let config = config
-        .behavior_version(BehaviorVersion::latest())
-        .http_client(http)
-        .timeout_config(timeouts.build())
-        // The worker has its own retries (see `retry`); a second layer would multiply attempts.
-        .retry_config(RetryConfig::disabled())
-        // It watches the throughput of long bodies. An answer of DynamoDB is short, and the attempt's time limits it anyway.
-        .stalled_stream_protection(StalledStreamProtectionConfig::disabled());
-    Client::from_conf(config.build())
+    // The worker has its own retries (see `retry`); a second layer would multiply attempts.
+    client!(aws_sdk_dynamodb, config, http, RetryConfig::disabled())
+}
+
+/// Whoever reads a stream has none, and is slowed down by them where a shard has more readers.
+#[cfg(feature = "cli")]
+fn streams_client(config: aws_sdk_dynamodbstreams::config::Builder, http: SharedHttpClient) -> aws_sdk_dynamodbstreams::Client {
+    client!(aws_sdk_dynamodbstreams, config, http, RetryConfig::standard())
 }
 
 /// TLS only where it is spoken, so that an emulator beside the worker needs no trust store on the machine.

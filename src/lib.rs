@@ -1,6 +1,8 @@
 #![doc = include_str!("../README.md")]
 
 mod breaker;
+#[cfg(feature = "cli")]
+pub mod capture;
 pub mod catch_up;
 #[cfg(feature = "cli")]
 pub mod cli;

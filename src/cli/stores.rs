@@ -31,6 +31,21 @@ pub async fn open_beside(
     Ok((store, created))
 }
 
+/// The same with a client of its streams, for a store that was there before this process.
+pub async fn open_with_streams(options: &StoreOptions, registry: Registry) -> anyhow::Result<(Store, aws_sdk_dynamodbstreams::Client)> {
+    let names = names(options, registry)?;
+    if options.aws {
+        return Ok((Store::new(clients::of_credential_chain().await, names), clients::streams_of_credential_chain().await));
+    }
+    if let Some(url) = &options.endpoint_url {
+        let store = Store::new(clients::of_endpoint(url).map_err(anyhow::Error::msg)?, names);
+        return Ok((store, clients::streams_of_endpoint(url).map_err(anyhow::Error::msg)?));
+    }
+    let path = options.data.as_ref().context("name the store whose stream it is: --data, --endpoint-url or --aws")?;
+    let embedded = Embedded::file(path)?;
+    Ok((Store::new(embedded.client(), names), embedded.streams_client()))
+}
+
 fn names(options: &StoreOptions, registry: Registry) -> anyhow::Result<TableNames> {
     let var = |name: &str| std::env::var(name).ok();
     if options.aws {

@@ -16,6 +16,7 @@ use aws_sdk_dynamodb::{
 use projection_vocabulary::{Index, Registry, Rule};
 
 use super::{Store, Trouble, trouble::lasting};
+use crate::retry::Deadline;
 
 /// The event store's index by event type and time.
 pub const BY_TYPE_INDEX: &str = "GSI1";
@@ -66,6 +67,16 @@ impl Store {
     pub async fn event_store_items(&self) -> Option<u64> {
         let described = self.dynamo.describe_table(DescribeTableInput::builder().table_name(&self.names.event_store)).await.ok()?;
         described.table?.item_count.and_then(|count| u64::try_from(count).ok()).filter(|count| *count > 0)
+    }
+
+    /// The ARN of the event store's stream; `None` if it has none.
+    ///
+    /// # Errors
+    /// [`Trouble`].
+    pub async fn event_store_stream(&self) -> Result<Option<String>, Trouble> {
+        let describe = || self.dynamo.describe_table(DescribeTableInput::builder().table_name(&self.names.event_store));
+        let described = self.ask("DescribeTable of the event store", Deadline::NONE, describe).await?;
+        Ok(described.table.and_then(|table| table.latest_stream_arn))
     }
 
     async fn create(&self, name: &str, table: CreateTableInputBuilder, created: &mut Vec<String>) -> Result<(), Trouble> {

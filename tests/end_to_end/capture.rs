@@ -4,15 +4,11 @@
 
 use std::{fs, path::Path};
 
-use aws_sdk_dynamodbstreams::{
-    primitives::DateTime,
-    types::{OperationType, Record, ShardIteratorType, StreamViewType},
-};
 use projection_vocabulary::{
     AggregateId, RecordedEvent, Value, Version, data,
     sample::{Fact, record},
 };
-use serde_dynamo::Item;
+use projection_worker::capture::{Begin, Capture};
 use serde_json::{Value as Json, json};
 
 use crate::world::World;
@@ -87,37 +83,13 @@ async fn append(world: &World, events: &[RecordedEvent]) {
 
 /// Reads the event store's stream from its beginning, each record as Lambda hands it to a function.
 pub async fn stream(world: &World) -> Vec<Json> {
-    let client = world.embedded.streams_client();
-    let streams = client.list_streams().table_name("event-store").send().await.expect("streams");
-    let arn = streams.streams()[0].stream_arn().expect("an ARN").to_owned();
-    let described = client.describe_stream().stream_arn(&arn).send().await.expect("a stream");
-    let shard = described.stream_description().expect("described").shards()[0].shard_id().expect("a shard").to_owned();
-    let request = client.get_shard_iterator().stream_arn(&arn).shard_id(shard).shard_iterator_type(ShardIteratorType::TrimHorizon);
-    let mut iterator = request.send().await.expect("an iterator").shard_iterator;
+    let arn = world.worker.store().event_store_stream().await.expect("a table").expect("a stream");
+    let mut capture = Capture::new(world.embedded.streams_client(), arn, Begin::Oldest);
     let mut records = Vec::new();
-    while let Some(from) = iterator.take() {
-        let page = client.get_records().shard_iterator(from).send().await.expect("records");
-        if !page.records().is_empty() {
-            records.extend(page.records().iter().map(|record| lambda_json(record, &arn)));
-            iterator = page.next_shard_iterator;
-        }
+    while let Some(page) = capture.next_page().await.expect("a page") {
+        records.extend(page);
     }
     records
-}
-
-fn lambda_json(record: &Record, arn: &str) -> Json {
-    let change = record.dynamodb().expect("a change");
-    let item = |item: &std::collections::HashMap<_, _>| json!(Item::from(item.clone()));
-    json!({
-        "eventID": record.event_id(), "eventName": record.event_name().map(OperationType::as_str), "eventVersion": record.event_version(),
-        "eventSource": record.event_source(), "awsRegion": record.aws_region(),
-        "dynamodb": {
-            "ApproximateCreationDateTime": change.approximate_creation_date_time().map(DateTime::secs),
-            "Keys": change.keys().map(item), "NewImage": change.new_image().map(item), "SequenceNumber": change.sequence_number(),
-            "SizeBytes": change.size_bytes(), "StreamViewType": change.stream_view_type().map(StreamViewType::as_str),
-        },
-        "eventSourceARN": arn,
-    })
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! End to end: the real SDK against the embedded store, and the real programs.
 
 mod capture;
+mod capture_cli;
 mod decisions;
 mod event_store;
 mod export;

@@ -1,0 +1,161 @@
+//! `projector capture`: the event store's stream, into files that `replay` takes.
+
+use std::{
+    fs::{self, File},
+    io::{self, BufWriter, Write},
+    path::PathBuf,
+    time::Duration,
+};
+
+use anyhow::{Context as _, bail};
+use clap::Args;
+use flate2::{Compression, write::GzEncoder};
+use projection_vocabulary::Registry;
+use serde_json::Value as Json;
+
+use super::{EXIT_INTERRUPTED, EXIT_OK, StoreOptions, stores, stream_json::LambdaEvent, terminal};
+use crate::capture::{Begin, Capture};
+
+/// How long to wait at the present end. A shard takes five reads a second, its two readers together
+/// (<https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_streams_GetRecords.html>).
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// A file that is easy to look into and to carry about.
+const FILE_MB_DEFAULT: u64 = 64;
+const FILE_PREFIX: &str = "stream-";
+
+/// What to capture, and where to.
+#[derive(Args)]
+pub struct Options {
+    /// The folder to write to, created if missing; it must have no capture yet
+    #[arg(long, value_name = "FOLDER")]
+    out: PathBuf,
+    /// Go on at the end, until Ctrl-C
+    #[arg(long)]
+    follow: bool,
+    /// Begin with what comes from now on, and not with the oldest record that the stream still has
+    #[arg(long, requires = "follow")]
+    latest: bool,
+    /// Pack each file
+    #[arg(long)]
+    gzip: bool,
+    /// Begin another file when one has N MB, unpacked
+    #[arg(long, value_name = "N", default_value_t = FILE_MB_DEFAULT, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    file_mb: u64,
+}
+
+/// `capture`
+pub async fn run(options: &Options, store_options: &StoreOptions, registry: Registry) -> anyhow::Result<u8> {
+    let (store, client) = stores::open_with_streams(store_options, registry).await?;
+    let arn = store.event_store_stream().await?.context("the event store has no stream: enable one that carries new images")?;
+    let begin = if options.latest { Begin::Latest } else { Begin::Oldest };
+    let mut capture = Capture::new(client, arn, begin);
+    let mut files = Files::new(options)?;
+    let progress = terminal::spinner("reading the stream");
+    let mut interrupt = std::pin::pin!(tokio::signal::ctrl_c());
+    // What is interrupted is a read, which is read again another time, and never a page that is being written.
+    let result = loop {
+        let page = tokio::select! {
+            biased;
+            _ = &mut interrupt => break Ok(true),
+            page = capture.next_page() => page,
+        };
+        match page {
+            Ok(Some(records)) => files.write(records)?,
+            Ok(None) if !options.follow => break Ok(false),
+            Ok(None) => tokio::select! {
+                _ = &mut interrupt => break Ok(true),
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+            },
+            Err(error) => break Err(error),
+        }
+    };
+    progress.finish_and_clear();
+    files.end()?;
+    println!("{} records in {} files in {}", files.records, files.number, options.out.display());
+    let interrupted = result?;
+    // To be interrupted is how following ends.
+    Ok(if interrupted && !options.follow { EXIT_INTERRUPTED } else { EXIT_OK })
+}
+
+/// JSON Lines, a Lambda event for each page, in files of a limited size.
+struct Files {
+    folder: PathBuf,
+    gzip: bool,
+    bytes_max: u64,
+    open: Option<Output>,
+    bytes: u64,
+    /// How many files were begun.
+    number: u32,
+    records: usize,
+}
+
+enum Output {
+    Plain(BufWriter<File>),
+    Gzip(GzEncoder<BufWriter<File>>),
+}
+
+impl Files {
+    fn new(options: &Options) -> anyhow::Result<Self> {
+        let folder = options.out.clone();
+        fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+        let unread = || format!("cannot read {}", folder.display());
+        for entry in fs::read_dir(&folder).with_context(unread)? {
+            let name = entry.with_context(unread)?.file_name();
+            // One folder is one capture: two of the same stream would replay as if everything had come twice.
+            if name.to_string_lossy().starts_with(FILE_PREFIX) {
+                bail!("{} has a capture: choose another folder", folder.display());
+            }
+        }
+        Ok(Self { folder, gzip: options.gzip, bytes_max: options.file_mb * 1_000_000, open: None, bytes: 0, number: 0, records: 0 })
+    }
+
+    fn write(&mut self, records: Vec<Json>) -> anyhow::Result<()> {
+        let count = records.len();
+        let mut line = serde_json::to_vec(&LambdaEvent { records })?;
+        line.push(b'\n');
+        let mut output = match self.open.take() {
+            Some(output) => output,
+            None => self.begin()?,
+        };
+        // Whoever looks on sees whole pages.
+        output.write(&line).with_context(|| format!("cannot write to {}", self.folder.display()))?;
+        self.open = Some(output);
+        self.records += count;
+        self.bytes += line.len() as u64;
+        if self.bytes >= self.bytes_max {
+            self.end()?;
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self) -> anyhow::Result<Output> {
+        let packed = if self.gzip { ".gz" } else { "" };
+        let path = self.folder.join(format!("{FILE_PREFIX}{:05}.jsonl{packed}", self.number + 1));
+        // Never over what is there: it may no longer be in the stream.
+        let file = File::create_new(&path).with_context(|| format!("cannot begin {}", path.display()))?;
+        (self.number, self.bytes) = (self.number + 1, 0);
+        let file = BufWriter::new(file);
+        Ok(if self.gzip { Output::Gzip(GzEncoder::new(file, Compression::default())) } else { Output::Plain(file) })
+    }
+
+    /// Ends the present file.
+    fn end(&mut self) -> anyhow::Result<()> {
+        let ended = match self.open.take() {
+            None => Ok(()),
+            Some(Output::Plain(mut file)) => file.flush(),
+            Some(Output::Gzip(packed)) => packed.finish().and_then(|mut file| file.flush()),
+        };
+        ended.with_context(|| format!("cannot write to {}", self.folder.display()))
+    }
+}
+
+impl Output {
+    fn write(&mut self, line: &[u8]) -> io::Result<()> {
+        let output: &mut dyn Write = match self {
+            Self::Plain(file) => file,
+            Self::Gzip(packed) => packed,
+        };
+        output.write_all(line)?;
+        output.flush()
+    }
+}

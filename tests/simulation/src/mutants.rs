@@ -45,7 +45,6 @@ const REPORT: &str = "src/report.rs";
 const REDRIVE: &str = "src/redrive.rs";
 const REPROJECT: &str = "src/reproject.rs";
 const REBUILD: &str = "src/rebuild.rs";
-const SUMS: &str = "src/verify/sums.rs";
 const AUDIT: &str = "src/store/audit.rs";
 
 const CONDITION: &str = r#"format!("{version} = {after} AND {} = {} AND attribute_not_exists({parked})", written_by.0, written_by.1)"#;
@@ -368,15 +367,6 @@ const ALL: &[Mutant] = &[
         )],
     ),
     mutant(
-        "parked-wherever-it-stands",
-        "a row is marked although it has moved on",
-        &[Switched(
-            ROWS,
-            "self.update(rule, aggregate.as_str(), &expression, Some(condition))",
-            r#"self.update(rule, aggregate.as_str(), &expression, Some(format!("{condition} OR attribute_exists(#0) OR attribute_not_exists(#0)")))"#,
-        )],
-    ),
-    mutant(
         "budget-taken-for-parked",
         "what one invocation may not project anew is acknowledged",
         &[
@@ -417,18 +407,6 @@ const ALL: &[Mutant] = &[
                 self.update_if(OPERATION, rule, row.as_str(), &expression, Some(condition), deadline)
             }"#,
         )],
-    ),
-    mutant(
-        "difference-of-moving-rows",
-        "contributors are taken to stand still",
-        &[
-            Switched(SUMS, "moved.iter().all(|id| moving.contains_key(id))", "true"),
-            Switched(
-                SUMS,
-                "amount.is_zero() || once.insert(cell.clone(), amount.clone()).as_ref() == Some(&amount)",
-                "{ let _ = &once; true }",
-            ),
-        ],
     ),
 ];
 

@@ -13,7 +13,7 @@ use projection_vocabulary::{AggregateId, Attributes, Decimal, HomeRow, RowKey, R
 
 use super::{
     Store, Trouble,
-    events::Segment,
+    events::{SCAN_ITEMS_MAX, Segment},
     expression::Expression,
     fresh_id,
     home::{CORRECTED, Row, row_of},
@@ -42,7 +42,7 @@ impl Store {
     ) -> Result<(Vec<Row>, Option<RowKey>), Trouble> {
         let scan = || {
             let start = after.as_ref().map(|key| SdkItem::from([(rule.key().to_owned(), AttributeValue::S(key.to_string()))]));
-            let request = segment.of(ScanInput::builder().table_name(self.table_of(rule)).consistent_read(true));
+            let request = segment.of(ScanInput::builder().table_name(self.table_of(rule)).consistent_read(true).limit(SCAN_ITEMS_MAX));
             self.dynamo.scan(request.set_exclusive_start_key(start).return_consumed_capacity(ReturnConsumedCapacity::Total))
         };
         let page = self.ask("Scan of a read model", deadline, scan).await?;

@@ -143,6 +143,10 @@ pub struct NoSegment {
     of: u32,
 }
 
+/// As many items as a page of 1 MB may hold, and more: DynamoDB ends a page by its size. The embedded one reads what it is not told to
+/// leave, and throws it away.
+pub(super) const SCAN_ITEMS_MAX: i32 = 5_000;
+
 /// The most segments of a parallel scan.
 /// <https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_Scan.html>
 pub const SEGMENTS_MAX: u32 = 1_000_000;
@@ -371,7 +375,7 @@ impl Store {
             let start = after.map(|Cursor { partition, sort }| {
                 SdkItem::from([("PK".into(), AttributeValue::S(partition.clone())), ("SK".into(), AttributeValue::S(sort.clone()))])
             });
-            let request = segment.of(ScanInput::builder().table_name(&self.names.event_store).consistent_read(true));
+            let request = segment.of(ScanInput::builder().table_name(&self.names.event_store).consistent_read(true).limit(SCAN_ITEMS_MAX));
             self.dynamo.scan(request.set_exclusive_start_key(start).return_consumed_capacity(ReturnConsumedCapacity::Total))
         };
         let page = self.ask("Scan of the event store", deadline, scan).await?;

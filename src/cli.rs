@@ -157,7 +157,7 @@ impl Projector {
             Command::Events(command) => events::run(command, &store).await,
             Command::Parked(command) => parked::run(command, store, registry).await,
             Command::Status(options) => status::run(&options, &self.store, store, registry).await,
-            Command::Verify(options) => verify::run(&options, store, registry).await,
+            Command::Verify(options) => verify::run(&options, &self.store, store, registry).await,
             Command::CatchUp(options) => Box::pin(catch_up::run(&options, &self.store, store, registry)).await,
             Command::Tables(Tables::Create) => stores::create(&store, registry).await,
             Command::Generate(_) | Command::RebuildProjection(_) | Command::Capture(_) => {

@@ -6,7 +6,7 @@ use clap::Args;
 use projection_vocabulary::{Cell, Registry};
 use serde::Serialize;
 
-use super::{EXIT_NOT_AS_IT_SHOULD_BE, EXIT_OK, pretty_json, terminal};
+use super::{EXIT_NOT_AS_IT_SHOULD_BE, EXIT_OK, StoreOptions, pretty_json, rebuild::SEGMENTS_AT_ONCE_MAX, terminal};
 use crate::{
     Worker,
     retry::Deadline,
@@ -31,9 +31,9 @@ pub struct Options {
     /// Look at about P of 100 rows, and at no sums
     #[arg(long, value_name = "P", value_parser = clap::value_parser!(u32).range(1..=100))]
     sample: Option<u32>,
-    /// Read the event store in N parts at once
-    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=1024))]
-    segments: u32,
+    /// Scan the event store in N segments at once [default: 1 inside this process, else 4]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=SEGMENTS_AT_ONCE_MAX))]
+    segments: Option<u32>,
     /// Show the first N findings; JSON shows all unless told
     #[arg(long, value_name = "N")]
     show: Option<usize>,
@@ -43,10 +43,11 @@ pub struct Options {
 }
 
 /// `verify`
-pub async fn run(options: &Options, store: Store, registry: Registry) -> anyhow::Result<u8> {
+pub async fn run(options: &Options, store_options: &StoreOptions, store: Store, registry: Registry) -> anyhow::Result<u8> {
     let worker = Worker::new(store, registry);
     let rule = registry.get(&options.projection).ok_or_else(|| worker.unknown_projection(&options.projection))?;
-    let Options { repair, sample, segments, .. } = *options;
+    let Options { repair, sample, .. } = *options;
+    let segments = options.segments.unwrap_or_else(|| store_options.segments());
     let progress = terminal::spinner("reading the event store and the rows");
     let verified = Box::pin(worker.verify(rule, verify::Options { segments, sample, repair }, Deadline::NONE)).await;
     progress.finish_and_clear();

@@ -2,13 +2,13 @@
 
 use std::{
     collections::BTreeMap,
-    fmt::Write as _,
+    fmt::{self, Write as _},
     io::{self, IsTerminal as _},
     time::Duration,
 };
 
 use comfy_table::{Attribute, Cell, CellAlignment, ContentArrangement, Table, presets::UTF8_BORDERS_ONLY};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressFinish, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressFinish, ProgressState, ProgressStyle};
 use projection_vocabulary::{Attributes, RowKey, Rule, Value};
 use tracing_subscriber::filter::LevelFilter;
 
@@ -46,11 +46,15 @@ pub fn spinner(what: &'static str) -> ProgressBar {
 /// A progress bar over about so many items, from some that were done before; it shows only on a terminal, and goes with its value.
 pub fn progress_of_items(items: Option<u64>, done_before: u64) -> ProgressBar {
     let template = match items {
-        Some(_) => "{bar:30} {human_pos}/~{human_len} items {per_sec} {msg} {eta} left",
-        None => "{spinner} {human_pos} items {per_sec} {msg}",
+        Some(_) => "{bar:30} {human_pos}/~{human_len} items {rate} {msg} {eta} left",
+        None => "{spinner} {human_pos} items {rate} {msg}",
     };
     let bar = ProgressBar::with_draw_target(items, ProgressDrawTarget::stderr());
-    bar.set_style(ProgressStyle::with_template(template).expect("the template is valid"));
+    let style = ProgressStyle::with_template(template).expect("the template is valid");
+    bar.set_style(style.with_key("rate", |state: &ProgressState, text: &mut dyn fmt::Write| {
+        // A bar that cannot be drawn is no reason to stop.
+        let _ = write!(text, "{:.0}/s", state.per_sec());
+    }));
     bar.with_position(done_before).with_finish(ProgressFinish::AndClear)
 }
 

@@ -39,6 +39,7 @@ SENT = {
     ("rows", "visible_rows"): {ROWS: {"scan"}},
     ("tables", "create"): {EVENTS: {"create_table"}},
     ("tables", "event_store_items"): {EVENTS: {"describe_table"}},
+    ("tables", "event_store_stream"): {EVENTS: {"describe_table"}},
     ("tables", "wait_until_active"): {EVENTS: {"describe_table"}},
 }
 

@@ -358,15 +358,6 @@ const ALL: &[Mutant] = &[
         ],
     ),
     mutant(
-        "rewriting-not-seen",
-        "a row is replaced although another has replaced it since it was read",
-        &[Switched(
-            HOME,
-            r#"condition = format!("{condition} AND {unchanged}");"#,
-            r#"condition = format!("{condition} AND ({unchanged} OR attribute_exists({name}) OR attribute_not_exists({name}))");"#,
-        )],
-    ),
-    mutant(
         "budget-taken-for-parked",
         "what one invocation may not project anew is acknowledged",
         &[

@@ -164,9 +164,7 @@ impl Lane {
 
     /// Adds what the event store has from version `from` on. Nothing between the watermark `after` and there concerns the rule.
     pub fn push_stored(&mut self, after: Version, from: Version, stored: Vec<Stored>) {
-        if after.next() < from {
-            self.entries.push_back(Entry { first: after.next(), last: from.previous(), content: Content::Passed, records: Vec::new() });
-        }
+        self.push_passed(after, from);
         for item in stored {
             let entry = self.entry_of(item);
             self.entries.push_back(entry);
@@ -175,10 +173,15 @@ impl Lane {
 
     /// Adds the event at which a fold ended that leaves the row at version `after`.
     pub fn push_stop(&mut self, after: Version, due: Version, Stop { reason, payload }: Stop) {
-        if after.next() < due {
-            self.entries.push_back(Entry { first: after.next(), last: due.previous(), content: Content::Passed, records: Vec::new() });
-        }
+        self.push_passed(after, due);
         self.entries.push_back(Entry { first: due, last: due, content: Content::Poison { reason, payload }, records: Vec::new() });
+    }
+
+    /// What lies between the watermark `after` and version `next`, if anything: nothing of it concerns the rule.
+    fn push_passed(&mut self, after: Version, next: Version) {
+        if after.next() < next {
+            self.entries.push_back(Entry { first: after.next(), last: next.previous(), content: Content::Passed, records: Vec::new() });
+        }
     }
 
     /// Puts what was pushed in order. Returns whether anything in it concerns the rule; if not, the lane is for the bin.

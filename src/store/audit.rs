@@ -16,7 +16,7 @@ use super::{
     events::{SCAN_ITEMS_MAX, Segment},
     expression::Expression,
     fresh_id,
-    home::{CORRECTED, Row, row_of},
+    home::{CORRECTED, Row, row_key, row_of},
     trouble::{Failure, canceled_for, sort, undecided},
 };
 use crate::{
@@ -41,7 +41,7 @@ impl Store {
         deadline: Deadline,
     ) -> Result<(Vec<Row>, Option<RowKey>), Trouble> {
         let scan = || {
-            let start = after.as_ref().map(|key| SdkItem::from([(rule.key().to_owned(), AttributeValue::S(key.to_string()))]));
+            let start = after.as_ref().map(|key| row_key(rule, key.as_str()));
             let request = segment.of(ScanInput::builder().table_name(self.table_of(rule)).consistent_read(true).limit(SCAN_ITEMS_MAX));
             self.dynamo.scan(request.set_exclusive_start_key(start).return_consumed_capacity(ReturnConsumedCapacity::Total))
         };
@@ -85,7 +85,7 @@ impl Store {
         keys: impl IntoIterator<Item = RowKey>,
         deadline: Deadline,
     ) -> Result<HashMap<RowKey, Attributes>, Trouble> {
-        let keys = keys.into_iter().map(|key| SdkItem::from([(rule.key().to_owned(), AttributeValue::S(key.to_string()))]));
+        let keys = keys.into_iter().map(|key| row_key(rule, key.as_str()));
         let items = self.get_all(self.table_of(rule), keys.collect(), deadline).await?;
         items.into_iter().map(|item| row_of(rule, item).map(|row| (row.key, row.shared))).collect()
     }
@@ -99,7 +99,7 @@ impl Store {
         let gets: Vec<_> = keys
             .iter()
             .map(|key| {
-                let get = Get::builder().table_name(self.table_of(rule)).key(rule.key(), AttributeValue::S(key.to_string()));
+                let get = Get::builder().table_name(self.table_of(rule)).set_key(Some(row_key(rule, key.as_str())));
                 TransactGetItem::builder().get(get.build().expect("table and key are given")).build()
             })
             .collect();

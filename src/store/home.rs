@@ -197,6 +197,11 @@ pub struct Row {
     pub corrected: Arc<str>,
 }
 
+/// The key of a row, as requests take it.
+pub(super) fn row_key(rule: &dyn Rule, key: &str) -> SdkItem {
+    SdkItem::from([(rule.key().to_owned(), AttributeValue::S(key.to_owned()))])
+}
+
 /// Reads an item of a read model.
 pub(super) fn row_of(rule: &dyn Rule, item: SdkItem) -> Result<Row, Trouble> {
     let mut all = attributes(item).map_err(|_| foreign_row("it holds what no rule writes"))?;

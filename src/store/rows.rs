@@ -23,7 +23,7 @@ use super::{
     Store, Trouble,
     expression::Expression,
     fresh_id,
-    home::{HomeWrite, Row, condition, foreign_row, is_bookkeeping, row_of},
+    home::{HomeWrite, Row, condition, foreign_row, is_bookkeeping, row_key, row_of},
     now,
     parking::Parking,
     trouble::{Failure, invalid_reason, sort, undecided},
@@ -310,7 +310,7 @@ impl Store {
         aggregates: &[AggregateId],
         deadline: Deadline,
     ) -> Result<HashMap<AggregateId, HomeRow>, Trouble> {
-        let keys = aggregates.iter().map(|id| SdkItem::from([(rule.key().to_owned(), AttributeValue::S(id.to_string()))])).collect();
+        let keys = aggregates.iter().map(|id| row_key(rule, id.as_str())).collect();
         let mut rows = HashMap::new();
         for item in self.get_all(self.table_of(rule), keys, deadline).await? {
             let Row { key, home, .. } = row_of(rule, item)?;

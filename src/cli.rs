@@ -4,6 +4,7 @@
 
 mod capture;
 mod catch_up;
+mod doctor;
 mod events;
 mod generate;
 mod pace;
@@ -15,7 +16,6 @@ mod replay;
 mod snapshot;
 mod status;
 mod stores;
-mod stream_json;
 mod terminal;
 mod verify;
 
@@ -92,6 +92,12 @@ enum Command {
     /// It looks at the newest event of each type alone; `verify` looks at all. Exit code 0 if nothing is parked, outdated or behind.
     #[command(verbatim_doc_comment)]
     Status(status::Options),
+    /// Judge a template, or what is deployed, by what correctness needs: each finding says why it matters and the fix
+    ///
+    /// Of a template: `projector doctor infra/template.yaml`. Of a deployed function: `projector --aws doctor --function NAME`.
+    /// Exit code 0 if nothing is found.
+    #[command(verbatim_doc_comment)]
+    Doctor(doctor::Options),
     /// Compare every row of a projection with the event store, also while the worker runs
     ///
     /// Exit code 0 only if all that was looked at is as it must be, or was mended.
@@ -151,6 +157,9 @@ impl Projector {
         if let Command::Capture(options) = self.command {
             return Box::pin(capture::run(&options, &self.store, registry)).await;
         }
+        if let Command::Doctor(options) = self.command {
+            return doctor::run(&options, &self.store, registry).await;
+        }
         let store = stores::open(&self.store, registry, matches!(self.command, Command::Tables(_))).await?;
         match self.command {
             Command::Replay(options) => Box::pin(replay::run(&options, store, registry)).await,
@@ -160,7 +169,7 @@ impl Projector {
             Command::Verify(options) => verify::run(&options, &self.store, store, registry).await,
             Command::CatchUp(options) => Box::pin(catch_up::run(&options, &self.store, store, registry)).await,
             Command::Tables(Tables::Create) => stores::create(&store, registry).await,
-            Command::Generate(_) | Command::RebuildProjection(_) | Command::Capture(_) => {
+            Command::Generate(_) | Command::RebuildProjection(_) | Command::Capture(_) | Command::Doctor(_) => {
                 unreachable!("handled above: with no store, or one of its own")
             }
         }

@@ -17,7 +17,7 @@ use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 /// How long one attempt may take. DynamoDB answers the largest transaction in a small part of it, so what takes longer is
 /// lost, and a retry finds out what became of it. One that begins at the last moment still ends in the fifth of an
 /// invocation that is kept back for it if the function's timeout is 15 s or more.
-const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(3);
+pub const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long connecting may take, TLS included: milliseconds within a region. At one second the first lost packet would be
 /// sent again (RFC 6298), and another attempt does as well.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -88,6 +88,17 @@ pub fn streams_of_endpoint(url: &str) -> Result<aws_sdk_dynamodbstreams::Client,
     Ok(streams_client(config, http_client(Some(url))))
 }
 
+/// The same of Lambda at this address, as emulators of all of AWS have it.
+///
+/// # Errors
+/// Those of [`of_endpoint`].
+#[cfg(feature = "cli")]
+pub fn lambda_of_endpoint(url: &str) -> Result<aws_sdk_lambda::Client, String> {
+    let (region, credentials) = identity_for(url)?;
+    let config = aws_sdk_lambda::Config::builder().region(region).credentials_provider(credentials).endpoint_url(url);
+    Ok(lambda_client(config, http_client(Some(url))))
+}
+
 /// As whom to call an address.
 #[cfg(feature = "cli")]
 fn identity_for(url: &str) -> Result<(Region, Credentials), String> {
@@ -121,6 +132,13 @@ pub async fn streams_of_credential_chain() -> aws_sdk_dynamodbstreams::Client {
     streams_client(aws_sdk_dynamodbstreams::config::Builder::from(&found), http)
 }
 
+/// The same of Lambda.
+#[cfg(feature = "cli")]
+pub async fn lambda_of_credential_chain() -> aws_sdk_lambda::Client {
+    let (found, http) = found_by_chain().await;
+    lambda_client(aws_sdk_lambda::config::Builder::from(&found), http)
+}
+
 #[cfg(feature = "cli")]
 async fn found_by_chain() -> (aws_config::SdkConfig, SharedHttpClient) {
     // The same for the chain as for the client: it speaks plain HTTP, too, where a container or an instance has its credentials.
@@ -152,6 +170,11 @@ fn client(config: Builder, http: SharedHttpClient) -> Client {
 #[cfg(feature = "cli")]
 fn streams_client(config: aws_sdk_dynamodbstreams::config::Builder, http: SharedHttpClient) -> aws_sdk_dynamodbstreams::Client {
     client!(aws_sdk_dynamodbstreams, config, http, RetryConfig::standard())
+}
+
+#[cfg(feature = "cli")]
+fn lambda_client(config: aws_sdk_lambda::config::Builder, http: SharedHttpClient) -> aws_sdk_lambda::Client {
+    client!(aws_sdk_lambda, config, http, RetryConfig::standard())
 }
 
 /// TLS only where it is spoken, so that an emulator beside the worker needs no trust store on the machine.

@@ -24,13 +24,9 @@ use self::metrics::{Invocation, Stage};
 use crate::{
     Worker, clients,
     report::{Report, Tally},
-    retry::Deadline,
+    retry::{Deadline, WORKING_PERCENT},
     store::{self, Store, TableNames, Usage},
 };
-
-/// How much of an invocation's time may pass before no new work begins. The rest is for the attempts under way, the answer
-/// and a slow machine: work that Lambda cuts off is delivered again, all of it.
-const WORKING_PERCENT: u32 = 80;
 
 /// Answers invocations until Lambda ends the process.
 ///

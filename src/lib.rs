@@ -10,6 +10,8 @@ pub mod cli;
 pub mod clients;
 pub mod decode;
 #[cfg(feature = "cli")]
+pub mod doctor;
+#[cfg(feature = "cli")]
 pub mod embedded;
 #[cfg(feature = "cli")]
 pub mod export;
@@ -29,6 +31,8 @@ pub mod retry;
 #[cfg(feature = "cli")]
 pub mod status;
 pub mod store;
+#[cfg(feature = "cli")]
+mod stream_json;
 pub mod sweep;
 pub mod verify;
 mod worker;

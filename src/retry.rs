@@ -16,6 +16,11 @@ const JITTER: f64 = 0.5;
 /// How long one operation is tried where no invocation ends.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// How much of an invocation's time may pass before no new work begins. The rest is for the attempts under way, the answer
+/// and a slow machine: work that Lambda cuts off is delivered again, all of it.
+#[cfg(any(feature = "cli", feature = "runtime"))]
+pub(crate) const WORKING_PERCENT: u32 = 80;
+
 /// Until when to begin new work.
 #[derive(Clone, Copy, Debug)]
 pub struct Deadline(Option<Instant>);

@@ -159,11 +159,11 @@ impl TableNames {
     }
 }
 
-const EVENT_STORE_VAR: &str = "EVENT_STORE_TABLE";
-const PARKED_VAR: &str = "PARKED_TABLE";
+pub(crate) const EVENT_STORE_VAR: &str = "EVENT_STORE_TABLE";
+pub(crate) const PARKED_VAR: &str = "PARKED_TABLE";
 
 /// `stock-levels` has its table in `STOCK_LEVELS_TABLE`.
-fn table_var(projection: &str) -> String {
+pub(crate) fn table_var(projection: &str) -> String {
     format!("{}_TABLE", projection.to_ascii_uppercase().replace('-', "_"))
 }
 

@@ -69,16 +69,16 @@ class Source:
     def tables(self):
         """The keys that `projector tables create` gives its own tables."""
         path = "src/store/tables.rs"
-        keys = lambda name: self.find(path, r"table\(&self\.names\." + name + r', "(\w+)", Some\("(\w+)"\)')
+        keys = lambda name: self.find(path, r"fn of_" + name + r'\([^}]*?table\(name, "(\w+)", Some\("(\w+)"\)')
         index = self.find(path, r'index\(BY_TYPE_INDEX, "(\w+)", "(\w+)", ProjectionType::(\w+), &\[\]\)')
         name = self.find(path, r'BY_TYPE_INDEX: &str = "(\w+)"')
         image = self.find(path, r"StreamViewType::(\w+)\)")
-        return keys("event_store"), keys("parked"), (name, *index), image
+        return keys("events"), keys("parked"), (name, *index), image
 
     def shortest_timeout_seconds(self):
         """What is kept back of an invocation must hold the attempts under way."""
         attempt = int(self.find("src/clients.rs", r"ATTEMPT_TIMEOUT: Duration = Duration::from_secs\((\d+)\)"))
-        percent = int(self.find("src/lambda.rs", r"WORKING_PERCENT: u32 = (\d+)"))
+        percent = int(self.find("src/retry.rs", r"WORKING_PERCENT: u32 = (\d+)"))
         return attempt * 100 / (100 - percent)
 
     def errors_of_tasks(self):

@@ -13,8 +13,11 @@ use flate2::{Compression, write::GzEncoder};
 use projection_vocabulary::Registry;
 use serde_json::Value as Json;
 
-use super::{EXIT_INTERRUPTED, EXIT_OK, StoreOptions, stores, stream_json::LambdaEvent, terminal};
-use crate::capture::{Begin, Capture};
+use super::{EXIT_INTERRUPTED, EXIT_OK, StoreOptions, stores, terminal};
+use crate::{
+    capture::{Begin, Capture},
+    stream_json::LambdaEvent,
+};
 
 /// How long to wait at the present end. A shard takes five reads a second, its two readers together
 /// (<https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_streams_GetRecords.html>).

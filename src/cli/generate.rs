@@ -17,11 +17,8 @@ use rand_chacha::{
     rand_core::{Rng as _, SeedableRng as _},
 };
 
-use super::{
-    EXIT_OK,
-    snapshot::Snapshot,
-    stream_json::{LambdaEvent, inserted},
-};
+use super::{EXIT_OK, snapshot::Snapshot};
+use crate::stream_json::{LambdaEvent, inserted};
 
 /// Records in one file.
 const BATCH_RECORDS: usize = 1_000;

@@ -31,19 +31,11 @@ impl Store {
     /// [`Trouble`].
     pub async fn create_tables(&self, registry: Registry) -> Result<Vec<String>, Trouble> {
         let mut created = Vec::new();
-        let stream = StreamSpecification::builder()
-            .stream_enabled(true)
-            .stream_view_type(StreamViewType::NewImage)
-            .build()
-            .expect("enabled is given");
-        let by_type = index(BY_TYPE_INDEX, "GSI1PK", "GSI1SK", ProjectionType::All, &[]);
-        let events = table(&self.names.event_store, "PK", Some("SK"), &["GSI1PK", "GSI1SK"]);
-        self.create(&self.names.event_store, events.stream_specification(stream).global_secondary_indexes(by_type), &mut created).await?;
-        let parked = table(&self.names.parked, "aggregateId", Some("projection"), &[]);
-        self.create(&self.names.parked, parked, &mut created).await?;
+        self.create(&self.names.event_store, of_events(&self.names.event_store), &mut created).await?;
+        self.create(&self.names.parked, of_parked(&self.names.parked), &mut created).await?;
         for rule in registry.rules() {
             let name = self.table_of(*rule);
-            self.create(name, rows_of(*rule, name), &mut created).await?;
+            self.create(name, of_rows(*rule, name), &mut created).await?;
         }
         for name in &created {
             self.wait_until_active(name).await?;
@@ -57,7 +49,7 @@ impl Store {
     /// [`Trouble`].
     pub async fn create_table_of(&self, rule: &dyn Rule) -> Result<bool, Trouble> {
         let (name, mut created) = (self.table_of(rule), Vec::new());
-        self.create(name, rows_of(rule, name), &mut created).await?;
+        self.create(name, of_rows(rule, name), &mut created).await?;
         self.wait_until_active(name).await?;
         Ok(!created.is_empty())
     }
@@ -110,8 +102,22 @@ impl Store {
     }
 }
 
+/// The event store's table, with its stream and its index.
+pub(crate) fn of_events(name: &str) -> CreateTableInputBuilder {
+    let stream = StreamSpecification::builder().stream_enabled(true).stream_view_type(StreamViewType::NewImage).build();
+    let by_type = index(BY_TYPE_INDEX, "GSI1PK", "GSI1SK", ProjectionType::All, &[]);
+    table(name, "PK", Some("SK"), &["GSI1PK", "GSI1SK"])
+        .stream_specification(stream.expect("enabled is given"))
+        .global_secondary_indexes(by_type)
+}
+
+/// The table of what is parked.
+pub(crate) fn of_parked(name: &str) -> CreateTableInputBuilder {
+    table(name, "aggregateId", Some("projection"), &[])
+}
+
 /// The table of a rule's rows.
-fn rows_of(rule: &dyn Rule, name: &str) -> CreateTableInputBuilder {
+pub(crate) fn of_rows(rule: &dyn Rule, name: &str) -> CreateTableInputBuilder {
     let index_keys: Vec<_> = rule.indexes().iter().flat_map(|index| [index.partition, index.sort]).collect();
     let mut table = table(name, rule.key(), None, &index_keys);
     for Index { name, partition, sort, include } in rule.indexes() {

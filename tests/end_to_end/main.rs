@@ -3,6 +3,7 @@
 mod capture;
 mod capture_cli;
 mod decisions;
+mod doctor;
 mod event_store;
 mod export;
 mod faults;

@@ -1,0 +1,117 @@
+//! `projector doctor`: whether a deployment is as correctness needs it.
+
+use std::{
+    fmt::Write as _,
+    fs,
+    io::{self, Write as _},
+    path::PathBuf,
+};
+
+use anyhow::{Context as _, bail};
+use clap::{Args, builder::PossibleValuesParser};
+use projection_vocabulary::Registry;
+use serde_json::json;
+use textwrap::Options as Wrapped;
+
+use super::{EXIT_NOT_AS_IT_SHOULD_BE, EXIT_OK, StoreOptions, pretty_json, terminal::printable};
+use crate::{
+    clients,
+    doctor::{Deployment, Examination, Finding, checks, deployed, examine, template},
+};
+
+/// What to examine.
+#[derive(Args)]
+pub struct Options {
+    /// A CloudFormation or SAM template, YAML or JSON
+    #[arg(value_name = "TEMPLATE", required_unless_present = "function")]
+    template: Option<PathBuf>,
+    /// The worker's function: its name on AWS, or its logical id in a template that has several
+    #[arg(long, value_name = "NAME")]
+    function: Option<String>,
+    /// The value of a parameter of the template
+    #[arg(long = "parameter", value_name = "NAME=VALUE", value_parser = named, requires = "template")]
+    parameters: Vec<(String, String)>,
+    /// Do not report findings of this name: they are meant so
+    #[arg(long, value_name = "CHECK", value_parser = PossibleValuesParser::new(checks().map(|check| check.name)), hide_possible_values = true)]
+    allow: Vec<String>,
+    /// One JSON object a finding, the total last
+    #[arg(long)]
+    json: bool,
+}
+
+fn named(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or_else(|| "write NAME=VALUE".to_owned())?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+/// `doctor`
+pub async fn run(options: &Options, store_options: &StoreOptions, registry: Registry) -> anyhow::Result<u8> {
+    let deployment = match &options.template {
+        Some(_) if store_options.is_remote() => bail!("a template is judged by itself: leave out --aws and --endpoint-url"),
+        Some(path) => {
+            let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+            template::read(&text, &options.parameters, options.function.as_deref(), registry)
+                .map_err(|error| anyhow::anyhow!("{} {error}", path.display()))?
+        }
+        None => of_aws(options.function.as_deref().unwrap_or_default(), store_options, registry).await?,
+    };
+    let mut examination = examine(&deployment, registry);
+    examination.findings.retain(|finding| !options.allow.iter().any(|allowed| allowed == finding.check.name));
+    let text = if options.json { lines_of_json(&examination)? } else { lines(&deployment, &examination) };
+    io::stdout().write_all(text.as_bytes())?;
+    Ok(if examination.findings.is_empty() { EXIT_OK } else { EXIT_NOT_AS_IT_SHOULD_BE })
+}
+
+async fn of_aws(function: &str, store_options: &StoreOptions, registry: Registry) -> anyhow::Result<Deployment> {
+    let (lambda, dynamodb) = if let Some(url) = &store_options.endpoint_url {
+        let clients = clients::lambda_of_endpoint(url).and_then(|lambda| Ok((lambda, clients::of_endpoint(url)?)));
+        clients.map_err(anyhow::Error::msg)?
+    } else if store_options.aws {
+        (clients::lambda_of_credential_chain().await, clients::of_credential_chain().await)
+    } else {
+        bail!("say where the function is: --aws, or --endpoint-url of an emulator; or name a template");
+    };
+    Ok(deployed::read(&lambda, &dynamodb, function, registry).await?)
+}
+
+/// The columns of a terminal that everybody has.
+const COLUMNS: usize = 80;
+/// Of lines that go on.
+const INDENT: &str = "    ";
+
+fn lines(deployment: &Deployment, examination: &Examination) -> String {
+    let mut text = String::new();
+    let mut paragraph = |first: &str, indent: &str, words: &str| {
+        // A pattern that is to be copied stays whole.
+        let options = Wrapped::new(COLUMNS).initial_indent(first).subsequent_indent(indent).break_words(false);
+        writeln!(text, "{}", textwrap::fill(&printable(words), options)).expect("a String takes all");
+    };
+    for Finding { check, subject, found } in &examination.findings {
+        paragraph("", INDENT, &format!("{} {}: {subject} {found}", check.severity, check.name));
+        paragraph("  why: ", INDENT, check.why);
+        paragraph("  fix: ", INDENT, check.fix);
+    }
+    for (subject, why) in &examination.unseen {
+        paragraph("", INDENT, &format!("not judged: {subject}: {why}"));
+    }
+    let Examination { findings, unseen, judged } = examination;
+    let unseen = if unseen.is_empty() { String::new() } else { format!(", {} could not be", unseen.len()) };
+    let worker = &deployment.function.name;
+    paragraph("", INDENT, &format!("{worker}: {judged} settings judged{unseen}; {} findings", findings.len()));
+    text
+}
+
+fn lines_of_json(examination: &Examination) -> anyhow::Result<String> {
+    let mut text = String::new();
+    for Finding { check, subject, found } in &examination.findings {
+        let line = json!({
+            "severity": check.severity.to_string(), "check": check.name, "subject": subject, "found": found, "why": check.why,
+            "fix": check.fix,
+        });
+        writeln!(text, "{}", pretty_json::line(&line)?)?;
+    }
+    let Examination { findings, unseen, judged } = examination;
+    let total = json!({ "total": { "findings": findings.len(), "judged": judged, "notJudged": unseen } });
+    writeln!(text, "{}", pretty_json::line(&total)?)?;
+    Ok(text)
+}

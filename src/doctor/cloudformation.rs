@@ -1,0 +1,284 @@
+//! A CloudFormation template as a document: YAML or JSON, with its functions worked out as far as that goes without an account.
+//!
+//! What a resource will be named is not known before it is deployed. It stands in texts as `${Table.StreamArn}`, which is the same in all
+//! places that mean the same. What cannot be worked out stays as it is: an object with one member, `Ref`, `Condition` or `Fn::...`
+//! (<https://docs.aws.amazon.com/AWSCloudFormation/latest/TemplateReference/intrinsic-function-reference.html>).
+
+use std::collections::BTreeMap;
+
+use saphyr::{LoadableYamlNode as _, Scalar, Yaml};
+use serde_json::{Map, Value as Json};
+
+use super::Unusable;
+
+/// How deep functions and conditions may lie within each other: more is a circle.
+const DEPTH_MAX: u32 = 64;
+/// The parameter that stands for no value at all.
+const NO_VALUE: &str = "AWS::NoValue";
+
+/// A template, and the values of its parameters.
+pub struct Document {
+    root: Json,
+    parameters: BTreeMap<String, Json>,
+}
+
+/// A resource, worked out.
+pub struct Resource {
+    pub id: String,
+    pub kind: String,
+    pub properties: Json,
+}
+
+impl Document {
+    /// Reads a template, with the values that some of its parameters get.
+    ///
+    /// # Errors
+    /// It is neither YAML nor JSON, is no template, or has no such parameter.
+    pub fn read(text: &str, given: &[(String, String)]) -> Result<Self, Unusable> {
+        let documents = Yaml::load_from_str(text).map_err(|error| Unusable(format!("is neither YAML nor JSON: {error}")))?;
+        let [root] = documents.as_slice() else { return Err(Unusable("has more than one document, or none".to_owned())) };
+        let root = json_of(root)?;
+        if !root["Resources"].is_object() {
+            return Err(Unusable("is no CloudFormation template: it has no Resources".to_owned()));
+        }
+        let mut parameters = BTreeMap::new();
+        for (name, parameter) in root["Parameters"].as_object().into_iter().flatten() {
+            let default = parameter.get("Default").cloned();
+            let given = given.iter().find(|(given, _)| given == name).map(|(_, value)| Json::from(value.as_str()));
+            let is_list = parameter["Type"].as_str().is_some_and(|kind| kind == "CommaDelimitedList" || kind.starts_with("List<"));
+            if let Some(value) = given.or(default) {
+                parameters.insert(name.clone(), if is_list { listed(&value) } else { value });
+            }
+        }
+        if let Some((unknown, _)) = given.iter().find(|(name, _)| root["Parameters"].get(name).is_none()) {
+            return Err(Unusable(format!("has no parameter `{unknown}`")));
+        }
+        Ok(Self { root, parameters })
+    }
+
+    /// The resources that are made, those of the serverless transform with its globals.
+    pub fn resources(&self) -> Vec<Resource> {
+        let mut resources = Vec::new();
+        for (id, resource) in self.root["Resources"].as_object().into_iter().flatten() {
+            let Some(kind) = resource["Type"].as_str() else { continue };
+            if resource["Condition"].as_str().is_some_and(|condition| self.condition(condition, DEPTH_MAX) == Some(false)) {
+                continue;
+            }
+            let globals = kind.strip_prefix("AWS::Serverless::").map(|kind| &self.root["Globals"][kind]);
+            let properties = merged(globals.unwrap_or(&Json::Null), &resource["Properties"]);
+            let properties = self.worked_out(&properties, DEPTH_MAX).unwrap_or_default();
+            resources.push(Resource { id: id.clone(), kind: kind.to_owned(), properties });
+        }
+        resources
+    }
+
+    /// The value with all that can be known in place of functions; `None` for no value.
+    fn worked_out(&self, value: &Json, depth: u32) -> Option<Json> {
+        let Some(depth) = depth.checked_sub(1) else { return Some(value.clone()) };
+        match value {
+            Json::Array(values) => Some(values.iter().filter_map(|value| self.worked_out(value, depth)).collect()),
+            Json::Object(members) => match function_of(members) {
+                Some(("Ref", Json::String(name))) if name == NO_VALUE => None,
+                Some(("Fn::If", argument)) => match self.branch(argument, depth) {
+                    Some(branch) => self.worked_out(branch, depth),
+                    None => Some(value.clone()),
+                },
+                Some((name, argument)) => Some(self.call(name, argument, depth).unwrap_or_else(|| value.clone())),
+                None => {
+                    let members = members.iter().filter_map(|(name, value)| Some((name.clone(), self.worked_out(value, depth)?)));
+                    Some(Json::Object(members.collect()))
+                }
+            },
+            plain => Some(plain.clone()),
+        }
+    }
+
+    /// What a function comes to; `None` if that cannot be known.
+    fn call(&self, name: &str, argument: &Json, depth: u32) -> Option<Json> {
+        let list = |argument: &Json| match self.worked_out(argument, depth)? {
+            Json::Array(values) => Some(values),
+            _ => None,
+        };
+        match name {
+            "Ref" => self.named(argument.as_str()?),
+            "Fn::GetAtt" => {
+                let path = list(argument)?;
+                let path = path.iter().map(Json::as_str).collect::<Option<Vec<_>>>()?;
+                Some(format!("${{{}}}", path.join(".")).into())
+            }
+            "Fn::Sub" => match argument {
+                Json::String(text) => self.substituted(text, &Map::new()),
+                Json::Array(parts) => {
+                    let [Json::String(text), Json::Object(own)] = parts.as_slice() else { return None };
+                    let own = own.iter().filter_map(|(name, value)| Some((name.clone(), self.worked_out(value, depth)?)));
+                    self.substituted(text, &own.collect())
+                }
+                _ => None,
+            },
+            "Fn::Join" => {
+                let [separator, values] = <[Json; 2]>::try_from(list(argument)?).ok()?;
+                let texts = values.as_array()?.iter().map(text_of).collect::<Option<Vec<_>>>()?;
+                Some(texts.join(separator.as_str()?).into())
+            }
+            "Fn::Select" => {
+                let [index, values] = <[Json; 2]>::try_from(list(argument)?).ok()?;
+                values.get(usize::try_from(integer(&index)?).ok()?).filter(|value| function_in(value).is_none()).cloned()
+            }
+            "Fn::FindInMap" => {
+                let [map, first, second] = <[Json; 3]>::try_from(list(argument)?).ok()?;
+                self.root["Mappings"].get(map.as_str()?)?.get(text_of(&first)?)?.get(text_of(&second)?).cloned()
+            }
+            _ => None,
+        }
+    }
+
+    /// What a name stands for: a parameter's value, or what a resource will be.
+    fn named(&self, name: &str) -> Option<Json> {
+        match self.parameters.get(name) {
+            Some(value) => Some(value.clone()),
+            None if self.root["Parameters"].get(name).is_some() => None,
+            None => Some(format!("${{{name}}}").into()),
+        }
+    }
+
+    /// A text with what stands in `${...}` in it.
+    fn substituted(&self, text: &str, own: &Map<String, Json>) -> Option<Json> {
+        let mut parts = text.split("${");
+        let mut done = parts.next().unwrap_or_default().to_owned();
+        for part in parts {
+            let (name, rest) = part.split_once('}')?;
+            match name.strip_prefix('!') {
+                Some(literal) => done.extend(["${", literal, "}"]),
+                None => done.push_str(&own.get(name).map_or_else(|| self.named(name).as_ref().and_then(text_of), text_of)?),
+            }
+            done.push_str(rest);
+        }
+        Some(done.into())
+    }
+
+    /// Which of the two it is.
+    fn branch<'a>(&self, argument: &'a Json, depth: u32) -> Option<&'a Json> {
+        let [condition, yes, no] = argument.as_array()?.as_slice() else { return None };
+        Some(if self.condition(condition.as_str()?, depth)? { yes } else { no })
+    }
+
+    fn condition(&self, name: &str, depth: u32) -> Option<bool> {
+        self.holds(self.root["Conditions"].get(name)?, depth)
+    }
+
+    /// Whether a condition holds, if that can be known.
+    fn holds(&self, condition: &Json, depth: u32) -> Option<bool> {
+        let depth = depth.checked_sub(1)?;
+        let (name, argument) = function_in(condition)?;
+        let all = || argument.as_array().into_iter().flatten().map(|each| self.holds(each, depth));
+        match name {
+            "Condition" => self.condition(argument.as_str()?, depth),
+            "Fn::Not" => Some(!all().next()??),
+            // One that is false, or true, decides whatever cannot be known of the others.
+            "Fn::And" => {
+                if all().any(|each| each == Some(false)) {
+                    Some(false)
+                } else {
+                    all().try_fold(true, |_, each| each)
+                }
+            }
+            "Fn::Or" => {
+                if all().any(|each| each == Some(true)) {
+                    Some(true)
+                } else {
+                    all().try_fold(false, |_, each| each)
+                }
+            }
+            "Fn::Equals" => {
+                let [one, other] = argument.as_array()?.as_slice() else { return None };
+                let known = |value| text_of(&self.worked_out(value, depth)?).filter(|text| !text.contains("${"));
+                Some(known(one)? == known(other)?)
+            }
+            _ => None,
+        }
+    }
+}
+
+/// The function that an object is, and its argument.
+fn function_of(members: &Map<String, Json>) -> Option<(&str, &Json)> {
+    let (name, argument) = members.iter().next().filter(|_| members.len() == 1)?;
+    (name == "Ref" || name == "Condition" || name.starts_with("Fn::")).then_some((name.as_str(), argument))
+}
+
+/// The function that a value is, if it is one: something that could not be worked out.
+pub fn function_in(value: &Json) -> Option<(&str, &Json)> {
+    function_of(value.as_object()?)
+}
+
+/// A scalar as a text.
+pub fn text_of(value: &Json) -> Option<String> {
+    match value {
+        Json::String(text) => Some(text.clone()),
+        Json::Number(number) => Some(number.to_string()),
+        Json::Bool(bool) => Some(bool.to_string()),
+        _ => None,
+    }
+}
+
+/// A whole number, as CloudFormation reads it.
+pub fn integer(value: &Json) -> Option<i64> {
+    value.as_i64().or_else(|| value.as_str()?.trim().parse().ok())
+}
+
+/// The values of a parameter that is a list.
+fn listed(value: &Json) -> Json {
+    match value {
+        Json::String(text) => text.split(',').map(str::trim).filter(|item| !item.is_empty()).collect(),
+        other => other.clone(),
+    }
+}
+
+/// The members of both, at any depth; where both have one, the second's.
+fn merged(globals: &Json, own: &Json) -> Json {
+    match (globals, own) {
+        (Json::Object(globals), Json::Object(own)) if function_of(globals).is_none() && function_of(own).is_none() => {
+            let mut all = globals.clone();
+            for (name, value) in own {
+                let value = merged(globals.get(name).unwrap_or(&Json::Null), value);
+                all.insert(name.clone(), value);
+            }
+            Json::Object(all)
+        }
+        (globals, Json::Null) => globals.clone(),
+        (_, own) => own.clone(),
+    }
+}
+
+/// YAML as JSON, with tags in their long form.
+fn json_of(yaml: &Yaml<'_>) -> Result<Json, Unusable> {
+    Ok(match yaml {
+        Yaml::Value(Scalar::Null) => Json::Null,
+        Yaml::Value(Scalar::Boolean(bool)) => (*bool).into(),
+        Yaml::Value(Scalar::Integer(number)) => (*number).into(),
+        Yaml::Value(Scalar::FloatingPoint(number)) => number.into_inner().into(),
+        Yaml::Value(Scalar::String(text)) => text.as_ref().into(),
+        Yaml::Sequence(values) => Json::Array(values.iter().map(json_of).collect::<Result<_, _>>()?),
+        Yaml::Mapping(members) => {
+            let member = |(name, value)| {
+                let name = text_of(&json_of(name)?).ok_or_else(|| Unusable("has a key that is no text".to_owned()))?;
+                Ok((name, json_of(value)?))
+            };
+            Json::Object(members.iter().map(member).collect::<Result<_, Unusable>>()?)
+        }
+        Yaml::Tagged(tag, value) => {
+            let value = json_of(value)?;
+            let (name, value) = match (tag.suffix.as_str(), value) {
+                (name @ ("Ref" | "Condition"), value) => (name.to_owned(), value),
+                ("GetAtt", Json::String(path)) => {
+                    let (resource, attribute) = path.split_once('.').unwrap_or((&path, ""));
+                    ("Fn::GetAtt".to_owned(), vec![resource, attribute].into())
+                }
+                (name, value) => (format!("Fn::{name}"), value),
+            };
+            Json::Object(Map::from_iter([(name, value)]))
+        }
+        Yaml::Representation(..) | Yaml::Alias(_) | Yaml::BadValue => {
+            return Err(Unusable("has something that no template has: an alias, or a value that does not fit its tag".to_owned()));
+        }
+    })
+}

@@ -1,0 +1,141 @@
+//! A deployment as AWS describes it. The one user of `aws-sdk-lambda`.
+//!
+//! It asks for `lambda:GetFunctionConfiguration` and `lambda:ListEventSourceMappings`, and of each table for `dynamodb:DescribeTable`,
+//! `dynamodb:DescribeTimeToLive` and `dynamodb:DescribeContinuousBackups`. What a table may not be asked for is unseen, and the rest judged.
+
+use std::fmt::Display;
+
+use aws_sdk_dynamodb::{
+    error::{ProvideErrorMetadata, SdkError},
+    operation::describe_table::DescribeTableError,
+    types::{PointInTimeRecoveryStatus, TableDescription, TimeToLiveStatus},
+};
+use aws_sdk_lambda::types::EventSourceMappingConfiguration;
+use projection_vocabulary::Registry;
+
+use super::{Deployment, Destination, Function, Index, Keys, Mapping, Setting, Table, Unusable};
+
+/// Reads a function, what invokes it, and its tables.
+///
+/// # Errors
+/// The function, or what invokes it, cannot be read.
+pub async fn read(
+    lambda: &aws_sdk_lambda::Client,
+    dynamodb: &aws_sdk_dynamodb::Client,
+    function: &str,
+    registry: Registry,
+) -> Result<Deployment, Unusable> {
+    let unreadable = |operation: &str, why: String| Unusable(format!("{operation} of `{function}` failed ({why})"));
+    let configuration = lambda.get_function_configuration().function_name(function).send().await;
+    let configuration = configuration.map_err(|error| unreadable("GetFunctionConfiguration", class(&error)))?;
+    let mut mappings = Vec::new();
+    let mut pages = lambda.list_event_source_mappings().function_name(function).into_paginator().send();
+    while let Some(page) = pages.next().await {
+        let page = page.map_err(|error| unreadable("ListEventSourceMappings", class(&error)))?;
+        mappings.extend(page.event_source_mappings.into_iter().flatten().map(mapping));
+    }
+    mappings.retain(Mapping::is_of_dynamodb);
+    let variables = configuration.environment.map_or_else(Setting::default, |environment| match environment.error {
+        // They are encrypted, and whoever asks has no key.
+        Some(error) => Setting::Unseen(format!("Lambda does not show them ({})", error.error_code.unwrap_or_default())),
+        None => environment.variables.map(|of| of.into_iter().map(|(name, value)| (name, Setting::Value(value))).collect()).into(),
+    });
+    let logging = configuration.logging_config;
+    let function = Function {
+        name: configuration.function_name.unwrap_or_else(|| function.to_owned()),
+        timeout_s: configuration.timeout.map(i64::from).into(),
+        memory_mb: configuration.memory_size.map(i64::from).into(),
+        variables,
+        log_level: logging.and_then(|logging| logging.application_log_level).map(|level| level.as_str().to_owned()).into(),
+    };
+    let mut tables = Vec::new();
+    for (role, name) in function.tables(registry) {
+        tables.push((
+            role,
+            match name {
+                Setting::Value(name) => table(dynamodb, &name).await,
+                Setting::Unset => Setting::Unset,
+                Setting::Unseen(why) => Setting::Unseen(why),
+            },
+        ));
+    }
+    Ok(Deployment { mappings, function, tables })
+}
+
+fn mapping(of: EventSourceMappingConfiguration) -> Mapping {
+    let seconds = |seconds: Option<i32>| Setting::from(seconds.map(i64::from));
+    let filters = of.filter_criteria.and_then(|criteria| criteria.filters);
+    let patterns = filters.map(|filters| filters.into_iter().filter_map(|filter| filter.pattern).collect());
+    let filters = match of.filter_criteria_error.and_then(|error| error.error_code) {
+        // They are encrypted, and whoever asks has no key.
+        Some(error) => Setting::Unseen(format!("Lambda does not show it ({error})")),
+        None => patterns.into(),
+    };
+    let destination = of.destination_config.and_then(|to| to.on_failure).and_then(|to| to.destination).filter(|arn| !arn.is_empty());
+    Mapping {
+        name: of.uuid.unwrap_or_default(),
+        stream: of.event_source_arn.into(),
+        state: of.state.into(),
+        last_result: of.last_processing_result.into(),
+        starting_position: of.starting_position.map(|position| position.as_str().to_owned()).into(),
+        batch_size: of.batch_size.map(i64::from).into(),
+        batching_window_s: seconds(of.maximum_batching_window_in_seconds),
+        tumbling_window_s: seconds(of.tumbling_window_in_seconds),
+        parallelization: of.parallelization_factor.map(i64::from).into(),
+        retries_max: of.maximum_retry_attempts.map(i64::from).into(),
+        record_age_max_s: seconds(of.maximum_record_age_in_seconds),
+        bisect: of.bisect_batch_on_function_error.into(),
+        response_types: of.function_response_types.map(|types| types.iter().map(|kind| kind.as_str().to_owned()).collect()).into(),
+        filters,
+        on_failure: Setting::from(destination).then(|arn| Destination::of_arn(&arn)),
+    }
+}
+
+async fn table(dynamodb: &aws_sdk_dynamodb::Client, name: &str) -> Setting<Table> {
+    let described = match dynamodb.describe_table().table_name(name).send().await {
+        Ok(described) => described.table.unwrap_or_else(|| TableDescription::builder().build()),
+        Err(error) if error.as_service_error().is_some_and(DescribeTableError::is_resource_not_found_exception) => return Setting::Unset,
+        Err(error) => return unseen("DescribeTable", &error),
+    };
+    let time_to_live = match dynamodb.describe_time_to_live().table_name(name).send().await {
+        Ok(described) => {
+            let status = described.time_to_live_description.and_then(|of| of.time_to_live_status);
+            status.map(|status| [TimeToLiveStatus::Enabled, TimeToLiveStatus::Enabling].contains(&status)).into()
+        }
+        Err(error) => unseen("DescribeTimeToLive", &error),
+    };
+    let point_in_time_recovery = match dynamodb.describe_continuous_backups().table_name(name).send().await {
+        Ok(described) => {
+            let of = described.continuous_backups_description.and_then(|of| of.point_in_time_recovery_description);
+            of.and_then(|of| of.point_in_time_recovery_status).map(|status| status == PointInTimeRecoveryStatus::Enabled).into()
+        }
+        Err(error) => unseen("DescribeContinuousBackups", &error),
+    };
+    let indexes = described.global_secondary_indexes.unwrap_or_default().into_iter().filter_map(|index| {
+        let projection = index.projection?;
+        let kind = projection.projection_type?.as_str().to_owned();
+        let keys = Keys::of(&index.key_schema?)?;
+        Some((index.index_name?, Index { keys, projection: kind, include: projection.non_key_attributes.unwrap_or_default() }))
+    });
+    let stream = described.stream_specification.filter(|stream| stream.stream_enabled);
+    Setting::Value(Table {
+        name: name.to_owned(),
+        keys: described.key_schema.and_then(|schema| Keys::of(&schema)).into(),
+        indexes: Setting::Value(indexes.collect()),
+        stream_view: stream.and_then(|stream| stream.stream_view_type).map(|view| view.as_str().to_owned()).into(),
+        stream: described.latest_stream_arn.into(),
+        point_in_time_recovery,
+        deletion_protection: described.deletion_protection_enabled.into(),
+        time_to_live,
+    })
+}
+
+fn unseen<T, E: ProvideErrorMetadata>(operation: &str, error: &SdkError<E>) -> Setting<T> {
+    Setting::Unseen(format!("{operation} failed ({})", class(error)))
+}
+
+/// What an operator needs of an error, without what was sent.
+fn class<E: ProvideErrorMetadata>(error: &SdkError<E>) -> String {
+    let of_kind = |kind: &dyn Display| kind.to_string();
+    error.code().map_or_else(|| of_kind(error), str::to_owned)
+}

@@ -293,11 +293,8 @@ impl<'a> Outcome<'a> {
             lines.push(format!("{} with an event that cannot be applied: there the rows end", some(stopped, "aggregate")));
         }
         let Self { requests, write_units, read_units, seconds, .. } = self;
-        lines.push(format!(
-            "{} of {} looked at; {requests} requests, {write_units} write units, {read_units} read units, {seconds:.2} s",
-            some(events, "event"),
-            some(aggregates, "aggregate"),
-        ));
+        lines.push(format!("{} of {} looked at in {seconds:.2} s", some(events, "event"), some(aggregates, "aggregate")));
+        lines.push(format!("{requests} requests, {write_units} write units, {read_units} read units"));
         lines.join("\n")
     }
 }

@@ -15,6 +15,8 @@ use tracing_subscriber::filter::LevelFilter;
 use crate::report::{Report, Tally};
 
 const SPIN_EVERY: Duration = Duration::from_millis(200);
+/// Columns that a projection's name gets in a summary: with the others 80, up to ten million records.
+const NAME_COLUMNS: usize = 24;
 
 /// Shows warnings, or what `RUST_LOG` names, on the standard error output.
 pub fn log_to_stderr() {
@@ -65,7 +67,7 @@ pub fn summary(report: &Report, unreadable: u64, took: Duration) -> String {
     let mut row = |name: &str, tally: &Tally| {
         let Tally { applied, duplicate, healed, parked, failed, gaps: _, reprojected: _, oldest_ms: _ } = tally;
         let counts = [applied, duplicate, healed, parked, failed].map(|count| Cell::new(count).set_alignment(CellAlignment::Right));
-        table.add_row(std::iter::once(Cell::new(name)).chain(counts));
+        table.add_row(std::iter::once(Cell::new(shortened(name, NAME_COLUMNS))).chain(counts));
     };
     for (name, tally) in &report.projections {
         row(name, tally);
@@ -74,7 +76,7 @@ pub fn summary(report: &Report, unreadable: u64, took: Duration) -> String {
     let mut text = format!("{table}\n");
     let Report { records, usage, .. } = report;
     let mut line = |line: String| writeln!(text, "{line}").expect("a String takes all");
-    line(format!("{records} records, {} ignored", report.ignored_total()));
+    line(format!("{records} records in {:.2} s, {} ignored", took.as_secs_f64(), report.ignored_total()));
     for (reason, count) in &report.ignored {
         line(format!("  {count} {reason}"));
     }
@@ -95,13 +97,14 @@ pub fn summary(report: &Report, unreadable: u64, took: Duration) -> String {
     #[allow(clippy::cast_precision_loss, reason = "shown with three digits")]
     let requests = usage.requests as f64;
     line(format!(
-        "{requests} requests ({:.3} a record), {} write units ({:.3} a record), {} read units, {:.2} s",
+        "{requests} requests ({:.3} a record), {} write units ({:.3} a record)",
         each(requests),
         usage.write_units,
-        each(usage.write_units),
-        usage.read_units,
-        took.as_secs_f64()
+        each(usage.write_units)
     ));
+    if usage.read_units > 0.0 {
+        line(format!("{} read units", usage.read_units));
+    }
     if usage.retries > 0 {
         line(format!("{} of the requests were retries, {} after a conflict", usage.retries, usage.conflicts));
     }
@@ -190,7 +193,25 @@ pub fn table() -> Table {
 
 #[cfg(test)]
 mod tests {
-    use super::{printable, shortened};
+    use std::time::Duration;
+
+    use super::{printable, shortened, summary};
+    use crate::{
+        report::{Report, Tally},
+        store::Usage,
+    };
+
+    #[test]
+    fn the_summary_of_ten_million_records_fits_80_columns() {
+        let most =
+            Tally { applied: 9_999_999, duplicate: 9_999_999, healed: 9_999_999, parked: 999_999, failed: 999_999, ..Tally::default() };
+        let usage =
+            Usage { requests: 9_999_999, write_units: 9_999_999.5, read_units: 9_999_999.5, retries: 9_999_999, conflicts: 9_999_999 };
+        let projections = [("a-projection-of-some-length", most)].into();
+        let report = Report { records: 9_999_999, projections, total: most, usage, ..Report::default() };
+        let text = summary(&report, 9_999_999, Duration::from_secs(99_999));
+        assert!(text.lines().count() > 8 && text.lines().all(|line| line.chars().count() <= 80), "{text}");
+    }
 
     #[test]
     fn controls_are_written_out_and_letters_of_all_scripts_stay() {

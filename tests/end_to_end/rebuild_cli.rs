@@ -66,7 +66,7 @@ async fn rows_are_made_in_place_and_the_second_run_says_that_there_is_nothing_to
     let (accounts, all) = (aggregates(&events[..120]), aggregates(&events));
     let says = format!("account-summary: to revision 1, 0 rows would be replaced and {accounts} created, {accounts} of them changed;");
     assert!(out.starts_with(&says), "{out}");
-    assert!(out.contains(&format!("240 events of {all} aggregates looked at; ")), "{out}");
+    assert!(out.contains(&format!("240 events of {all} aggregates looked at in ")), "{out}");
     assert!(world.rows().await.values().all(BTreeMap::is_empty));
 
     let (code, out, said) = run(&["rebuild-projection", "account-summary", "--segments", "3", "--json"]).await;
@@ -93,7 +93,7 @@ async fn rows_are_made_in_place_and_the_second_run_says_that_there_is_nothing_to
     for projection in ["account-summary", "forum-counters"] {
         let (code, out, said) = run(&["rebuild-projection", projection]).await;
         assert!(code == 0 && !said.contains("interrupted"), "{said}");
-        let says = format!("{projection}: every row is of revision 1 already: nothing to do\n240 events of {all} aggregates looked at; ");
+        let says = format!("{projection}: every row is of revision 1 already: nothing to do\n240 events of {all} aggregates looked at in ");
         assert!(out.starts_with(&says), "{out}");
     }
 

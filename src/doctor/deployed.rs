@@ -29,7 +29,8 @@ pub async fn read(
     let configuration = lambda.get_function_configuration().function_name(function).send().await;
     let configuration = configuration.map_err(|error| unreadable("GetFunctionConfiguration", class(&error)))?;
     let mut mappings = Vec::new();
-    let mut pages = lambda.list_event_source_mappings().function_name(function).into_paginator().send();
+    let arn = configuration.function_arn().unwrap_or(function);
+    let mut pages = lambda.list_event_source_mappings().function_name(arn).into_paginator().send();
     while let Some(page) = pages.next().await {
         let page = page.map_err(|error| unreadable("ListEventSourceMappings", class(&error)))?;
         mappings.extend(page.event_source_mappings.into_iter().flatten().map(mapping));

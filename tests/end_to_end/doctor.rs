@@ -498,7 +498,7 @@ async fn configuration(State(served): Served, Path(name): Path<String>) -> Respo
 
 /// One a page.
 async fn mappings(State(served): Served, Query(asked): Query<BTreeMap<String, String>>) -> Response {
-    assert_eq!(served.0.function["FunctionName"], *asked["FunctionName"]);
+    assert_eq!(served.0.function["FunctionArn"], *asked["FunctionName"]);
     let at = asked.get("Marker").map_or(0, |marker| marker.parse::<usize>().expect("a marker that was given"));
     let page: Vec<_> = served.0.mappings.iter().skip(at).take(1).collect();
     let next = (at + 1 < served.0.mappings.len()).then(|| (at + 1).to_string());

@@ -9,6 +9,9 @@ use super::{
 };
 use crate::store::PARKED_VAR;
 
+/// What the AWS CDK makes of a table by default.
+const GLOBAL_TABLE: &str = "AWS::DynamoDB::GlobalTable";
+
 /// Reads the worker, what invokes it, and its tables out of a template.
 ///
 /// The worker is what is invoked by a stream of DynamoDB; if several functions are, the one of this logical id or name, or else the one
@@ -22,19 +25,23 @@ pub fn read(text: &str, parameters: &[(String, String)], function: Option<&str>,
     let functions: Vec<&Resource> = resources.iter().filter(|resource| resource.is_function()).collect();
     let mappings = mappings(&resources, &functions);
     let worker = worker(&functions, &mappings, function)?;
-    let mappings = mappings.into_iter().filter(|(invoked, _)| invoked.is_some_and(|invoked| invoked.id == worker.id));
+    let mappings = mappings.into_iter().filter(|(invoked, _)| invoked.is_none_or(|invoked| invoked.id == worker.id));
     let function = worker.function();
     let tables = function.tables(registry).into_iter().map(|(role, name)| (role, table(&resources, &name))).collect();
     Ok(Deployment { mappings: mappings.map(|(_, mapping)| mapping).collect(), function, tables })
 }
 
-/// All that take from streams of DynamoDB, with the functions that they invoke.
+/// All that take from streams of DynamoDB, with the functions that they invoke; none where that cannot be told.
 fn mappings<'a>(resources: &[Resource], functions: &[&'a Resource]) -> Vec<(Option<&'a Resource>, Mapping)> {
     let mut mappings = Vec::new();
     for resource in resources.iter().filter(|resource| resource.kind == "AWS::Lambda::EventSourceMapping") {
-        let invoked = resource.properties.get("FunctionName").and_then(Json::as_str);
-        let invoked = invoked.and_then(|name| functions.iter().find(|function| function.is_named(name)).copied());
-        mappings.push((invoked, mapping(resource.id.clone(), &resource.properties, resources)));
+        let mapping = mapping(resource.id.clone(), &resource.properties, resources);
+        match resource.properties.get("FunctionName").and_then(Json::as_str) {
+            Some(name) => {
+                mappings.extend(functions.iter().find(|function| function.is_named(name)).map(|invoked| (Some(*invoked), mapping)))
+            }
+            None => mappings.push((None, mapping)),
+        }
     }
     // The events of a serverless function are mappings, too, after its transform.
     for function in functions {
@@ -61,6 +68,7 @@ fn worker<'a>(
     }
     let parks = |function: &&Resource| function.function().variable(PARKED_VAR) != Setting::Unset;
     let mut invoked: Vec<&Resource> = mappings.iter().filter_map(|(invoked, _)| *invoked).collect();
+    invoked.sort_by_key(|function| &function.id);
     invoked.dedup_by_key(|function| &function.id);
     let candidates: Vec<&Resource> = match invoked.len() {
         0 => functions.iter().copied().filter(parks).collect(),
@@ -101,6 +109,28 @@ impl Resource {
             memory_mb: of.integer("MemorySize"),
             variables,
             log_level: of.at(&["LoggingConfig", "ApplicationLogLevel"]).then(text),
+        }
+    }
+
+    fn table(&self) -> Table {
+        let of = Properties(&self.properties);
+        // Each replica of a global table has its own.
+        let protected = |path: &[&str]| match self.properties["Replicas"].as_array() {
+            Some(replicas) if self.kind == GLOBAL_TABLE => {
+                replicas.iter().map(|replica| Properties(replica).at(path).then(boolean)).find(|set| *set != Setting::Value(true))
+            }
+            _ => Some(of.at(path).then(boolean)),
+        };
+        let protected = |path: &[&str]| protected(path).unwrap_or(Setting::Value(true));
+        Table {
+            name: self.id.clone(),
+            keys: of.at(&["KeySchema"]).then(keys),
+            indexes: of.at(&["GlobalSecondaryIndexes"]).then(|indexes| indexes.as_array().into_iter().flatten().map(index).collect()),
+            stream_view: of.at(&["StreamSpecification", "StreamViewType"]).then(text),
+            stream: Setting::Value(format!("${{{}.StreamArn}}", self.id)),
+            point_in_time_recovery: protected(&["PointInTimeRecoverySpecification", "PointInTimeRecoveryEnabled"]),
+            deletion_protection: protected(&["DeletionProtectionEnabled"]),
+            time_to_live: of.at(&["TimeToLiveSpecification", "Enabled"]).then(boolean),
         }
     }
 }
@@ -146,28 +176,11 @@ fn table(resources: &[Resource], name: &Setting<String>) -> Setting<Table> {
         Setting::Unset => return Setting::Unset,
         Setting::Unseen(why) => return Setting::Unseen(why.clone()),
     };
-    let tables = || resources.iter().filter(|resource| resource.kind == "AWS::DynamoDB::Table");
+    let tables = || resources.iter().filter(|resource| ["AWS::DynamoDB::Table", GLOBAL_TABLE].contains(&resource.kind.as_str()));
     let named = |resource: &&Resource| resource.properties.get("TableName").and_then(Json::as_str) == Some(name);
     match tables().find(|table| referred(name) == Some(&table.id)).or_else(|| tables().find(named)) {
         Some(resource) => Setting::Value(resource.table()),
         None => Setting::Unseen("the table is not in this template".to_owned()),
-    }
-}
-
-impl Resource {
-    fn table(&self) -> Table {
-        let of = Properties(&self.properties);
-        let view = of.at(&["StreamSpecification", "StreamViewType"]).then(text);
-        Table {
-            name: self.id.clone(),
-            keys: of.at(&["KeySchema"]).then(keys),
-            indexes: of.at(&["GlobalSecondaryIndexes"]).then(|indexes| indexes.as_array().into_iter().flatten().map(index).collect()),
-            stream: Setting::Value(format!("${{{}.StreamArn}}", self.id)),
-            stream_view: view,
-            point_in_time_recovery: of.at(&["PointInTimeRecoverySpecification", "PointInTimeRecoveryEnabled"]).then(boolean),
-            deletion_protection: of.at(&["DeletionProtectionEnabled"]).then(boolean),
-            time_to_live: of.at(&["TimeToLiveSpecification", "Enabled"]).then(boolean),
-        }
     }
 }
 

@@ -368,6 +368,19 @@ fn templates_are_read_as_cloudformation_reads_them() {
         assert_eq!(somewhere.unseen.get(subject).map(String::as_str), Some(why), "{:?}", somewhere.unseen);
     }
 
+    // As the AWS CDK writes tables: each replica is protected, or none is.
+    let replica = |protected: bool| json!({ "DeletionProtectionEnabled": protected, "PointInTimeRecoverySpecification": { "PointInTimeRecoveryEnabled": true } });
+    for (protected, expected) in [(true, &[][..]), (false, &["deletion-protection"])] {
+        let parked = json!({
+            "KeySchema": [{ "AttributeName": "aggregateId", "KeyType": "HASH" }, { "AttributeName": "projection", "KeyType": "RANGE" }],
+            "Replicas": [replica(true), replica(protected)],
+        });
+        let start = SAM.find("  Parked:\n").expect("the table");
+        let end = SAM.find("  Accounts:\n").expect("the next");
+        let global = format!("{}  Parked: {{Type: AWS::DynamoDB::GlobalTable, Properties: {parked}}}\n{}", &SAM[..start], &SAM[end..]);
+        assert_eq!(names(&examined(&global, &[("Stage", "prod")])), expected);
+    }
+
     let json = serde_json::to_string_pretty(&json!({ "Resources": {
         "Worker": { "Type": "AWS::Lambda::Function", "Properties": { "FunctionName": "worker" } },
         "Mapping": { "Type": "AWS::Lambda::EventSourceMapping", "Properties": {

@@ -6,8 +6,8 @@
 
 use std::collections::BTreeMap;
 
-use saphyr::{LoadableYamlNode as _, Scalar, Yaml};
 use serde_json::{Map, Value as Json};
+use serde_norway::Value as Yaml;
 
 use super::Unusable;
 
@@ -35,8 +35,7 @@ impl Document {
     /// # Errors
     /// It is neither YAML nor JSON, is no template, or has no such parameter.
     pub fn read(text: &str, given: &[(String, String)]) -> Result<Self, Unusable> {
-        let documents = Yaml::load_from_str(text).map_err(|error| Unusable(format!("is neither YAML nor JSON: {error}")))?;
-        let [root] = documents.as_slice() else { return Err(Unusable("has more than one document, or none".to_owned())) };
+        let root: Yaml = serde_norway::from_str(text).map_err(|error| Unusable(format!("is neither YAML nor JSON: {error}")))?;
         let root = json_of(root)?;
         if !root["Resources"].is_object() {
             return Err(Unusable("is no CloudFormation template: it has no Resources".to_owned()));
@@ -250,24 +249,26 @@ fn merged(globals: &Json, own: &Json) -> Json {
 }
 
 /// YAML as JSON, with tags in their long form.
-fn json_of(yaml: &Yaml<'_>) -> Result<Json, Unusable> {
+fn json_of(yaml: Yaml) -> Result<Json, Unusable> {
     Ok(match yaml {
-        Yaml::Value(Scalar::Null) => Json::Null,
-        Yaml::Value(Scalar::Boolean(bool)) => (*bool).into(),
-        Yaml::Value(Scalar::Integer(number)) => (*number).into(),
-        Yaml::Value(Scalar::FloatingPoint(number)) => number.into_inner().into(),
-        Yaml::Value(Scalar::String(text)) => text.as_ref().into(),
-        Yaml::Sequence(values) => Json::Array(values.iter().map(json_of).collect::<Result<_, _>>()?),
+        Yaml::Null => Json::Null,
+        Yaml::Bool(bool) => bool.into(),
+        Yaml::Number(number) => match (number.as_i64(), number.as_f64()) {
+            (Some(whole), _) => whole.into(),
+            (None, number) => number.into(),
+        },
+        Yaml::String(text) => text.into(),
+        Yaml::Sequence(values) => Json::Array(values.into_iter().map(json_of).collect::<Result<_, _>>()?),
         Yaml::Mapping(members) => {
             let member = |(name, value)| {
                 let name = text_of(&json_of(name)?).ok_or_else(|| Unusable("has a key that is no text".to_owned()))?;
                 Ok((name, json_of(value)?))
             };
-            Json::Object(members.iter().map(member).collect::<Result<_, Unusable>>()?)
+            Json::Object(members.into_iter().map(member).collect::<Result<_, Unusable>>()?)
         }
-        Yaml::Tagged(tag, value) => {
-            let value = json_of(value)?;
-            let (name, value) = match (tag.suffix.as_str(), value) {
+        Yaml::Tagged(tagged) => {
+            let tag = tagged.tag.to_string();
+            let (name, value) = match (tag.trim_start_matches('!'), json_of(tagged.value)?) {
                 (name @ ("Ref" | "Condition"), value) => (name.to_owned(), value),
                 ("GetAtt", Json::String(path)) => {
                     let (resource, attribute) = path.split_once('.').unwrap_or((&path, ""));
@@ -276,9 +277,6 @@ fn json_of(yaml: &Yaml<'_>) -> Result<Json, Unusable> {
                 (name, value) => (format!("Fn::{name}"), value),
             };
             Json::Object(Map::from_iter([(name, value)]))
-        }
-        Yaml::Representation(..) | Yaml::Alias(_) | Yaml::BadValue => {
-            return Err(Unusable("has something that no template has: an alias, or a value that does not fit its tag".to_owned()));
         }
     })
 }

@@ -38,7 +38,7 @@ fn mappings<'a>(resources: &[Resource], functions: &[&'a Resource]) -> Vec<(Opti
         let mapping = mapping(resource.id.clone(), &resource.properties, resources);
         match resource.properties.get("FunctionName").and_then(Json::as_str) {
             Some(name) => {
-                mappings.extend(functions.iter().find(|function| function.is_named(name)).map(|invoked| (Some(*invoked), mapping)))
+                mappings.extend(functions.iter().find(|function| function.is_named(name)).map(|invoked| (Some(*invoked), mapping)));
             }
             None => mappings.push((None, mapping)),
         }

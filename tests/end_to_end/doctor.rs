@@ -308,7 +308,9 @@ Resources:
             MaximumRecordAgeInSeconds: !FindInMap [Age, seconds, !Ref Stage]
             MaximumRetryAttempts: !If [Elsewhere, 3, !Ref AWS::NoValue]
             BisectBatchOnFunctionError: yes
-            FunctionResponseTypes: [ReportBatchItemFailures]
+            FunctionResponseTypes: [
+              ReportBatchItemFailures
+          ]
             FilterCriteria: {Filters: [{Pattern: '{"eventName":["INSERT"],"dynamodb":{"Keys":{"SK":{"S":[{"prefix":"EVENT#"}]}}}}'}]}
             DestinationConfig: {OnFailure: {Type: S3, Destination: !Sub "arn:${AWS::Partition}:s3:::${Stage}-given-up"}}
         Tick: {Type: Schedule, Properties: {Schedule: rate(1 day)}}
@@ -416,10 +418,10 @@ fn what_cannot_be_examined_is_refused_in_words() {
     };
     assert_eq!(
         refused("a: [", &[], None),
-        "is neither YAML nor JSON: while parsing a node, did not find expected node content at byte 4 line 2 column 1"
+        "is neither YAML nor JSON: did not find expected node content at line 2 column 1, while parsing a flow node"
     );
     assert_eq!(refused("a: 1", &[], None), "is no CloudFormation template: it has no Resources");
-    assert_eq!(refused("", &[], None), "has more than one document, or none");
+    assert_eq!(refused("", &[], None), "is no CloudFormation template: it has no Resources");
     assert_eq!(refused("Resources: {}", &[], None), "has no function that a stream of DynamoDB invokes: name the worker by --function");
     assert_eq!(refused(SAM, &[("Stag".to_owned(), "prod".to_owned())], None), "has no parameter `Stag`");
     assert_eq!(refused(SAM, &[], Some("Worker")), "has no function `Worker`");

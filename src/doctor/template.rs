@@ -70,11 +70,9 @@ fn worker<'a>(
     let mut invoked: Vec<&Resource> = mappings.iter().filter_map(|(invoked, _)| *invoked).collect();
     invoked.sort_by_key(|function| &function.id);
     invoked.dedup_by_key(|function| &function.id);
-    let candidates: Vec<&Resource> = match invoked.len() {
-        0 => functions.iter().copied().filter(parks).collect(),
-        1 => invoked,
-        _ => invoked.into_iter().filter(parks).collect(),
-    };
+    let among = if invoked.is_empty() { functions } else { &invoked };
+    let parking: Vec<&Resource> = among.iter().copied().filter(parks).collect();
+    let candidates = if parking.is_empty() { invoked } else { parking };
     match candidates.as_slice() {
         [worker] => Ok(worker),
         [] => Err(Unusable("has no function that a stream of DynamoDB invokes: name the worker by --function".to_owned())),

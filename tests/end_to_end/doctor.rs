@@ -414,7 +414,7 @@ fn templates_are_read_as_cloudformation_reads_them() {
 #[test]
 fn what_cannot_be_examined_is_refused_in_words() {
     let refused = |text: &str, parameters: &[(String, String)], function: Option<&str>| {
-        template::read(text, parameters, function, registry()).err().expect("it is refused").to_string()
+        template::read(text, parameters, function, registry()).expect_err("it is refused").to_string()
     };
     assert_eq!(
         refused("a: [", &[], None),
@@ -428,6 +428,8 @@ fn what_cannot_be_examined_is_refused_in_words() {
     let two = SAM.replace("PARKED_TABLE: !Ref AWS::NoValue", "PARKED_TABLE: !Ref Parked");
     let stage = [("Stage".to_owned(), "test".to_owned())];
     assert_eq!(refused(&two, &stage, None), "has several functions that may be the worker: name it by --function (Audit, Projector)");
+    let neither = SAM.replace("PARKED_TABLE: !Ref Parked", "STAGE: test");
+    assert_eq!(refused(&neither, &stage, None), "has several functions that may be the worker: name it by --function (Audit, Projector)");
     let named = template::read(&two, &stage, Some("Audit"), registry()).expect("it is named");
     assert_eq!(named.mappings.iter().map(|mapping| mapping.name.as_str()).collect::<Vec<_>>(), ["AuditStream"]);
     // A worker that nothing invokes, and circles.

@@ -11,7 +11,6 @@ EVENTS, INDEX, ROWS, PARKED = "the event store", "its index GSI1", "the read mod
 # (file, function): {table: what is sent there}. Actions of transactions are `put`, `update`, `delete`, `get`.
 SENT = {
     ("audit", "rows_at_once"): {ROWS: {"transact_get_items", "get"}},
-    ("audit", "scan_rows"): {ROWS: {"scan"}},
     ("cursors", "cursor_items"): {PARKED: {"query"}},
     ("cursors", "delete_cursor"): {PARKED: {"delete"}},
     ("cursors", "save_cursor"): {PARKED: {"put_item"}},
@@ -33,10 +32,10 @@ SENT = {
     ("rows", "batch_get"): {ROWS: {"batch_get_item"}},
     ("audit", "standing_on_events"): {EVENTS: {"batch_get_item"}},
     ("rows", "commit_one"): {ROWS: {"update_item"}},
+    ("rows", "scan_items"): {ROWS: {"scan"}},
     ("rows", "transact"): {ROWS: {"transact_write_items"}},
     ("rows", "update"): {ROWS: {"update"}},
     ("rows", "update_if"): {ROWS: {"update_item"}},
-    ("rows", "visible_rows"): {ROWS: {"scan"}},
     ("tables", "create"): {EVENTS: {"create_table"}},
     ("tables", "event_store_items"): {EVENTS: {"describe_table"}},
     ("tables", "event_store_stream"): {EVENTS: {"describe_table"}},

@@ -3,17 +3,14 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use aws_sdk_dynamodb::{
-    operation::{
-        scan::ScanInput,
-        transact_get_items::{TransactGetItemsError, TransactGetItemsInput},
-    },
+    operation::transact_get_items::{TransactGetItemsError, TransactGetItemsInput},
     types::{AttributeValue, Get, ReturnConsumedCapacity, TransactGetItem},
 };
 use projection_vocabulary::{AggregateId, Attributes, Decimal, HomeRow, RowKey, Rule, Version};
 
 use super::{
     Store, Trouble,
-    events::{SCAN_ITEMS_MAX, Segment},
+    events::Segment,
     expression::Expression,
     fresh_id,
     home::{CORRECTED, Row, row_key, row_of},
@@ -40,15 +37,9 @@ impl Store {
         after: Option<RowKey>,
         deadline: Deadline,
     ) -> Result<(Vec<Row>, Option<RowKey>), Trouble> {
-        let scan = || {
-            let start = after.as_ref().map(|key| row_key(rule, key.as_str()));
-            let request = segment.of(ScanInput::builder().table_name(self.table_of(rule)).consistent_read(true).limit(SCAN_ITEMS_MAX));
-            self.dynamo.scan(request.set_exclusive_start_key(start).return_consumed_capacity(ReturnConsumedCapacity::Total))
-        };
-        let page = self.ask("Scan of a read model", deadline, scan).await?;
-        self.meter.read_rows(&page.consumed_capacity);
-        let next = page.last_evaluated_key.and_then(|key| Some(RowKey::from(key.get(rule.key())?.as_s().ok()?)));
-        let rows = page.items.unwrap_or_default().into_iter().map(|item| row_of(rule, item));
+        let (items, next) = self.scan_items(rule, segment, after.map(|key| row_key(rule, key.as_str())), deadline).await?;
+        let next = next.and_then(|key| Some(RowKey::from(key.get(rule.key())?.as_s().ok()?)));
+        let rows = items.into_iter().map(|item| row_of(rule, item));
         Ok((rows.collect::<Result<_, _>>()?, next))
     }
 
@@ -141,12 +132,7 @@ impl Store {
             expression.add(attribute, AttributeValue::N(amount.to_string()));
         }
         expression.set(CORRECTED, AttributeValue::S(fresh_id()));
-        let name = expression.name(CORRECTED);
-        let condition = if corrected.is_empty() {
-            format!("attribute_not_exists({name})")
-        } else {
-            format!("{name} = {}", expression.value(AttributeValue::S(corrected.to_owned())))
-        };
+        let condition = expression.unchanged(CORRECTED, corrected);
         // If the condition does not hold, another corrected them, or an earlier try of this very request did.
         let updated = self.update_if(OPERATION, rule, row.as_str(), &expression, Some(condition), deadline).await?;
         updated.map_err(|reason| Trouble::Lasting { operation: OPERATION, class: reason.to_owned() })

@@ -51,6 +51,15 @@ impl Expression {
         self.removes.push(clause);
     }
 
+    /// The condition that a mark is still the one that was read; an empty one is none.
+    pub fn unchanged(&mut self, name: &str, mark: &str) -> String {
+        let name = self.name(name);
+        if mark.is_empty() {
+            return format!("attribute_not_exists({name})");
+        }
+        format!("{name} = {}", self.value(AttributeValue::S(mark.to_owned())))
+    }
+
     /// The update expression.
     pub fn update(&self) -> String {
         let part =

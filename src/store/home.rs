@@ -143,13 +143,7 @@ impl HomeWrite {
         }
         let mut condition = condition(&mut expression, self.after, self.after_revision);
         if let Some(last) = &self.read {
-            let name = expression.name("rewritten");
-            let unchanged = if last.is_empty() {
-                format!("attribute_not_exists({name})")
-            } else {
-                format!("{name} = {}", expression.value(AttributeValue::S(last.to_string())))
-            };
-            condition = format!("{condition} AND {unchanged}");
+            condition = format!("{condition} AND {}", expression.unchanged("rewritten", last));
         }
         if self.rewrites {
             expression.set("rewritten", AttributeValue::S(fresh_id()));

@@ -21,6 +21,7 @@ use projection_vocabulary::{AggregateId, Attributes, Change, Decimal, HomeRow, R
 
 use super::{
     Store, Trouble,
+    events::{SCAN_ITEMS_MAX, Segment},
     expression::Expression,
     fresh_id,
     home::{HomeWrite, Row, condition, foreign_row, is_bookkeeping, row_key, row_of},
@@ -368,12 +369,8 @@ impl Store {
         let mut rows = BTreeMap::new();
         let mut from = None;
         loop {
-            let scan = || {
-                let request = ScanInput::builder().table_name(self.table_of(rule)).consistent_read(true);
-                self.dynamo.scan(request.set_exclusive_start_key(from.clone()))
-            };
-            let page = self.ask("Scan of a read model", Deadline::NONE, scan).await?;
-            for item in page.items.unwrap_or_default() {
+            let (items, next) = self.scan_items(rule, Segment::ALL, from, Deadline::NONE).await?;
+            for item in items {
                 let mut row = attributes(item).map_err(|_| foreign_row("it holds what no rule writes"))?;
                 let Some(Value::Text(key)) = row.remove(rule.key()) else { return Err(foreign_row("its key is no text")) };
                 let parked = row.contains_key("parkedAt");
@@ -386,11 +383,28 @@ impl Store {
                     rows.insert(RowKey::from(&*key), row);
                 }
             }
-            from = page.last_evaluated_key;
+            from = next;
             if from.is_none() {
                 return Ok(rows);
             }
         }
+    }
+
+    /// One page of a scan of a segment of a read model, by consistent read, and the key where to go on.
+    pub(super) async fn scan_items(
+        &self,
+        rule: &dyn Rule,
+        segment: Segment,
+        from: Option<SdkItem>,
+        deadline: Deadline,
+    ) -> Result<(Vec<SdkItem>, Option<SdkItem>), Trouble> {
+        let scan = || {
+            let request = segment.of(ScanInput::builder().table_name(self.table_of(rule)).consistent_read(true).limit(SCAN_ITEMS_MAX));
+            self.dynamo.scan(request.set_exclusive_start_key(from.clone()).return_consumed_capacity(ReturnConsumedCapacity::Total))
+        };
+        let page = self.ask("Scan of a read model", deadline, scan).await?;
+        self.meter.read_rows(&page.consumed_capacity);
+        Ok((page.items.unwrap_or_default(), page.last_evaluated_key))
     }
 }
 

@@ -392,11 +392,11 @@ const ALL: &[Mutant] = &[
         "a shared row's sum is corrected although another has corrected it",
         &[Switched(
             AUDIT,
-            "self.update_if(OPERATION, rule, row.as_str(), &expression, Some(condition), deadline)",
-            r#"{
-                let condition = format!("{condition} OR attribute_exists({name}) OR attribute_not_exists({name})");
-                self.update_if(OPERATION, rule, row.as_str(), &expression, Some(condition), deadline)
-            }"#,
+            "let condition = expression.unchanged(CORRECTED, corrected);",
+            r#"let condition = {
+                let (unchanged, name) = (expression.unchanged(CORRECTED, corrected), expression.name(CORRECTED));
+                format!("{unchanged} OR attribute_exists({name}) OR attribute_not_exists({name})")
+            };"#,
         )],
     ),
 ];

@@ -20,7 +20,7 @@ use projection_vocabulary::Registry;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use self::metrics::{Invocation, Stage};
+use self::metrics::{Done, Invocation, Stage};
 use crate::{
     Worker, clients,
     report::{Report, Tally},
@@ -67,7 +67,7 @@ fn configured(registry: Registry, var: impl Fn(&str) -> Option<String>) -> Resul
 ///
 /// An error or a panic in here is answered as an error of the function, so that Lambda delivers the whole batch again.
 async fn handle(worker: &Worker, stage: &Stage, event: LambdaEvent<Box<RawValue>>) -> Result<Answer, Diagnostic> {
-    let mut account = Account { worker, stage, before: worker.store().usage(), batch: None, task_done: false };
+    let mut account = Account { worker, stage, before: worker.store().usage(), batch: None, task: None };
     let answered = answer(event, &mut account).await;
     if let Err(Diagnostic { error_type, .. }) = &answered {
         tracing::error!(error_type, "invocation failed");
@@ -88,16 +88,19 @@ async fn answer(event: LambdaEvent<Box<RawValue>>, account: &mut Account<'_>) ->
         account.batch = Some(report);
         return Ok(Answer::Batch(response));
     }
-    let answer = if let Some(task) = members.remove("rebuild") {
-        Answer::Rebuild(Box::pin(tasks::rebuild(worker, tasks::read(task)?, time)).await?)
+    let (answer, told) = if let Some(task) = members.remove("rebuild") {
+        let (answer, told) = Box::pin(tasks::rebuild(worker, tasks::read(task)?, time)).await?;
+        (Answer::Rebuild(answer), told)
     } else if let Some(task) = members.remove("catchUp") {
-        Answer::CatchUp(Box::pin(tasks::catch_up(worker, tasks::read(task)?, time)).await?)
+        let (answer, told) = Box::pin(tasks::catch_up(worker, tasks::read(task)?, time)).await?;
+        (Answer::CatchUp(answer), told)
     } else if let Some(task) = members.remove("verify") {
-        Answer::Verified(Box::pin(tasks::verify(worker, tasks::read(task)?, time)).await?)
+        let (answer, told) = Box::pin(tasks::verify(worker, tasks::read(task)?, time)).await?;
+        (Answer::Verified(answer), told)
     } else {
         return Err(not_a_batch());
     };
-    account.task_done = true;
+    account.task = Some(told);
     Ok(answer)
 }
 
@@ -108,15 +111,15 @@ struct Account<'a> {
     before: Usage,
     /// What became of its records, from when it is known that they are some. Failed, until something else became of them.
     batch: Option<Report>,
-    /// Whether it was a task, and did what its time was enough for.
-    task_done: bool,
+    /// The projection of a task, and what it came to, if it did what its time was enough for.
+    task: Option<(&'static str, Done)>,
 }
 
 impl Drop for Account<'_> {
     fn drop(&mut self) {
         let (now, usage) = (store::now(), self.worker.store().usage() - self.before);
         let mut lines = Vec::new();
-        let mut invocation = Invocation { batch: None, parked: 0, failed: u64::from(!self.task_done), usage };
+        let mut invocation = Invocation { batch: None, parked: 0, failed: u64::from(self.task.is_none()), usage };
         if let Some(report) = &mut self.batch {
             report.usage = usage;
             report.log();
@@ -124,6 +127,9 @@ impl Drop for Account<'_> {
             invocation.batch = Some((report.records, report.ignored_total()));
             invocation.parked = report.total.parked;
             invocation.failed = report.total.failed;
+        }
+        if let Some((projection, done)) = self.task {
+            lines.push(metrics::of_task(self.stage, projection, done, &now));
         }
         lines.push(metrics::of_invocation(self.stage, &invocation, &now));
         let mut out = io::stdout().lock();

@@ -30,7 +30,9 @@ VARIABLES = {
 # The metrics that alarms and the dashboard rest on, by their dimensions: names that the code must have.
 NAMESPACE = "ProjectionWorker"
 METRICS = {
-    ("stage", "projection"): {"Applied", "Duplicate", "Gaps", "Healed", "Parked", "Failed", "LagMs", "Reprojected"},
+    ("stage", "projection"): {
+        "Applied", "Duplicate", "Gaps", "Healed", "Parked", "Failed", "LagMs", "Reprojected", "CaughtUp", "Differing",
+    },
     ("stage",): {"BatchSize", "Ignored", "Parked", "Requests", "WriteUnits", "ReadUnits", "Retries", "Conflicts"},
 }
 

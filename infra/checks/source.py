@@ -90,7 +90,7 @@ class Source:
         by = {}
         for body in re.findall(r"pub fn (?:of_\w+)\(.*?\n\}", self.text(path), flags=re.S):
             dimensions = re.findall(r'\("(\w+)", [^)]*\)', self.find_in(body, r"line\(now, &\[(.*?)\], &metrics\)"))
-            by[tuple(dimensions)] = set(re.findall(r'(?:count\(|units\(|name: )"(\w+)"', body))
+            by.setdefault(tuple(dimensions), set()).update(re.findall(r'(?:count\(|units\(|name: )"(\w+)"', body))
         return self.find(path, r'NAMESPACE: &str = "(\w+)"'), by
 
     @staticmethod

@@ -60,6 +60,27 @@ pub fn of_projections(stage: &Stage, registry: Registry, report: &Report, now: &
     lines.collect()
 }
 
+/// What a task came to.
+#[derive(Clone, Copy)]
+pub enum Done {
+    /// A rebuild: the rows that were put in place now.
+    Rebuilt(u64),
+    /// Catching up: the aggregates that were behind.
+    CaughtUp(u64),
+    /// A verification: the rows and sums that are not right.
+    Verified(u64),
+}
+
+/// The line of a task's projection.
+pub fn of_task(stage: &Stage, projection: &str, done: Done, now: &Timestamp) -> String {
+    let metrics = [match done {
+        Done::Rebuilt(rows) => count("Reprojected", rows),
+        Done::CaughtUp(aggregates) => count("CaughtUp", aggregates),
+        Done::Verified(differing) => count("Differing", differing),
+    }];
+    line(now, &[("stage", &stage.0), ("projection", projection)], &metrics)
+}
+
 /// What an invocation was, as far as it is known.
 pub struct Invocation {
     /// Records delivered and those of them with nothing to project; `None` if it was no batch.

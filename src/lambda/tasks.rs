@@ -13,6 +13,7 @@ use projection_vocabulary::Rule;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 
+use super::metrics::Done;
 use crate::{
     Worker,
     catch_up::Failed,
@@ -88,6 +89,9 @@ pub struct CaughtUp {
     counts: Counts,
 }
 
+/// An answer, and what the metrics of its projection are told.
+pub type Told<T> = (T, (&'static str, Done));
+
 /// Reads a task. The parser's own words may quote what somebody sent by mistake.
 pub fn read<T: DeserializeOwned>(task: &RawValue) -> Result<T, Diagnostic> {
     let shape = r#"{"rebuild": {"projection", "segment", "segments", "cursor", "counts"}} or {"catchUp": {"projection", "since"}} or {"verify": {"projection"}}"#;
@@ -98,11 +102,17 @@ pub fn read<T: DeserializeOwned>(task: &RawValue) -> Result<T, Diagnostic> {
 }
 
 /// Rebuilds a segment for a time.
-pub async fn rebuild(worker: &Worker, task: Rebuild, time: Duration) -> Result<Rebuild, Diagnostic> {
+pub async fn rebuild(worker: &Worker, task: Rebuild, time: Duration) -> Result<Told<Rebuild>, Diagnostic> {
     let rule = rule(worker, &task.projection)?;
     let segment = Segment::new(task.segment, task.segments).map_err(|error| invalid(error.to_string()))?;
+    let told = |before: &Counts, now: &Counts| {
+        let rows = |counts: &Counts| counts.replaced + counts.created;
+        // What was counted before comes with the task, and may be anything.
+        (rule.name(), Done::Rebuilt(rows(now).saturating_sub(rows(before))))
+    };
     if task.done {
-        return Ok(task);
+        let told = told(&task.counts, &task.counts);
+        return Ok((task, told));
     }
     let (deadline, close_after) = (Deadline::at(Instant::now() + time), Instant::now() + time / OPEN_FOR_A_PART_IN);
     let mut pass = SegmentRebuild::new(worker, rule, Task::Rebuild, segment, (task.cursor.clone(), task.counts));
@@ -128,11 +138,12 @@ pub async fn rebuild(worker: &Worker, task: Rebuild, time: Duration) -> Result<R
     let (cursor, counts) = pass.checkpoint();
     let cursor = cursor.filter(|_| !done).cloned();
     tracing::info!(projection = rule.name(), segment = task.segment, segments = task.segments, done, ?counts, "rebuild");
-    Ok(Rebuild { cursor, done, counts, ..task })
+    let told = told(&task.counts, &counts);
+    Ok((Rebuild { cursor, done, counts, ..task }, told))
 }
 
 /// Catches up for a time.
-pub async fn catch_up(worker: &Worker, CatchUp { projection, since }: CatchUp, time: Duration) -> Result<CaughtUp, Diagnostic> {
+pub async fn catch_up(worker: &Worker, CatchUp { projection, since }: CatchUp, time: Duration) -> Result<Told<CaughtUp>, Diagnostic> {
     let rule = rule(worker, &projection)?;
     let since: Age = since.parse().map_err(|error| invalid(format!("`since` is {error}")))?;
     let deadline = Deadline::at(Instant::now() + time);
@@ -147,11 +158,11 @@ pub async fn catch_up(worker: &Worker, CatchUp { projection, since }: CatchUp, t
     };
     let counts = recent.counts();
     tracing::info!(projection, done, ?counts, "catch-up");
-    Ok(CaughtUp { projection, done, counts })
+    Ok((CaughtUp { projection, done, counts }, (rule.name(), Done::CaughtUp(counts.caught_up))))
 }
 
 /// Verifies, and repairs nothing.
-pub async fn verify(worker: &Worker, Verify { projection, sample }: Verify, time: Duration) -> Result<Verified, Diagnostic> {
+pub async fn verify(worker: &Worker, Verify { projection, sample }: Verify, time: Duration) -> Result<Told<Verified>, Diagnostic> {
     let rule = rule(worker, &projection)?;
     if sample.is_some_and(|percent| !(1..=100).contains(&percent)) {
         return Err(invalid("`sample` is no percentage from 1 to 100".to_owned()));
@@ -168,7 +179,8 @@ pub async fn verify(worker: &Worker, Verify { projection, sample }: Verify, time
     let findings: BTreeMap<_, _> = Finding::ALL.iter().map(|finding| (finding.text(), verified.count(*finding))).collect();
     let (clean, shared) = (verified.is_clean(), verified.shared.len());
     tracing::info!(projection, clean, ?findings, shared, "verification");
-    Ok(Verified { projection, clean, events: verified.events, aggregates: verified.aggregates, findings, shared })
+    let told = (rule.name(), Done::Verified((verified.home.len() + shared) as u64));
+    Ok((Verified { projection, clean, events: verified.events, aggregates: verified.aggregates, findings, shared }, told))
 }
 
 fn rule(worker: &Worker, projection: &str) -> Result<&'static dyn Rule, Diagnostic> {

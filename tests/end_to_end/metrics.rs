@@ -8,6 +8,7 @@ use std::{
     time::SystemTime,
 };
 
+use aws_sdk_dynamodb::types::AttributeValue;
 use projection_vocabulary::{RecordedEvent, Timestamp};
 use serde_json::{Value as Json, json, value::RawValue};
 
@@ -229,6 +230,41 @@ async fn an_invocation_that_fails_is_told_of_as_well() {
         text.lines().filter(|line| line.contains("invocation failed\"")).map(|line| serde_json::from_str::<Json>(line).expect("JSON"));
     let types: Vec<_> = logged.map(|line| line["error_type"].clone()).collect();
     assert_eq!(types, ["NotABatch", "NotABatch", "InvalidTask"]);
+}
+
+#[tokio::test]
+async fn tasks_are_told_of_by_projection() {
+    let world = World::new().await;
+    let events = ["alice", "bob", "carol"].map(|id| account(id, &["1", "2"])).concat();
+    world.append_all(&events).await;
+    let mut lambda = Lambda::start(&world).await;
+    let mut work = async |task: &str| {
+        let Answer::Response(_) = lambda.invoke(task).await else { panic!("{task} is a task") };
+    };
+    work(r#"{"rebuild":{"projection":"account-summary","counts":{"created":7}}}"#).await;
+    work(r#"{"rebuild":{"projection":"account-summary"}}"#).await;
+    let rows = world.embedded.client();
+    for (id, lost) in [("alice", true), ("bob", false)] {
+        let key = AttributeValue::S(id.to_owned());
+        if lost {
+            rows.delete_item().table_name("account-summary").key("accountId", key).send().await.expect("deleted");
+        } else {
+            let tampered = rows.update_item().table_name("account-summary").key("accountId", key).update_expression("SET balance = :wrong");
+            tampered.expression_attribute_values(":wrong", AttributeValue::N("99".to_owned())).send().await.expect("tampered with");
+        }
+    }
+    work(r#"{"verify":{"projection":"account-summary"}}"#).await;
+    work(r#"{"catchUp":{"projection":"account-summary","since":"9999d"}}"#).await;
+    work(r#"{"verify":{"projection":"account-summary"}}"#).await;
+
+    let lines = metric_lines(&lambda.stop().await);
+    let told = lines.iter().filter(|line| line.projection().is_some());
+    let told: Vec<_> =
+        told.map(|line| (line.projection(), line.values.iter().map(|(name, value)| (name.as_str(), *value)).collect())).collect();
+    let of = |name, value| (Some("account-summary"), vec![(name, value)]);
+    let expected = [("Reprojected", 3.0), ("Reprojected", 0.0), ("Differing", 2.0), ("CaughtUp", 1.0), ("Differing", 1.0)];
+    assert_eq!(told, expected.map(|(name, value)| of(name, value)));
+    assert_eq!(lines.len(), 2 * expected.len(), "and one for the invocation");
 }
 
 #[tokio::test(start_paused = true)]

@@ -13,6 +13,8 @@ use aws_sdk_dynamodbstreams::{
 use serde_dynamo::Item;
 use serde_json::{Value as Json, json};
 
+use crate::clients::class;
+
 /// An open shard may answer with nothing although there is more: each answer is what one look found. So often in a row, it is taken
 /// for the present end.
 const EMPTY_PAGES_MAX: u32 = 5;
@@ -190,12 +192,7 @@ fn present(mut object: Json) -> Json {
 }
 
 fn unreadable<E: ProvideErrorMetadata>(operation: &'static str, error: &SdkError<E>) -> Unreadable {
-    let class = match error {
-        SdkError::TimeoutError(_) => "timeout",
-        SdkError::DispatchFailure(_) => "connection failed",
-        _ => error.code().unwrap_or("no readable answer"),
-    };
-    Unreadable { operation, class: class.to_owned() }
+    Unreadable { operation, class: class(error).to_owned() }
 }
 
 #[cfg(test)]

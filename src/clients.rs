@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+#[cfg(feature = "cli")]
+use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::{
     Client,
     config::{
@@ -175,6 +177,16 @@ fn streams_client(config: aws_sdk_dynamodbstreams::config::Builder, http: Shared
 #[cfg(feature = "cli")]
 fn lambda_client(config: aws_sdk_lambda::config::Builder, http: SharedHttpClient) -> aws_sdk_lambda::Client {
     client!(aws_sdk_lambda, config, http, RetryConfig::standard())
+}
+
+/// What an operator needs of a call that failed: its class, and nothing of what was sent.
+#[cfg(feature = "cli")]
+pub(crate) fn class<E: ProvideErrorMetadata>(error: &SdkError<E>) -> &str {
+    match error {
+        SdkError::TimeoutError(_) => "timeout",
+        SdkError::DispatchFailure(_) => "connection failed",
+        _ => error.code().unwrap_or("no readable answer"),
+    }
 }
 
 /// TLS only where it is spoken, so that an emulator beside the worker needs no trust store on the machine.

@@ -14,7 +14,7 @@ use std::{collections::BTreeMap, fmt};
 use projection_vocabulary::{Registry, Rule};
 
 pub use function::Function;
-pub use mapping::{Destination, Mapping};
+pub use mapping::Mapping;
 pub use tables::{Index, Keys, Table};
 
 use crate::store::{EVENT_STORE_VAR, PARKED_VAR, table_var};
@@ -136,10 +136,24 @@ impl Examination {
         }
     }
 
+    /// The same where values may be wrong, and the absence of one is not.
+    fn refuse<T: fmt::Display>(&mut self, check: &'static Check, subject: String, setting: &Setting<T>, wrong: impl FnOnce(&T) -> bool) {
+        self.judge(check, subject, setting, |value| value.filter(|value| wrong(value)).map(|value| is(Some(value))));
+    }
+
     /// The same where one value alone will do.
     fn demand<T: PartialEq + fmt::Display>(&mut self, check: &'static Check, subject: String, setting: &Setting<T>, wanted: &T) {
         self.judge(check, subject, setting, |value| (value != Some(wanted)).then(|| is(value)));
     }
+}
+
+/// The service of an ARN.
+///
+/// # Errors
+/// It is no ARN, in words.
+fn service_of(arn: &str) -> Result<String, String> {
+    let service = arn.strip_prefix("arn:").and_then(|rest| rest.split(':').nth(1)).filter(|service| !service.is_empty());
+    service.map(str::to_owned).ok_or_else(|| "is no ARN".to_owned())
 }
 
 /// What there is, in words.

@@ -3,8 +3,6 @@
 //! It asks for `lambda:GetFunctionConfiguration` and `lambda:ListEventSourceMappings`, and of each table for `dynamodb:DescribeTable`,
 //! `dynamodb:DescribeTimeToLive` and `dynamodb:DescribeContinuousBackups`. What a table may not be asked for is unseen, and the rest judged.
 
-use std::fmt::Display;
-
 use aws_sdk_dynamodb::{
     error::{ProvideErrorMetadata, SdkError},
     operation::describe_table::DescribeTableError,
@@ -13,7 +11,8 @@ use aws_sdk_dynamodb::{
 use aws_sdk_lambda::types::EventSourceMappingConfiguration;
 use projection_vocabulary::Registry;
 
-use super::{Deployment, Destination, Function, Index, Keys, Mapping, Setting, Table, Unusable};
+use super::{Deployment, Function, Index, Keys, Mapping, Setting, Table, Unusable, service_of};
+use crate::clients::class;
 
 /// Reads a function, what invokes it, and its tables.
 ///
@@ -25,7 +24,7 @@ pub async fn read(
     function: &str,
     registry: Registry,
 ) -> Result<Deployment, Unusable> {
-    let unreadable = |operation: &str, why: String| Unusable(format!("{operation} of `{function}` failed ({why})"));
+    let unreadable = |operation: &str, why: &str| Unusable(format!("{operation} of `{function}` failed ({why})"));
     let configuration = lambda.get_function_configuration().function_name(function).send().await;
     let configuration = configuration.map_err(|error| unreadable("GetFunctionConfiguration", class(&error)))?;
     let mut mappings = Vec::new();
@@ -88,7 +87,7 @@ fn mapping(of: EventSourceMappingConfiguration) -> Mapping {
         bisect: of.bisect_batch_on_function_error.into(),
         response_types: of.function_response_types.map(|types| types.iter().map(|kind| kind.as_str().to_owned()).collect()).into(),
         filters,
-        on_failure: Setting::from(destination).then(|arn| Destination::of_arn(&arn)),
+        on_failure: Setting::from(destination).then(|arn| service_of(&arn)),
     }
 }
 
@@ -133,10 +132,4 @@ async fn table(dynamodb: &aws_sdk_dynamodb::Client, name: &str) -> Setting<Table
 
 fn unseen<T, E: ProvideErrorMetadata>(operation: &str, error: &SdkError<E>) -> Setting<T> {
     Setting::Unseen(format!("{operation} failed ({})", class(error)))
-}
-
-/// What an operator needs of an error, without what was sent.
-fn class<E: ProvideErrorMetadata>(error: &SdkError<E>) -> String {
-    let of_kind = |kind: &dyn Display| kind.to_string();
-    error.code().map_or_else(|| of_kind(error), str::to_owned)
 }

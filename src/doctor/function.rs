@@ -36,6 +36,9 @@ const MEMORY_ALWAYS_MB: f64 = 20.0;
 /// A transaction, measured from a Lambda in the region: a small one's median is 25 ms.
 const TRANSACTION_S: f64 = 0.025;
 
+/// Levels above that of metrics.
+const TOO_HIGH: [&str; 3] = ["WARN", "ERROR", "FATAL"];
+
 static ENVIRONMENT: Check = Check {
     name: "environment",
     severity: Severity::Error,
@@ -76,7 +79,7 @@ pub(super) fn examine(deployment: &Deployment, registry: Registry, examination: 
     let at = |property: &str| format!("{}.{property}", function.name);
     for variable in Role::all(registry).map(Role::variable) {
         examination.judge(&ENVIRONMENT, at(&format!("Environment.{variable}")), &function.variable(&variable), |value| {
-            value.is_none_or(String::is_empty).then(|| is::<i64>(None))
+            value.is_none_or(String::is_empty).then(|| is::<String>(None))
         });
     }
     let timeout = function.timeout_s.or(TIMEOUT_DEFAULT_S);
@@ -102,9 +105,8 @@ pub(super) fn examine(deployment: &Deployment, registry: Registry, examination: 
             (needed > memory).then(|| format!("is {memory} MB; a batch of {batch} takes up to {needed} MB"))
         });
     }
-    examination.judge(&LOG_LEVEL, at("LoggingConfig.ApplicationLogLevel"), &function.log_level, |level| {
-        level.filter(|level| ["WARN", "ERROR", "FATAL"].contains(&level.as_str())).map(|level| is(Some(level)))
-    });
+    examination
+        .refuse(&LOG_LEVEL, at("LoggingConfig.ApplicationLogLevel"), &function.log_level, |level| TOO_HIGH.contains(&level.as_str()));
 }
 
 impl Function {

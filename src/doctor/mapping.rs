@@ -41,37 +41,22 @@ pub struct Mapping {
     pub response_types: Setting<Vec<String>>,
     /// The patterns of which a record must match one.
     pub filters: Setting<Vec<String>>,
-    /// Where what is given up goes.
-    pub on_failure: Setting<Destination>,
-}
-
-/// Where records go that are given up.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Destination {
-    /// The service, as ARNs name it.
-    pub service: String,
-}
-
-impl Destination {
-    /// That of an ARN.
-    ///
-    /// # Errors
-    /// It is none, in words.
-    pub(super) fn of_arn(arn: &str) -> Result<Self, String> {
-        let service = arn.strip_prefix("arn:").and_then(|rest| rest.split(':').nth(1)).filter(|service| !service.is_empty());
-        service.map(|service| Self { service: service.to_owned() }).ok_or_else(|| "is no ARN".to_owned())
-    }
+    /// The service that gets what is given up, as ARNs name it.
+    pub on_failure: Setting<String>,
 }
 
 /// What a stream keeps (<https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Streams.html>), less an hour to get away with it.
 const RECORD_AGE_MAX_S: i64 = 23 * 60 * 60;
+/// Who is called at night needs as long.
+const RECORD_AGE_MIN_S: i64 = 60 * 60;
 /// Fewer tries are over in less time than DynamoDB may be out of reach.
 const RETRIES_MIN: i64 = 10;
 /// What Lambda takes where nothing is said.
 const BATCH_SIZE_DEFAULT: i64 = 100;
 /// Up to here a batch need not be waited for.
 const BATCH_SIZE_WITHOUT_WINDOW: i64 = 10;
-const ON: &str = "Enabled";
+/// The states of one that works, or is about to.
+const ON: [&str; 4] = ["Creating", "Enabling", "Updating", "Enabled"];
 
 static MAPPING: Check = Check {
     name: "mapping",
@@ -209,35 +194,26 @@ pub(super) fn examine(deployment: &Deployment, examination: &mut Examination) {
 
 fn of(mapping: &Mapping, examination: &mut Examination) {
     let at = |property: &str| format!("{}.{property}", mapping.name);
-    examination.judge(&STATE, at("Enabled"), &mapping.state, |state| {
-        state.filter(|state| !["Creating", "Enabling", "Updating", ON].contains(&state.as_str())).map(|state| is(Some(state)))
-    });
-    examination.judge(&LAST_RESULT, at("LastProcessingResult"), &mapping.last_result, |result| {
-        result.filter(|result| result.starts_with("PROBLEM")).map(|result| is(Some(result)))
-    });
+    examination.refuse(&STATE, at("Enabled"), &mapping.state, |state| !ON.contains(&state.as_str()));
+    examination.refuse(&LAST_RESULT, at("LastProcessingResult"), &mapping.last_result, |result| result.starts_with("PROBLEM"));
     examination.judge(&RESPONSE_TYPE, at("FunctionResponseTypes"), &mapping.response_types, |types| {
         let reports = types.is_some_and(|types| types.iter().any(|kind| kind == "ReportBatchItemFailures"));
         (!reports).then(|| "does not have ReportBatchItemFailures".to_owned())
     });
     examination.demand(&PARALLELIZATION, at("ParallelizationFactor"), &mapping.parallelization.or(1), &1);
     let destination = at("DestinationConfig.OnFailure");
-    examination.judge(&ON_FAILURE, destination.clone(), &mapping.on_failure, |to| to.is_none().then(|| is::<i64>(None)));
-    if let Setting::Value(Destination { service }) = &mapping.on_failure {
-        examination.demand(&ON_FAILURE_KIND, destination, &Setting::Value(service.clone()), &"s3".to_owned());
-    }
+    examination.judge(&ON_FAILURE, destination.clone(), &mapping.on_failure, |service| service.is_none().then(|| is(service)));
+    examination.refuse(&ON_FAILURE_KIND, destination, &mapping.on_failure, |service| service != "s3");
     examination.demand(&STARTING_POSITION, at("StartingPosition"), &mapping.starting_position, &"TRIM_HORIZON".to_owned());
     let matcher = mapping.filters.as_ref().some(|patterns| !patterns.is_empty()).then(|patterns| matcher(patterns));
     examination.judge(&FILTER, at("FilterCriteria"), &matcher, |matcher| kept_back(matcher?));
     examination.judge(&FILTER_WIDE, at("FilterCriteria"), &matcher, let_through);
-    examination.judge(&RETRIES, at("MaximumRetryAttempts"), &mapping.retries_max.or(-1), |retries| {
-        retries.filter(|retries| (0..RETRIES_MIN).contains(*retries)).map(|retries| is(Some(retries)))
-    });
+    examination.refuse(&RETRIES, at("MaximumRetryAttempts"), &mapping.retries_max, |retries| (0..RETRIES_MIN).contains(retries));
     examination.judge(&RECORD_AGE, at("MaximumRecordAgeInSeconds"), &mapping.record_age_max_s, |age| {
         (!age.is_some_and(|age| (0..=RECORD_AGE_MAX_S).contains(age))).then(|| is(age))
     });
-    examination.judge(&RECORD_AGE_SHORT, at("MaximumRecordAgeInSeconds"), &mapping.record_age_max_s, |age| {
-        age.filter(|age| (0..3_600).contains(*age)).map(|age| is(Some(age)))
-    });
+    examination
+        .refuse(&RECORD_AGE_SHORT, at("MaximumRecordAgeInSeconds"), &mapping.record_age_max_s, |age| (0..RECORD_AGE_MIN_S).contains(age));
     examination.demand(&BISECT, at("BisectBatchOnFunctionError"), &mapping.bisect.or(false), &true);
     let batch = mapping.batch_size.or(BATCH_SIZE_DEFAULT).and(&mapping.batching_window_s.or(0));
     examination.judge(&BATCH_WINDOW, at("MaximumBatchingWindowInSeconds"), &batch, |batch| {
@@ -306,6 +282,6 @@ fn let_through(matcher: Option<&Quamina<usize>>) -> Option<String> {
     let passing = others.into_iter().find(|(name, key)| matcher.is_none_or(|matcher| passes(matcher, &record(name, key))));
     passing.map(|(name, key)| {
         let item = if key == VERSION_SK { "an aggregate's VERSION item" } else { "an event" };
-        format!("lets through a {name} of {item}")
+        format!("lets through {name} records of {item}")
     })
 }

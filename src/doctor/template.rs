@@ -4,8 +4,9 @@ use projection_vocabulary::Registry;
 use serde_json::Value as Json;
 
 use super::{
-    Deployment, Destination, Function, Index, Keys, Mapping, Setting, Table, Unusable,
+    Deployment, Function, Index, Keys, Mapping, Setting, Table, Unusable,
     cloudformation::{Document, Resource, function_in, integer, text_of},
+    service_of,
 };
 use crate::store::PARKED_VAR;
 
@@ -154,16 +155,16 @@ fn mapping(name: String, properties: &Json, resources: &[Resource]) -> Mapping {
             let patterns: Vec<_> = filters.as_array().into_iter().flatten().map(|filter| filter["Pattern"].clone()).collect();
             texts(&Json::Array(patterns))
         }),
-        on_failure: of.at(&["DestinationConfig", "OnFailure", "Destination"]).then(text).then(|arn| destination(&arn, resources)),
+        on_failure: of.at(&["DestinationConfig", "OnFailure", "Destination"]).then(text).then(|arn| leads_to(&arn, resources)),
     }
 }
 
-/// Where an ARN, or what a resource's will be, leads.
-fn destination(arn: &str, resources: &[Resource]) -> Result<Destination, String> {
+/// The service that an ARN, or what a resource's will be, leads to.
+fn leads_to(arn: &str, resources: &[Resource]) -> Result<String, String> {
     match referred(arn).and_then(|id| resources.iter().find(|resource| resource.id == id)) {
-        Some(resource) => Ok(Destination { service: resource.kind.split("::").nth(1).unwrap_or_default().to_lowercase() }),
+        Some(resource) => Ok(resource.kind.split("::").nth(1).unwrap_or_default().to_lowercase()),
         // What is not known of an ARN has colons, too, and is of no interest here.
-        None => Destination::of_arn(&without_references(arn)),
+        None => service_of(&without_references(arn)),
     }
 }
 

@@ -98,12 +98,12 @@ const DEFECTS: &[(&str, &str, &str)] = &[
     (
         r#""eventName":["INSERT"]"#,
         r#""eventName":["INSERT","REMOVE"]"#,
-        "filter-wide: WorkerStream.FilterCriteria lets through a REMOVE of an event",
+        "filter-wide: WorkerStream.FilterCriteria lets through REMOVE records of an event",
     ),
     (
         r#""S":[{"prefix":"EVENT#"}]"#,
         r#""S":[{"exists":true}]"#,
-        "filter-wide: WorkerStream.FilterCriteria lets through a INSERT of an aggregate's VERSION item",
+        "filter-wide: WorkerStream.FilterCriteria lets through INSERT records of an aggregate's VERSION item",
     ),
     (
         "      MaximumRetryAttempts: !Ref MaxRetryAttempts\n",
@@ -595,7 +595,7 @@ async fn what_is_deployed_is_judged_by_the_same_checks() {
         "timeout: dev-projection-worker.Timeout is 3 s; 15 s are needed".to_owned(),
         format!("wiring: {of}.EventSourceArn is {own}-earlier, and not the stream of event-store"),
         "table: PARKED_TABLE names no table that is there".to_owned(),
-        format!("filter-wide: {of}.FilterCriteria lets through a INSERT of an aggregate's VERSION item"),
+        format!("filter-wide: {of}.FilterCriteria lets through INSERT records of an aggregate's VERSION item"),
     ];
     assert_eq!((found, unseen), (expected.to_vec(), json!({})));
 

@@ -38,7 +38,7 @@ use crate::{
 #[must_use]
 pub fn run(registry: Registry) -> ExitCode {
     let var = |name: &str| std::env::var(name).ok();
-    logs::start(var);
+    logs::start(var, tracing_subscriber::registry());
     // One thread: the work is waiting for DynamoDB, and below 1,769 MB of memory a function has less than one processor
     // (<https://docs.aws.amazon.com/lambda/latest/dg/configuration-memory.html>).
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();

@@ -8,14 +8,16 @@ mod expression;
 pub mod home;
 pub mod parking;
 pub mod rows;
+pub(crate) mod spans;
 pub mod tables;
 mod trouble;
 mod usage;
 
-use std::{collections::BTreeMap, time::SystemTime};
+use std::{collections::BTreeMap, error::Error, time::SystemTime};
 
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use projection_vocabulary::{Registry, Rule, Timestamp};
+use tracing::Instrument as _;
 
 pub use audit::TRANSACT_GET_MAX;
 pub use dynamo::{Answer, Dynamo};
@@ -71,7 +73,7 @@ impl Store {
         deadline: Deadline,
         send: impl Fn() -> F,
     ) -> Result<T, Trouble> {
-        self.try_until(deadline, || async {
+        self.try_until((operation, None), deadline, || async {
             match send().await.map_err(sort) {
                 Ok(answer) => Attempt::Decided(Ok(answer)),
                 Err(failure) => undecided(operation, failure),
@@ -80,17 +82,27 @@ impl Store {
         .await?
     }
 
-    /// Tries a request until it is decided or the deadline would pass. Every request of the store is sent from here, and metered.
-    async fn try_until<T, F: Future<Output = Attempt<T, Trouble>>>(
+    /// Tries a request until it is decided or the deadline would pass. Every request of the store is sent from here, metered and
+    /// traced: as this operation, on the rows of this rule if they are a projection's.
+    async fn try_until<T, E: Error + 'static, F: Future<Output = Attempt<Result<T, E>, Trouble>>>(
         &self,
+        (operation, rule): (&'static str, Option<&dyn Rule>),
         deadline: Deadline,
         attempt: impl Fn() -> F,
-    ) -> Result<T, Trouble> {
+    ) -> Result<Result<T, E>, Trouble> {
         let metered = || async {
             self.meter.request();
             attempt().await
         };
-        retry(deadline, metered, |trouble| self.meter.again(trouble)).await
+        let (span, mut retries) = (spans::request(operation, rule), 0_i64);
+        let again = |trouble: &Trouble| {
+            self.meter.again(trouble);
+            spans::again(trouble);
+            retries += 1;
+        };
+        let answer = retry(deadline, metered, again).instrument(span.clone()).await;
+        spans::answered(&span, retries, &answer);
+        answer
     }
 
     fn table_of(&self, rule: &dyn Rule) -> &str {

@@ -4,13 +4,16 @@
 
 use std::{io, panic};
 
-use tracing::level_filters::LevelFilter;
-use tracing_subscriber::{filter::Targets, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _};
+use tracing::{Subscriber, level_filters::LevelFilter};
 
-/// Begins to write logs, panics included.
+use tracing_subscriber::{Layer as _, filter::Targets, fmt, layer::SubscriberExt as _, registry::LookupSpan, util::SubscriberInitExt as _};
+
+use crate::store::spans;
+
+/// Begins to write logs, panics included, of what this registry takes note of.
 ///
 /// Whoever has set up logs before keeps them.
-pub fn start(var: impl Fn(&str) -> Option<String>) {
+pub fn start(var: impl Fn(&str) -> Option<String>, registry: impl Subscriber + for<'a> LookupSpan<'a> + Send + Sync) {
     let lines = fmt::layer()
         .json()
         .flatten_event(true)
@@ -18,8 +21,10 @@ pub fn start(var: impl Fn(&str) -> Option<String>) {
         .with_current_span(true)
         .with_span_list(false)
         .with_ansi(false)
-        .with_writer(io::stdout);
-    if tracing_subscriber::registry().with(lines).with(heard(level(var))).try_init().is_ok() {
+        .with_writer(io::stdout)
+        // Of its own, for traces are made of what logs leave out.
+        .with_filter(heard(level(var)));
+    if registry.with(lines).try_init().is_ok() {
         // Where, but not what: a message may quote the data that a rule stumbled over.
         panic::set_hook(Box::new(|panic| {
             let location = panic.location().map(ToString::to_string);
@@ -42,6 +47,8 @@ fn level(var: impl Fn(&str) -> Option<String>) -> LevelFilter {
 fn heard(level: LevelFilter) -> Targets {
     Targets::new()
         .with_target(env!("CARGO_CRATE_NAME"), level)
+        // They would push the request id out of the lines.
+        .with_target(spans::TARGET, LevelFilter::OFF)
         // Below INFO the runtime logs whole events, and the SDK requests and answers.
         .with_default(level.min(LevelFilter::INFO))
         // At INFO it makes the span that tells the request id, which errors need most.

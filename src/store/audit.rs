@@ -57,7 +57,7 @@ impl Store {
         let keys = rows.keys().map(|(partition, sort)| {
             SdkItem::from([("PK".to_owned(), AttributeValue::S(partition.clone())), ("SK".to_owned(), AttributeValue::S(sort.clone()))])
         });
-        let found = self.get_all(&self.names.event_store, keys.collect(), deadline).await?;
+        let found = self.get_all(None, keys.collect(), deadline).await?;
         let text = |item: &SdkItem, name: &str| item.get(name).and_then(|value| value.as_s().ok()).cloned().unwrap_or_default();
         let stands = |item: SdkItem| {
             let (aggregate, row) = rows.get(&(text(&item, "PK"), text(&item, "SK")))?;
@@ -77,7 +77,7 @@ impl Store {
         deadline: Deadline,
     ) -> Result<HashMap<RowKey, Attributes>, Trouble> {
         let keys = keys.into_iter().map(|key| row_key(rule, key.as_str()));
-        let items = self.get_all(self.table_of(rule), keys.collect(), deadline).await?;
+        let items = self.get_all(Some(rule), keys.collect(), deadline).await?;
         items.into_iter().map(|item| row_of(rule, item).map(|row| (row.key, row.shared))).collect()
     }
 
@@ -95,7 +95,7 @@ impl Store {
             })
             .collect();
         let found = self
-            .try_until(deadline, || async {
+            .try_until((OPERATION, Some(rule)), deadline, || async {
                 let request = TransactGetItemsInput::builder().set_transact_items(Some(gets.clone()));
                 match self.dynamo.transact_get_items(request.return_consumed_capacity(ReturnConsumedCapacity::Total)).await.map_err(sort) {
                     Ok(done) => {

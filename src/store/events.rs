@@ -222,7 +222,7 @@ impl Store {
         let token = fresh_id();
         let applied_maybe = AtomicBool::new(false);
         let refused = self
-            .try_until(Deadline::NONE, || async {
+            .try_until(("TransactWriteItems of an append", None), Deadline::NONE, || async {
                 let request = TransactWriteItemsInput::builder().set_transact_items(Some(actions.clone())).client_request_token(&token);
                 let request = request.return_consumed_capacity(ReturnConsumedCapacity::Total);
                 match self.dynamo.transact_write_items(request).await.map_err(sort) {
@@ -455,11 +455,13 @@ impl Store {
     /// # Errors
     /// [`Trouble`].
     pub async fn import(&self, aggregate: &AggregateId, version: Version, item: SdkItem) -> Result<Imported, Trouble> {
+        const PUT: &str = "PutItem into the event store";
+        const UPDATE: &str = "UpdateItem of a VERSION item";
         let mut expression = Expression::default();
         expression.set("version", AttributeValue::N(version.to_string()));
         let (name, value) = (expression.name("version"), expression.value(AttributeValue::N(version.to_string())));
         let imported = self
-            .try_until(Deadline::NONE, || async {
+            .try_until((PUT, None), Deadline::NONE, || async {
                 let request = PutItemInput::builder()
                     .table_name(&self.names.event_store)
                     .set_item(Some(item.clone()))
@@ -468,11 +470,11 @@ impl Store {
                     Ok(_) => Attempt::Decided(Ok(Imported::New)),
                     Err(Failure::Other(error)) if error.is_conditional_check_failed_exception() => Attempt::Decided(Ok(Imported::Known)),
                     Err(Failure::Invalid(reason)) => Attempt::Decided(Ok(Imported::Refused(reason))),
-                    Err(failure) => undecided("PutItem into the event store", failure),
+                    Err(failure) => undecided(PUT, failure),
                 }
             })
             .await??;
-        self.try_until(Deadline::NONE, || async {
+        self.try_until((UPDATE, None), Deadline::NONE, || async {
             let request = UpdateItemInput::builder()
                 .table_name(&self.names.event_store)
                 .key("PK", AttributeValue::S(partition_key(aggregate)))
@@ -484,7 +486,7 @@ impl Store {
             match self.dynamo.update_item(request).await.map_err(sort) {
                 Ok(_) => Attempt::Decided(Ok(())),
                 Err(Failure::Other(error)) if error.is_conditional_check_failed_exception() => Attempt::Decided(Ok(())),
-                Err(failure) => undecided("UpdateItem of a VERSION item", failure),
+                Err(failure) => undecided(UPDATE, failure),
             }
         })
         .await??;

@@ -98,7 +98,7 @@ impl Store {
         const OPERATION: &str = "TransactWriteItems on the parking table";
         // One token for all tries, so that a try whose answer was lost does not count twice.
         let token = fresh_id();
-        self.try_until(deadline, || async {
+        self.try_until((OPERATION, None), deadline, || async {
             let request = TransactWriteItemsInput::builder().set_transact_items(Some(actions.clone())).client_request_token(&token);
             let canceled = match self.dynamo.transact_write_items(request).await.map_err(sort) {
                 Ok(_) => return Attempt::Decided(Ok(true)),

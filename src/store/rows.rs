@@ -87,7 +87,7 @@ impl Store {
         const OPERATION: &str = "UpdateItem on a home row";
         let (expression, condition) = write.expression();
         let applied_maybe = AtomicBool::new(false);
-        self.try_until(deadline, || async {
+        self.try_until((OPERATION, Some(rule)), deadline, || async {
             let request = self.update_item(rule, write.aggregate.as_str(), &expression).condition_expression(&condition);
             let request = request.return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
             match self.dynamo.update_item(request).await.map_err(sort) {
@@ -184,7 +184,7 @@ impl Store {
         // One token for all tries of one plan, so that a try whose answer was lost is not applied again.
         let token = fresh_id();
         let applied_maybe = AtomicBool::new(false);
-        self.try_until(deadline, || async {
+        self.try_until((operation, Some(rule)), deadline, || async {
             let request = TransactWriteItemsInput::builder().set_transact_items(Some(actions.clone())).client_request_token(&token);
             let request = request.return_consumed_capacity(ReturnConsumedCapacity::Total);
             match self.dynamo.transact_write_items(request).await.map_err(sort) {
@@ -283,7 +283,7 @@ impl Store {
         condition: Option<String>,
         deadline: Deadline,
     ) -> Result<Result<(), &'static str>, Trouble> {
-        self.try_until(deadline, || async {
+        self.try_until((operation, Some(rule)), deadline, || async {
             let request = self.update_item(rule, key, expression).set_condition_expression(condition.clone());
             match self.dynamo.update_item(request).await.map_err(sort) {
                 Ok(done) => {
@@ -313,21 +313,21 @@ impl Store {
     ) -> Result<HashMap<AggregateId, HomeRow>, Trouble> {
         let keys = aggregates.iter().map(|id| row_key(rule, id.as_str())).collect();
         let mut rows = HashMap::new();
-        for item in self.get_all(self.table_of(rule), keys, deadline).await? {
+        for item in self.get_all(Some(rule), keys, deadline).await? {
             let Row { key, home, .. } = row_of(rule, item)?;
             rows.insert(AggregateId::from(key.as_str()), home);
         }
         Ok(rows)
     }
 
-    /// The items of a table with these keys, as far as they are there, by consistent read.
-    pub(super) async fn get_all(&self, table: &str, keys: Vec<SdkItem>, deadline: Deadline) -> Result<Vec<SdkItem>, Trouble> {
+    /// The items of this projection, or of the event store, with these keys, as far as they are there, by consistent read.
+    pub(super) async fn get_all(&self, rule: Option<&dyn Rule>, keys: Vec<SdkItem>, deadline: Deadline) -> Result<Vec<SdkItem>, Trouble> {
         let mut found = Vec::new();
         for batch in keys.chunks(BATCH_GET_KEYS_MAX) {
             let keys = KeysAndAttributes::builder().set_keys(Some(batch.to_vec())).consistent_read(true);
             let mut left = Some(keys.build().expect("keys are given"));
             while let Some(keys) = left.take() {
-                let (items, unprocessed) = self.batch_get(table, keys, deadline).await?;
+                let (items, unprocessed) = self.batch_get(rule, keys, deadline).await?;
                 found.extend(items);
                 left = unprocessed;
             }
@@ -337,11 +337,12 @@ impl Store {
 
     async fn batch_get(
         &self,
-        table: &str,
+        rule: Option<&dyn Rule>,
         keys: KeysAndAttributes,
         deadline: Deadline,
     ) -> Result<(Vec<SdkItem>, Option<KeysAndAttributes>), Trouble> {
-        self.try_until(deadline, || async {
+        let table = rule.map_or(self.names.event_store.as_str(), |rule| self.table_of(rule));
+        self.try_until(("BatchGetItem", rule), deadline, || async {
             let request = BatchGetItemInput::builder().request_items(table, keys.clone());
             let request = request.return_consumed_capacity(ReturnConsumedCapacity::Total);
             match self.dynamo.batch_get_item(request).await.map_err(sort) {

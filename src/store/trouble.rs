@@ -34,6 +34,14 @@ pub enum Trouble {
 }
 
 impl Trouble {
+    /// The kind of error, in DynamoDB's words or in a few of ours.
+    pub(super) fn class(&self) -> &str {
+        match self {
+            Self::Passing { class, .. } | Self::Lasting { class, .. } => class,
+            Self::OutOfTime => "out of time",
+        }
+    }
+
     /// Whether it met another write of the same items.
     pub(super) fn is_conflict(&self) -> bool {
         let Self::Passing { class, .. } = self else { return false };

@@ -5,6 +5,10 @@
 mod logs;
 mod metrics;
 mod tasks;
+#[cfg(feature = "opentelemetry")]
+mod traces;
+#[cfg(not(feature = "opentelemetry"))]
+mod untraced;
 
 use std::{
     borrow::Cow,
@@ -20,7 +24,12 @@ use projection_vocabulary::Registry;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use self::metrics::{Done, Invocation, Stage};
+#[cfg(not(feature = "opentelemetry"))]
+use self::untraced as traces;
+use self::{
+    metrics::{Done, Invocation, Stage},
+    traces::Traces,
+};
 use crate::{
     Worker, clients,
     report::{Report, Tally},
@@ -38,11 +47,11 @@ use crate::{
 #[must_use]
 pub fn run(registry: Registry) -> ExitCode {
     let var = |name: &str| std::env::var(name).ok();
-    logs::start(var, tracing_subscriber::registry());
+    let traces = traces::start(var);
     // One thread: the work is waiting for DynamoDB, and below 1,769 MB of memory a function has less than one processor
     // (<https://docs.aws.amazon.com/lambda/latest/dg/configuration-memory.html>).
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let served = runtime.map_err(Error::from).and_then(|runtime| runtime.block_on(serve(configured(registry, var)?)));
+    let served = runtime.map_err(Error::from).and_then(|runtime| runtime.block_on(serve(configured(registry, var)?, &traces)));
     match served {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -52,8 +61,8 @@ pub fn run(registry: Registry) -> ExitCode {
     }
 }
 
-async fn serve((worker, stage): (Worker, Stage)) -> Result<(), Error> {
-    lambda_runtime::run(service_fn(|event| handle(&worker, &stage, event))).await
+async fn serve((worker, stage): (Worker, Stage), traces: &Traces) -> Result<(), Error> {
+    lambda_runtime::run(service_fn(|event| traces.follow(event, |event| handle(&worker, &stage, event)))).await
 }
 
 fn configured(registry: Registry, var: impl Fn(&str) -> Option<String>) -> Result<(Worker, Stage), String> {
@@ -131,6 +140,7 @@ impl Drop for Account<'_> {
         if let Some((projection, done)) = self.task {
             lines.push(metrics::of_task(self.stage, projection, done, &now));
         }
+        traces::note(self.batch.as_ref(), usage, &now);
         lines.push(metrics::of_invocation(self.stage, &invocation, &now));
         let mut out = io::stdout().lock();
         for line in lines {

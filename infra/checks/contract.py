@@ -18,12 +18,16 @@ VARIABLES = {
     "AWS_ACCESS_KEY_ID": LAMBDA,
     "AWS_SECRET_ACCESS_KEY": LAMBDA,
     "AWS_SESSION_TOKEN": LAMBDA,
+    "AWS_LAMBDA_FUNCTION_NAME": LAMBDA,
     "AWS_DEFAULT_REGION": NOBODY,
     "AWS_ENDPOINT_URL": NOBODY,
     "AWS_ENDPOINT_URL_DYNAMODB": NOBODY,
+    "OTEL_SERVICE_NAME": NOBODY,  # and others that the OpenTelemetry crates read: for a build with traces
     "RUST_LOG": NOBODY,
     # No variables: words of other kinds.
     "CARGO_CRATE_NAME": NOBODY,
+    "CARGO_PKG_NAME": NOBODY,
+    "ERROR": NOBODY,
     "FATAL": NOBODY,
 }
 

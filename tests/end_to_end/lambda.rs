@@ -15,7 +15,7 @@ use crate::{
 
 const ALL_DONE: &str = r#"{"batchItemFailures":[]}"#;
 /// Stands in event data, and must stand nowhere else.
-const MARKER: &str = "only-the-event-may-say-this";
+pub const MARKER: &str = "only-the-event-may-say-this";
 
 pub fn batch(records: &[Box<RawValue>]) -> String {
     json!({ "Records": records }).to_string()
@@ -33,7 +33,7 @@ pub fn with(record: &RawValue, pointer: &str, value: Json) -> Box<RawValue> {
 }
 
 /// An event as a stream without images tells it.
-fn keys_only(event: &RecordedEvent, position: u64) -> Box<RawValue> {
+pub fn keys_only(event: &RecordedEvent, position: u64) -> Box<RawValue> {
     let record = with(&record(event, position), "/dynamodb/NewImage", Json::Null);
     with(&record, "/dynamodb/StreamViewType", json!("KEYS_ONLY"))
 }
@@ -216,7 +216,7 @@ async fn log_lines_are_json_for_lambda_and_hold_no_event_data() {
 }
 
 /// A rule with a bug that no projection could have: it panics where nobody catches it.
-struct Panicking;
+pub struct Panicking;
 
 impl Rule for Panicking {
     fn name(&self) -> &'static str {
@@ -284,7 +284,7 @@ async fn a_panic_is_an_error_of_the_function_and_the_process_goes_on() {
 }
 
 /// What the process logged on its standard output; there must be nothing on the other, and only JSON on either.
-fn log_lines(output: &Output) -> Vec<Json> {
+pub fn log_lines(output: &Output) -> Vec<Json> {
     assert_eq!(String::from_utf8_lossy(&output.stderr), "");
     let text = String::from_utf8_lossy(&output.stdout);
     let lines = text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("no JSON: {line}")));
@@ -292,6 +292,6 @@ fn log_lines(output: &Output) -> Vec<Json> {
 }
 
 /// All that the process wrote.
-fn text(output: &Output) -> String {
+pub fn text(output: &Output) -> String {
     [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes)).concat()
 }

@@ -25,5 +25,7 @@ mod rules;
 mod runtime_api;
 mod sizes;
 mod status;
+#[cfg(feature = "opentelemetry")]
+mod traces;
 mod verify;
 mod world;

@@ -13,7 +13,7 @@ use axum::{
     Router,
     extract::{Path, State},
     http::StatusCode,
-    response::{IntoResponse, Response},
+    response::{AppendHeaders, IntoResponse, Response},
     routing::{get, post},
 };
 use tokio::{
@@ -47,6 +47,8 @@ pub enum Answer {
 
 /// One process of the worker. It ends with this value.
 pub struct Lambda {
+    /// X-Ray's header of the invocations to come.
+    pub trace: Option<String>,
     process: Child,
     stdout: JoinHandle<Vec<u8>>,
     stderr: JoinHandle<Vec<u8>>,
@@ -61,6 +63,7 @@ struct Invocation {
     request_id: String,
     deadline: SystemTime,
     payload: String,
+    trace: Option<String>,
     taken: oneshot::Sender<()>,
 }
 
@@ -129,7 +132,7 @@ impl Lambda {
             .expect("the program starts");
         let stdout = tokio::spawn(read(process.stdout.take().expect("piped")));
         let stderr = tokio::spawn(read(process.stderr.take().expect("piped")));
-        Self { process, stdout, stderr, invocations, answers, invoked: 0, _api: serving }
+        Self { trace: None, process, stdout, stderr, invocations, answers, invoked: 0, _api: serving }
     }
 
     /// Invokes the function with plenty of time.
@@ -153,7 +156,7 @@ impl Lambda {
         self.invoked += 1;
         let request_id = format!("request-{}", self.invoked);
         let (taken, is_taken) = oneshot::channel();
-        let invocation = Invocation { request_id: request_id.clone(), deadline, payload: payload.into(), taken };
+        let invocation = Invocation { request_id: request_id.clone(), deadline, payload: payload.into(), trace: self.trace.clone(), taken };
         self.invocations.send(invocation).unwrap_or_else(|_| panic!("the Runtime API is served as long as the test runs"));
         let moment = async {
             is_taken.await.expect("the Runtime API is served as long as the test runs");
@@ -195,19 +198,20 @@ async fn read(mut pipe: impl AsyncRead + Unpin) -> Vec<u8> {
 }
 
 async fn next(State(service): State<Arc<Service>>) -> Response {
-    let Some(Invocation { request_id, deadline, payload, taken }) = service.invocations.lock().await.recv().await else {
+    let Some(Invocation { request_id, deadline, payload, trace, taken }) = service.invocations.lock().await.recv().await else {
         return StatusCode::GONE.into_response();
     };
     let deadline_ms = deadline.duration_since(SystemTime::UNIX_EPOCH).expect("after 1970").as_millis().to_string();
-    let headers = [
+    let mut headers = vec![
         ("lambda-runtime-aws-request-id", request_id),
         ("lambda-runtime-deadline-ms", deadline_ms),
         ("lambda-runtime-invoked-function-arn", "arn:aws:lambda:eu-central-1:123456789012:function:projection-worker".to_owned()),
         ("content-type", "application/json".to_owned()),
     ];
+    headers.extend(trace.map(|trace| ("lambda-runtime-trace-id", trace)));
     // Nobody may wait for it any more.
     let _ = taken.send(());
-    (headers, payload).into_response()
+    (AppendHeaders(headers), payload).into_response()
 }
 
 async fn response(service: State<Arc<Service>>, id: Path<String>, body: String) -> StatusCode {

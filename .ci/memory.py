@@ -1,4 +1,4 @@
-"""Replays 100,000 events of JSON Lines and holds projector to its memory: a capture is streamed, not loaded."""
+"""Replays 50,000 events of JSON Lines and holds projector to its memory: a capture is streamed, not loaded."""
 
 import json
 import os
@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 LIMIT_MB = 150
-EVENTS = 100_000
+EVENTS = 50_000
 PROJECTOR = Path("target/debug/projector")
 
 with tempfile.TemporaryDirectory() as folder:

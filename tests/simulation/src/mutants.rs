@@ -392,11 +392,11 @@ const ALL: &[Mutant] = &[
         "a shared row's sum is corrected although another has corrected it",
         &[Switched(
             AUDIT,
-            "let condition = expression.unchanged(CORRECTED, corrected);",
-            r#"let condition = {
+            "expression.unchanged(CORRECTED, corrected)",
+            r#"{
                 let (unchanged, name) = (expression.unchanged(CORRECTED, corrected), expression.name(CORRECTED));
                 format!("{unchanged} OR attribute_exists({name}) OR attribute_not_exists({name})")
-            };"#,
+            }"#,
         )],
     ),
 ];

@@ -34,7 +34,7 @@ fn deliveries(domain: &'static str) -> impl Strategy<Value = Delivery> {
 
 // Any split into batches, any order within and across them, redeliveries, and records that never come.
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 128, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn any_delivery_of_a_bank_ends_as_the_fold(delivery in deliveries("bank")) {

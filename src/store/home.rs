@@ -37,9 +37,9 @@ pub struct HomeWrite {
     adds: BTreeMap<String, Decimal>,
     removes: BTreeSet<String>,
     owned: BTreeSet<String>,
-    /// The rewriting that the row must have been through last, if anything in this write was reckoned from the row: another may have
-    /// left its version and revision as they were.
-    read: Option<Arc<str>>,
+    /// The row that it must still be, if anything in this write was reckoned from it: another may have left its version and revision
+    /// as they were.
+    read: Option<Read>,
     /// Whether this is a rewriting.
     rewrites: bool,
 }
@@ -90,7 +90,7 @@ impl HomeWrite {
     /// The same write, reckoned from this row.
     #[must_use]
     pub fn reckoned_from(mut self, row: &HomeRow) -> Self {
-        self.read = Some(row.rewritten.clone());
+        self.read = Some(Read::of(row));
         self
     }
 
@@ -112,7 +112,7 @@ impl HomeWrite {
             adds: BTreeMap::new(),
             removes,
             owned: fresh.owned.clone(),
-            read: Some(stale.rewritten.clone()),
+            read: Some(Read::of(stale)),
             rewrites: true,
         }
     }
@@ -142,13 +142,30 @@ impl HomeWrite {
             expression.remove(name);
         }
         let mut condition = condition(&mut expression, self.after, self.after_revision);
-        if let Some(last) = &self.read {
-            condition = format!("{condition} AND {}", expression.unchanged("rewritten", last));
+        if let Some(Read { rewritten, last_event_id }) = &self.read {
+            let unchanged = [("rewritten", rewritten), ("lastEventId", last_event_id)].map(|(name, mark)| expression.unchanged(name, mark));
+            condition = format!("{condition} AND {}", unchanged.join(" AND "));
         }
         if self.rewrites {
             expression.set("rewritten", AttributeValue::S(fresh_id()));
         }
         (expression, condition)
+    }
+}
+
+/// What tells whether a row is still the one that was read, beside its version: one that was lost and made anew from another history
+/// has the same version, too.
+#[derive(Clone, Debug, PartialEq)]
+struct Read {
+    /// The mark of the last write that took its contributions to be what they are.
+    rewritten: Arc<str>,
+    /// The id of its last event; empty without one.
+    last_event_id: Arc<str>,
+}
+
+impl Read {
+    fn of(row: &HomeRow) -> Self {
+        Self { rewritten: row.rewritten.clone(), last_event_id: row.last_event_id.clone().unwrap_or_default() }
     }
 }
 
@@ -234,4 +251,29 @@ pub(super) fn row_of(rule: &dyn Rule, item: SdkItem) -> Result<Row, Trouble> {
 /// Whether an attribute of a row is the worker's own and of no use to a reader of the row.
 pub(super) fn is_bookkeeping(name: &str) -> bool {
     name != "version" && (RESERVED.contains(&name) || name.starts_with(CONTRIBUTED))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The names that a condition holds to a value or to their absence.
+    fn conditions(write: &HomeWrite) -> Vec<String> {
+        let (expression, condition) = write.expression();
+        let names = condition.split(" AND ").map(|term| term.trim_start_matches("attribute_not_exists(").split([' ', ')']).next());
+        names.map(|name| expression.names[name.expect("a term has a name")].clone()).collect()
+    }
+
+    #[test]
+    fn what_is_reckoned_from_a_row_holds_for_that_row_alone() {
+        let event = |id: &str| Some(Arc::from(id));
+        let stale =
+            HomeRow { version: Version(2), revision: 1, last_event_id: event("of a history that is no more"), ..HomeRow::default() };
+        let fresh = HomeRow { last_event_id: event("of another"), ..stale.clone() };
+        let write = HomeWrite::replacing("a".into(), &stale, &fresh);
+        // The row may be lost, and made anew at the same version, between reading it and this.
+        assert_eq!(conditions(&write), ["version", "revision", "parkedAt", "rewritten", "lastEventId"]);
+        let absent = HomeWrite::replacing("a".into(), &HomeRow::default(), &fresh);
+        assert_eq!(conditions(&absent), ["version", "parkedAt", "rewritten", "lastEventId"]);
+    }
 }

@@ -185,26 +185,6 @@ const ALL: &[Mutant] = &[
         )],
     ),
     mutant(
-        "row-kept-across-a-hole",
-        "a row that was read is used for another position",
-        &[Text(
-            LANE,
-            "self.row = None;
-                self.entries.drain",
-            r#"if !crate::mutant("row-kept-across-a-hole") { self.row = None; }
-                self.entries.drain"#,
-        )],
-    ),
-    mutant(
-        "row-taken-as-it-is",
-        "a row is used at whatever version it was read",
-        &[Switched(
-            LANE,
-            "row.version == expected && row.revision == self.rule.revision() && row.parked_at.is_none()",
-            "{ let _ = expected; row.parked_at.is_none() }",
-        )],
-    ),
-    mutant(
         "older-revision-not-seen",
         "a row of an older revision is not projected anew",
         &[Switched(LANE, "row.version > Version::NONE && row.revision != revision", "{ let _ = &row.revision; false }")],

@@ -81,23 +81,23 @@ const INDENT: &str = "    ";
 
 fn lines(deployment: &Deployment, examination: &Examination) -> String {
     let mut text = String::new();
-    let mut paragraph = |first: &str, indent: &str, words: &str| {
+    let mut paragraph = |first: &str, words: &str| {
         // A pattern that is to be copied stays whole.
-        let options = Wrapped::new(COLUMNS).initial_indent(first).subsequent_indent(indent).break_words(false);
+        let options = Wrapped::new(COLUMNS).initial_indent(first).subsequent_indent(INDENT).break_words(false);
         writeln!(text, "{}", textwrap::fill(&printable(words), options)).expect("a String takes all");
     };
     for Finding { check, subject, found } in &examination.findings {
-        paragraph("", INDENT, &format!("{} {}: {subject} {found}", check.severity, check.name));
-        paragraph("  why: ", INDENT, check.why);
-        paragraph("  fix: ", INDENT, check.fix);
+        paragraph("", &format!("{} {}: {subject} {found}", check.severity, check.name));
+        paragraph("  why: ", check.why);
+        paragraph("  fix: ", check.fix);
     }
     for (subject, why) in &examination.unseen {
-        paragraph("", INDENT, &format!("not judged: {subject}: {why}"));
+        paragraph("", &format!("not judged: {subject}: {why}"));
     }
     let Examination { findings, unseen, judged } = examination;
     let unseen = if unseen.is_empty() { String::new() } else { format!(", {} could not be", unseen.len()) };
     let worker = &deployment.function.name;
-    paragraph("", INDENT, &format!("{worker}: {judged} settings judged{unseen}; {} findings", findings.len()));
+    paragraph("", &format!("{worker}: {judged} settings judged{unseen}; {} findings", findings.len()));
     text
 }
 

@@ -33,7 +33,7 @@ pub fn with(record: &RawValue, pointer: &str, value: Json) -> Box<RawValue> {
 }
 
 /// An event as a stream without images tells it.
-pub fn keys_only(event: &RecordedEvent, position: u64) -> Box<RawValue> {
+fn keys_only(event: &RecordedEvent, position: u64) -> Box<RawValue> {
     let record = with(&record(event, position), "/dynamodb/NewImage", Json::Null);
     with(&record, "/dynamodb/StreamViewType", json!("KEYS_ONLY"))
 }
@@ -180,14 +180,8 @@ async fn what_is_no_batch_is_an_error_of_the_function_and_the_next_batch_counts(
     assert!(!text(&lambda.stop().await).contains(MARKER));
 }
 
-#[tokio::test]
-async fn log_lines_are_json_for_lambda_and_hold_no_event_data() {
-    let world = World::new().await;
-    let mut environment = environment(&world).await;
-    environment.insert("AWS_LAMBDA_LOG_LEVEL", "TRACE".to_owned());
-    let mut lambda = Lambda::start_in(environment).await;
-
-    let mut events = history("bank", 7, 30, 4);
+/// Records of these events, and of some that cannot be applied, each with the marker in its data.
+pub fn marked(mut events: Vec<RecordedEvent>) -> Vec<Box<RawValue>> {
     for event in &mut events {
         event.metadata = Some(Value::from(MARKER));
     }
@@ -198,6 +192,17 @@ async fn log_lines_are_json_for_lambda_and_hold_no_event_data() {
     let no_record = serde_json::value::to_raw_value(&json!({ "eventID": "stray", "dynamodb": MARKER })).expect("JSON");
     let mut records = records(&events);
     records.extend([record(&refused, 501), undecodable, no_record, keys_only(&refused, 502)]);
+    records
+}
+
+#[tokio::test]
+async fn log_lines_are_json_for_lambda_and_hold_no_event_data() {
+    let world = World::new().await;
+    let mut environment = environment(&world).await;
+    environment.insert("AWS_LAMBDA_LOG_LEVEL", "TRACE".to_owned());
+    let mut lambda = Lambda::start_in(environment).await;
+
+    let records = marked(history("bank", 7, 30, 4));
     let expected = r#"{"batchItemFailures":[{"itemIdentifier":"502"}]}"#;
     assert_eq!(lambda.invoke(batch(&records)).await, Answer::Response(expected.to_owned()));
     let Answer::Error(_) = lambda.invoke(format!(r#"{{"Records":"{MARKER}"}}"#)).await else { panic!("it is no batch") };

@@ -14,7 +14,7 @@ use opentelemetry_proto::tonic::{
     common::v1::{KeyValue, any_value::Value as Any},
     trace::v1::{Span, span::SpanKind, status::StatusCode as SpanStatus},
 };
-use projection_vocabulary::{RecordedEvent, Registry, Value};
+use projection_vocabulary::{RecordedEvent, Registry};
 use prost::Message as _;
 use serde_json::{Value as Json, json};
 use tokio::{
@@ -24,10 +24,10 @@ use tokio::{
 };
 
 use crate::{
-    lambda::{MARKER, Panicking, batch, deposit_of, done, keys_only, log_lines, text, with},
+    lambda::{MARKER, Panicking, batch, deposit_of, done, log_lines, marked, text},
     proxy::{Fault, Proxy},
     runtime_api::{Answer, Environment, Lambda, PLENTY, environment, environment_at},
-    world::{World, account, fold, history, record, records, registry},
+    world::{World, account, fold, history, records, registry},
 };
 
 const TRACE: &str = "5759e988bd862e3fe1be46a994272793";
@@ -247,17 +247,7 @@ async fn no_trace_holds_event_data() {
     let mut environment = collector.environment(&world).await;
     environment.insert("AWS_LAMBDA_LOG_LEVEL", "TRACE".to_owned());
     let mut lambda = Lambda::start_in(environment).await;
-    let mut events = events();
-    for event in &mut events {
-        event.metadata = Some(Value::from(MARKER));
-    }
-    let mut refused = events.iter().find(|event| event.version.0 == 1).expect("a first event").clone();
-    refused.aggregate = "refused".into();
-    refused.data = deposit_of(MARKER);
-    let undecodable = with(&record(&refused, 500), "/dynamodb/NewImage/timestamp", json!({ "S": MARKER }));
-    let no_record = serde_json::value::to_raw_value(&json!({ "eventID": "stray", "dynamodb": MARKER })).expect("JSON");
-    let mut records = records(&events);
-    records.extend([record(&refused, 501), undecodable, no_record, keys_only(&refused, 502)]);
+    let records = marked(events());
     assert_ne!(lambda.invoke(batch(&records)).await, done());
     let Answer::Error(_) = lambda.invoke(format!(r#"{{"Records":"{MARKER}"}}"#)).await else { panic!("it is no batch") };
 

@@ -7,12 +7,12 @@ mod catch_up;
 mod doctor;
 mod events;
 mod generate;
-mod pace;
 mod parked;
-mod passes;
 mod pretty_json;
+mod rate_limit;
 mod rebuild;
 mod replay;
+mod runner;
 mod snapshot;
 mod status;
 mod stores;
@@ -27,9 +27,9 @@ use projection_vocabulary::{Registry, sample::Sample};
 /// Everything was applied.
 const EXIT_OK: u8 = 0;
 /// Rows differ from what was expected, or something was parked or failed.
-const EXIT_NOT_AS_IT_SHOULD_BE: u8 = 1;
+const EXIT_FINDINGS: u8 = 1;
 /// The command line or the input cannot be understood.
-const EXIT_UNUSABLE: u8 = 2;
+const EXIT_USAGE: u8 = 2;
 /// Ctrl-C.
 const EXIT_INTERRUPTED: u8 = 130;
 
@@ -133,7 +133,7 @@ pub fn run(registry: Registry, samples: &'static [Sample]) -> ExitCode {
         runtime.map_err(anyhow::Error::from).and_then(|runtime| runtime.block_on(projector.run(registry, chosen.or(samples.first()))));
     ExitCode::from(result.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");
-        EXIT_UNUSABLE
+        EXIT_USAGE
     }))
 }
 

@@ -30,7 +30,7 @@ const SECRET_KEY: &str = "AWS_SECRET_ACCESS_KEY";
 const SESSION_TOKEN: &str = "AWS_SESSION_TOKEN";
 /// Where DynamoDB is, if not at its public address; the first that is set counts, as in every AWS SDK
 /// (<https://docs.aws.amazon.com/sdkref/latest/guide/feature-ss-endpoints.html>).
-#[cfg(feature = "runtime")]
+#[cfg(feature = "lambda")]
 const ENDPOINTS: [&str; 2] = ["AWS_ENDPOINT_URL_DYNAMODB", "AWS_ENDPOINT_URL"];
 
 /// A client for the Lambda, from the variables that Lambda sets
@@ -39,7 +39,7 @@ const ENDPOINTS: [&str; 2] = ["AWS_ENDPOINT_URL_DYNAMODB", "AWS_ENDPOINT_URL"];
 ///
 /// # Errors
 /// One message for all variables that are missing or wrong.
-#[cfg(feature = "runtime")]
+#[cfg(feature = "lambda")]
 pub fn of_environment(var: impl Fn(&str) -> Option<String>) -> Result<Client, String> {
     let set = |name: &str| var(name).filter(|value| !value.is_empty());
     let mut wrong = Vec::new();
@@ -202,7 +202,7 @@ fn is_http_url(url: &str) -> bool {
     url.strip_prefix("https://").or_else(|| url.strip_prefix("http://")).is_some_and(|rest| !rest.is_empty())
 }
 
-#[cfg(all(test, feature = "runtime"))]
+#[cfg(all(test, feature = "lambda"))]
 mod tests {
     use tokio::io::AsyncReadExt as _;
 

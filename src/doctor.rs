@@ -11,7 +11,7 @@ pub mod template;
 
 use std::{collections::BTreeMap, fmt};
 
-use projection_vocabulary::{Registry, Rule};
+use projection_vocabulary::{DynProjection, Registry};
 
 pub use function::Function;
 pub use mapping::Mapping;
@@ -50,7 +50,7 @@ pub enum Role {
     /// What is parked.
     Parked,
     /// The rows of a projection.
-    ReadModel(&'static dyn Rule),
+    ReadModel(&'static dyn DynProjection),
 }
 
 /// What is to be looked at, why it matters, and what to do.
@@ -220,7 +220,7 @@ impl<T> From<Option<T>> for Setting<T> {
 impl Role {
     /// All that a worker has.
     fn all(registry: Registry) -> impl Iterator<Item = Self> {
-        [Self::EventStore, Self::Parked].into_iter().chain(registry.rules().iter().map(|rule| Self::ReadModel(*rule)))
+        [Self::EventStore, Self::Parked].into_iter().chain(registry.projections().iter().map(|rule| Self::ReadModel(*rule)))
     }
 
     /// The variable that names it to the function.

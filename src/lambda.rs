@@ -32,7 +32,7 @@ use self::{
 };
 use crate::{
     Worker, clients,
-    report::{Report, Tally},
+    engine::report::{Report, Tally},
     retry::{Deadline, WORKING_PERCENT},
     store::{self, Store, TableNames, Usage},
 };

@@ -1,40 +1,59 @@
 #![doc = include_str!("../README.md")]
 
-mod breaker;
-#[cfg(feature = "cli")]
-pub mod capture;
-pub mod catch_up;
+#[cfg(any(feature = "cli", feature = "lambda"))]
+mod age;
 #[cfg(feature = "cli")]
 pub mod cli;
-#[cfg(any(feature = "cli", feature = "runtime"))]
-pub mod clients;
-pub mod decode;
+#[cfg(any(feature = "cli", feature = "lambda"))]
+mod clients;
 #[cfg(feature = "cli")]
-pub mod doctor;
+mod doctor;
 #[cfg(feature = "cli")]
-pub mod embedded;
-#[cfg(feature = "cli")]
-pub mod export;
-#[cfg(feature = "cli")]
-pub mod input;
-pub mod item;
-#[cfg(feature = "runtime")]
+mod embedded;
+mod engine;
+#[cfg(feature = "lambda")]
 pub mod lambda;
-mod lane;
-mod pass;
-mod plan;
-pub mod rebuild;
-pub mod redrive;
-pub mod report;
-mod reproject;
-pub mod retry;
+mod operations;
+mod progress;
+mod retry;
 #[cfg(feature = "cli")]
-pub mod status;
-pub mod store;
-#[cfg(feature = "cli")]
-mod stream_json;
-pub mod sweep;
-pub mod verify;
-mod worker;
+mod sources;
+mod store;
 
-pub use worker::Worker;
+pub use engine::worker::Worker;
+
+/// What this repository's own tests see of the crate. Not part of the public API: it changes without notice.
+#[doc(hidden)]
+pub mod internals {
+    #[cfg(feature = "cli")]
+    pub mod doctor {
+        pub use crate::doctor::*;
+    }
+    #[cfg(feature = "cli")]
+    pub mod embedded {
+        pub use crate::embedded::*;
+    }
+    pub mod engine {
+        pub use crate::engine::*;
+    }
+    pub mod operations {
+        pub use crate::operations::*;
+    }
+    pub mod progress {
+        pub use crate::progress::*;
+    }
+    pub mod retry {
+        pub use crate::retry::*;
+    }
+    #[cfg(feature = "cli")]
+    pub mod sources {
+        pub use crate::sources::*;
+    }
+    pub mod store {
+        pub use crate::store::*;
+    }
+    #[cfg(any(feature = "cli", feature = "lambda"))]
+    pub mod clients {
+        pub use crate::clients::*;
+    }
+}

@@ -18,7 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How much of an invocation's time may pass before no new work begins. The rest is for the attempts under way, the answer
 /// and a slow machine: work that Lambda cuts off is delivered again, all of it.
-#[cfg(any(feature = "cli", feature = "runtime"))]
+#[cfg(any(feature = "cli", feature = "lambda"))]
 pub(crate) const WORKING_PERCENT: u32 = 80;
 
 /// Until when to begin new work.

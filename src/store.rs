@@ -1,30 +1,33 @@
 //! DynamoDB as the worker needs it: every call to the SDK is below this module.
 
-mod audit;
+pub mod append;
 pub mod cursors;
 mod dynamo;
+mod error;
 pub mod events;
 mod expression;
 pub mod home;
+pub mod item;
+pub mod limits;
 pub mod parking;
 pub mod rows;
+pub mod segment;
 pub(crate) mod spans;
 pub mod tables;
-mod trouble;
 mod usage;
+mod verification;
 
 use std::{collections::BTreeMap, error::Error, time::SystemTime};
 
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
-use projection_vocabulary::{Registry, Rule, Timestamp};
+use projection_vocabulary::{DynProjection, Registry, Timestamp};
 use tracing::Instrument as _;
 
-pub use audit::TRANSACT_GET_MAX;
 pub use dynamo::{Answer, Dynamo};
-pub use trouble::Trouble;
+pub use error::StoreError;
 pub use usage::Usage;
 
-use trouble::{sort, undecided};
+use error::{classify, retry_or_fail};
 use usage::Meter;
 
 use crate::retry::{Attempt, Deadline, retry};
@@ -67,16 +70,16 @@ impl Store {
     }
 
     /// Sends a request whose failures say nothing but that it failed, until it is answered.
-    async fn ask<T, E: ProvideErrorMetadata, F: Future<Output = Result<T, SdkError<E>>>>(
+    async fn send<T, E: ProvideErrorMetadata, F: Future<Output = Result<T, SdkError<E>>>>(
         &self,
         operation: &'static str,
         deadline: Deadline,
         send: impl Fn() -> F,
-    ) -> Result<T, Trouble> {
-        self.try_until((operation, None), deadline, || async {
-            match send().await.map_err(sort) {
+    ) -> Result<T, StoreError> {
+        self.send_with_retries((operation, None), deadline, || async {
+            match send().await.map_err(classify) {
                 Ok(answer) => Attempt::Decided(Ok(answer)),
-                Err(failure) => undecided(operation, failure),
+                Err(failure) => retry_or_fail(operation, failure),
             }
         })
         .await?
@@ -84,20 +87,20 @@ impl Store {
 
     /// Tries a request until it is decided or the deadline would pass. Every request of the store is sent from here, metered and
     /// traced: as this operation, on the rows of this rule if they are a projection's.
-    async fn try_until<T, E: Error + 'static, F: Future<Output = Attempt<Result<T, E>, Trouble>>>(
+    async fn send_with_retries<T, E: Error + 'static, F: Future<Output = Attempt<Result<T, E>, StoreError>>>(
         &self,
-        (operation, rule): (&'static str, Option<&dyn Rule>),
+        (operation, rule): (&'static str, Option<&dyn DynProjection>),
         deadline: Deadline,
         attempt: impl Fn() -> F,
-    ) -> Result<Result<T, E>, Trouble> {
+    ) -> Result<Result<T, E>, StoreError> {
         let metered = || async {
             self.meter.request();
             attempt().await
         };
         let (span, mut retries) = (spans::request(operation, rule), 0_i64);
-        let again = |trouble: &Trouble| {
-            self.meter.again(trouble);
-            spans::again(trouble);
+        let again = |error: &StoreError| {
+            self.meter.again(error);
+            spans::again(error);
             retries += 1;
         };
         let answer = retry(deadline, metered, again).instrument(span.clone()).await;
@@ -105,7 +108,7 @@ impl Store {
         answer
     }
 
-    fn table_of(&self, rule: &dyn Rule) -> &str {
+    fn table_of(&self, rule: &dyn DynProjection) -> &str {
         &self.names.projections[rule.name()]
     }
 }
@@ -118,7 +121,7 @@ impl TableNames {
         Self {
             event_store: named(EVENT_STORE_VAR, "event-store"),
             parked: named(PARKED_VAR, "parked"),
-            projections: registry.rules().iter().map(|rule| (rule.name(), named(&table_var(rule.name()), rule.name()))).collect(),
+            projections: registry.projections().iter().map(|rule| (rule.name(), named(&table_var(rule.name()), rule.name()))).collect(),
         }
     }
 
@@ -129,7 +132,7 @@ impl TableNames {
     pub fn from_env(registry: Registry, var: impl Fn(&str) -> Option<String>) -> Result<Self, String> {
         let variables = [EVENT_STORE_VAR.to_owned(), PARKED_VAR.to_owned()]
             .into_iter()
-            .chain(registry.rules().iter().map(|rule| table_var(rule.name())));
+            .chain(registry.projections().iter().map(|rule| table_var(rule.name())));
         let mut wrong: Vec<String> = variables
             .filter_map(|name| match var(&name).as_deref() {
                 None | Some("") => Some(format!("{name} is not set")),

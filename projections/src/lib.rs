@@ -6,10 +6,10 @@ pub mod account_summary;
 pub mod forum_counters;
 pub mod samples;
 
-use projection_vocabulary::Rule;
+use projection_vocabulary::DynProjection;
 
 /// Every projection that the worker runs.
-pub const ALL: &[&dyn Rule] = &[
+pub const ALL: &[&dyn DynProjection] = &[
     &account_summary::AccountSummary, //
     &forum_counters::ForumCounters,
 ];

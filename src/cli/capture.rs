@@ -14,8 +14,8 @@ use projection_vocabulary::Registry;
 use serde_json::Value as Json;
 
 use super::{EXIT_INTERRUPTED, EXIT_OK, StoreOptions, stores, terminal};
-use crate::{
-    capture::{Begin, Capture},
+use crate::sources::{
+    stream::{Begin, Capture},
     stream_json::LambdaEvent,
 };
 

@@ -5,15 +5,19 @@ use projection_vocabulary::Registry;
 
 use super::{
     EXIT_INTERRUPTED, EXIT_OK, StoreOptions,
-    pace::Budget,
-    passes::{self, End, Pass},
+    rate_limit::Budget,
     rebuild::{self, Outcome, SEGMENTS_AT_ONCE_MAX},
+    runner::{self, End, Pass},
 };
 use crate::{
     Worker,
-    rebuild::{Counts, SegmentRebuild, Task},
-    store::{Store, events::Segment},
-    sweep::{Age, Recent},
+    age::Age,
+    operations::{
+        rebuild::{Task, segment::SegmentRebuild},
+        recent::Recent,
+    },
+    progress::Counts,
+    store::{Store, segment::Segment},
 };
 
 /// What to catch up with.
@@ -50,7 +54,7 @@ struct Chosen {
 pub async fn run(options: &Options, store_options: &StoreOptions, store: Store, registry: Registry) -> anyhow::Result<u8> {
     let rules = match &options.chosen.projection {
         Some(name) => vec![rebuild::rule(registry, name)?],
-        None => registry.rules().to_vec(),
+        None => registry.projections().to_vec(),
     };
     let worker = Worker::new(store, registry);
     let mut exit = EXIT_OK;
@@ -63,7 +67,7 @@ pub async fn run(options: &Options, store_options: &StoreOptions, store: Store, 
             (segments.map(|segment| Pass::Segment(Box::new(beginning(segment)))).collect(), rebuild::items(&worker, None).await)
         };
         let segments = passes.len();
-        let ended = passes::run(&worker, rule, (passes, Counts::default()), options.budget, items, false).await;
+        let ended = runner::run(&worker, rule, (passes, Counts::default()), options.budget, items, false).await;
         let again = "run the same command again: nothing counts twice";
         exit = exit.max(Outcome::new(rule, Task::CatchUp, segments, &ended, None).tell(options.json, &ended, again)?);
         if matches!(ended.end, End::Interrupted) {

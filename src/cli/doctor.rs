@@ -13,7 +13,7 @@ use projection_vocabulary::Registry;
 use serde_json::json;
 use textwrap::Options as Wrapped;
 
-use super::{EXIT_NOT_AS_IT_SHOULD_BE, EXIT_OK, StoreOptions, pretty_json, terminal::printable};
+use super::{EXIT_FINDINGS, EXIT_OK, StoreOptions, pretty_json, terminal::printable};
 use crate::{
     clients,
     doctor::{Deployment, Examination, Finding, checks, deployed, examine, template},
@@ -59,7 +59,7 @@ pub async fn run(options: &Options, store_options: &StoreOptions, registry: Regi
     examination.findings.retain(|finding| !options.allow.iter().any(|allowed| allowed == finding.check.name));
     let text = if options.json { lines_of_json(&examination)? } else { lines(&deployment, &examination) };
     io::stdout().write_all(text.as_bytes())?;
-    Ok(if examination.findings.is_empty() { EXIT_OK } else { EXIT_NOT_AS_IT_SHOULD_BE })
+    Ok(if examination.findings.is_empty() { EXIT_OK } else { EXIT_FINDINGS })
 }
 
 async fn of_aws(function: &str, store_options: &StoreOptions, registry: Registry) -> anyhow::Result<Deployment> {

@@ -14,14 +14,15 @@ use projection_vocabulary::{AggregateId, RecordedEvent, Timestamp, Value, Versio
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{EXIT_NOT_AS_IT_SHOULD_BE, EXIT_OK};
+use super::{EXIT_FINDINGS, EXIT_OK};
 use crate::{
-    decode::appended_item,
-    input,
+    engine::decode::appended_item,
     retry::Deadline,
+    sources::input,
     store::{
         Store,
-        events::{APPEND_EVENTS_MAX, AppendError, Imported, PAGE_EVENTS, Stored},
+        append::{APPEND_EVENTS_MAX, AppendError, Imported},
+        events::{PAGE_EVENTS, Stored},
         fresh_id, now,
     },
 };
@@ -111,7 +112,7 @@ async fn append(store: &Store, path: &Path) -> anyhow::Result<u8> {
                 Ok(version) => expected = Some(version),
                 Err(error @ AppendError::Conflict { .. }) => {
                     eprintln!("error: {}:{}: {error}; {appended} events were appended before", path.display(), lines[0].0);
-                    return Ok(EXIT_NOT_AS_IT_SHOULD_BE);
+                    return Ok(EXIT_FINDINGS);
                 }
                 Err(error) => return Err(error).with_context(|| format!("{}:{}", path.display(), lines[0].0)),
             }
@@ -154,7 +155,7 @@ struct Imports {
 async fn import(store: &Store, paths: &[PathBuf]) -> anyhow::Result<u8> {
     let Imports { new, known, refused, other } = import_all(store, paths).await?;
     println!("{new} events imported, {known} already there, {refused} refused, {other} records passed over");
-    Ok(if refused > 0 { EXIT_NOT_AS_IT_SHOULD_BE } else { EXIT_OK })
+    Ok(if refused > 0 { EXIT_FINDINGS } else { EXIT_OK })
 }
 
 /// Puts the events that captured files saw inserted into the event store. What it refuses is named on the error output.
@@ -198,7 +199,7 @@ async fn show(store: &Store, aggregate: &AggregateId) -> anyhow::Result<u8> {
         let Some(last) = page.last().map(Stored::version) else {
             if from == Version::NONE.next() {
                 eprintln!("error: the event store has no aggregate {aggregate}");
-                return Ok(EXIT_NOT_AS_IT_SHOULD_BE);
+                return Ok(EXIT_FINDINGS);
             }
             return Ok(EXIT_OK);
         };
@@ -231,5 +232,5 @@ fn print(events: Vec<Stored>) -> anyhow::Result<u8> {
             }
         }
     }
-    Ok(if malformed { EXIT_NOT_AS_IT_SHOULD_BE } else { EXIT_OK })
+    Ok(if malformed { EXIT_FINDINGS } else { EXIT_OK })
 }

@@ -18,7 +18,7 @@ use rand_chacha::{
 };
 
 use super::{EXIT_OK, snapshot::Snapshot};
-use crate::stream_json::{LambdaEvent, inserted};
+use crate::sources::stream_json::{LambdaEvent, inserted};
 
 /// Records in one file.
 const BATCH_RECORDS: usize = 1_000;
@@ -64,7 +64,7 @@ pub fn run(options: &Options, registry: Registry, sample: &Sample) -> anyhow::Re
     }
 
     let mut expected = Vec::new();
-    for rule in registry.rules() {
+    for rule in registry.projections() {
         let mut rows = Rows::default();
         for event in &events {
             rows.fold(*rule, event).with_context(|| format!("the sample `{}` is refused by `{}`", sample.name, rule.name()))?;

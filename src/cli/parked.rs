@@ -8,11 +8,13 @@ use futures::{FutureExt as _, StreamExt as _, stream};
 use projection_vocabulary::Registry;
 use serde::Serialize;
 
-use super::{EXIT_INTERRUPTED, EXIT_NOT_AS_IT_SHOULD_BE, EXIT_OK, pretty_json, terminal};
+use super::{EXIT_FINDINGS, EXIT_INTERRUPTED, EXIT_OK, pretty_json, terminal};
 use crate::{
     Worker,
-    catch_up::{Failed, Trust},
-    redrive::Redriven,
+    operations::{
+        catch_up::{Failed, Trust},
+        redrive::Redriven,
+    },
     retry::Deadline,
     store::{
         Store,
@@ -179,7 +181,7 @@ fn minute(timestamp: &str) -> String {
 async fn show(store: &Store, projection: &str, aggregate: &str) -> anyhow::Result<u8> {
     let Some((entry, payload)) = store.parked_entry(projection, aggregate, Deadline::NONE).await? else {
         eprintln!("error: {} is not parked in {}", terminal::printable(aggregate), terminal::printable(projection));
-        return Ok(EXIT_NOT_AS_IT_SHOULD_BE);
+        return Ok(EXIT_FINDINGS);
     };
     let mut out = std::io::stdout().lock();
     let version = entry.version.map_or_else(|| "unknown".to_owned(), |version| version.to_string());
@@ -222,7 +224,7 @@ async fn redrive(options: &RedriveOptions, worker: &Worker) -> anyhow::Result<u8
     if let (true, Some(aggregate)) = (chosen.is_empty(), aggregate) {
         let place = projection.as_deref().map_or_else(String::new, |projection| format!(" in {projection}"));
         eprintln!("error: {} is not parked{place}", terminal::printable(aggregate));
-        return Ok(EXIT_NOT_AS_IT_SHOULD_BE);
+        return Ok(EXIT_FINDINGS);
     }
     if chosen.is_empty() && !json {
         writeln!(std::io::stdout(), "nothing is parked there: nothing to redrive")?;
@@ -241,7 +243,7 @@ async fn redrive(options: &RedriveOptions, worker: &Worker) -> anyhow::Result<u8
             eprintln!("interrupted: {not_begun} not begun; run the same command again, nothing counts twice");
             EXIT_INTERRUPTED
         }
-        () if parked > 0 || failed > 0 => EXIT_NOT_AS_IT_SHOULD_BE,
+        () if parked > 0 || failed > 0 => EXIT_FINDINGS,
         () => EXIT_OK,
     })
 }

@@ -7,22 +7,25 @@ use std::{
 
 use anyhow::{Context as _, anyhow, bail};
 use clap::Args;
-use projection_vocabulary::{Registry, Rule};
+use projection_vocabulary::{DynProjection, Registry};
 use serde::Serialize;
 
 use super::{
-    EXIT_INTERRUPTED, EXIT_NOT_AS_IT_SHOULD_BE, EXIT_OK, StoreOptions,
-    pace::Budget,
-    passes::{self, End, ExportPass, Pass, Passed},
+    EXIT_FINDINGS, EXIT_INTERRUPTED, EXIT_OK, StoreOptions,
+    rate_limit::Budget,
+    runner::{self, End, ExportPass, Pass, Passed},
     stores, terminal,
 };
 use crate::{
     Worker,
-    export::Export,
-    rebuild::{Counts, Rebuild, SegmentRebuild, Task},
-    redrive::unknown_projection,
+    operations::{
+        rebuild::{Rebuild, Task, segment::SegmentRebuild},
+        redrive::unknown_projection,
+    },
+    progress::Counts,
     retry::Deadline,
-    store::{Store, cursors::SavedCursor, events::Segment},
+    sources::export::Export,
+    store::{Store, cursors::SavedCursor, segment::Segment},
 };
 
 /// The most segments that one process works at once: each holds a page of a megabyte and what it comes to.
@@ -81,7 +84,7 @@ pub async fn run(options: &Options, store_options: &StoreOptions, registry: Regi
     }
     let task = match options {
         Options { dry_run: true, .. } => Task::DryRun,
-        Options { into: Some(_), .. } => Task::Beside,
+        Options { into: Some(_), .. } => Task::IntoTable,
         _ => Task::Rebuild,
     };
     if let Some(folder) = &options.from_export {
@@ -103,7 +106,7 @@ pub async fn run(options: &Options, store_options: &StoreOptions, registry: Regi
     }
     let items = items(&worker, options.segment).await;
     let keeps = task != Task::DryRun;
-    let passed = passes::run(&worker, rule, (segment_passes, done_before), options.budget, items, keeps).await;
+    let passed = runner::run(&worker, rule, (segment_passes, done_before), options.budget, items, keeps).await;
     if keeps && matches!(passed.end, End::Done) {
         forget(options, rule, worker.store()).await?;
     }
@@ -117,7 +120,13 @@ pub async fn run(options: &Options, store_options: &StoreOptions, registry: Regi
 }
 
 /// All of an export in one pass. It has no cursor: what it has done is not done again.
-async fn from_export(options: &Options, worker: &Worker, rule: &'static dyn Rule, task: Task, folder: &Path) -> anyhow::Result<u8> {
+async fn from_export(
+    options: &Options,
+    worker: &Worker,
+    rule: &'static dyn DynProjection,
+    task: Task,
+    folder: &Path,
+) -> anyhow::Result<u8> {
     let export = Export::open(folder)?;
     eprintln!("the export shows {} as it was at {}", terminal::printable(export.table_arn()), terminal::printable(export.exported_at()));
     let of_event_store =
@@ -132,13 +141,13 @@ async fn from_export(options: &Options, worker: &Worker, rule: &'static dyn Rule
     progress.finish_and_clear();
     let items = sorted.events();
     let pass = Pass::Export(Box::new(ExportPass { rebuild: Rebuild::new(worker, rule, task), sorted }));
-    let passed = passes::run(worker, rule, (vec![pass], Counts::default()), options.budget, Some(items), false).await;
+    let passed = runner::run(worker, rule, (vec![pass], Counts::default()), options.budget, Some(items), false).await;
     let target = options.into.as_deref();
     Outcome::new(rule, task, 1, &passed, target).tell(options.json, &passed, "run the same command again: what is done is not done again")
 }
 
 /// The rule of a projection of this program.
-pub fn rule(registry: Registry, name: &str) -> anyhow::Result<&'static dyn Rule> {
+pub fn rule(registry: Registry, name: &str) -> anyhow::Result<&'static dyn DynProjection> {
     Ok(registry.get(name).ok_or_else(|| unknown_projection(registry, name))?)
 }
 
@@ -148,7 +157,12 @@ pub async fn items(worker: &Worker, only: Option<Segment>) -> Option<u64> {
 }
 
 /// Where each segment begins.
-async fn begins(options: &Options, store_options: &StoreOptions, rule: &dyn Rule, store: &Store) -> anyhow::Result<Vec<SavedCursor>> {
+async fn begins(
+    options: &Options,
+    store_options: &StoreOptions,
+    rule: &dyn DynProjection,
+    store: &Store,
+) -> anyhow::Result<Vec<SavedCursor>> {
     let segments: Vec<_> = match options.segment {
         Some(segment) => vec![segment],
         None => Segment::all(options.segments.unwrap_or_else(|| store_options.segments())).collect(),
@@ -188,7 +202,7 @@ async fn begins(options: &Options, store_options: &StoreOptions, rule: &dyn Rule
 }
 
 /// Forgets the cursors when nothing is left that could go on: of many tasks on many machines, the last one does.
-async fn forget(options: &Options, rule: &dyn Rule, store: &Store) -> anyhow::Result<()> {
+async fn forget(options: &Options, rule: &dyn DynProjection, store: &Store) -> anyhow::Result<()> {
     if let Some(segment) = options.segment {
         let kept = store.saved_cursors(rule, Deadline::NONE).await?;
         let done = kept.iter().filter(|saved| saved.done && saved.segment.count() == segment.count()).count();
@@ -220,13 +234,13 @@ pub struct Outcome<'a> {
 
 impl<'a> Outcome<'a> {
     /// Of a pass with this task over so many segments.
-    pub fn new(rule: &'a dyn Rule, task: Task, segments: usize, passed: &Passed, into: Option<&'a str>) -> Self {
+    pub fn new(rule: &'a dyn DynProjection, task: Task, segments: usize, passed: &Passed, into: Option<&'a str>) -> Self {
         Self {
             projection: rule.name(),
             revision: rule.revision(),
             task: match task {
                 Task::Rebuild => "rebuild",
-                Task::Beside => "beside",
+                Task::IntoTable => "beside",
                 Task::DryRun => "dryRun",
                 Task::CatchUp => "catchUp",
             },
@@ -257,9 +271,9 @@ impl<'a> Outcome<'a> {
             End::Failed(failed) => {
                 eprintln!("error: {}", terminal::printable(&failed.to_string()));
                 eprintln!("once that is mended, {again}");
-                EXIT_NOT_AS_IT_SHOULD_BE
+                EXIT_FINDINGS
             }
-            End::Done if self.counts.parked + self.counts.stopped > 0 => EXIT_NOT_AS_IT_SHOULD_BE,
+            End::Done if self.counts.parked + self.counts.stopped > 0 => EXIT_FINDINGS,
             End::Done => EXIT_OK,
         })
     }

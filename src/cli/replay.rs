@@ -8,12 +8,12 @@ use serde::Serialize;
 use serde_json::{json, value::RawValue};
 use tokio::sync::mpsc;
 
-use super::{EXIT_INTERRUPTED, EXIT_NOT_AS_IT_SHOULD_BE, EXIT_OK, EXIT_UNUSABLE, events, snapshot::Snapshot, terminal};
+use super::{EXIT_FINDINGS, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, events, snapshot::Snapshot, terminal};
 use crate::{
     Worker,
-    input::{self, InputError, Source},
-    report::{Report, Tally},
+    engine::report::{Report, Tally},
     retry::Deadline,
+    sources::input::{self, InputError, Source},
     store::Store,
 };
 
@@ -76,7 +76,7 @@ pub async fn run(options: &Options, store: Store, registry: Registry) -> anyhow:
     let took = begun.elapsed();
 
     let mut rows = Vec::new();
-    for rule in registry.rules() {
+    for rule in registry.projections() {
         rows.push((*rule, worker.store().visible_rows(*rule).await?));
     }
     let parked = worker.store().parked().await?;
@@ -112,8 +112,8 @@ pub async fn run(options: &Options, store: Store, registry: Registry) -> anyhow:
     let amiss = difference.is_some() || failed > 0 || replayed.unreadable > 0 || (parked > 0 && expected.is_none());
     Ok(match () {
         () if replayed.interrupted => EXIT_INTERRUPTED,
-        () if replayed.broken_off => EXIT_UNUSABLE,
-        () if amiss => EXIT_NOT_AS_IT_SHOULD_BE,
+        () if replayed.broken_off => EXIT_USAGE,
+        () if amiss => EXIT_FINDINGS,
         () => EXIT_OK,
     })
 }
@@ -223,7 +223,7 @@ fn print_lines(snapshot: &Snapshot, registry: Registry) -> anyhow::Result<()> {
         projection: &'a str,
         row: &'a RawValue,
     }
-    for projection in registry.rules().iter().map(|rule| rule.name()) {
+    for projection in registry.projections().iter().map(|rule| rule.name()) {
         for row in &snapshot.rows[projection] {
             println!("{}", serde_json::to_string(&Row { projection, row })?);
         }

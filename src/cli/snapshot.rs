@@ -11,7 +11,7 @@
 use std::{collections::BTreeMap, fmt::Write as _, path::Path};
 
 use anyhow::Context as _;
-use projection_vocabulary::{Attributes, RowKey, Rule, Value};
+use projection_vocabulary::{Attributes, DynProjection, RowKey, Value};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use similar::TextDiff;
@@ -49,7 +49,7 @@ impl From<Parked> for ParkedEntry {
 }
 
 /// A row with its key, as JSON with exact numbers.
-fn row(rule: &dyn Rule, key: &RowKey, row: &Attributes) -> Box<RawValue> {
+fn row(rule: &dyn DynProjection, key: &RowKey, row: &Attributes) -> Box<RawValue> {
     let mut members = row.clone();
     members.insert(rule.key().to_owned(), key.as_str().into());
     Value::Map(members).to_json()
@@ -57,8 +57,8 @@ fn row(rule: &dyn Rule, key: &RowKey, row: &Attributes) -> Box<RawValue> {
 
 impl Snapshot {
     /// Of these rows, by projection.
-    pub fn of<'a>(rows: impl IntoIterator<Item = (&'a dyn Rule, &'a BTreeMap<RowKey, Attributes>)>, parked: Vec<Parked>) -> Self {
-        let json = |(rule, rows): (&dyn Rule, &BTreeMap<RowKey, Attributes>)| {
+    pub fn of<'a>(rows: impl IntoIterator<Item = (&'a dyn DynProjection, &'a BTreeMap<RowKey, Attributes>)>, parked: Vec<Parked>) -> Self {
+        let json = |(rule, rows): (&dyn DynProjection, &BTreeMap<RowKey, Attributes>)| {
             (rule.name().to_owned(), rows.iter().map(|(key, attributes)| row(rule, key, attributes)).collect())
         };
         Self { rows: rows.into_iter().map(json).collect(), parked: parked.into_iter().map(Into::into).collect(), report: None }

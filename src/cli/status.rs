@@ -8,15 +8,15 @@ use std::{
 
 use clap::Args;
 use comfy_table::{Cell, CellAlignment};
-use projection_vocabulary::{Registry, Rule, Timestamp};
+use projection_vocabulary::{DynProjection, Registry, Timestamp};
 use serde::Serialize;
 use serde_json::json;
 
-use super::{EXIT_NOT_AS_IT_SHOULD_BE, EXIT_OK, StoreOptions, pretty_json, rebuild, terminal};
+use super::{EXIT_FINDINGS, EXIT_OK, StoreOptions, pretty_json, rebuild, terminal};
 use crate::{
     Worker,
+    operations::status::{Behind, Status},
     retry::Deadline,
-    status::{Behind, Status},
     store::{Store, cursors::SavedCursor, parking::NO_PROJECTION},
 };
 
@@ -41,7 +41,7 @@ pub struct Options {
 
 /// A projection, and how many of its aggregates are parked.
 struct Seen {
-    rule: &'static dyn Rule,
+    rule: &'static dyn DynProjection,
     parked: u64,
     status: Status,
 }
@@ -50,7 +50,7 @@ struct Seen {
 pub async fn run(options: &Options, store_options: &StoreOptions, store: Store, registry: Registry) -> anyhow::Result<u8> {
     let rules = match &options.projection {
         Some(name) => vec![rebuild::rule(registry, name)?],
-        None => registry.rules().to_vec(),
+        None => registry.projections().to_vec(),
     };
     let segments = (!options.quick).then(|| store_options.segments());
     let progress = terminal::spinner("looking at rows and events");
@@ -70,7 +70,7 @@ pub async fn run(options: &Options, store_options: &StoreOptions, store: Store, 
     let well = strays == 0 && all.iter().all(Seen::is_well);
     let text = if options.json { lines_of_json(&all, strays, well)? } else { lines(&all, strays) };
     io::stdout().write_all(text.as_bytes())?;
-    Ok(if well { EXIT_OK } else { EXIT_NOT_AS_IT_SHOULD_BE })
+    Ok(if well { EXIT_OK } else { EXIT_FINDINGS })
 }
 
 impl Seen {

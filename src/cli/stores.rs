@@ -1,7 +1,7 @@
 //! The store that the command line works on.
 
 use anyhow::Context as _;
-use projection_vocabulary::{Registry, Rule};
+use projection_vocabulary::{DynProjection, Registry};
 
 use super::{EXIT_OK, StoreOptions};
 use crate::{
@@ -19,7 +19,7 @@ pub async fn open(options: &StoreOptions, registry: Registry, creating: bool) ->
 pub async fn open_beside(
     options: &StoreOptions,
     registry: Registry,
-    rule: &'static dyn Rule,
+    rule: &'static dyn DynProjection,
     table: &str,
 ) -> anyhow::Result<(Store, bool)> {
     let names = names(options, registry)?.beside(rule.name(), table).map_err(anyhow::Error::msg)?;

@@ -9,10 +9,10 @@ use std::{
 
 use comfy_table::{Attribute, Cell, CellAlignment, ContentArrangement, Table, presets::UTF8_BORDERS_ONLY};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressFinish, ProgressState, ProgressStyle};
-use projection_vocabulary::{Attributes, RowKey, Rule, Value};
+use projection_vocabulary::{Attributes, DynProjection, RowKey, Value};
 use tracing_subscriber::filter::LevelFilter;
 
-use crate::report::{Report, Tally};
+use crate::engine::report::{Report, Tally};
 
 const SPIN_EVERY: Duration = Duration::from_millis(200);
 /// Columns that a projection's name gets in a summary: with the others 80, up to ten million records.
@@ -112,7 +112,7 @@ pub fn summary(report: &Report, unreadable: u64, took: Duration) -> String {
 }
 
 /// The first rows of a projection. Rows with the same attributes stand in one table, or in lines if the terminal is too narrow.
-pub fn rows(rule: &dyn Rule, rows: &BTreeMap<RowKey, Attributes>, show: usize) -> String {
+pub fn rows(rule: &dyn DynProjection, rows: &BTreeMap<RowKey, Attributes>, show: usize) -> String {
     let mut text = String::new();
     let mut shapes: BTreeMap<Vec<&str>, Vec<(&RowKey, &Attributes)>> = BTreeMap::new();
     for (key, row) in rows.iter().take(show) {
@@ -197,7 +197,7 @@ mod tests {
 
     use super::{printable, shortened, summary};
     use crate::{
-        report::{Report, Tally},
+        engine::report::{Report, Tally},
         store::Usage,
     };
 

@@ -6,12 +6,12 @@ use clap::Args;
 use projection_vocabulary::{Cell, Registry};
 use serde::Serialize;
 
-use super::{EXIT_NOT_AS_IT_SHOULD_BE, EXIT_OK, StoreOptions, pretty_json, rebuild::SEGMENTS_AT_ONCE_MAX, terminal};
+use super::{EXIT_FINDINGS, EXIT_OK, StoreOptions, pretty_json, rebuild::SEGMENTS_AT_ONCE_MAX, terminal};
 use crate::{
     Worker,
+    operations::verify::{self, Finding, SharedFinding, Verified},
     retry::Deadline,
     store::Store,
-    verify::{self, Finding, SharedFinding, Verified},
 };
 
 /// Findings that are shown unless told otherwise.
@@ -54,7 +54,7 @@ pub async fn run(options: &Options, store_options: &StoreOptions, store: Store, 
     let verified = verified?;
     let text = if options.json { json(&verified, options)? } else { lines(&verified, options) };
     std::io::stdout().write_all(text.as_bytes())?;
-    Ok(if verified.is_clean() { EXIT_OK } else { EXIT_NOT_AS_IT_SHOULD_BE })
+    Ok(if verified.is_clean() { EXIT_OK } else { EXIT_FINDINGS })
 }
 
 fn lines(verified: &Verified, options: &Options) -> String {

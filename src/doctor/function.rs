@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use projection_vocabulary::Registry;
 
 use super::{Check, Deployment, Examination, Role, Setting, Severity, is};
-use crate::{clients::ATTEMPT_TIMEOUT, retry::WORKING_PERCENT, worker::CONCURRENCY};
+use crate::{clients::ATTEMPT_TIMEOUT, engine::worker::CONCURRENCY, retry::WORKING_PERCENT};
 
 /// A function.
 #[derive(Debug)]

@@ -8,7 +8,7 @@ use quamina::Quamina;
 use serde_json::{Value as Json, json};
 
 use super::{Check, Deployment, Examination, Setting, Severity, is};
-use crate::{item::VERSION_SK, stream_json::inserted};
+use crate::{sources::stream_json::inserted, store::item::VERSION_SK};
 
 /// An event source mapping.
 #[derive(Debug)]

@@ -12,7 +12,7 @@ use projection_vocabulary::{Registry, Timestamp};
 use serde_json::{Value as Json, json};
 
 use crate::{
-    report::{Report, Tally},
+    engine::report::{Report, Tally},
     store::Usage,
 };
 
@@ -40,7 +40,7 @@ impl Stage {
 
 /// A line for each projection, also of one that nothing concerned: a zero ends an alarm, and no value at all does not.
 pub fn of_projections(stage: &Stage, registry: Registry, report: &Report, now: &Timestamp) -> Vec<String> {
-    let lines = registry.rules().iter().map(|rule| {
+    let lines = registry.projections().iter().map(|rule| {
         let tally = report.projections.get(rule.name()).copied().unwrap_or_default();
         let Tally { applied, duplicate, healed, gaps, parked, failed, reprojected, oldest_ms: _ } = tally;
         let mut metrics = vec![

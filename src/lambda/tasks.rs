@@ -9,19 +9,23 @@ use std::{
 };
 
 use lambda_runtime::Diagnostic;
-use projection_vocabulary::Rule;
+use projection_vocabulary::DynProjection;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 
 use super::metrics::Done;
 use crate::{
     Worker,
-    catch_up::Failed,
-    rebuild::{Counts, SegmentRebuild, Task},
+    age::Age,
+    operations::{
+        catch_up::Failed,
+        rebuild::{Task, segment::SegmentRebuild},
+        recent::Recent,
+        verify::{Finding, Options},
+    },
+    progress::Counts,
     retry::Deadline,
-    store::events::{Cursor, Segment},
-    sweep::{Age, Recent},
-    verify::{Finding, Options},
+    store::segment::{Cursor, Segment},
 };
 
 /// An aggregate that took one in so many parts of an invocation's time to scan, and is not through, is settled as far as it was
@@ -183,7 +187,7 @@ pub async fn verify(worker: &Worker, Verify { projection, sample }: Verify, time
     Ok((Verified { projection, clean, events: verified.events, aggregates: verified.aggregates, findings, shared }, told))
 }
 
-fn rule(worker: &Worker, projection: &str) -> Result<&'static dyn Rule, Diagnostic> {
+fn rule(worker: &Worker, projection: &str) -> Result<&'static dyn DynProjection, Diagnostic> {
     worker.registry().get(projection).ok_or_else(|| invalid(worker.unknown_projection(projection).to_string()))
 }
 

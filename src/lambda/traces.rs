@@ -46,7 +46,7 @@ use tracing_subscriber::{Layer as _, filter::Targets, layer::SubscriberExt as _,
 
 use super::{logs, time_left};
 use crate::{
-    report::{Report, Tally},
+    engine::report::{Report, Tally},
     store::{Usage, spans},
 };
 

@@ -4,7 +4,7 @@ use lambda_runtime::{Diagnostic, LambdaEvent};
 use projection_vocabulary::Timestamp;
 
 use super::logs;
-use crate::{report::Report, store::Usage};
+use crate::{engine::report::Report, store::Usage};
 
 /// No traces.
 pub struct Traces;

@@ -18,15 +18,15 @@ use aws_sdk_dynamodb::{
     operation::{put_item::PutItemInput, query::QueryInput},
     types::{AttributeValue, Delete, TransactWriteItem},
 };
-use projection_vocabulary::Rule;
+use projection_vocabulary::DynProjection;
 
 use super::{
-    Store, Trouble,
-    events::{Cursor, Segment},
+    Store, StoreError,
+    limits::TRANSACTION_ACTIONS_MAX,
     now,
-    rows::TRANSACTION_ACTIONS_MAX,
+    segment::{Cursor, Segment},
 };
-use crate::{item::SdkItem, rebuild::Counts, retry::Deadline};
+use crate::{progress::Counts, retry::Deadline, store::item::SdkItem};
 
 /// Digits of a number in a sort key: there are at most a million segments.
 const SEGMENT_DIGITS: usize = 7;
@@ -58,8 +58,8 @@ impl Store {
     /// Keeps where a segment stands, in the place of what was kept of it before.
     ///
     /// # Errors
-    /// [`Trouble`].
-    pub async fn save_cursor(&self, rule: &dyn Rule, saved: &SavedCursor, deadline: Deadline) -> Result<(), Trouble> {
+    /// [`StoreError`].
+    pub async fn save_cursor(&self, rule: &dyn DynProjection, saved: &SavedCursor, deadline: Deadline) -> Result<(), StoreError> {
         let SavedCursor { segment, cursor, counts, done, .. } = saved;
         let text = |text: &str| AttributeValue::S(text.to_owned());
         let number = |number: u32| AttributeValue::N(number.to_string());
@@ -76,15 +76,15 @@ impl Store {
         ]);
         item.extend(cursor.as_ref().map(|cursor| ("cursor".to_owned(), json(serde_json::to_string(cursor)))));
         let put = || self.dynamo.put_item(PutItemInput::builder().table_name(&self.names.parked).set_item(Some(item.clone())));
-        self.ask("PutItem of a rebuild's cursor", deadline, put).await.map(drop)
+        self.send("PutItem of a rebuild's cursor", deadline, put).await.map(drop)
     }
 
     /// What is kept of rebuilds of a rule by its revision of today into the table that this store has for it, in the order of
     /// segments.
     ///
     /// # Errors
-    /// [`Trouble`].
-    pub async fn saved_cursors(&self, rule: &dyn Rule, deadline: Deadline) -> Result<Vec<SavedCursor>, Trouble> {
+    /// [`StoreError`].
+    pub async fn saved_cursors(&self, rule: &dyn DynProjection, deadline: Deadline) -> Result<Vec<SavedCursor>, StoreError> {
         let items = self.cursor_items(rule, deadline).await?;
         let of_today = |item: &&SdkItem| whole(item, "revision") == Some(rule.revision());
         Ok(items.iter().filter(of_today).filter_map(saved_of).collect())
@@ -93,8 +93,8 @@ impl Store {
     /// Forgets what is kept of rebuilds of a rule into the table that this store has for it, of older revisions too.
     ///
     /// # Errors
-    /// [`Trouble`].
-    pub async fn forget_cursors(&self, rule: &dyn Rule, deadline: Deadline) -> Result<(), Trouble> {
+    /// [`StoreError`].
+    pub async fn forget_cursors(&self, rule: &dyn DynProjection, deadline: Deadline) -> Result<(), StoreError> {
         let deletes: Vec<_> = self.cursor_items(rule, deadline).await?.iter().filter_map(|item| self.delete_cursor(item)).collect();
         for deletes in deletes.chunks(TRANSACTION_ACTIONS_MAX) {
             self.write_parking(deletes.to_vec(), deadline).await?;
@@ -110,14 +110,14 @@ impl Store {
         Some(TransactWriteItem::builder().delete(delete.build().expect("table and key are given")).build())
     }
 
-    fn cursor_key(&self, rule: &dyn Rule, segment: Segment) -> SdkItem {
+    fn cursor_key(&self, rule: &dyn DynProjection, segment: Segment) -> SdkItem {
         let (segments, segment, table) = (segment.count(), segment.number(), self.table_of(rule));
         let sort = format!("cursor#{segments:0SEGMENT_DIGITS$}#{segment:0SEGMENT_DIGITS$}#{table}");
         SdkItem::from([("aggregateId".into(), AttributeValue::S(partition_key(rule))), ("projection".into(), AttributeValue::S(sort))])
     }
 
     /// The items of this rule and table.
-    async fn cursor_items(&self, rule: &dyn Rule, deadline: Deadline) -> Result<Vec<SdkItem>, Trouble> {
+    async fn cursor_items(&self, rule: &dyn DynProjection, deadline: Deadline) -> Result<Vec<SdkItem>, StoreError> {
         let (mut items, mut from) = (Vec::new(), None);
         loop {
             let query = || {
@@ -129,7 +129,7 @@ impl Store {
                     .set_exclusive_start_key(from.clone());
                 self.dynamo.query(request)
             };
-            let page = self.ask("Query of a rebuild's cursors", deadline, query).await?;
+            let page = self.send("Query of a rebuild's cursors", deadline, query).await?;
             // An aggregate that is called so may be parked, too.
             let is_cursor = |item: &SdkItem| {
                 text(item, "projection").is_some_and(|sort| sort.starts_with("cursor#"))
@@ -144,7 +144,7 @@ impl Store {
     }
 }
 
-fn partition_key(rule: &dyn Rule) -> String {
+fn partition_key(rule: &dyn DynProjection) -> String {
     format!("rebuild#{}", rule.name())
 }
 

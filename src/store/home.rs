@@ -7,11 +7,11 @@ use std::{
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use projection_vocabulary::{
-    AggregateId, Attributes, Base, Cell, Change, Decimal, HomeRow, RESERVED, RowKey, Rule, Settled, Sums, Value, Version,
+    AggregateId, Attributes, Base, Cell, Change, Decimal, DynProjection, HomeRow, RESERVED, Resolved, RowKey, Sums, Value, Version,
 };
 
-use super::{Trouble, expression::Expression, fresh_id};
-use crate::item::{SdkItem, attributes, from_value};
+use super::{StoreError, expression::Expression, fresh_id};
+use crate::store::item::{SdkItem, attributes, from_value};
 
 /// `contributed#<attribute>#<shared row>`: what a home row has added to a shared row, at the top level where ADD reaches it.
 const CONTRIBUTED: &str = "contributed#";
@@ -54,7 +54,7 @@ impl HomeWrite {
         revision: u32,
         event_id: Arc<str>,
         change: &Change,
-        settled: &Settled,
+        resolved: &Resolved,
     ) -> Self {
         let mut write = Self {
             aggregate,
@@ -64,8 +64,8 @@ impl HomeWrite {
             revision,
             event_id,
             sets: Attributes::new(),
-            adds: contributed(&settled.adds),
-            removes: settled.removes.iter().map(contribution_name).collect(),
+            adds: contributed(&resolved.adds),
+            removes: resolved.removes.iter().map(contribution_name).collect(),
             owned: change.own().keys().cloned().collect(),
             read: None,
             rewrites: false,
@@ -192,8 +192,8 @@ fn contributed(sums: &Sums) -> BTreeMap<String, Decimal> {
     sums.iter().map(|(cell, amount)| (contribution_name(cell), amount.clone())).collect()
 }
 
-pub(super) fn foreign_row(why: &str) -> Trouble {
-    Trouble::Lasting { operation: "reading a row", class: format!("something else wrote it: {why}") }
+pub(super) fn foreign_row(why: &str) -> StoreError {
+    StoreError::Permanent { operation: "reading a row", class: format!("something else wrote it: {why}") }
 }
 
 /// An item of a read model: a home row, what others share on it, or both.
@@ -209,15 +209,15 @@ pub struct Row {
 }
 
 /// The key of a row, as requests take it.
-pub(super) fn row_key(rule: &dyn Rule, key: &str) -> SdkItem {
+pub(super) fn row_key(rule: &dyn DynProjection, key: &str) -> SdkItem {
     SdkItem::from([(rule.key().to_owned(), AttributeValue::S(key.to_owned()))])
 }
 
 /// Reads an item of a read model.
-pub(super) fn row_of(rule: &dyn Rule, item: SdkItem) -> Result<Row, Trouble> {
+pub(super) fn row_of(rule: &dyn DynProjection, item: SdkItem) -> Result<Row, StoreError> {
     let mut all = attributes(item).map_err(|_| foreign_row("it holds what no rule writes"))?;
     let Some(Value::Text(key)) = all.remove(rule.key()) else { return Err(foreign_row("its key is no text")) };
-    let whole = |value: Option<Value>, what: &str| -> Result<u64, Trouble> {
+    let whole = |value: Option<Value>, what: &str| -> Result<u64, StoreError> {
         value.map_or(Ok(0), |value| value.as_number().and_then(|n| u64::try_from(n.to_i128()?).ok()).ok_or_else(|| foreign_row(what)))
     };
     let mut home = HomeRow {

@@ -23,17 +23,17 @@ use aws_sdk_dynamodb::{
     },
     types::{AttributeValue, Delete, Put, TransactWriteItem, Update},
 };
-use projection_vocabulary::{AggregateId, Rule, Version};
+use projection_vocabulary::{AggregateId, DynProjection, Version};
 
 use super::{
-    Store, Trouble,
+    Store, StoreError,
+    error::{Failure, canceled_for, classify, retry_or_fail},
     expression::Expression,
     fresh_id, now,
-    trouble::{Failure, canceled_for, sort, undecided},
 };
 use crate::{
-    item::SdkItem,
     retry::{Attempt, Deadline},
+    store::item::SdkItem,
 };
 
 /// A payload is cut into items of so many bytes: DynamoDB's items hold 400 KB, and JSON is longer than the item it stands for.
@@ -88,32 +88,32 @@ impl Store {
     /// Parks a record that no aggregate's row can wait for.
     ///
     /// # Errors
-    /// [`Trouble`]: the record must be reported as failed.
-    pub async fn park_record(&self, parking: &Parking<'_>, deadline: Deadline) -> Result<(), Trouble> {
+    /// [`StoreError`]: the record must be reported as failed.
+    pub async fn park_record(&self, parking: &Parking<'_>, deadline: Deadline) -> Result<(), StoreError> {
         self.write_parking(self.parking_actions(parking).collect(), deadline).await.map(drop)
     }
 
     /// Writes to the parking table alone. Returns whether it did: it did not if a condition does not hold.
-    pub(super) async fn write_parking(&self, actions: Vec<TransactWriteItem>, deadline: Deadline) -> Result<bool, Trouble> {
+    pub(super) async fn write_parking(&self, actions: Vec<TransactWriteItem>, deadline: Deadline) -> Result<bool, StoreError> {
         const OPERATION: &str = "TransactWriteItems on the parking table";
         // One token for all tries, so that a try whose answer was lost does not count twice.
         let token = fresh_id();
-        self.try_until((OPERATION, None), deadline, || async {
+        self.send_with_retries((OPERATION, None), deadline, || async {
             let request = TransactWriteItemsInput::builder().set_transact_items(Some(actions.clone())).client_request_token(&token);
-            let canceled = match self.dynamo.transact_write_items(request).await.map_err(sort) {
+            let canceled = match self.dynamo.transact_write_items(request).await.map_err(classify) {
                 Ok(_) => return Attempt::Decided(Ok(true)),
                 Err(Failure::Other(TransactWriteItemsError::TransactionCanceledException(canceled))) => canceled,
-                Err(failure) => return undecided(OPERATION, failure),
+                Err(failure) => return retry_or_fail(OPERATION, failure),
             };
             let for_reason = |code| canceled.cancellation_reasons().iter().any(|reason| reason.code() == Some(code));
             if for_reason("ConditionalCheckFailed") {
                 return Attempt::Decided(Ok(false));
             }
             if for_reason("ValidationError") {
-                return undecided(OPERATION, Failure::Other(TransactWriteItemsError::TransactionCanceledException(canceled)));
+                return retry_or_fail(OPERATION, Failure::Other(TransactWriteItemsError::TransactionCanceledException(canceled)));
             }
             // It met another write, or too many.
-            Attempt::Again(Trouble::Passing { operation: OPERATION, class: canceled_for(canceled.cancellation_reasons()) })
+            Attempt::Again(StoreError::Transient { operation: OPERATION, class: canceled_for(canceled.cancellation_reasons()) })
         })
         .await?
     }
@@ -160,8 +160,8 @@ impl Store {
     /// All that is parked, in the order of projections and aggregates.
     ///
     /// # Errors
-    /// [`Trouble`].
-    pub async fn parked(&self) -> Result<Vec<Parked>, Trouble> {
+    /// [`StoreError`].
+    pub async fn parked(&self) -> Result<Vec<Parked>, StoreError> {
         let mut parked = Vec::new();
         let mut from = None;
         loop {
@@ -169,7 +169,7 @@ impl Store {
                 let request = ScanInput::builder().table_name(&self.names.parked).consistent_read(true);
                 self.dynamo.scan(request.set_exclusive_start_key(from.clone()))
             };
-            let page = self.ask("Scan of the parking table", Deadline::NONE, scan).await?;
+            let page = self.send("Scan of the parking table", Deadline::NONE, scan).await?;
             parked.extend(page.items.unwrap_or_default().iter().filter_map(parked_of));
             from = page.last_evaluated_key;
             if from.is_none() {
@@ -182,8 +182,13 @@ impl Store {
     /// One entry, with what was parked as JSON as it came: `None` if it is no longer parked.
     ///
     /// # Errors
-    /// [`Trouble`].
-    pub async fn parked_entry(&self, projection: &str, aggregate: &str, deadline: Deadline) -> Result<Option<(Parked, String)>, Trouble> {
+    /// [`StoreError`].
+    pub async fn parked_entry(
+        &self,
+        projection: &str,
+        aggregate: &str,
+        deadline: Deadline,
+    ) -> Result<Option<(Parked, String)>, StoreError> {
         let Some(Items { entry, parts }) = self.parking_items(aggregate, projection, deadline).await? else { return Ok(None) };
         let text = |item: &SdkItem| item.get("payload").and_then(|value| value.as_s().ok()).cloned().unwrap_or_default();
         let further = number(&entry, "parts").unwrap_or(1).saturating_sub(1);
@@ -194,22 +199,28 @@ impl Store {
     /// Takes the mark off a parked row, if it is still the mark of this time.
     ///
     /// # Errors
-    /// [`Trouble`].
-    pub async fn unpark(&self, rule: &dyn Rule, aggregate: &AggregateId, parked_at: &str, deadline: Deadline) -> Result<(), Trouble> {
+    /// [`StoreError`].
+    pub async fn unpark(
+        &self,
+        rule: &dyn DynProjection,
+        aggregate: &AggregateId,
+        parked_at: &str,
+        deadline: Deadline,
+    ) -> Result<(), StoreError> {
         const OPERATION: &str = "UpdateItem on a parked row";
         let mut expression = Expression::default();
         expression.remove("parkedAt");
         let condition = format!("{} = {}", expression.name("parkedAt"), expression.value(AttributeValue::S(parked_at.to_owned())));
         // If it has no such mark another one took it off; if it was put on again meanwhile, whoever reads the row will see.
         let updated = self.update_if(OPERATION, rule, aggregate.as_str(), &expression, Some(condition), deadline).await?;
-        updated.map_err(|reason| Trouble::Lasting { operation: OPERATION, class: reason.to_owned() })
+        updated.map_err(|reason| StoreError::Permanent { operation: OPERATION, class: reason.to_owned() })
     }
 
     /// Deletes what was parked, with all parts of its payload, unless it was parked again since. Returns whether it is gone.
     ///
     /// # Errors
-    /// [`Trouble`].
-    pub async fn forget_parked(&self, parked: &Parked, deadline: Deadline) -> Result<bool, Trouble> {
+    /// [`StoreError`].
+    pub async fn forget_parked(&self, parked: &Parked, deadline: Deadline) -> Result<bool, StoreError> {
         let Some(Items { parts, .. }) = self.parking_items(&parked.aggregate, &parked.projection, deadline).await? else {
             return Ok(true);
         };
@@ -229,7 +240,7 @@ impl Store {
         self.write_parking(actions.collect(), deadline).await
     }
 
-    async fn parking_items(&self, aggregate: &str, projection: &str, deadline: Deadline) -> Result<Option<Items>, Trouble> {
+    async fn parking_items(&self, aggregate: &str, projection: &str, deadline: Deadline) -> Result<Option<Items>, StoreError> {
         let (mut entry, mut parts, mut from) = (None, BTreeMap::new(), None);
         loop {
             let query = || {
@@ -241,7 +252,7 @@ impl Store {
                     .set_exclusive_start_key(from.clone());
                 self.dynamo.query(request)
             };
-            let page = self.ask("Query of the parking table", deadline, query).await?;
+            let page = self.send("Query of the parking table", deadline, query).await?;
             for item in page.items.unwrap_or_default() {
                 let Some(of) = item.get("projection").and_then(|value| value.as_s().ok()) else { continue };
                 if of == projection {

@@ -17,29 +17,23 @@ use aws_sdk_dynamodb::{
         TransactWriteItem, Update,
     },
 };
-use projection_vocabulary::{AggregateId, Attributes, Change, Decimal, HomeRow, RowKey, Rule, Value, Version};
+use projection_vocabulary::{AggregateId, Attributes, Change, Decimal, DynProjection, HomeRow, RowKey, Value, Version};
 
 use super::{
-    Store, Trouble,
-    events::{SCAN_ITEMS_MAX, Segment},
+    Store, StoreError,
+    error::{Failure, classify, invalid_reason, retry_or_fail},
     expression::Expression,
     fresh_id,
     home::{HomeWrite, Row, condition, foreign_row, is_bookkeeping, row_key, row_of},
+    limits::{BATCH_GET_KEYS_MAX, SCAN_ITEMS_MAX},
     now,
     parking::Parking,
-    trouble::{Failure, invalid_reason, sort, undecided},
+    segment::Segment,
 };
 use crate::{
-    item::{SdkItem, attributes, from_value},
     retry::{Attempt, Deadline},
+    store::item::{SdkItem, attributes, from_value},
 };
-
-/// The most actions in one transaction.
-/// <https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_TransactWriteItems.html>
-pub const TRANSACTION_ACTIONS_MAX: usize = 100;
-/// The most keys in one BatchGetItem.
-/// <https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_BatchGetItem.html>
-pub const BATCH_GET_KEYS_MAX: usize = 100;
 
 /// What to add to shared rows, by row and attribute.
 pub type SharedAdds = BTreeMap<RowKey, BTreeMap<String, Decimal>>;
@@ -75,22 +69,28 @@ impl Store {
     /// Writes home rows and adds to shared rows, all or nothing: one home row by itself, more in a transaction.
     ///
     /// # Errors
-    /// [`Trouble`], with all written or nothing: deliver the records again.
-    pub async fn commit(&self, rule: &dyn Rule, writes: &[&HomeWrite], shared: &SharedAdds, deadline: Deadline) -> Result<Commit, Trouble> {
+    /// [`StoreError`], with all written or nothing: deliver the records again.
+    pub async fn commit(
+        &self,
+        rule: &dyn DynProjection,
+        writes: &[&HomeWrite],
+        shared: &SharedAdds,
+        deadline: Deadline,
+    ) -> Result<Commit, StoreError> {
         match writes {
             [write] if shared.is_empty() => self.commit_one(rule, write, deadline).await,
             _ => self.commit_all(rule, writes, shared, deadline).await,
         }
     }
 
-    async fn commit_one(&self, rule: &dyn Rule, write: &HomeWrite, deadline: Deadline) -> Result<Commit, Trouble> {
+    async fn commit_one(&self, rule: &dyn DynProjection, write: &HomeWrite, deadline: Deadline) -> Result<Commit, StoreError> {
         const OPERATION: &str = "UpdateItem on a home row";
         let (expression, condition) = write.expression();
         let applied_maybe = AtomicBool::new(false);
-        self.try_until((OPERATION, Some(rule)), deadline, || async {
+        self.send_with_retries((OPERATION, Some(rule)), deadline, || async {
             let request = self.update_item(rule, write.aggregate.as_str(), &expression).condition_expression(&condition);
             let request = request.return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
-            match self.dynamo.update_item(request).await.map_err(sort) {
+            match self.dynamo.update_item(request).await.map_err(classify) {
                 Ok(done) => {
                     self.meter.wrote(&done.consumed_capacity);
                     Attempt::Decided(Ok(Commit::Done))
@@ -105,14 +105,20 @@ impl Store {
                 Err(Failure::Invalid(reason)) => Attempt::Decided(Ok(Commit::Refused(vec![Cause::Invalid(reason)]))),
                 Err(failure) => {
                     applied_maybe.fetch_or(failure.applied_maybe(), Relaxed);
-                    undecided(OPERATION, failure)
+                    retry_or_fail(OPERATION, failure)
                 }
             }
         })
         .await?
     }
 
-    async fn commit_all(&self, rule: &dyn Rule, writes: &[&HomeWrite], shared: &SharedAdds, deadline: Deadline) -> Result<Commit, Trouble> {
+    async fn commit_all(
+        &self,
+        rule: &dyn DynProjection,
+        writes: &[&HomeWrite],
+        shared: &SharedAdds,
+        deadline: Deadline,
+    ) -> Result<Commit, StoreError> {
         let homes = writes.iter().map(|write| {
             let (expression, condition) = write.expression();
             self.update(rule, write.aggregate.as_str(), &expression, Some(condition))
@@ -130,14 +136,14 @@ impl Store {
     /// Parks an aggregate: its record and the mark on its home row, both or neither.
     ///
     /// # Errors
-    /// [`Trouble`]: the record must be reported as failed.
+    /// [`StoreError`]: the record must be reported as failed.
     pub async fn park(
         &self,
-        rule: &dyn Rule,
+        rule: &dyn DynProjection,
         (after, after_revision): (Version, u32),
         parking: &Parking<'_>,
         deadline: Deadline,
-    ) -> Result<Commit, Trouble> {
+    ) -> Result<Commit, StoreError> {
         let aggregate = parking.aggregate.expect("what is parked in a projection names its aggregate");
         let mut expression = Expression::default();
         expression.set("parkedAt", AttributeValue::S(now().to_string()));
@@ -147,7 +153,7 @@ impl Store {
         self.transact("TransactWriteItems on the parking table", rule, actions, 1, deadline).await
     }
 
-    fn update_item(&self, rule: &dyn Rule, key: &str, expression: &Expression) -> UpdateItemInputBuilder {
+    fn update_item(&self, rule: &dyn DynProjection, key: &str, expression: &Expression) -> UpdateItemInputBuilder {
         UpdateItemInput::builder()
             .table_name(self.table_of(rule))
             .key(rule.key(), AttributeValue::S(key.to_owned()))
@@ -158,7 +164,7 @@ impl Store {
     }
 
     /// The same as part of a transaction.
-    fn update(&self, rule: &dyn Rule, key: &str, expression: &Expression, condition: Option<String>) -> TransactWriteItem {
+    fn update(&self, rule: &dyn DynProjection, key: &str, expression: &Expression, condition: Option<String>) -> TransactWriteItem {
         let update = Update::builder()
             .table_name(self.table_of(rule))
             .key(rule.key(), AttributeValue::S(key.to_owned()))
@@ -176,18 +182,18 @@ impl Store {
     async fn transact(
         &self,
         operation: &'static str,
-        rule: &dyn Rule,
+        rule: &dyn DynProjection,
         actions: Vec<TransactWriteItem>,
         homes: usize,
         deadline: Deadline,
-    ) -> Result<Commit, Trouble> {
+    ) -> Result<Commit, StoreError> {
         // One token for all tries of one plan, so that a try whose answer was lost is not applied again.
         let token = fresh_id();
         let applied_maybe = AtomicBool::new(false);
-        self.try_until((operation, Some(rule)), deadline, || async {
+        self.send_with_retries((operation, Some(rule)), deadline, || async {
             let request = TransactWriteItemsInput::builder().set_transact_items(Some(actions.clone())).client_request_token(&token);
             let request = request.return_consumed_capacity(ReturnConsumedCapacity::Total);
-            match self.dynamo.transact_write_items(request).await.map_err(sort) {
+            match self.dynamo.transact_write_items(request).await.map_err(classify) {
                 Ok(done) => {
                     self.meter.wrote(done.consumed_capacity());
                     Attempt::Decided(Ok(Commit::Done))
@@ -199,7 +205,7 @@ impl Store {
                 Err(Failure::Invalid(reason)) => Attempt::Decided(Ok(Commit::Invalid(reason))),
                 Err(failure) => {
                     applied_maybe.fetch_or(failure.applied_maybe(), Relaxed);
-                    undecided(operation, failure)
+                    retry_or_fail(operation, failure)
                 }
             }
         })
@@ -208,11 +214,11 @@ impl Store {
 
     fn canceled(
         operation: &'static str,
-        rule: &dyn Rule,
+        rule: &dyn DynProjection,
         reasons: Vec<CancellationReason>,
         homes: usize,
         applied_maybe: &AtomicBool,
-    ) -> Attempt<Result<Commit, Trouble>, Trouble> {
+    ) -> Attempt<Result<Commit, StoreError>, StoreError> {
         let mut causes = Vec::with_capacity(homes);
         let mut busy = None;
         let mut unattributed = None;
@@ -222,14 +228,14 @@ impl Store {
                 "None" | "" => Cause::Other,
                 "ConditionalCheckFailed" => match refused_row(rule, reason.item) {
                     Ok(row) => Cause::Condition { row, applied_maybe: applied_maybe.load(Relaxed) },
-                    Err(trouble) => return Attempt::Decided(Err(trouble)),
+                    Err(error) => return Attempt::Decided(Err(error)),
                 },
                 "ValidationError" | "ItemCollectionSizeLimitExceeded" => Cause::Invalid(invalid_reason(reason.message.as_deref())),
                 "TransactionConflict" | "ProvisionedThroughputExceeded" | "ThrottlingError" => {
                     busy = Some(code);
                     Cause::Other
                 }
-                _ => return Attempt::Decided(Err(Trouble::Lasting { operation, class: code })),
+                _ => return Attempt::Decided(Err(StoreError::Permanent { operation, class: code })),
             };
             if at < homes {
                 causes.push(cause);
@@ -244,7 +250,7 @@ impl Store {
         match (unattributed, busy) {
             (Some(reason), _) => Attempt::Decided(Ok(Commit::Invalid(reason))),
             (None, busy) => {
-                Attempt::Again(Trouble::Passing { operation, class: busy.unwrap_or_else(|| "canceled without a reason".into()) })
+                Attempt::Again(StoreError::Transient { operation, class: busy.unwrap_or_else(|| "canceled without a reason".into()) })
             }
         }
     }
@@ -252,19 +258,24 @@ impl Store {
     /// Applies the `max` and `insert` operations of a change to shared rows. Idempotent, so safe to repeat.
     ///
     /// # Errors
-    /// The inner error says why DynamoDB refuses them; [`Trouble`] that nothing is known.
-    pub async fn raise(&self, rule: &dyn Rule, change: &Change, deadline: Deadline) -> Result<Result<(), &'static str>, Trouble> {
+    /// The inner error says why DynamoDB refuses them; [`StoreError`] that nothing is known.
+    pub async fn apply_monotone(
+        &self,
+        rule: &dyn DynProjection,
+        change: &Change,
+        deadline: Deadline,
+    ) -> Result<Result<(), &'static str>, StoreError> {
         let mut inserts: BTreeMap<&RowKey, Expression> = BTreeMap::new();
         for ((row, attribute), members) in change.insert() {
             inserts.entry(row).or_default().add(attribute, AttributeValue::Ss(members.iter().map(ToString::to_string).collect()));
         }
-        let raises = change.max().iter().map(|((row, attribute), value)| {
+        let monotone = change.max().iter().map(|((row, attribute), value)| {
             let mut expression = Expression::default();
             expression.set(attribute, from_value(value));
             let (name, value) = (expression.name(attribute), expression.value(from_value(value)));
             (row, expression, Some(format!("attribute_not_exists({name}) OR {name} < {value}")))
         });
-        for (row, expression, condition) in inserts.into_iter().map(|(row, expression)| (row, expression, None)).chain(raises) {
+        for (row, expression, condition) in inserts.into_iter().map(|(row, expression)| (row, expression, None)).chain(monotone) {
             let done = self.update_if("UpdateItem on a shared row", rule, row.as_str(), &expression, condition, deadline).await?;
             if let Err(reason) = done {
                 return Ok(Err(reason));
@@ -277,15 +288,15 @@ impl Store {
     pub(super) async fn update_if(
         &self,
         operation: &'static str,
-        rule: &dyn Rule,
+        rule: &dyn DynProjection,
         key: &str,
         expression: &Expression,
         condition: Option<String>,
         deadline: Deadline,
-    ) -> Result<Result<(), &'static str>, Trouble> {
-        self.try_until((operation, Some(rule)), deadline, || async {
+    ) -> Result<Result<(), &'static str>, StoreError> {
+        self.send_with_retries((operation, Some(rule)), deadline, || async {
             let request = self.update_item(rule, key, expression).set_condition_expression(condition.clone());
-            match self.dynamo.update_item(request).await.map_err(sort) {
+            match self.dynamo.update_item(request).await.map_err(classify) {
                 Ok(done) => {
                     self.meter.wrote(&done.consumed_capacity);
                     Attempt::Decided(Ok(Ok(())))
@@ -295,7 +306,7 @@ impl Store {
                     Attempt::Decided(Ok(Ok(())))
                 }
                 Err(Failure::Invalid(reason)) => Attempt::Decided(Ok(Err(reason))),
-                Err(failure) => undecided(operation, failure),
+                Err(failure) => retry_or_fail(operation, failure),
             }
         })
         .await?
@@ -304,13 +315,13 @@ impl Store {
     /// Reads home rows, consistently. A row that is absent is not in the answer.
     ///
     /// # Errors
-    /// [`Trouble`]: deliver the records again.
+    /// [`StoreError`]: deliver the records again.
     pub async fn read_rows(
         &self,
-        rule: &dyn Rule,
+        rule: &dyn DynProjection,
         aggregates: &[AggregateId],
         deadline: Deadline,
-    ) -> Result<HashMap<AggregateId, HomeRow>, Trouble> {
+    ) -> Result<HashMap<AggregateId, HomeRow>, StoreError> {
         let keys = aggregates.iter().map(|id| row_key(rule, id.as_str())).collect();
         let mut rows = HashMap::new();
         for item in self.get_all(Some(rule), keys, deadline).await? {
@@ -321,7 +332,12 @@ impl Store {
     }
 
     /// The items of this projection, or of the event store, with these keys, as far as they are there, by consistent read.
-    pub(super) async fn get_all(&self, rule: Option<&dyn Rule>, keys: Vec<SdkItem>, deadline: Deadline) -> Result<Vec<SdkItem>, Trouble> {
+    pub(super) async fn get_all(
+        &self,
+        rule: Option<&dyn DynProjection>,
+        keys: Vec<SdkItem>,
+        deadline: Deadline,
+    ) -> Result<Vec<SdkItem>, StoreError> {
         let mut found = Vec::new();
         for batch in keys.chunks(BATCH_GET_KEYS_MAX) {
             let keys = KeysAndAttributes::builder().set_keys(Some(batch.to_vec())).consistent_read(true);
@@ -337,26 +353,26 @@ impl Store {
 
     async fn batch_get(
         &self,
-        rule: Option<&dyn Rule>,
+        rule: Option<&dyn DynProjection>,
         keys: KeysAndAttributes,
         deadline: Deadline,
-    ) -> Result<(Vec<SdkItem>, Option<KeysAndAttributes>), Trouble> {
+    ) -> Result<(Vec<SdkItem>, Option<KeysAndAttributes>), StoreError> {
         let table = rule.map_or(self.names.event_store.as_str(), |rule| self.table_of(rule));
-        self.try_until(("BatchGetItem", rule), deadline, || async {
+        self.send_with_retries(("BatchGetItem", rule), deadline, || async {
             let request = BatchGetItemInput::builder().request_items(table, keys.clone());
             let request = request.return_consumed_capacity(ReturnConsumedCapacity::Total);
-            match self.dynamo.batch_get_item(request).await.map_err(sort) {
+            match self.dynamo.batch_get_item(request).await.map_err(classify) {
                 Ok(done) => {
                     self.meter.read_rows(done.consumed_capacity());
                     let items = done.responses.and_then(|mut tables| tables.remove(table)).unwrap_or_default();
                     let unprocessed = done.unprocessed_keys.and_then(|mut tables| tables.remove(table));
                     // Not by the items that came: those that are absent were looked for as well.
                     if unprocessed.as_ref().is_some_and(|left| left.keys.len() >= keys.keys.len()) {
-                        return Attempt::Again(Trouble::Passing { operation: "BatchGetItem", class: "all keys unprocessed".into() });
+                        return Attempt::Again(StoreError::Transient { operation: "BatchGetItem", class: "all keys unprocessed".into() });
                     }
                     Attempt::Decided(Ok((items, unprocessed)))
                 }
-                Err(failure) => undecided("BatchGetItem", failure),
+                Err(failure) => retry_or_fail("BatchGetItem", failure),
             }
         })
         .await?
@@ -365,8 +381,8 @@ impl Store {
     /// Every row of a projection as a reader sees it, by key; `version` is there on home rows, `parked` on parked ones.
     ///
     /// # Errors
-    /// [`Trouble`].
-    pub async fn visible_rows(&self, rule: &dyn Rule) -> Result<BTreeMap<RowKey, Attributes>, Trouble> {
+    /// [`StoreError`].
+    pub async fn visible_rows(&self, rule: &dyn DynProjection) -> Result<BTreeMap<RowKey, Attributes>, StoreError> {
         let mut rows = BTreeMap::new();
         let mut from = None;
         loop {
@@ -394,21 +410,21 @@ impl Store {
     /// One page of a scan of a segment of a read model, by consistent read, and the key where to go on.
     pub(super) async fn scan_items(
         &self,
-        rule: &dyn Rule,
+        rule: &dyn DynProjection,
         segment: Segment,
         from: Option<SdkItem>,
         deadline: Deadline,
-    ) -> Result<(Vec<SdkItem>, Option<SdkItem>), Trouble> {
+    ) -> Result<(Vec<SdkItem>, Option<SdkItem>), StoreError> {
         let scan = || {
             let request = segment.of(ScanInput::builder().table_name(self.table_of(rule)).consistent_read(true).limit(SCAN_ITEMS_MAX));
             self.dynamo.scan(request.set_exclusive_start_key(from.clone()).return_consumed_capacity(ReturnConsumedCapacity::Total))
         };
-        let page = self.ask("Scan of a read model", deadline, scan).await?;
+        let page = self.send("Scan of a read model", deadline, scan).await?;
         self.meter.read_rows(&page.consumed_capacity);
         Ok((page.items.unwrap_or_default(), page.last_evaluated_key))
     }
 }
 
-fn refused_row(rule: &dyn Rule, item: Option<SdkItem>) -> Result<Option<Box<HomeRow>>, Trouble> {
+fn refused_row(rule: &dyn DynProjection, item: Option<SdkItem>) -> Result<Option<Box<HomeRow>>, StoreError> {
     item.filter(|item| !item.is_empty()).map(|item| row_of(rule, item).map(|row| Box::new(row.home))).transpose()
 }

@@ -6,17 +6,17 @@
 
 use std::error::Error;
 
-use projection_vocabulary::Rule;
+use projection_vocabulary::DynProjection;
 use tracing::{Span, field::Empty};
 
-use super::Trouble;
+use super::StoreError;
 
 /// What spans go by where events are heard or not.
 pub const TARGET: &str = concat!(env!("CARGO_CRATE_NAME"), "::spans");
 
 /// The span of a request, retries and the pauses before them included, as the conventions want it
 /// (<https://opentelemetry.io/docs/specs/semconv/db/dynamodb/>). The first word of an operation is DynamoDB's own name for it.
-pub fn request(operation: &'static str, rule: Option<&dyn Rule>) -> Span {
+pub fn request(operation: &'static str, rule: Option<&dyn DynProjection>) -> Span {
     tracing::trace_span!(
         target: TARGET,
         "request",
@@ -25,27 +25,27 @@ pub fn request(operation: &'static str, rule: Option<&dyn Rule>) -> Span {
         otel.status_code = Empty,
         db.system.name = "aws.dynamodb",
         db.operation.name = operation.split(' ').next(),
-        projection = rule.map(Rule::name),
+        projection = rule.map(DynProjection::name),
         retries = Empty,
         error.type = Empty,
     )
 }
 
 /// Another try follows one that ended now, in this trouble.
-pub fn again(trouble: &Trouble) {
-    tracing::trace!(target: TARGET, { error.type = trouble.class() }, "retry");
+pub fn again(error: &StoreError) {
+    tracing::trace!(target: TARGET, { error.type = error.class() }, "retry");
 }
 
 /// What a request came to.
-pub fn answered<T, E: Error + 'static>(span: &Span, retries: i64, answer: &Result<Result<T, E>, Trouble>) {
+pub fn answered<T, E: Error + 'static>(span: &Span, retries: i64, answer: &Result<Result<T, E>, StoreError>) {
     if retries > 0 {
         span.record("retries", retries);
     }
-    let trouble = match answer {
+    let error = match answer {
         Ok(Ok(_)) => return,
         Ok(Err(error)) => (error as &(dyn Error + 'static)).downcast_ref(),
-        Err(trouble) => Some(trouble),
+        Err(error) => Some(error),
     };
     // What is no trouble is for the caller to tell, and may name an aggregate.
-    span.record("error.type", trouble.map_or("refused", Trouble::class)).record("otel.status_code", "ERROR");
+    span.record("error.type", error.map_or("refused", StoreError::class)).record("otel.status_code", "ERROR");
 }

@@ -13,9 +13,9 @@ use aws_sdk_dynamodb::{
         StreamSpecification, StreamViewType, TableStatus,
     },
 };
-use projection_vocabulary::{Index, Registry, Rule};
+use projection_vocabulary::{DynProjection, Index, Registry};
 
-use super::{Store, Trouble, trouble::lasting};
+use super::{Store, StoreError, error::lasting};
 use crate::retry::Deadline;
 
 /// The event store's index by event type and time.
@@ -28,12 +28,12 @@ impl Store {
     /// Creates the tables that are missing and waits until all are active. Returns the names of those created.
     ///
     /// # Errors
-    /// [`Trouble`].
-    pub async fn create_tables(&self, registry: Registry) -> Result<Vec<String>, Trouble> {
+    /// [`StoreError`].
+    pub async fn create_tables(&self, registry: Registry) -> Result<Vec<String>, StoreError> {
         let mut created = Vec::new();
         self.create(&self.names.event_store, of_events(&self.names.event_store), &mut created).await?;
         self.create(&self.names.parked, of_parked(&self.names.parked), &mut created).await?;
-        for rule in registry.rules() {
+        for rule in registry.projections() {
             let name = self.table_of(*rule);
             self.create(name, of_rows(*rule, name), &mut created).await?;
         }
@@ -46,8 +46,8 @@ impl Store {
     /// Creates the table of a rule's rows if it is missing, and waits until it is active. Returns whether it was.
     ///
     /// # Errors
-    /// [`Trouble`].
-    pub async fn create_table_of(&self, rule: &dyn Rule) -> Result<bool, Trouble> {
+    /// [`StoreError`].
+    pub async fn create_table_of(&self, rule: &dyn DynProjection) -> Result<bool, StoreError> {
         let (name, mut created) = (self.table_of(rule), Vec::new());
         self.create(name, of_rows(rule, name), &mut created).await?;
         self.wait_until_active(name).await?;
@@ -64,14 +64,14 @@ impl Store {
     /// The ARN of the event store's stream; `None` if it has none.
     ///
     /// # Errors
-    /// [`Trouble`].
-    pub async fn event_store_stream(&self) -> Result<Option<String>, Trouble> {
+    /// [`StoreError`].
+    pub async fn event_store_stream(&self) -> Result<Option<String>, StoreError> {
         let describe = || self.dynamo.describe_table(DescribeTableInput::builder().table_name(&self.names.event_store));
-        let described = self.ask("DescribeTable of the event store", Deadline::NONE, describe).await?;
+        let described = self.send("DescribeTable of the event store", Deadline::NONE, describe).await?;
         Ok(described.table.and_then(|table| table.latest_stream_arn))
     }
 
-    async fn create(&self, name: &str, table: CreateTableInputBuilder, created: &mut Vec<String>) -> Result<(), Trouble> {
+    async fn create(&self, name: &str, table: CreateTableInputBuilder, created: &mut Vec<String>) -> Result<(), StoreError> {
         match self.dynamo.create_table(table).await.map_err(SdkError::into_service_error) {
             Ok(_) => created.push(name.to_owned()),
             Err(error) if error.is_resource_in_use_exception() => {}
@@ -83,7 +83,7 @@ impl Store {
         Ok(())
     }
 
-    async fn wait_until_active(&self, name: &str) -> Result<(), Trouble> {
+    async fn wait_until_active(&self, name: &str) -> Result<(), StoreError> {
         let active = async {
             loop {
                 let described = self
@@ -97,7 +97,7 @@ impl Store {
                 tokio::time::sleep(LOOK_EVERY).await;
             }
         };
-        let late = || Trouble::Passing { operation: "CreateTable", class: format!("`{name}` is not active yet") };
+        let late = || StoreError::Transient { operation: "CreateTable", class: format!("`{name}` is not active yet") };
         tokio::time::timeout(ACTIVE_WITHIN, active).await.unwrap_or_else(|_| Err(late()))
     }
 }
@@ -117,7 +117,7 @@ pub(crate) fn of_parked(name: &str) -> CreateTableInputBuilder {
 }
 
 /// The table of a rule's rows.
-pub(crate) fn of_rows(rule: &dyn Rule, name: &str) -> CreateTableInputBuilder {
+pub(crate) fn of_rows(rule: &dyn DynProjection, name: &str) -> CreateTableInputBuilder {
     let index_keys: Vec<_> = rule.indexes().iter().flat_map(|index| [index.partition, index.sort]).collect();
     let mut table = table(name, rule.key(), None, &index_keys);
     for Index { name, partition, sort, include } in rule.indexes() {

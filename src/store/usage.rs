@@ -7,7 +7,7 @@ use std::{
 
 use aws_sdk_dynamodb::types::ConsumedCapacity;
 
-use super::Trouble;
+use super::StoreError;
 
 /// Requests and capacity units spent.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -64,9 +64,9 @@ impl Meter {
     }
 
     /// Another attempt follows one that this trouble met.
-    pub fn again(&self, trouble: &Trouble) {
+    pub fn again(&self, error: &StoreError) {
         self.retries.fetch_add(1, Relaxed);
-        self.conflicts.fetch_add(u64::from(trouble.is_conflict()), Relaxed);
+        self.conflicts.fetch_add(u64::from(error.is_conflict()), Relaxed);
     }
 
     pub fn wrote<'a>(&self, capacity: impl IntoIterator<Item = &'a ConsumedCapacity>) {

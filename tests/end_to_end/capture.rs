@@ -8,7 +8,7 @@ use projection_vocabulary::{
     AggregateId, RecordedEvent, Value, Version, data,
     sample::{Fact, record},
 };
-use projection_worker::capture::{Begin, Capture};
+use projection_worker::internals::sources::stream::{Begin, Capture};
 use serde_json::{Value as Json, json};
 
 use crate::world::World;
@@ -114,7 +114,7 @@ async fn what_is_appended_is_what_the_stream_carries() {
         let events: Vec<_> = record(facts).collect();
         append(&world, &events).await;
         let records: Vec<_> = stream(&world).await.iter().map(|record| serde_json::value::to_raw_value(record).expect("JSON")).collect();
-        let report = world.worker.process(&records, projection_worker::retry::Deadline::NONE).await;
+        let report = world.worker.process(&records, projection_worker::internals::retry::Deadline::NONE).await;
         assert_eq!(report.total.applied, events.len() as u64);
         assert_eq!(report.projections[projection].applied, events.len() as u64);
         assert_eq!(world.rows().await, crate::world::fold(crate::world::registry(), &events));

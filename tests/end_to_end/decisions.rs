@@ -1,7 +1,10 @@
 //! What the worker does with a span of events, by what the row says: a test for each row of the table in `lane`.
 
 use projection_vocabulary::{RecordedEvent, Registry, Value, data};
-use projection_worker::{report::Report, report::Tally, retry::Deadline};
+use projection_worker::internals::{
+    engine::report::{Report, Tally},
+    retry::Deadline,
+};
 
 use crate::{
     rules,
@@ -193,7 +196,7 @@ async fn one_invocation_projects_no_more_anew_than_it_may_and_the_next_goes_on()
     let first: Vec<_> = events.iter().filter(|event| event.version.0 == 1).cloned().collect();
     let second: Vec<_> = events.iter().filter(|event| event.version.0 == 2).cloned().collect();
     world.process(&first).await;
-    let worker = world.worker_of(rules::HOUSES_2).reprojecting_at_most(1);
+    let worker = world.worker_of(rules::HOUSES_2).with_reprojection_budget(1);
     let deadline = || Deadline::at(std::time::Instant::now() + std::time::Duration::from_mins(1));
     for (reprojected, failed) in [(1, 2), (1, 1), (1, 0)] {
         let report = worker.process(&records(&second), deadline()).await;

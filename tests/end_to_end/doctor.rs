@@ -13,7 +13,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use projection_worker::doctor::{Examination, Finding, checks, examine, template};
+use projection_worker::internals::doctor::{Examination, Finding, checks, examine, template};
 use serde_json::{Value as Json, json};
 use tokio::net::TcpListener;
 

@@ -4,10 +4,13 @@ use std::collections::BTreeSet;
 
 use futures::future::join_all;
 use projection_vocabulary::{RecordedEvent, Version, data};
-use projection_worker::{
-    item::encode_event,
+use projection_worker::internals::{
     retry::Deadline,
-    store::events::{AppendError, Imported, Stored},
+    store::{
+        append::{AppendError, Imported},
+        events::Stored,
+        item::encode_event,
+    },
 };
 
 use crate::world::{Fault, World, account, impostor, recorded};

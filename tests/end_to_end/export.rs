@@ -12,10 +12,12 @@ use aws_smithy_types::base64;
 use flate2::{Compression, write::GzEncoder};
 use md5::{Digest as _, Md5};
 use projection_vocabulary::{AggregateId, RecordedEvent, Value, Version, data};
-use projection_worker::{
-    export::{Export, ExportError, PAGE_BYTES_MAX, Sorted},
-    item::{Malformed, SdkItem, encode_event},
-    store::events::Stored,
+use projection_worker::internals::{
+    sources::export::{Export, ExportError, PAGE_BYTES_MAX, Sorted},
+    store::{
+        events::Stored,
+        item::{Malformed, SdkItem, encode_event},
+    },
 };
 use serde_dynamo::Item;
 use serde_json::json;

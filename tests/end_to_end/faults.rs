@@ -11,7 +11,7 @@ use std::{
 
 use futures::future::join_all;
 use projection_vocabulary::{RecordedEvent, Registry, Value, data};
-use projection_worker::{report::Report, retry::Deadline};
+use projection_worker::internals::{engine::report::Report, retry::Deadline};
 use serde_json::json;
 
 use crate::{
@@ -28,7 +28,7 @@ const THROTTLED: [(u16, &str); 5] = [
 ];
 
 fn applied(report: &Report) -> [u64; 4] {
-    assert_eq!(report.total.parked, 0, "infrastructure trouble never parks");
+    assert_eq!(report.total.parked, 0, "infrastructure error never parks");
     [report.total.applied, report.total.duplicate, report.total.healed, report.total.failed]
 }
 
@@ -246,7 +246,11 @@ async fn eight_workers_on_the_same_records_end_as_one() {
 }
 
 /// Kills the worker at its `k`-th call, for every `k`, and lets another one do the batch again.
-async fn crash_at_every_call(rules: &'static [&'static dyn projection_vocabulary::Rule], events: &[RecordedEvent], hang: fn() -> Fault) {
+async fn crash_at_every_call(
+    rules: &'static [&'static dyn projection_vocabulary::DynProjection],
+    events: &[RecordedEvent],
+    hang: fn() -> Fault,
+) {
     for k in 1.. {
         let world = World::with(Registry::new(rules)).await;
         // The first batch is lost whole, so that what follows also heals.

@@ -2,8 +2,8 @@
 
 use std::{process::Output, time::SystemTime};
 
-use projection_vocabulary::{Attributes, Change, Index, RecordedEvent, Refusal, Registry, Rule, Value};
-use projection_worker::store::parking::Parked;
+use projection_vocabulary::{Attributes, Change, DynProjection, Index, RecordedEvent, Refusal, Registry, Value};
+use projection_worker::internals::store::parking::Parked;
 use serde_json::{Value as Json, json, value::RawValue};
 use tokio::process::Command;
 
@@ -223,7 +223,7 @@ async fn log_lines_are_json_for_lambda_and_hold_no_event_data() {
 /// A rule with a bug that no projection could have: it panics where nobody catches it.
 pub struct Panicking;
 
-impl Rule for Panicking {
+impl DynProjection for Panicking {
     fn name(&self) -> &'static str {
         "panicking"
     }

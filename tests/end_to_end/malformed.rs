@@ -8,8 +8,8 @@ use std::{
 };
 
 use projection_vocabulary::{AggregateId, Attributes, RecordedEvent, Rows, Value, Version};
-use projection_worker::{
-    decode::{Body, decode},
+use projection_worker::internals::{
+    engine::decode::{Body, decode},
     retry::Deadline,
 };
 use serde_json::value::RawValue;
@@ -41,11 +41,11 @@ enum Expected {
 }
 
 fn expected(odd: &Odd) -> Expected {
-    let known = |event_type: &str| registry().rules().iter().any(|rule| rule.event_types().contains(&event_type));
+    let known = |event_type: &str| registry().projections().iter().any(|rule| rule.event_types().contains(&event_type));
     match decode(&odd.record).body {
         Body::Event(event) if !known(&event.event_type) => Expected::Ignored,
         Body::Event(event) => {
-            let fits = registry().rules().iter().all(|rule| Rows::default().fold(*rule, &event).is_ok());
+            let fits = registry().projections().iter().all(|rule| Rows::default().fold(*rule, &event).is_ok());
             if event.version == Version(1) && fits { Expected::Applied(event) } else { Expected::Waits(event.aggregate) }
         }
         Body::Poison(poison) => match (poison.event, poison.event_type) {

@@ -276,7 +276,7 @@ async fn retries_are_counted_and_conflicts_among_them() {
         2 => Fault::error(400, "TransactionConflictException"),
         _ => Fault::None,
     });
-    let report = tapped.worker.process(&records(&events), projection_worker::retry::Deadline::NONE).await;
+    let report = tapped.worker.process(&records(&events), projection_worker::internals::retry::Deadline::NONE).await;
     assert_eq!((report.usage.requests, report.usage.retries, report.usage.conflicts), (3, 2, 1));
     assert_eq!(world.rows().await, fold(registry(), &events));
 }

@@ -9,13 +9,14 @@ use std::{
 };
 
 use futures::future::join_all;
-use projection_vocabulary::{RecordedEvent, Registry, Rule, Value, Version, data};
+use projection_vocabulary::{DynProjection, RecordedEvent, Registry, Value, Version, data};
 use projection_worker::{
     Worker,
-    catch_up::Trust,
-    redrive::Redriven,
-    retry::Deadline,
-    store::parking::{NO_PROJECTION, Parked, Parking},
+    internals::{
+        operations::{catch_up::Trust, redrive::Redriven},
+        retry::Deadline,
+        store::parking::{NO_PROJECTION, Parked, Parking},
+    },
 };
 use serde_json::{Value as Json, json, value::RawValue};
 
@@ -85,7 +86,7 @@ fn still(redriven: Redriven) -> String {
 }
 
 /// Its row and what it shares are the fold, and nothing is parked.
-async fn assert_exact(world: &World, rules: &'static [&'static dyn Rule], truth: &[RecordedEvent], case: &str) {
+async fn assert_exact(world: &World, rules: &'static [&'static dyn DynProjection], truth: &[RecordedEvent], case: &str) {
     assert_eq!(world.rows().await, fold(Registry::new(rules), truth), "{case}");
     assert_eq!(entries(world).await, [], "{case}");
 }
@@ -230,7 +231,7 @@ async fn redrives_that_race_each_other_and_the_stream_end_in_the_fold() {
                 tapped[0]
                     .worker
                     .store()
-                    .import(&event.aggregate, event.version, projection_worker::item::encode_event(event))
+                    .import(&event.aggregate, event.version, projection_worker::internals::store::item::encode_event(event))
                     .await
                     .expect("imported");
                 let batch = records(&[truth.as_slice(), std::slice::from_ref(event)].concat());
@@ -656,7 +657,7 @@ async fn append_with_holes(world: &World, events: &[RecordedEvent], holes: &[u64
     world.append_all(events).await;
     for hole in holes {
         let event = &events[usize::try_from(hole - 1).expect("small")];
-        let item = projection_worker::item::encode_event(event);
+        let item = projection_worker::internals::store::item::encode_event(event);
         let request = world.embedded.client().delete_item().table_name("event-store").key("PK", item["PK"].clone());
         request.key("SK", item["SK"].clone()).send().await.expect("deleted");
     }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use projection_vocabulary::{RecordedEvent, Value};
-use projection_worker::retry::Deadline;
+use projection_worker::internals::retry::Deadline;
 use serde_json::{Value as Json, json};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},

@@ -15,7 +15,7 @@ use std::{
 use fastrand::Rng;
 use futures::future::join_all;
 use projection_vocabulary::RecordedEvent;
-use projection_worker::{input, retry::Deadline};
+use projection_worker::internals::{retry::Deadline, sources::input};
 use serde_json::{Value as Json, json, value::RawValue};
 use simulation::poller::{self, Discarded, Poller, Settings};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};

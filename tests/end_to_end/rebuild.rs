@@ -9,15 +9,21 @@ use fastrand::Rng;
 use projection_vocabulary::{AggregateId, Attributes, RecordedEvent, Registry, RowKey, Timestamp, Value, Version};
 use projection_worker::{
     Worker,
-    embedded::Embedded,
-    rebuild::{Counts, Rebuild, SegmentRebuild, Task},
-    retry::Deadline,
-    store::{
-        Store,
-        cursors::SavedCursor,
-        events::{Cursor, Segment, Stored},
+    internals::{
+        embedded::Embedded,
+        operations::{
+            rebuild::{Rebuild, Task, segment::SegmentRebuild},
+            recent::Recent,
+        },
+        progress::Counts,
+        retry::Deadline,
+        store::{
+            Store,
+            cursors::SavedCursor,
+            events::Stored,
+            segment::{Cursor, Segment},
+        },
     },
-    sweep::Recent,
 };
 
 use crate::{
@@ -76,7 +82,7 @@ pub fn expected(events: &[RecordedEvent]) -> Visible {
 
 /// One pass over all segments at once.
 pub async fn rebuild(worker: &Worker, task: Task, segments: u32) -> Counts {
-    let rule = worker.registry().rules()[0];
+    let rule = worker.registry().projections()[0];
     let each = Segment::all(segments).map(async |segment| {
         let mut pass = SegmentRebuild::new(worker, rule, task, segment, (None, Counts::default()));
         while pass.step(Deadline::NONE).await.expect("nothing fails") {}
@@ -103,7 +109,7 @@ fn beside(embedded: &Embedded, table: &str) -> Worker {
 #[tokio::test]
 async fn however_a_history_is_cut_into_pieces_and_in_whatever_order_they_come_rows_are_whole() {
     let events = stays(1, 60, 6, 1);
-    for (seed, task) in (0..16).flat_map(|seed| [(seed, Task::Rebuild), (seed, Task::Beside)]) {
+    for (seed, task) in (0..16).flat_map(|seed| [(seed, Task::Rebuild), (seed, Task::IntoTable)]) {
         let (mut random, world) = (Rng::with_seed(seed), World::with(Registry::new(STAYS_1)).await);
         world.append_all(&events).await;
         // Every other time a third of the events have been counted.
@@ -176,7 +182,7 @@ fn resumed<'a>(worker: &'a Worker, pass: &SegmentRebuild<'_>, task: Task) -> Seg
     let (cursor, counts) = pass.checkpoint();
     let kept = serde_json::to_string(&(cursor, counts)).expect("JSON");
     let from: (Option<Cursor>, Counts) = serde_json::from_str(&kept).expect("JSON");
-    SegmentRebuild::new(worker, worker.registry().rules()[0], task, pass.segment(), from)
+    SegmentRebuild::new(worker, worker.registry().projections()[0], task, pass.segment(), from)
 }
 
 #[tokio::test]
@@ -242,9 +248,13 @@ async fn a_history_over_many_pages_is_one_row_wherever_it_is_closed() {
     events.extend(others.into_iter().filter(|event| event.aggregate.as_str() != "guest-000"));
     let world = World::with(Registry::new(STAYS_1)).await;
     world.append_all(&events).await;
-    for (task, stale, close_at) in
-        [(Task::Rebuild, true, 0), (Task::Rebuild, false, 3), (Task::Rebuild, true, 3), (Task::Beside, false, 2), (Task::Beside, false, 0)]
-    {
+    for (task, stale, close_at) in [
+        (Task::Rebuild, true, 0),
+        (Task::Rebuild, false, 3),
+        (Task::Rebuild, true, 3),
+        (Task::IntoTable, false, 2),
+        (Task::IntoTable, false, 0),
+    ] {
         let worker = beside(&world.embedded, &format!("stays-{task:?}-{stale}-{close_at}"));
         worker.store().create_table_of(STAYS_2[0]).await.expect("a table");
         if stale {
@@ -295,7 +305,7 @@ async fn an_event_that_the_new_rule_refuses_parks_in_place_and_only_stops_beside
     let aside = beside(&world.embedded, "stays-2");
     aside.store().create_table_of(STAYS_2[0]).await.expect("a table");
     for created in [10, 0] {
-        let counts = rebuild(&aside, Task::Beside, 3).await;
+        let counts = rebuild(&aside, Task::IntoTable, 3).await;
         assert_eq!((counts.created, counts.stopped, counts.parked, counts.caught_up), (created, 1, 0, 0), "{counts:?}");
         assert_eq!((rows_in(aside.store()).await, world.parked().await), (until.clone(), vec![]));
     }
@@ -325,7 +335,7 @@ async fn an_event_that_the_new_rule_refuses_parks_in_place_and_only_stops_beside
         // Mended, it is redriven.
         world.correct(&good[at]).await;
         let parked = worker.store().parked().await.expect("parked").remove(0);
-        worker.redrive(&parked, projection_worker::catch_up::Trust::Row, Deadline::NONE).await.expect("redriven");
+        worker.redrive(&parked, projection_worker::internals::operations::catch_up::Trust::Row, Deadline::NONE).await.expect("redriven");
         assert_eq!(rows_in(worker.store()).await, expected(&good), "{is_there}");
         assert_eq!(world.parked().await, []);
     }
@@ -370,10 +380,10 @@ async fn a_table_beside_becomes_equal_and_the_live_one_stays_as_it_is() {
     let aside = beside(&world.embedded, "stays-2");
     assert!(aside.store().create_table_of(STAYS_2[0]).await.expect("a table"));
     assert!(!aside.store().create_table_of(STAYS_2[0]).await.expect("it is there"));
-    let counts = rebuild(&aside, Task::Beside, 4).await;
+    let counts = rebuild(&aside, Task::IntoTable, 4).await;
     assert_eq!((counts.created, counts.replaced, counts.changed), (30, 0, 30));
     assert_eq!((rows_in(aside.store()).await, world.rows().await), (expected(&events), before));
-    assert!(rebuild(&aside, Task::Beside, 4).await.nothing_done());
+    assert!(rebuild(&aside, Task::IntoTable, 4).await.nothing_done());
 }
 
 #[tokio::test]
@@ -442,7 +452,7 @@ async fn those_behind_are_found_by_a_scan_or_by_the_index_alone() {
 async fn a_first_event_that_comes_last_takes_nothing_back() {
     let events = stays(12, 12, 2, 1);
     let (one, other): (Vec<_>, Vec<_>) = events.iter().cloned().partition(|event| event.aggregate.as_str() == "guest-000");
-    for task in [Task::Rebuild, Task::Beside] {
+    for task in [Task::Rebuild, Task::IntoTable] {
         let world = World::with(Registry::new(STAYS_2)).await;
         world.append_all(&events).await;
         let mut pass = Rebuild::new(&world.worker, STAYS_2[0], task);

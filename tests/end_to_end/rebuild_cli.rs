@@ -13,9 +13,10 @@ use std::{
 use projection_vocabulary::{RecordedEvent, Value};
 use projection_worker::{
     Worker,
-    item::encode_event,
-    retry::Deadline,
-    store::{Store, events::Segment},
+    internals::{
+        retry::Deadline,
+        store::{Store, item::encode_event, segment::Segment},
+    },
 };
 use serde_json::{Value as Json, json};
 use tokio::{
@@ -86,7 +87,7 @@ async fn rows_are_made_in_place_and_the_second_run_says_that_there_is_nothing_to
     for segment in ["0/3", "1/3", "2/3"] {
         let (code, _, said) = run(&["rebuild-projection", "forum-counters", "--segment", segment]).await;
         assert_eq!(code, 0, "{said}");
-        let kept = world.worker.store().saved_cursors(registry().rules()[1], Deadline::NONE).await.expect("cursors");
+        let kept = world.worker.store().saved_cursors(registry().projections()[1], Deadline::NONE).await.expect("cursors");
         assert_eq!(kept.len(), if segment == "2/3" { 0 } else { segment[..1].parse::<usize>().expect("a digit") + 1 });
     }
     assert_eq!(world.rows().await, fold(registry(), &events));
@@ -127,7 +128,7 @@ async fn a_table_beside_is_created_with_its_rows_and_no_other_table_is_taken_for
     assert!(code == 0 && out.contains("nothing to do"), "{out}");
     let beside = names(registry()).beside("forum-counters", "forum-2").expect("a name");
     let beside = Worker::new(Store::new(world.embedded.client(), beside), registry());
-    let rows = beside.store().visible_rows(registry().rules()[1]).await.expect("rows");
+    let rows = beside.store().visible_rows(registry().projections()[1]).await.expect("rows");
     assert_eq!(rows, fold(registry(), &events)["forum-counters"]);
     assert!(world.rows().await.values().all(BTreeMap::is_empty), "the live tables are as they were");
     let described = |table| world.embedded.client().describe_table().table_name(table).send();
@@ -207,7 +208,7 @@ async fn an_interrupted_rebuild_is_gone_on_with_from_its_cursors() {
     let output = child.wait_with_output().await.expect("it ends");
     assert_eq!(output.status.code(), Some(130), "{said}");
     assert!(said.ends_with("interrupted: the same command with --resume goes on from here\n"), "{said}");
-    let kept = world.worker.store().saved_cursors(registry().rules()[0], Deadline::NONE).await.expect("cursors");
+    let kept = world.worker.store().saved_cursors(registry().projections()[0], Deadline::NONE).await.expect("cursors");
     assert_eq!(kept.iter().map(|saved| saved.segment).collect::<Vec<_>>(), Segment::all(2).collect::<Vec<_>>());
     assert!(kept.iter().any(|saved| saved.cursor.is_some() && !saved.done), "{kept:?}");
     let created = kept.iter().map(|saved| saved.counts.created).sum::<u64>();
@@ -224,7 +225,7 @@ async fn an_interrupted_rebuild_is_gone_on_with_from_its_cursors() {
         "both runs count: {result}"
     );
     assert_eq!(world.rows().await, fold(registry(), &events));
-    assert_eq!(world.worker.store().saved_cursors(registry().rules()[0], Deadline::NONE).await.expect("cursors"), []);
+    assert_eq!(world.worker.store().saved_cursors(registry().projections()[0], Deadline::NONE).await.expect("cursors"), []);
 }
 
 #[tokio::test]

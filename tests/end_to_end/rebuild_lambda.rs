@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use projection_vocabulary::{RecordedEvent, Registry};
-use projection_worker::{rebuild::Counts, retry::Deadline};
+use projection_worker::internals::{progress::Counts, retry::Deadline};
 use serde_json::{Value as Json, json};
 use tokio::process::Command;
 
@@ -188,5 +188,5 @@ async fn a_task_that_is_none_is_an_error_of_the_function() {
     let Answer::Response(answer) = done else { panic!("{done:?}") };
     let answer: Json = serde_json::from_str(&answer).expect("JSON");
     assert_eq!((&answer["segment"], &answer["segments"], &answer["done"]), (&json!(0), &json!(1), &json!(true)));
-    assert_eq!(world.worker.store().saved_cursors(registry().rules()[0], Deadline::NONE).await.expect("cursors"), []);
+    assert_eq!(world.worker.store().saved_cursors(registry().projections()[0], Deadline::NONE).await.expect("cursors"), []);
 }

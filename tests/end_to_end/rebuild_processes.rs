@@ -3,10 +3,10 @@
 use std::{process::Stdio, time::Duration};
 
 use aws_sdk_dynamodb::types::AttributeValue;
-use projection_vocabulary::{Change, Projection, Recorded, Refusal, Rule, own, retract, shared, transfer};
-use projection_worker::{
+use projection_vocabulary::{Change, DynProjection, Projection, Recorded, Refusal, own, retract, shared, transfer};
+use projection_worker::internals::{
+    operations::verify::{Options, SharedFinding},
     retry::Deadline,
-    verify::{Options, SharedFinding},
 };
 use serde::Deserialize;
 
@@ -52,7 +52,7 @@ impl Projection for Before {
     }
 }
 
-const BEFORE: &[&dyn Rule] = &[&Before];
+const BEFORE: &[&dyn DynProjection] = &[&Before];
 
 /// What is deployed is of revision 1, so what was before is made 0.
 async fn age(world: &World) -> usize {

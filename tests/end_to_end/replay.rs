@@ -9,7 +9,16 @@ use std::{
 };
 
 use projection_vocabulary::{Registry, Value};
-use projection_worker::{Worker, decode::appended_item, embedded::Embedded, input, report::Report, retry::Deadline, store::Store};
+use projection_worker::{
+    Worker,
+    internals::{
+        embedded::Embedded,
+        engine::{decode::appended_item, report::Report},
+        retry::Deadline,
+        sources::input,
+        store::Store,
+    },
+};
 use serde_json::{Value as Json, value::RawValue};
 
 use crate::world::{Everything, World, names, registry};
@@ -287,7 +296,7 @@ fn load(folder: &Path) -> Fixture {
     }
     let read_expected = fs::read(folder.join("expected.json")).expect("expected rows");
     let Expected { rows, parked } = serde_json::from_slice(&read_expected).expect("expected rows");
-    let by_key = |rule: &&'static dyn projection_vocabulary::Rule| {
+    let by_key = |rule: &&'static dyn projection_vocabulary::DynProjection| {
         let keyed = rows[rule.name()].iter().map(|row| {
             let Value::Map(mut row) = Value::from_json(row).expect("a value") else { panic!("a row is an object") };
             (row.remove(rule.key()).and_then(|key| key.as_text().map(Into::into)).expect("a key"), row)
@@ -300,7 +309,7 @@ fn load(folder: &Path) -> Fixture {
     });
     Fixture {
         records: read(&[folder.to_path_buf()]),
-        expected: registry().rules().iter().map(by_key).collect(),
+        expected: registry().projections().iter().map(by_key).collect(),
         has_store: folder.join("event-store").exists(),
         parked: parked.collect(),
     }

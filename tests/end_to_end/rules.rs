@@ -1,25 +1,25 @@
 //! Projections that tests need and the repository has no other use for.
 
-use projection_vocabulary::{Change, Decimal, Projection, Recorded, Refusal, Rule, Value, nothing, own, retract, shared};
+use projection_vocabulary::{Change, Decimal, DynProjection, Projection, Recorded, Refusal, Value, nothing, own, retract, shared};
 use serde::Deserialize;
 
 /// One rule for each odd thing that a rule may do.
-pub const ODD: &[&dyn Rule] = &[&Records, &Visits, &Spreads];
+pub const ODD: &[&dyn DynProjection] = &[&Records, &Visits, &Spreads];
 /// Visits by a rule that a curse no longer stops.
-pub const LIFTED: &[&dyn Rule] = &[&Lifted];
+pub const LIFTED: &[&dyn DynProjection] = &[&Lifted];
 /// Visits by a rule that no curse concerns.
-pub const UNCURSED: &[&dyn Rule] = &[&Uncursed];
+pub const UNCURSED: &[&dyn DynProjection] = &[&Uncursed];
 /// Houses by the rule's first revision.
-pub const HOUSES_1: &[&dyn Rule] = &[&one::Houses];
+pub const HOUSES_1: &[&dyn DynProjection] = &[&one::Houses];
 /// Houses by its second.
-pub const HOUSES_2: &[&dyn Rule] = &[&two::Houses];
+pub const HOUSES_2: &[&dyn DynProjection] = &[&two::Houses];
 
 /// Stays by the rule's first revision.
-pub const STAYS_1: &[&dyn Rule] = &[&one::Stays];
+pub const STAYS_1: &[&dyn DynProjection] = &[&one::Stays];
 /// Stays by its second.
-pub const STAYS_2: &[&dyn Rule] = &[&two::Stays];
+pub const STAYS_2: &[&dyn DynProjection] = &[&two::Stays];
 /// Stays by a third that refuses every one.
-pub const STAYS_3: &[&dyn Rule] = &[&three::Stays];
+pub const STAYS_3: &[&dyn DynProjection] = &[&three::Stays];
 
 /// The best of a player: a rule that reads its row.
 pub struct Records;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use projection_vocabulary::{RecordedEvent, Value, Version, data};
-use projection_worker::{retry::Deadline, store::events::AppendError};
+use projection_worker::internals::{retry::Deadline, store::append::AppendError};
 
 use crate::{
     odd::NUMBERS_HELD,

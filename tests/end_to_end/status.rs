@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use projection_vocabulary::{RecordedEvent, Timestamp, Version};
-use projection_worker::{
+use projection_worker::internals::{
+    operations::status::{Behind, Rows, Status},
     retry::Deadline,
-    status::{Behind, Rows, Status},
-    store::{cursors::SavedCursor, events::Segment},
+    store::{cursors::SavedCursor, segment::Segment},
 };
 use serde_json::{Value as Json, json, value::RawValue};
 
@@ -58,7 +58,7 @@ async fn what_is_as_it_should_be_is_said_in_a_table_and_in_json() {
     assert_eq!(code, 0, "{table}");
     assert_eq!(table.lines().count(), 6, "a head, a row for each projection, the border, and nothing to tell: {table}");
     let rows = world.rows().await;
-    for (line, rule) in lines.iter().zip(registry().rules()) {
+    for (line, rule) in lines.iter().zip(registry().projections()) {
         let rows = &rows[rule.name()];
         let home = rows.values().filter(|row| row.contains_key("version")).count();
         let newest = line["newestEventAt"].as_str().expect("a time");

@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use aws_sdk_dynamodb::types::AttributeValue;
-use projection_vocabulary::{RecordedEvent, Rule, data};
-use projection_worker::{
+use projection_vocabulary::{DynProjection, RecordedEvent, data};
+use projection_worker::internals::{
+    operations::verify::{Finding, Options, SharedFinding, Verified},
     retry::Deadline,
-    verify::{Finding, Options, SharedFinding, Verified},
 };
 
 use crate::{
@@ -26,7 +26,7 @@ async fn verified(world: &World, projection: &str, options: Options) -> Verified
 }
 
 /// A row's whole item, the worker's own attributes included, by its key.
-async fn items(world: &World, rule: &dyn Rule) -> Items {
+async fn items(world: &World, rule: &dyn DynProjection) -> Items {
     let page = world.embedded.client().scan().table_name(rule.name()).send().await.expect("a scan");
     page.items().iter().map(|item| (item[rule.key()].as_s().expect("a text").clone(), item.clone())).collect()
 }

@@ -15,14 +15,15 @@ use aws_smithy_runtime_api::{
     http::StatusCode,
 };
 use futures::future::BoxFuture;
-use projection_vocabulary::{Attributes, RecordedEvent, Registry, RowKey, Rows, Rule, Value, sample::Fact};
+use projection_vocabulary::{Attributes, DynProjection, RecordedEvent, Registry, RowKey, Rows, Value, sample::Fact};
 use projection_worker::{
     Worker,
-    embedded::Embedded,
-    item::encode_event,
-    report::Report,
-    retry::Deadline,
-    store::{Store, TableNames, events::APPEND_EVENTS_MAX, parking::Parked},
+    internals::{
+        embedded::Embedded,
+        engine::report::Report,
+        retry::Deadline,
+        store::{Store, TableNames, append::APPEND_EVENTS_MAX, item::encode_event, parking::Parked},
+    },
 };
 use serde_dynamo::Item;
 use serde_json::{json, value::RawValue};
@@ -63,17 +64,21 @@ impl World {
     }
 
     /// A worker of other rules on the same database; the tables must be there.
-    pub fn worker_of(&self, rules: &'static [&'static dyn Rule]) -> Worker {
+    pub fn worker_of(&self, rules: &'static [&'static dyn DynProjection]) -> Worker {
         self.worker_behind(Registry::new(rules), |connector| connector)
     }
 
     /// Another worker on the same database, over a network that does as the plan says, call by call.
     pub fn tapped(&self, plan: impl Fn(&Call<'_>) -> Fault + Send + Sync + 'static) -> Tapped {
-        self.tapped_of(self.worker.registry().rules(), plan)
+        self.tapped_of(self.worker.registry().projections(), plan)
     }
 
     /// The same for a worker of other rules.
-    pub fn tapped_of(&self, rules: &'static [&'static dyn Rule], plan: impl Fn(&Call<'_>) -> Fault + Send + Sync + 'static) -> Tapped {
+    pub fn tapped_of(
+        &self,
+        rules: &'static [&'static dyn DynProjection],
+        plan: impl Fn(&Call<'_>) -> Fault + Send + Sync + 'static,
+    ) -> Tapped {
         let (calls, hung) = (Arc::<Mutex<Vec<String>>>::default(), Arc::<Notify>::default());
         let worker = self.worker_behind(Registry::new(rules), |inner| Network {
             inner,
@@ -134,7 +139,7 @@ impl World {
 
     pub async fn rows(&self) -> Everything {
         let mut everything = Everything::new();
-        for rule in self.worker.registry().rules() {
+        for rule in self.worker.registry().projections() {
             everything.insert(rule.name(), self.worker.store().visible_rows(*rule).await.expect("rows"));
         }
         everything
@@ -282,14 +287,14 @@ pub fn fold(registry: Registry, events: &[RecordedEvent]) -> Everything {
     let mut events: Vec<_> = events.to_vec();
     events.sort_by_key(|event| (event.aggregate.clone(), event.version));
     events.dedup_by_key(|event| (event.aggregate.clone(), event.version));
-    let fold_one = |rule: &&'static dyn projection_vocabulary::Rule| {
+    let fold_one = |rule: &&'static dyn projection_vocabulary::DynProjection| {
         let mut rows = Rows::default();
         for event in &events {
             rows.fold(*rule, event).expect("a valid event");
         }
         (rule.name(), rows.visible())
     };
-    registry.rules().iter().map(fold_one).collect()
+    registry.projections().iter().map(fold_one).collect()
 }
 
 /// The history of a sample domain, with its choices made by a seed.

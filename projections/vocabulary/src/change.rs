@@ -230,17 +230,17 @@ impl Change {
 
     /// The `max` and `insert` operations alone. They may be repeated, and merge over aggregates.
     #[must_use]
-    pub fn raises(&self) -> Self {
+    pub fn monotone(&self) -> Self {
         Self { max: self.max.clone(), insert: self.insert.clone(), ..Self::default() }
     }
 
     /// Those of the `max` and `insert` operations that are asked for.
     #[must_use]
-    pub fn raises_where(&self, max: impl Fn(&Cell, &Value) -> bool, insert: impl Fn(&Cell, &BTreeSet<Arc<str>>) -> bool) -> Self {
-        let mut raises = self.raises();
-        raises.max.retain(|cell, value| max(cell, value));
-        raises.insert.retain(|cell, texts| insert(cell, texts));
-        raises
+    pub fn monotone_where(&self, max: impl Fn(&Cell, &Value) -> bool, insert: impl Fn(&Cell, &BTreeSet<Arc<str>>) -> bool) -> Self {
+        let mut monotone = self.monotone();
+        monotone.max.retain(|cell, value| max(cell, value));
+        monotone.insert.retain(|cell, texts| insert(cell, texts));
+        monotone
     }
 
     /// Whether what this comes to depends on what the aggregate has contributed before.
@@ -251,13 +251,13 @@ impl Change {
 
     /// What this comes to for an aggregate with these contributions. Unless [`Change::needs_contributions`], any will do.
     #[must_use]
-    pub fn settle(&self, before: &Sums) -> Settled {
-        let mut settled =
-            Settled { shared: self.touched.iter().map(|cell| (cell.clone(), Decimal::zero())).collect(), ..Settled::default() };
+    pub fn resolve(&self, before: &Sums) -> Resolved {
+        let mut resolved =
+            Resolved { shared: self.touched.iter().map(|cell| (cell.clone(), Decimal::zero())).collect(), ..Resolved::default() };
         if self.route.is_identity() {
-            settled.shared.extend(self.adds.clone());
-            settled.adds.clone_from(&self.adds);
-            return settled;
+            resolved.shared.extend(self.adds.clone());
+            resolved.adds.clone_from(&self.adds);
+            return resolved;
         }
         let mut after = self.route.push(before.clone());
         for (cell, amount) in &self.adds {
@@ -266,21 +266,21 @@ impl Change {
         for (cell, amount) in before {
             let stays = self.route.of(&cell.0).as_ref() == Some(&cell.0);
             if !after.contains_key(cell) {
-                settled.removes.insert(cell.clone());
+                resolved.removes.insert(cell.clone());
             }
             for stop in self.route.through(&cell.0) {
-                settled.shared.entry((stop.clone(), cell.1.clone())).or_default();
+                resolved.shared.entry((stop.clone(), cell.1.clone())).or_default();
             }
             if !stays {
-                *settled.shared.entry(cell.clone()).or_default() -= amount;
+                *resolved.shared.entry(cell.clone()).or_default() -= amount;
                 // The cell that it moves to shows, even if nothing was in it to move.
                 if let Some(to) = self.route.of(&cell.0) {
-                    *settled.shared.entry((to, cell.1.clone())).or_default() += amount;
+                    *resolved.shared.entry((to, cell.1.clone())).or_default() += amount;
                 }
             }
         }
         for (cell, amount) in &self.adds {
-            *settled.shared.entry(cell.clone()).or_default() += amount;
+            *resolved.shared.entry(cell.clone()).or_default() += amount;
         }
         for (cell, amount) in after {
             let mut delta = amount;
@@ -289,10 +289,10 @@ impl Change {
                 delta -= known;
             }
             if known.is_none() || !delta.is_zero() {
-                settled.adds.insert(cell, delta);
+                resolved.adds.insert(cell, delta);
             }
         }
-        settled
+        resolved
     }
 
     /// Whether DynamoDB can hold every number of this change.
@@ -328,7 +328,7 @@ fn merge_own(first: &mut OwnOp, later: OwnOp) {
 
 /// A change whose effect on shared rows is worked out.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Settled {
+pub struct Resolved {
     /// What to add to shared rows; zeros make a row show that it exists.
     pub shared: Sums,
     /// What to add to the contributions on the home row.
@@ -482,28 +482,28 @@ mod tests {
     #[test]
     fn a_transfer_moves_what_came_before_and_not_what_comes_after() {
         let change = shared("a").add("posts", 3).and(transfer("a", "b")).and(shared("a").add("posts", 1));
-        let settled = change.settle(&sums(&[("a", "posts", 10)]));
-        assert_eq!(settled.shared, sums(&[("a", "posts", -9), ("b", "posts", 13)]));
-        assert_eq!(settled.adds, sums(&[("a", "posts", -9), ("b", "posts", 13)]));
-        assert!(settled.removes.is_empty());
+        let resolved = change.resolve(&sums(&[("a", "posts", 10)]));
+        assert_eq!(resolved.shared, sums(&[("a", "posts", -9), ("b", "posts", 13)]));
+        assert_eq!(resolved.adds, sums(&[("a", "posts", -9), ("b", "posts", 13)]));
+        assert!(resolved.removes.is_empty());
     }
 
     #[test]
     fn a_retraction_takes_back_everything_wherever_it_was_moved() {
         let change = transfer("a", "b").and(retract());
-        let settled = change.settle(&sums(&[("a", "posts", 10), ("c", "posts", 1)]));
-        assert_eq!(settled.shared, sums(&[("a", "posts", -10), ("b", "posts", 0), ("c", "posts", -1)]));
-        assert_eq!(settled.adds, Sums::new());
-        assert_eq!(settled.removes.len(), 2);
+        let resolved = change.resolve(&sums(&[("a", "posts", 10), ("c", "posts", 1)]));
+        assert_eq!(resolved.shared, sums(&[("a", "posts", -10), ("b", "posts", 0), ("c", "posts", -1)]));
+        assert_eq!(resolved.adds, Sums::new());
+        assert_eq!(resolved.removes.len(), 2);
     }
 
     #[test]
     fn contributions_that_go_and_come_back_leave_a_zero_where_they_were() {
         let there_and_back = transfer("a", "b").and(transfer("b", "a"));
-        let settled = there_and_back.settle(&sums(&[("a", "posts", 10)]));
-        assert_eq!((settled.shared, settled.adds), (sums(&[("b", "posts", 0)]), Sums::new()));
-        let settled = shared("a").add("posts", 3).and(there_and_back).settle(&Sums::new());
-        assert_eq!(settled.shared, sums(&[("a", "posts", 3), ("b", "posts", 0)]));
+        let resolved = there_and_back.resolve(&sums(&[("a", "posts", 10)]));
+        assert_eq!((resolved.shared, resolved.adds), (sums(&[("b", "posts", 0)]), Sums::new()));
+        let resolved = shared("a").add("posts", 3).and(there_and_back).resolve(&Sums::new());
+        assert_eq!(resolved.shared, sums(&[("a", "posts", 3), ("b", "posts", 0)]));
     }
 
     /// One of each thing that an event may do, and some that meet each other.

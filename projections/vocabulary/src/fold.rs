@@ -1,8 +1,8 @@
-//! Folding events into changes and rows.
+//! HistoryFold events into changes and rows.
 
 use std::ops::ControlFlow;
 
-use crate::{AggregateId, Change, HomeRow, Inapplicable, RecordedEvent, Refusal, Rows, Rule};
+use crate::{AggregateId, Change, DynProjection, HomeRow, Inapplicable, RecordedEvent, Refusal, Rows};
 
 /// The change of the first events of a span, and what kept the rest out of it.
 #[derive(Debug)]
@@ -28,7 +28,7 @@ pub enum Stop {
 
 /// Whether an event concerns the rule.
 #[must_use]
-pub fn concerns(rule: &dyn Rule, event: &RecordedEvent) -> bool {
+pub fn concerns(rule: &dyn DynProjection, event: &RecordedEvent) -> bool {
     rule.event_types().contains(&&*event.event_type)
 }
 
@@ -36,7 +36,7 @@ pub fn concerns(rule: &dyn Rule, event: &RecordedEvent) -> bool {
 ///
 /// `row` is the aggregate's row before the first event; only a rule that reads its row looks at it.
 #[must_use]
-pub fn merge<'a>(rule: &dyn Rule, events: impl IntoIterator<Item = &'a RecordedEvent>, row: &HomeRow) -> Merged {
+pub fn merge<'a>(rule: &dyn DynProjection, events: impl IntoIterator<Item = &'a RecordedEvent>, row: &HomeRow) -> Merged {
     let mut merged = Merged { change: Change::default(), taken: 0, concerning: 0, stop: None };
     let mut row = rule.reads_row().then(|| row.clone());
     for event in events {
@@ -49,7 +49,7 @@ pub fn merge<'a>(rule: &dyn Rule, events: impl IntoIterator<Item = &'a RecordedE
     merged
 }
 
-fn merge_one(rule: &dyn Rule, event: &RecordedEvent, row: &mut Option<HomeRow>, merged: &mut Merged) -> ControlFlow<Stop> {
+fn merge_one(rule: &dyn DynProjection, event: &RecordedEvent, row: &mut Option<HomeRow>, merged: &mut Merged) -> ControlFlow<Stop> {
     if !concerns(rule, event) {
         return ControlFlow::Continue(());
     }
@@ -95,7 +95,7 @@ impl Rows {
     ///
     /// # Errors
     /// [`Unfolded`], with nothing applied: the worker parks the aggregate at this event.
-    pub fn fold(&mut self, rule: &dyn Rule, event: &RecordedEvent) -> Result<Change, Unfolded> {
+    pub fn fold(&mut self, rule: &dyn DynProjection, event: &RecordedEvent) -> Result<Change, Unfolded> {
         if !concerns(rule, event) {
             return Ok(Change::default());
         }

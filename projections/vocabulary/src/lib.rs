@@ -20,11 +20,11 @@ pub mod testkit;
 mod value;
 
 pub use change::{
-    Attributes, Base, Cell, Change, Own, OwnOp, RESERVED, RowKey, Settled, Shared, Sums, nothing, own, retract, shared, transfer,
+    Attributes, Base, Cell, Change, Own, OwnOp, RESERVED, Resolved, RowKey, Shared, Sums, nothing, own, retract, shared, transfer,
 };
 pub use de::Misfit;
 pub use decimal::{Decimal, DecimalError};
 pub use event::{AggregateId, NotATimestamp, Recorded, RecordedEvent, Timestamp, Version};
-pub use projection::{Index, Projection, Refusal, Registry, Rule};
+pub use projection::{DynProjection, Index, Projection, Refusal, Registry};
 pub use row::{HomeRow, Inapplicable, Rows};
 pub use value::{DEPTH_MAX, NotAValue, Value, literal};

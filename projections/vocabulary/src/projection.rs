@@ -67,7 +67,7 @@ pub enum Refusal {
 }
 
 /// A [`Projection`] as the worker sees it. Implemented for every projection.
-pub trait Rule: Send + Sync {
+pub trait DynProjection: Send + Sync {
     /// See [`Projection::NAME`].
     fn name(&self) -> &'static str;
     /// See [`Projection::KEY`].
@@ -87,7 +87,7 @@ pub trait Rule: Send + Sync {
     fn change(&self, event: &RecordedEvent, row: &Attributes) -> Result<Change, Refusal>;
 }
 
-impl<P: Projection> Rule for P {
+impl<P: Projection> DynProjection for P {
     fn name(&self) -> &'static str {
         P::NAME
     }
@@ -127,7 +127,7 @@ impl<P: Projection> Rule for P {
 
 /// The projections that a worker runs, in the order in which they are reported.
 #[derive(Clone, Copy)]
-pub struct Registry(&'static [&'static dyn Rule]);
+pub struct Registry(&'static [&'static dyn DynProjection]);
 
 impl Registry {
     /// Takes the one visible list of projections.
@@ -135,7 +135,7 @@ impl Registry {
     /// # Panics
     /// If two have one name, or a name or key would not work: a mistake in the list, which `const` evaluation cannot see.
     #[must_use]
-    pub fn new(rules: &'static [&'static dyn Rule]) -> Self {
+    pub fn new(rules: &'static [&'static dyn DynProjection]) -> Self {
         for (at, rule) in rules.iter().enumerate() {
             let name = rule.name();
             let kebab = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
@@ -150,13 +150,13 @@ impl Registry {
 
     /// The projections.
     #[must_use]
-    pub fn rules(&self) -> &'static [&'static dyn Rule] {
+    pub fn projections(&self) -> &'static [&'static dyn DynProjection] {
         self.0
     }
 
     /// The projection of this name.
     #[must_use]
-    pub fn get(&self, name: &str) -> Option<&'static dyn Rule> {
+    pub fn get(&self, name: &str) -> Option<&'static dyn DynProjection> {
         self.0.iter().copied().find(|rule| rule.name() == name)
     }
 }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::{
-    AggregateId, Attributes, Base, Change, RowKey, Settled, Sums, Value, Version,
+    AggregateId, Attributes, Base, Change, Resolved, RowKey, Sums, Value, Version,
     change::{Cell, OwnOp},
 };
 
@@ -48,7 +48,7 @@ impl HomeRow {
     ///
     /// # Errors
     /// [`Inapplicable`], with nothing applied: the events of the change cannot be applied together.
-    pub fn apply(&mut self, change: &Change) -> Result<Settled, Inapplicable> {
+    pub fn apply(&mut self, change: &Change) -> Result<Resolved, Inapplicable> {
         let mut own = self.own.clone();
         for (name, op) in change.own() {
             match resolve(op, own.get(name))? {
@@ -56,10 +56,10 @@ impl HomeRow {
                 None => own.remove(name),
             };
         }
-        let settled = change.settle(&self.contributions);
+        let resolved = change.resolve(&self.contributions);
         let mut contributions = self.contributions.clone();
-        contributions.retain(|cell, _| !settled.removes.contains(cell));
-        for (cell, amount) in &settled.adds {
+        contributions.retain(|cell, _| !resolved.removes.contains(cell));
+        for (cell, amount) in &resolved.adds {
             let sum = contributions.entry(cell.clone()).or_default();
             *sum += amount;
             sum.check()?;
@@ -67,7 +67,7 @@ impl HomeRow {
         self.own = own;
         self.owned.extend(change.own().keys().cloned());
         self.contributions = contributions;
-        Ok(settled)
+        Ok(resolved)
     }
 }
 
@@ -106,9 +106,9 @@ impl Rows {
     /// [`Inapplicable`], with nothing applied.
     pub fn apply(&mut self, aggregate: &AggregateId, change: &Change, mark: (Version, u32, Arc<str>)) -> Result<(), Inapplicable> {
         let mut row = self.home.get(aggregate).cloned().unwrap_or_default();
-        let settled = row.apply(change)?;
+        let resolved = row.apply(change)?;
         let mut shared = BTreeMap::new();
-        for (cell, amount) in &settled.shared {
+        for (cell, amount) in &resolved.shared {
             let op = OwnOp { base: Base::Keep, add: Some(amount.clone()) };
             shared.insert(cell.clone(), resolve(&op, self.shared.get(cell))?.expect("a sum is a value"));
         }

@@ -20,18 +20,18 @@
 use std::{collections::BTreeMap, fmt::Write as _};
 
 use crate::{
-    AggregateId, RecordedEvent, Rows, Rule, Value, fold,
+    AggregateId, DynProjection, RecordedEvent, Rows, Value, fold,
     sample::{Fact, record},
 };
 
 /// Events to project, in the order in which they happened.
 pub struct Given<'a> {
-    rule: &'a dyn Rule,
+    rule: &'a dyn DynProjection,
     facts: Vec<Fact>,
 }
 
 /// Begins a test of a rule.
-pub fn given(rule: &dyn Rule) -> Given<'_> {
+pub fn given(rule: &dyn DynProjection) -> Given<'_> {
     Given { rule, facts: Vec::new() }
 }
 
@@ -78,7 +78,7 @@ impl Given<'_> {
     }
 }
 
-fn one_by_one(rule: &dyn Rule, events: &[RecordedEvent]) -> Result<Rows, String> {
+fn one_by_one(rule: &dyn DynProjection, events: &[RecordedEvent]) -> Result<Rows, String> {
     let mut rows = Rows::default();
     for event in events {
         rows.fold(rule, event).map(drop).map_err(|refusal| format!("{} {}: {refusal}", event.aggregate, event.version))?;
@@ -87,7 +87,7 @@ fn one_by_one(rule: &dyn Rule, events: &[RecordedEvent]) -> Result<Rows, String>
 }
 
 /// Applies each aggregate's events in two spans, last aggregate first.
-fn in_spans(rule: &dyn Rule, events: &[RecordedEvent], split: usize) -> Rows {
+fn in_spans(rule: &dyn DynProjection, events: &[RecordedEvent], split: usize) -> Rows {
     let mut rows = Rows::default();
     for part in [&events[..split], &events[split..]] {
         let mut spans: BTreeMap<&AggregateId, Vec<&RecordedEvent>> = BTreeMap::new();

@@ -1,8 +1,8 @@
 //! One stream record: what it is taken for, and that an event survives its item and its record.
 
-use projection_worker::{
-    decode::{Body, Poison, appended_item, decode},
-    item::{Malformed, decode_event, encode_event},
+use projection_worker::internals::{
+    engine::decode::{Body, Poison, appended_item, decode},
+    store::item::{Malformed, decode_event, encode_event},
 };
 use serde_dynamo::Item;
 use serde_json::{json, value::RawValue};

@@ -3,7 +3,7 @@
 use std::{fs, io::Write as _, path::PathBuf};
 
 use flate2::{Compression, write::GzEncoder};
-use projection_worker::input::sources;
+use projection_worker::internals::sources::input::sources;
 use tempfile::TempDir;
 
 use crate::tells_no_data;

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use projection_vocabulary::{
-    Change, Decimal, Projection, Recorded, RecordedEvent, Refusal, RowKey, Rows, Rule, Timestamp, Value, Version, fold::Unfolded, own,
+    Change, Decimal, DynProjection, Projection, Recorded, RecordedEvent, Refusal, RowKey, Rows, Timestamp, Value, Version, fold::Unfolded,
+    own,
 };
-use projection_worker::item::{decode_event, encode_event};
+use projection_worker::internals::store::item::{decode_event, encode_event};
 use serde_json::value::RawValue;
 
 use crate::tells_no_data;

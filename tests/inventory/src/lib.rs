@@ -3,12 +3,12 @@
 pub mod stock_levels;
 
 use projection_vocabulary::{
-    Rule,
+    DynProjection,
     sample::{Fact, Pick, Sample},
 };
 
 /// Every projection of this team's worker.
-pub const ALL: &[&dyn Rule] = &[&stock_levels::StockLevels];
+pub const ALL: &[&dyn DynProjection] = &[&stock_levels::StockLevels];
 
 /// What its `projector generate` makes up.
 pub const SAMPLES: &[Sample] = &[Sample { name: "inventory", facts: deliveries }];

@@ -39,13 +39,15 @@ const HOME: &str = "src/store/home.rs";
 const ROWS: &str = "src/store/rows.rs";
 const PARKING: &str = "src/store/parking.rs";
 const EVENTS: &str = "src/store/events.rs";
-const LANE: &str = "src/lane.rs";
-const WORKER: &str = "src/worker.rs";
-const REPORT: &str = "src/report.rs";
-const REDRIVE: &str = "src/redrive.rs";
-const REPROJECT: &str = "src/reproject.rs";
-const REBUILD: &str = "src/rebuild.rs";
-const AUDIT: &str = "src/store/audit.rs";
+const APPEND: &str = "src/store/append.rs";
+const LANE: &str = "src/engine/lane.rs";
+const WORKER: &str = "src/engine/worker.rs";
+const REPORT: &str = "src/engine/report.rs";
+const REDRIVE: &str = "src/operations/redrive.rs";
+const REPROJECT: &str = "src/engine/reproject.rs";
+const REBUILD: &str = "src/operations/rebuild.rs";
+const REBUILD_SEGMENT: &str = "src/operations/rebuild/segment.rs";
+const VERIFICATION: &str = "src/store/verification.rs";
 
 const CONDITION: &str = r#"format!("{version} = {after} AND {} = {} AND attribute_not_exists({parked})", written_by.0, written_by.1)"#;
 
@@ -102,7 +104,7 @@ const ALL: &[Mutant] = &[
         "a transaction that met another counts as written",
         &[Switched(
             ROWS,
-            r#"Attempt::Again(Trouble::Passing { operation, class: busy.unwrap_or_else(|| "canceled without a reason".into()) })"#,
+            r#"Attempt::Again(StoreError::Transient { operation, class: busy.unwrap_or_else(|| "canceled without a reason".into()) })"#,
             "{ let _ = busy; Attempt::Decided(Ok(Commit::Done)) }",
         )],
     ),
@@ -111,8 +113,8 @@ const ALL: &[Mutant] = &[
         "a write without an answer counts as written",
         &[Switched(
             ROWS,
-            "undecided(OPERATION, failure)",
-            "if failure.applied_maybe() { Attempt::Decided(Ok(Commit::Done)) } else { undecided(OPERATION, failure) }",
+            "retry_or_fail(OPERATION, failure)",
+            "if failure.applied_maybe() { Attempt::Decided(Ok(Commit::Done)) } else { retry_or_fail(OPERATION, failure) }",
         )],
     ),
     mutant(
@@ -120,16 +122,16 @@ const ALL: &[Mutant] = &[
         "`max` and `insert` after the commit in place of before",
         &[Switched(
             WORKER,
-            "match self.store.raise(rule, &raised, limits.deadline).await {
+            "match self.store.apply_monotone(rule, &raised, limits.deadline).await {
             Ok(Ok(())) => self.commit_sums(rule, &pack, limits.deadline).await,
             Ok(Err(reason)) => Ok(Commit::Invalid(reason)),
-            Err(trouble) => Err(trouble),
+            Err(error) => Err(error),
         }",
             "match self.commit_sums(rule, &pack, limits.deadline).await {
-            Ok(Commit::Done) => match self.store.raise(rule, &raised, limits.deadline).await {
+            Ok(Commit::Done) => match self.store.apply_monotone(rule, &raised, limits.deadline).await {
                 Ok(Ok(())) => Ok(Commit::Done),
                 Ok(Err(reason)) => Ok(Commit::Invalid(reason)),
-                Err(trouble) => Err(trouble),
+                Err(error) => Err(error),
             },
             other => other,
         }",
@@ -149,10 +151,10 @@ const ALL: &[Mutant] = &[
         "what is missing is not looked for in the event store",
         &[Switched(
             LANE,
-            "return Next::Heal(row.version.next(), after);",
+            "return AfterRefusal::Heal(row.version.next(), after);",
             "{
                 self.park_at(row.version, row.version.next(), HOLE_REASON.to_owned(), String::new());
-                return Next::Step;
+                return AfterRefusal::Continue;
             }",
         )],
     ),
@@ -166,9 +168,9 @@ const ALL: &[Mutant] = &[
         "the part of a span that was applied is not dropped",
         &[Text(
             LANE,
-            "_ => self.settle_up_to(row.version, Outcome::Duplicate),",
+            "_ => self.finish_up_to(row.version, Outcome::Duplicate),",
             r#"_ if crate::mutant("applied-part-kept") => {}
-            _ => self.settle_up_to(row.version, Outcome::Duplicate),"#,
+            _ => self.finish_up_to(row.version, Outcome::Duplicate),"#,
         )],
     ),
     mutant(
@@ -177,9 +179,9 @@ const ALL: &[Mutant] = &[
         &[Switched(
             LANE,
             "if row.parked_at.is_some() {
-            self.settle_up_to(row.version, Outcome::Duplicate);
+            self.finish_up_to(row.version, Outcome::Duplicate);
             self.parked();
-            return Next::Step;
+            return AfterRefusal::Continue;
         }",
             "{}",
         )],
@@ -273,7 +275,7 @@ const ALL: &[Mutant] = &[
                 "    async fn take_mark_off(",
                 r#"    async fn redrive_by_what_it_read(
         &self,
-        rule: &'static dyn Rule,
+        rule: &'static dyn DynProjection,
         id: &AggregateId,
         parked: &Parked,
         deadline: Deadline,
@@ -330,11 +332,11 @@ const ALL: &[Mutant] = &[
         "an append that was applied without an answer is reported as a conflict",
         &[
             Text(
-                EVENTS,
+                APPEND,
                 ".client_request_token(&token)",
                 r#".client_request_token(if crate::mutant("append-forgets-a-lost-answer") { fresh_id() } else { token.clone() })"#,
             ),
-            Switched(EVENTS, "present.len() == events.len() && ours", "{ let _ = ours; false }"),
+            Switched(APPEND, "present.len() == events.len() && ours", "{ let _ = ours; false }"),
         ],
     ),
     mutant(
@@ -353,7 +355,7 @@ const ALL: &[Mutant] = &[
         "cursor-behind-an-open-aggregate",
         "whoever resumes a rebuild begins in the midst of a history, or behind it",
         &[Text(
-            REBUILD,
+            REBUILD_SEGMENT,
             "self.next = Some(next);",
             r#"if crate::mutant("cursor-behind-an-open-aggregate") {
             self.settled = Some(next.clone());
@@ -364,14 +366,14 @@ const ALL: &[Mutant] = &[
     mutant(
         "piece-taken-for-a-history",
         "a rebuild takes what a segment has of an aggregate for all of it",
-        &[Switched(REBUILD, "!whole || (folding.due <= row.version && folding.stop.is_none())", "{ let _ = whole; false }")],
+        &[Switched(REBUILD, "!whole || (folded.due <= row.version && folded.stop.is_none())", "{ let _ = whole; false }")],
     ),
     mutant("behind-not-seen", "a catch-up takes every row to be at the head", &[Switched(REBUILD, "stale || visit.beyond > 0", "stale")]),
     mutant(
         "correction-made-twice",
         "a shared row's sum is corrected although another has corrected it",
         &[Switched(
-            AUDIT,
+            VERIFICATION,
             "expression.unchanged(CORRECTED, corrected)",
             r#"{
                 let (unchanged, name) = (expression.unchanged(CORRECTED, corrected), expression.name(CORRECTED));

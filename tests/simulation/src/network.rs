@@ -33,7 +33,7 @@ use aws_smithy_runtime_api::{
 };
 use aws_smithy_types::body::SdkBody;
 use futures::channel::oneshot;
-use projection_worker::store::{Answer, Dynamo};
+use projection_worker::internals::store::{Answer, Dynamo};
 
 use crate::{
     database::{Database, Refused},

@@ -5,10 +5,10 @@ use std::{
     fmt::Write as _,
 };
 
-use projection_vocabulary::{Attributes, RESERVED, Registry, RowKey, Rows, Rule, Value, Version};
-use projection_worker::{
+use projection_vocabulary::{Attributes, DynProjection, RESERVED, Registry, RowKey, Rows, Value, Version};
+use projection_worker::internals::store::{
     item::{attributes, decode_event, event_type_of, partition_key, sort_key},
-    store::parking::NO_PROJECTION,
+    parking::NO_PROJECTION,
 };
 use serde_dynamo::Item as StreamItem;
 
@@ -108,7 +108,7 @@ impl Oracle {
     ///
     /// # Errors
     /// What is wrong.
-    pub fn acknowledged(&self, database: &Database, rules: &[&dyn Rule], record: &StreamRecord) -> Result<(), String> {
+    pub fn acknowledged(&self, database: &Database, rules: &[&dyn DynProjection], record: &StreamRecord) -> Result<(), String> {
         let StreamRecord { aggregate, version, event_type, inserted, .. } = record;
         if !inserted || self.disturbed.contains(aggregate) {
             return Ok(());
@@ -142,7 +142,7 @@ impl Oracle {
     pub fn at_rest(&self, database: &Database, registry: Registry) -> Result<(), String> {
         let mut wrong = String::new();
         let mut expected_parked = BTreeMap::new();
-        for rule in registry.rules() {
+        for rule in registry.projections() {
             let (mut expected, stops) = expected(database, *rule);
             let mut actual = actual(database, *rule);
             for ((row, attribute), lost) in self.lost.iter().filter(|(_, lost)| **lost != 0) {
@@ -192,7 +192,7 @@ impl Oracle {
 }
 
 /// The pure fold of the event store under a rule, as a reader sees it; and where it cannot go on.
-fn expected(database: &Database, rule: &dyn Rule) -> (BTreeMap<RowKey, Attributes>, BTreeMap<String, u64>) {
+fn expected(database: &Database, rule: &dyn DynProjection) -> (BTreeMap<RowKey, Attributes>, BTreeMap<String, u64>) {
     let (mut rows, mut stops) = (Rows::default(), BTreeMap::new());
     for ((partition, sort), item) in database.items(EVENTS) {
         let aggregate = partition.strip_prefix("AGGREGATE#").expect("an event store's key").to_owned();
@@ -213,7 +213,7 @@ fn expected(database: &Database, rule: &dyn Rule) -> (BTreeMap<RowKey, Attribute
 }
 
 /// The rows of a projection as a reader sees them.
-fn actual(database: &Database, rule: &dyn Rule) -> BTreeMap<RowKey, Attributes> {
+fn actual(database: &Database, rule: &dyn DynProjection) -> BTreeMap<RowKey, Attributes> {
     let row = |(key, item): (&(String, String), &Item)| {
         let mut row = attributes(item.clone()).expect("what rules write");
         row.remove(rule.key());

@@ -38,7 +38,7 @@ pub struct Plan {
     /// How long an invocation may work.
     pub working_time: Duration,
     /// Steps of the scheduler before all faults end.
-    pub trouble: usize,
+    pub error: usize,
     /// What is deployed in the end.
     pub last_deployment: usize,
 }
@@ -77,7 +77,7 @@ impl Plan {
             } else {
                 Duration::from_mins(1)
             },
-            trouble: 20 + choices.below(100),
+            error: 20 + choices.below(100),
             last_deployment,
             enabled,
         }

@@ -2,7 +2,7 @@
 
 use std::cmp::max;
 
-use projection_vocabulary::{Change, Decimal, Projection, Recorded, Refusal, RowKey, Rule, Value, own, retract, shared, transfer};
+use projection_vocabulary::{Change, Decimal, DynProjection, Projection, Recorded, Refusal, RowKey, Value, own, retract, shared, transfer};
 use serde::Deserialize;
 
 /// What a deployment does with an event that the first one refuses, or with all.
@@ -16,7 +16,7 @@ pub const BROKEN: u8 = 2;
 pub const SHARED_SUMS: [&str; 2] = ["count", "weight"];
 
 /// Deployments of the worker, by what they run.
-pub static DEPLOYMENTS: [&[&dyn Rule]; 4] = [
+pub static DEPLOYMENTS: [&[&dyn DynProjection]; 4] = [
     &[&Ledger::<FAULTY>, &Shelves::<1>, &Peak],
     &[&Ledger::<FIXED>, &Shelves::<1>, &Peak],
     &[&Ledger::<BROKEN>, &Shelves::<1>, &Peak],

@@ -12,7 +12,10 @@ use std::{
     time::Duration,
 };
 
-use projection_worker::{Worker, store::parking::Parked, verify::Verified};
+use projection_worker::{
+    Worker,
+    internals::{operations::verify::Verified, store::parking::Parked},
+};
 
 use crate::{
     choices::Choices,
@@ -165,7 +168,7 @@ impl Run {
             self.append();
             self.finish_all().await?;
         }
-        for _ in 0..self.plan.trouble {
+        for _ in 0..self.plan.error {
             self.poll_all()?;
             let action = self.choose();
             self.act(action).await?;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use projection_worker::item::{Key, event_type_of, key_of};
+use projection_worker::internals::store::item::{Key, event_type_of, key_of};
 use serde_dynamo::Item as StreamItem;
 use serde_json::{json, value::RawValue};
 

@@ -10,16 +10,21 @@ use std::{
     task::{Context, Poll, Wake, Waker},
 };
 
-use projection_vocabulary::{AggregateId, Registry, Rule};
+use projection_vocabulary::{AggregateId, DynProjection, Registry};
 use projection_worker::{
     Worker,
-    catch_up::{Failed, Trust},
-    rebuild::{Counts, SegmentRebuild, Task},
-    redrive::Redriven,
-    report::Report,
-    retry::Deadline,
-    store::{Store, TableNames, events::Segment, parking::Parked},
-    verify::{Options, Verified},
+    internals::{
+        engine::report::Report,
+        operations::{
+            catch_up::{Failed, Trust},
+            rebuild::{Task, segment::SegmentRebuild},
+            redrive::Redriven,
+            verify::{Options, Verified},
+        },
+        progress::Counts,
+        retry::Deadline,
+        store::{Store, TableNames, parking::Parked, segment::Segment},
+    },
 };
 
 use super::{Result, Run};
@@ -91,7 +96,7 @@ impl Run {
         }
         let name = self.name("worker");
         let worker = Worker::new(self.store(&name), Registry::new(DEPLOYMENTS[deployment]));
-        Arc::new(worker.reprojecting_at_most(self.plan.reprojected_events_max))
+        Arc::new(worker.with_reprojection_budget(self.plan.reprojected_events_max))
     }
 
     pub(super) fn start(&mut self, name: &str, role: Role, future: impl Future<Output = Ended> + 'static) {
@@ -290,7 +295,7 @@ impl Run {
 /// Takes a segment to its end; after some steps another goes on at the cursor.
 pub(super) async fn rebuild(
     worker: &Worker,
-    rule: &'static dyn Rule,
+    rule: &'static dyn DynProjection,
     task: Task,
     segment: Segment,
     steps: usize,

@@ -11,14 +11,14 @@ use crate::{
 };
 
 impl Run {
-    pub(super) fn network_step(&mut self, trouble: bool) -> Result {
+    pub(super) fn network_step(&mut self, error: bool) -> Result {
         let network = self.network.clone();
         let mut network = lock(&network);
         let at = self.choices.below(network.under_way.len());
         let request = &network.under_way[at];
         let (zombie, writes) = (request.is_zombie(), request.writes());
         if request.outcome.is_some() {
-            let lost = trouble && writes && !zombie && self.plan.has(Fault::AnswerLost) && self.choices.per_mille(self.plan.request_faults);
+            let lost = error && writes && !zombie && self.plan.has(Fault::AnswerLost) && self.choices.per_mille(self.plan.request_faults);
             if lost {
                 self.count(Fault::AnswerLost, || format!("{}: applied, its answer lost", request.text()));
                 network.lose(at, if self.choices.per_mille(500) { Loss::Server } else { Loss::Timeout });
@@ -34,7 +34,7 @@ impl Run {
             return Ok(());
         }
         if zombie {
-            if trouble && self.choices.per_mille(300) {
+            if error && self.choices.per_mille(300) {
                 let request = &network.under_way[at];
                 self.note(|| format!("{}: never arrived", request.text()));
                 network.lose(at, Loss::Timeout);
@@ -44,7 +44,7 @@ impl Run {
                 let request = &network.under_way[at];
                 self.count(Fault::Zombie, || format!("{}: arrives, though given up", request.text()));
             }
-        } else if trouble {
+        } else if error {
             if self.parking_down && request.writes_to(PARKED) {
                 self.count(Fault::ParkingDown, || format!("{}: refused", request.text()));
                 network.lose(at, [Loss::Server, Loss::Denied][self.choices.below(2)]);
@@ -68,14 +68,14 @@ impl Run {
             }
         }
         self.requests += 1;
-        if trouble && network.under_way[at].is_eventual() && self.choices.per_mille(500) {
+        if error && network.under_way[at].is_eventual() && self.choices.per_mille(500) {
             network.arrive_at_replica(at);
         } else {
             network.arrive(at);
         }
         let request = &mut network.under_way[at];
         if let Some(Refused::Canceled(reasons)) = request.outcome.as_mut().and_then(Outcome::refused)
-            && trouble
+            && error
             && self.plan.has(Fault::MixedCancellation)
             && reasons.iter().any(|reason| reason.code() == Some("None"))
             && self.choices.per_mille(500)

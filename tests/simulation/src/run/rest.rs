@@ -2,13 +2,15 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use projection_vocabulary::{AggregateId, Registry, Rule};
-use projection_worker::{
-    catch_up::Trust,
-    rebuild::Task,
+use projection_vocabulary::{AggregateId, DynProjection, Registry};
+use projection_worker::internals::{
+    operations::{
+        catch_up::Trust,
+        rebuild::Task,
+        verify::{Finding, Options, SharedFinding},
+    },
     retry::Deadline,
-    store::{events::Segment, parking::NO_PROJECTION},
-    verify::{Finding, Options, SharedFinding},
+    store::{parking::NO_PROJECTION, segment::Segment},
 };
 
 use super::{
@@ -40,7 +42,7 @@ impl Run {
     }
 
     pub(super) async fn come_to_rest(&mut self) -> Result {
-        self.note(|| "== all trouble ends".to_owned());
+        self.note(|| "== all error ends".to_owned());
         self.parking_down = false;
         self.plan.working_time = Duration::from_mins(1);
         self.deploy(self.plan.last_deployment);
@@ -99,7 +101,7 @@ impl Run {
         self.operator("lists what is parked", |worker| async move {
             match worker.store().parked().await {
                 Ok(parked) => Ended::Parked(parked),
-                Err(trouble) => Ended::Failed(trouble.to_string()),
+                Err(error) => Ended::Failed(error.to_string()),
             }
         });
         self.finish_all().await?;
@@ -150,7 +152,7 @@ impl Run {
         Ok(())
     }
 
-    async fn verify(&mut self, rule: &'static dyn Rule, repair: bool) -> Result {
+    async fn verify(&mut self, rule: &'static dyn DynProjection, repair: bool) -> Result {
         let segments = 1 + u32::try_from(self.choices.below(3)).expect("few");
         let options = Options { segments, sample: None, repair };
         self.operator(&format!("verifies {}{}", rule.name(), if repair { " and repairs it" } else { "" }), move |worker| async move {

@@ -4,9 +4,9 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use projection_vocabulary::{AggregateId, RecordedEvent, Timestamp, Value, Version, data};
-use projection_worker::{
+use projection_worker::internals::store::{
+    append::AppendError,
     item::{encode_event, partition_key, sort_key},
-    store::events::AppendError,
 };
 
 use super::{
@@ -106,7 +106,7 @@ impl Run {
                 let events: Vec<_> = (0..).zip(&facts).map(event).collect();
                 match store.append(expected, &events).await {
                     Err(AppendError::Conflict { .. }) => {}
-                    Ok(_) | Err(AppendError::Trouble(_)) => return Ended::Quiet,
+                    Ok(_) | Err(AppendError::Store(_)) => return Ended::Quiet,
                     Err(error) => return Ended::Failed(error.to_string()),
                 }
             }

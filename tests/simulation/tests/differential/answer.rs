@@ -20,7 +20,7 @@ use aws_sdk_dynamodb::{
     },
 };
 use futures::future::BoxFuture;
-use projection_worker::store::Dynamo;
+use projection_worker::internals::store::Dynamo;
 use simulation::expression;
 
 /// An item in comparable form.

@@ -23,7 +23,7 @@ use aws_smithy_runtime_api::{
     http::StatusCode,
 };
 use aws_smithy_types::body::SdkBody;
-use projection_worker::{clients, embedded::Embedded};
+use projection_worker::internals::{clients, embedded::Embedded};
 use simulation::expression::Item;
 
 /// A table: its name, partition key and sort key.
@@ -85,7 +85,7 @@ impl Emulator {
     }
 }
 
-/// Gives the emulator a transaction with its token, which the worker's own tests do without (see `projection_worker::embedded`).
+/// Gives the emulator a transaction with its token, which the worker's own tests do without (see `projection_worker::internals::embedded`).
 struct WithTokens {
     inner: SharedHttpConnector,
     database: dynoxide::Database,

@@ -21,10 +21,11 @@ use fastrand::Rng;
 use projection_vocabulary::{AggregateId, RecordedEvent, Registry, Timestamp, Value, Version};
 use projection_worker::{
     Worker,
-    catch_up::Trust,
-    item::encode_event,
-    retry::Deadline,
-    store::{Answer as DynamoAnswer, Dynamo, Store, TableNames},
+    internals::{
+        operations::catch_up::Trust,
+        retry::Deadline,
+        store::{Answer as DynamoAnswer, Dynamo, Store, TableNames, item::encode_event},
+    },
 };
 use serde_json::value::RawValue;
 use simulation::{

@@ -7,22 +7,25 @@ use std::{
 };
 
 use futures::future::join_all;
-use projection_vocabulary::Rule;
+use projection_vocabulary::DynProjection;
 use serde_json::json;
 use tokio::sync::watch;
 
 use super::{
-    pace::{Budget, Pace},
+    rate_limit::{Budget, Pace},
     terminal,
 };
 use crate::{
     Worker,
-    catch_up::Failed,
-    export::Sorted,
-    rebuild::{Counts, Rebuild, SegmentRebuild},
+    operations::{
+        catch_up::Failed,
+        rebuild::{Rebuild, segment::SegmentRebuild},
+        recent::Recent,
+    },
+    progress::Counts,
     retry::Deadline,
+    sources::export::Sorted,
     store::{Usage, cursors::SavedCursor},
-    sweep::Recent,
 };
 
 /// How often a step is tried: each of its requests is tried for half a minute, so that a throttled minute does not end a night's work.
@@ -83,7 +86,7 @@ pub struct Passed {
 /// Passes on their way.
 struct Run<'a> {
     worker: &'a Worker,
-    rule: &'static dyn Rule,
+    rule: &'static dyn DynProjection,
     /// Whether cursors are saved.
     keeps: bool,
     pace: Pace,
@@ -132,7 +135,7 @@ impl ExportPass<'_> {
 /// of segments are saved.
 pub async fn run(
     worker: &Worker,
-    rule: &'static dyn Rule,
+    rule: &'static dyn DynProjection,
     (passes, done_before): (Vec<Pass<'_>>, Counts),
     budget: Budget,
     items: Option<u64>,
@@ -210,8 +213,8 @@ impl Run<'_> {
         let (cursor, counts) = pass.checkpoint();
         let saved = SavedCursor { cursor: cursor.cloned(), counts, done, ..SavedCursor::beginning(pass.segment()) };
         let result = self.worker.store().save_cursor(self.rule, &saved, Deadline::NONE).await;
-        if let Err(trouble) = &result {
-            tracing::warn!("the cursor of segment {} was not saved: {trouble}", pass.segment().number());
+        if let Err(error) = &result {
+            tracing::warn!("the cursor of segment {} was not saved: {error}", pass.segment().number());
         }
         result.is_ok()
     }

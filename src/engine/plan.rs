@@ -5,8 +5,8 @@ use std::collections::{HashMap, HashSet};
 use projection_vocabulary::{Cell, Decimal};
 
 use crate::{
-    lane::{Lane, Write},
-    store::rows::{SharedAdds, TRANSACTION_ACTIONS_MAX},
+    engine::lane::{Lane, Write},
+    store::{limits::TRANSACTION_ACTIONS_MAX, rows::SharedAdds},
 };
 
 /// Puts lanes that touch a common row into one group: one after the other they never meet each other, and those of one

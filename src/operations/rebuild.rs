@@ -4,20 +4,25 @@
 //! there, is replaced by the fold of its history in the transaction that a live worker would make (`reproject`). What a row's
 //! `revision` says is done is not done again, so a rebuild may be stopped anywhere, run twice, and be run by many at once.
 
-use std::{collections::BTreeMap, ops::AddAssign};
+pub mod segment;
 
-use projection_vocabulary::{AggregateId, HomeRow, Rule, Version};
-use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+use projection_vocabulary::{AggregateId, DynProjection, HomeRow, Version};
 
 use crate::{
-    catch_up::{Failed, IfStuck, Trust},
-    lane::{Lane, newer_revision},
-    pass::{Pass, Visit},
-    reproject::{Stop, fold_history},
+    engine::{
+        lane::{Lane, newer_revision},
+        reproject::{Stop, fold_history},
+        worker::Worker,
+    },
+    operations::{
+        catch_up::{Failed, IfStuck, Trust, sweep_all},
+        histories::{Pass, Visit},
+    },
+    progress::Counts,
     retry::Deadline,
-    store::events::{Cursor, Segment, Stored},
-    sweep::sweep_all,
-    worker::Worker,
+    store::events::Stored,
 };
 
 /// What to do with the rows that a pass meets.
@@ -26,72 +31,17 @@ pub enum Task {
     /// Bring rows to today's rule. An aggregate with an event that cannot be applied is parked in front of it.
     Rebuild,
     /// The same into an empty table of its own. Nothing is parked, for what is parked belongs to the table that is live.
-    Beside,
+    IntoTable,
     /// Only count what a rebuild would do.
     DryRun,
     /// Advance the aggregates that are behind the event store.
     CatchUp,
 }
 
-/// What a pass came to so far.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct Counts {
-    /// Events read.
-    pub events: u64,
-    /// Aggregates looked at.
-    pub aggregates: u64,
-    /// Rows of an older revision that were replaced.
-    pub replaced: u64,
-    /// Rows made for aggregates that had none.
-    pub created: u64,
-    /// Of the replaced and made, those that are not as they were.
-    pub changed: u64,
-    /// Aggregates that were behind and are no more.
-    pub caught_up: u64,
-    /// Aggregates that wait, found so or now.
-    pub parked: u64,
-    /// Aggregates whose rows end before an event that cannot be applied, without being parked.
-    pub stopped: u64,
-}
-
-impl AddAssign for Counts {
-    fn add_assign(&mut self, other: Self) {
-        self.events += other.events;
-        self.aggregates += other.aggregates;
-        self.replaced += other.replaced;
-        self.created += other.created;
-        self.changed += other.changed;
-        self.caught_up += other.caught_up;
-        self.parked += other.parked;
-        self.stopped += other.stopped;
-    }
-}
-
-impl Counts {
-    /// Whether there was nothing to do.
-    #[must_use]
-    pub fn nothing_done(&self) -> bool {
-        self.replaced + self.created + self.caught_up == 0
-    }
-
-    fn replaced(&mut self, existed: bool, changes: bool, written: bool) {
-        let counted = if existed { &mut self.replaced } else { &mut self.created };
-        *counted += u64::from(written);
-        self.changed += u64::from(written && changes);
-    }
-
-    /// These, with all that `other` has done for good: those at work may look again at what they have looked at, and do not do it again.
-    pub(crate) fn with_done_of(self, other: Self) -> Self {
-        let Self { replaced, created, changed, caught_up, .. } = other;
-        Self { replaced, created, changed, caught_up, ..self }
-    }
-}
-
 /// A pass over histories that does something about rows.
 pub struct Rebuild<'a> {
     worker: &'a Worker,
-    rule: &'static dyn Rule,
+    rule: &'static dyn DynProjection,
     task: Task,
     pass: Pass,
     counts: Counts,
@@ -100,8 +50,8 @@ pub struct Rebuild<'a> {
 impl<'a> Rebuild<'a> {
     /// A pass with this task.
     #[must_use]
-    pub fn new(worker: &'a Worker, rule: &'static dyn Rule, task: Task) -> Self {
-        let up_to = if task == Task::CatchUp { |_: &dyn Rule, _: &HomeRow| Version::NONE } else { up_to };
+    pub fn new(worker: &'a Worker, rule: &'static dyn DynProjection, task: Task) -> Self {
+        let up_to = if task == Task::CatchUp { |_: &dyn DynProjection, _: &HomeRow| Version::NONE } else { up_to };
         Self { worker, rule, task, pass: Pass::new(rule, up_to), counts: Counts::default() }
     }
 
@@ -170,38 +120,38 @@ impl<'a> Rebuild<'a> {
         behind: &mut Vec<AggregateId>,
         deadline: Deadline,
     ) -> Result<Option<Replacement>, Failed> {
-        let Visit { aggregate, row, mut folding, first, .. } = visit;
+        let Visit { aggregate, row, mut folded, first, .. } = visit;
         // What was scanned may be a piece, or end where the row does not: that was read later, and what it stands on is there by now.
-        let whole = first == Version::NONE.next() && folding.stop.as_ref().is_none_or(Stop::is_poison);
-        if !whole || (folding.due <= row.version && folding.stop.is_none()) {
-            folding = fold_history(self.worker.store(), self.rule, &aggregate, Version(u64::MAX), deadline).await?;
+        let whole = first == Version::NONE.next() && folded.stop.as_ref().is_none_or(Stop::is_poison);
+        if !whole || (folded.due <= row.version && folded.stop.is_none()) {
+            folded = fold_history(self.worker.store(), self.rule, &aggregate, Version(u64::MAX), deadline).await?;
         }
-        let fresh = folding.row();
+        let fresh = folded.row();
         let existed = row.version > Version::NONE;
         let writes = existed || fresh.version > Version::NONE;
         let changes = writes && (row.own != fresh.own || row.contributions != fresh.contributions);
-        let reaches = folding.due > row.version;
-        let poison = folding.stop.as_ref().filter(|stop| stop.is_poison());
+        let reaches = folded.due > row.version;
+        let poison = folded.stop.as_ref().filter(|stop| stop.is_poison());
         match self.task {
             Task::DryRun => {
-                self.counts.stopped += u64::from(folding.stop.is_some() || !reaches);
+                self.counts.stopped += u64::from(folded.stop.is_some() || !reaches);
                 self.counts.replaced(existed, changes, writes && reaches);
                 return Ok(None);
             }
             // What does not even reach its row is counted where its lane ends.
-            Task::Beside => self.counts.stopped += u64::from(poison.is_some() && reaches),
+            Task::IntoTable => self.counts.stopped += u64::from(poison.is_some() && reaches),
             Task::Rebuild | Task::CatchUp => {}
         }
-        if folding.stop.is_some() && poison.is_none() {
+        if folded.stop.is_some() && poison.is_none() {
             behind.push(aggregate.clone());
         }
         let mut lane = Lane::new(self.rule, aggregate);
         if writes {
-            lane.replace(&row, &folding, Trust::Row);
+            lane.replace(&row, &folded, Trust::Row);
         }
         let parks = poison.filter(|_| self.task == Task::Rebuild && reaches);
         if let Some(stop) = parks {
-            lane.push_stop(fresh.version, folding.due, stop.clone());
+            lane.push_stop(fresh.version, folded.due, stop.clone());
         }
         Ok((writes || parks.is_some()).then_some(Replacement { lane, existed, writes, changes }))
     }
@@ -214,7 +164,7 @@ impl<'a> Rebuild<'a> {
             planned.insert(aggregate, (existed, writes, changes));
         }
         let lanes = match self.task {
-            Task::Beside => {
+            Task::IntoTable => {
                 let (finished, to_park) = self.worker.drive(lanes, deadline.into()).await;
                 self.counts.stopped += to_park.len() as u64;
                 finished
@@ -242,7 +192,7 @@ impl<'a> Rebuild<'a> {
                 self.counts.caught_up += behind.len() as u64;
                 return Ok(());
             }
-            Task::Beside => IfStuck::Leave,
+            Task::IntoTable => IfStuck::Leave,
             Task::Rebuild | Task::CatchUp => IfStuck::AskBreaker,
         };
         sweep_all(self.worker, self.rule, &behind, if_stuck, &mut self.counts, deadline).await
@@ -261,111 +211,7 @@ struct Replacement {
 }
 
 /// A row of today's revision is not folded for.
-fn up_to(rule: &dyn Rule, row: &HomeRow) -> Version {
+fn up_to(rule: &dyn DynProjection, row: &HomeRow) -> Version {
     let done = row.parked_at.is_some() || (row.version > Version::NONE && row.revision >= rule.revision());
     if done { Version::NONE } else { Version(u64::MAX) }
-}
-
-/// A pass over one segment of the event store, page by page.
-pub struct SegmentRebuild<'a> {
-    rebuild: Rebuild<'a>,
-    segment: Segment,
-    /// Where the scan goes on.
-    next: Option<Cursor>,
-    /// Where another would have to go on: in front of the aggregate that is open.
-    settled: Option<Cursor>,
-    /// What it had come to there.
-    settled_counts: Counts,
-}
-
-impl<'a> SegmentRebuild<'a> {
-    /// A pass that begins behind a cursor, and counts on from there.
-    #[must_use]
-    pub fn new(
-        worker: &'a Worker,
-        rule: &'static dyn Rule,
-        task: Task,
-        segment: Segment,
-        (from, counts): (Option<Cursor>, Counts),
-    ) -> Self {
-        let rebuild = Rebuild { counts, ..Rebuild::new(worker, rule, task) };
-        Self { rebuild, segment, next: from.clone(), settled: from, settled_counts: counts }
-    }
-
-    /// The segment.
-    #[must_use]
-    pub fn segment(&self) -> Segment {
-        self.segment
-    }
-
-    /// What it came to so far.
-    #[must_use]
-    pub fn counts(&self) -> Counts {
-        self.rebuild.counts()
-    }
-
-    /// Where another can go on, and what to count on from: no cursor if nothing is done yet.
-    #[must_use]
-    pub fn checkpoint(&self) -> (Option<&Cursor>, Counts) {
-        (self.settled.as_ref(), self.settled_counts.with_done_of(self.counts()))
-    }
-
-    /// Does the next page. Returns whether there is another.
-    ///
-    /// # Errors
-    /// [`Failed`]: the next step goes on at the checkpoint.
-    pub async fn step(&mut self, deadline: Deadline) -> Result<bool, Failed> {
-        let stepped = self.try_step(deadline).await;
-        if stepped.is_err() {
-            self.rewind();
-        }
-        stepped
-    }
-
-    async fn try_step(&mut self, deadline: Deadline) -> Result<bool, Failed> {
-        let store = self.rebuild.worker.store();
-        let (page, next) = store.scan_events(self.segment, self.next.as_ref(), deadline).await?;
-        let was_open = self.rebuild.pass.open().cloned();
-        let keys: Vec<_> = page.iter().map(|(id, stored)| (id.clone(), stored.version())).collect();
-        self.rebuild.page(page, deadline).await?;
-        let Some(next) = next else {
-            self.rebuild.end(deadline).await?;
-            self.settled_counts = self.counts();
-            return Ok(false);
-        };
-        let open = self.rebuild.pass.open();
-        let before_open = match keys.iter().rposition(|(id, _)| Some(id) != open) {
-            Some(at) => Some(Cursor::behind(&keys[at].0, keys[at].1)),
-            None if open.is_none() => Some(next.clone()),
-            None if was_open.as_ref() == open => self.settled.clone(),
-            None => self.next.clone(),
-        };
-        if before_open != self.settled {
-            self.settled = before_open;
-            self.settled_counts = self.counts();
-        }
-        self.next = Some(next);
-        Ok(true)
-    }
-
-    /// Settles the aggregate that is open as if its history ended with the last page, so that others go on behind that page. What
-    /// follows is caught up with when it is met, at the price of reading it twice.
-    ///
-    /// # Errors
-    /// [`Failed`], as for a step.
-    pub async fn close(&mut self, deadline: Deadline) -> Result<(), Failed> {
-        if let Err(failed) = self.rebuild.end(deadline).await {
-            self.rewind();
-            return Err(failed);
-        }
-        self.settled.clone_from(&self.next);
-        self.settled_counts = self.counts();
-        Ok(())
-    }
-
-    fn rewind(&mut self) {
-        let (cursor, counts) = self.checkpoint();
-        self.next = cursor.cloned();
-        self.rebuild = Rebuild { counts, ..Rebuild::new(self.rebuild.worker, self.rebuild.rule, self.rebuild.task) };
-    }
 }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, ops::AddAssign};
 use projection_vocabulary::{RecordedEvent, Timestamp};
 
 use crate::{
-    decode::{Ignored, SequenceNumber},
+    engine::decode::{Ignored, SequenceNumber},
     store::Usage,
 };
 

@@ -9,12 +9,12 @@ use crate::retry::Attempt;
 
 /// Infrastructure trouble: not the event's fault. The record is reported as failed, so Lambda delivers it again.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Trouble {
+pub enum StoreError {
     /// Retried until the deadline: throttling, conflicts, timeouts, server errors.
     #[error(
         "{operation} failed, also when tried again ({class}): if it lasts, look at the network, the throttling of the table and the health of DynamoDB"
     )]
-    Passing {
+    Transient {
         /// The operation.
         operation: &'static str,
         /// The kind of error.
@@ -22,7 +22,7 @@ pub enum Trouble {
     },
     /// No retry helps: a missing table or permission, expired credentials.
     #[error("{operation} cannot succeed ({class}): check the table names, their key schemas and the role's permissions")]
-    Lasting {
+    Permanent {
         /// The operation.
         operation: &'static str,
         /// The kind of error.
@@ -30,21 +30,21 @@ pub enum Trouble {
     },
     /// The invocation's time is used up.
     #[error("out of time: the rest is delivered again; raise the timeout or lower the batch size if it lasts")]
-    OutOfTime,
+    DeadlineExceeded,
 }
 
-impl Trouble {
+impl StoreError {
     /// The kind of error, in DynamoDB's words or in a few of ours.
     pub(super) fn class(&self) -> &str {
         match self {
-            Self::Passing { class, .. } | Self::Lasting { class, .. } => class,
-            Self::OutOfTime => "out of time",
+            Self::Transient { class, .. } | Self::Permanent { class, .. } => class,
+            Self::DeadlineExceeded => "out of time",
         }
     }
 
     /// Whether it met another write of the same items.
     pub(super) fn is_conflict(&self) -> bool {
-        let Self::Passing { class, .. } = self else { return false };
+        let Self::Transient { class, .. } = self else { return false };
         matches!(class.as_str(), CONFLICT | "TransactionConflictException" | "ReplicatedWriteConflictException")
     }
 }
@@ -61,7 +61,7 @@ pub fn canceled_for(reasons: &[CancellationReason]) -> String {
 /// One failed call.
 pub enum Failure<E> {
     /// Worth a retry. `applied_maybe`: the request may have been applied although its answer was lost.
-    Passing { class: String, applied_maybe: bool },
+    Transient { class: String, applied_maybe: bool },
     /// DynamoDB refuses what the request says.
     Invalid(&'static str),
     /// Anything else: no retry helps, unless the caller knows the error.
@@ -69,7 +69,7 @@ pub enum Failure<E> {
 }
 
 /// Sorts an error of the SDK.
-pub fn sort<E: ProvideErrorMetadata>(error: SdkError<E>) -> Failure<E> {
+pub fn classify<E: ProvideErrorMetadata>(error: SdkError<E>) -> Failure<E> {
     match error {
         SdkError::ServiceError(context) => {
             let status = context.raw().status().as_u16();
@@ -83,19 +83,19 @@ pub fn sort<E: ProvideErrorMetadata>(error: SdkError<E>) -> Failure<E> {
                 | "ThrottledException"
                 | "TransactionConflictException"
                 | "ReplicatedWriteConflictException"
-                | "LimitExceededException" => Failure::Passing { class: code, applied_maybe: false },
+                | "LimitExceededException" => Failure::Transient { class: code, applied_maybe: false },
                 "TransactionInProgressException" | "InternalServerError" | "InternalFailure" | "ServiceUnavailable" => {
-                    Failure::Passing { class: code, applied_maybe: true }
+                    Failure::Transient { class: code, applied_maybe: true }
                 }
                 // Below 400 it was an answer to what was done, and its body cannot be read.
-                _ if !(400..500).contains(&status) => Failure::Passing { class: code, applied_maybe: true },
+                _ if !(400..500).contains(&status) => Failure::Transient { class: code, applied_maybe: true },
                 _ => Failure::Other(error),
             }
         }
-        SdkError::ConstructionFailure(_) => Failure::Passing { class: "request could not be built".into(), applied_maybe: false },
-        SdkError::TimeoutError(_) => Failure::Passing { class: "timeout".into(), applied_maybe: true },
-        SdkError::DispatchFailure(_) => Failure::Passing { class: "connection failed".into(), applied_maybe: true },
-        _ => Failure::Passing { class: "no readable answer".into(), applied_maybe: true },
+        SdkError::ConstructionFailure(_) => Failure::Transient { class: "request could not be built".into(), applied_maybe: false },
+        SdkError::TimeoutError(_) => Failure::Transient { class: "timeout".into(), applied_maybe: true },
+        SdkError::DispatchFailure(_) => Failure::Transient { class: "connection failed".into(), applied_maybe: true },
+        _ => Failure::Transient { class: "no readable answer".into(), applied_maybe: true },
     }
 }
 
@@ -116,25 +116,28 @@ pub fn invalid_reason(message: Option<&str>) -> &'static str {
     }
 }
 
-pub fn lasting<E: ProvideErrorMetadata>(operation: &'static str, error: &E) -> Trouble {
-    Trouble::Lasting { operation, class: error.code().unwrap_or("unknown error").to_owned() }
+pub fn lasting<E: ProvideErrorMetadata>(operation: &'static str, error: &E) -> StoreError {
+    StoreError::Permanent { operation, class: error.code().unwrap_or("unknown error").to_owned() }
 }
 
 impl<E> Failure<E> {
     /// Whether the request may have been applied although it failed.
     pub fn applied_maybe(&self) -> bool {
-        matches!(self, Self::Passing { applied_maybe: true, .. })
+        matches!(self, Self::Transient { applied_maybe: true, .. })
     }
 }
 
 /// What to do after a failure that the caller has no answer to.
-pub fn undecided<T, E: ProvideErrorMetadata>(operation: &'static str, failure: Failure<E>) -> Attempt<Result<T, Trouble>, Trouble> {
+pub fn retry_or_fail<T, E: ProvideErrorMetadata>(
+    operation: &'static str,
+    failure: Failure<E>,
+) -> Attempt<Result<T, StoreError>, StoreError> {
     match failure {
-        Failure::Passing { class, .. } => {
+        Failure::Transient { class, .. } => {
             tracing::debug!(operation, class, "retrying");
-            Attempt::Again(Trouble::Passing { operation, class })
+            Attempt::Again(StoreError::Transient { operation, class })
         }
-        Failure::Invalid(reason) => Attempt::Decided(Err(Trouble::Lasting { operation, class: reason.to_owned() })),
+        Failure::Invalid(reason) => Attempt::Decided(Err(StoreError::Permanent { operation, class: reason.to_owned() })),
         Failure::Other(error) => Attempt::Decided(Err(lasting(operation, &error))),
     }
 }

@@ -1,18 +1,20 @@
 //! Taking up again what was parked, once its cause is mended.
 
-use projection_vocabulary::{AggregateId, RecordedEvent, Registry, Rule, Version, fold};
+use projection_vocabulary::{AggregateId, DynProjection, RecordedEvent, Registry, Version, fold};
 use serde_json::value::RawValue;
 
 use crate::{
-    catch_up::{Failed, Standing, Trust},
-    decode::{Body, Poison, decode},
-    lane::newer_revision,
+    engine::{
+        decode::{Body, Poison, decode},
+        lane::newer_revision,
+        worker::Worker,
+    },
+    operations::catch_up::{Failed, Standing, Trust},
     retry::Deadline,
     store::{
         events::Stored,
         parking::{NO_PROJECTION, Parked},
     },
-    worker::Worker,
 };
 
 /// What became of a parked aggregate or record.
@@ -73,7 +75,7 @@ impl Worker {
         Ok(stored.is_empty().then(|| format!("the event store does not have version {version} (parked for: {})", parked.reason)))
     }
 
-    async fn take_mark_off(&self, rule: &dyn Rule, id: &AggregateId, deadline: Deadline) -> Result<(), Failed> {
+    async fn take_mark_off(&self, rule: &dyn DynProjection, id: &AggregateId, deadline: Deadline) -> Result<(), Failed> {
         let row = self.store().read_rows(rule, std::slice::from_ref(id), deadline).await?.remove(id).unwrap_or_default();
         if row.revision > rule.revision() {
             return Err(Failed(newer_revision(rule, row.revision)));
@@ -118,7 +120,7 @@ impl Worker {
     /// parked with it.
     async fn redrive_event(&self, event: &RecordedEvent, parked: &Parked, trust: Trust, deadline: Deadline) -> Result<Redriven, Failed> {
         let (mut applied, mut reprojected, mut waits) = (0, false, None);
-        for rule in self.registry().rules().iter().filter(|rule| fold::concerns(**rule, event)) {
+        for rule in self.registry().projections().iter().filter(|rule| fold::concerns(**rule, event)) {
             let caught_up = self.catch_up(*rule, &event.aggregate, trust, deadline).await?;
             applied += caught_up.applied;
             reprojected |= caught_up.reprojected;
@@ -147,7 +149,7 @@ impl Worker {
 /// Why a name is no projection's.
 #[must_use]
 pub fn unknown_projection(registry: Registry, name: &str) -> Failed {
-    let known: Vec<_> = registry.rules().iter().map(|rule| rule.name()).collect();
+    let known: Vec<_> = registry.projections().iter().map(|rule| rule.name()).collect();
     Failed(format!("no projection `{name}` is in this program, which has {}", known.join(", ")))
 }
 

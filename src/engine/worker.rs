@@ -14,19 +14,21 @@ use std::{
 };
 
 use futures::{StreamExt as _, stream};
-use projection_vocabulary::{AggregateId, Change, RecordedEvent, Registry, Rule, Version};
+use projection_vocabulary::{AggregateId, Change, DynProjection, RecordedEvent, Registry, Version};
 use serde_json::value::RawValue;
 
 use crate::{
-    breaker::Breaker,
-    decode::{Body, Ignored, Poison, Record, decode},
-    lane::{Lane, Next, Park, Step, Write},
-    plan,
-    report::{Outcome, Report, Tally},
-    reproject::{Trust, fold_history},
+    engine::{
+        breaker::Breaker,
+        decode::{Body, Ignored, Poison, Record, decode},
+        lane::{AfterRefusal, Lane, Park, Step, Write},
+        plan,
+        report::{Outcome, Report, Tally},
+        reproject::{Trust, fold_history},
+    },
     retry::Deadline,
     store::{
-        Store, Trouble,
+        Store, StoreError,
         events::PAGE_EVENTS,
         parking::{NO_PROJECTION, Parking},
         rows::{Cause, Commit},
@@ -89,7 +91,7 @@ impl Worker {
 
     /// The same worker with another bound on the events that an invocation reads to project aggregates anew whose rule has changed.
     #[must_use]
-    pub fn reprojecting_at_most(mut self, events: u64) -> Self {
+    pub fn with_reprojection_budget(mut self, events: u64) -> Self {
         self.reprojected_events_max = events;
         self
     }
@@ -111,7 +113,7 @@ impl Worker {
         let before = self.store.usage();
         let records: Vec<Record> = batch.iter().map(|raw| decode(raw.as_ref())).collect();
         let positions: Vec<_> = records.iter().map(|record| record.sequence.clone()).collect();
-        let Intake { lanes, strays, ignored, unusable } = self.take_in(records);
+        let Intake { lanes, strays, ignored, unusable } = self.group_by_aggregate(records);
 
         let mut report = Report { records: batch.len() as u64, ..Report::default() };
         let mut outcomes: Vec<Option<Outcome>> = vec![None; batch.len()];
@@ -133,11 +135,11 @@ impl Worker {
             }
         }
         for lane in lanes {
-            let failed = lane.settled.iter().filter(|(_, outcome)| *outcome == Outcome::Failed).count() as u64;
+            let failed = lane.outcomes.iter().filter(|(_, outcome)| *outcome == Outcome::Failed).count() as u64;
             if let Some(reason) = lane.failure {
                 *report.reasons.entry(reason).or_default() += failed;
             }
-            for (record, outcome) in lane.settled {
+            for (record, outcome) in lane.outcomes {
                 outcomes[record] = outcomes[record].max(Some(outcome));
             }
             *report.projections.entry(lane.rule.name()).or_default() += lane.tally;
@@ -164,10 +166,10 @@ impl Worker {
     }
 
     /// Sorts records into lanes: one for each aggregate and projection that an event concerns.
-    fn take_in(&self, records: Vec<Record>) -> Intake {
+    fn group_by_aggregate(&self, records: Vec<Record>) -> Intake {
         let mut intake = Intake { lanes: Vec::new(), strays: Vec::new(), ignored: Vec::new(), unusable: Vec::new() };
         let mut histories: BTreeMap<AggregateId, History> = BTreeMap::new();
-        let known = |event_type: &str| self.registry.rules().iter().any(|rule| rule.event_types().contains(&event_type));
+        let known = |event_type: &str| self.registry.projections().iter().any(|rule| rule.event_types().contains(&event_type));
         for (at, record) in records.into_iter().enumerate() {
             match record.body {
                 Body::Ignored(reason) => intake.ignored.push((at, reason)),
@@ -187,7 +189,7 @@ impl Worker {
             }
         }
         for (aggregate, history) in histories {
-            for rule in self.registry.rules() {
+            for rule in self.registry.projections() {
                 let mut lane = Lane::new(*rule, aggregate.clone());
                 for (at, event) in &history {
                     match event {
@@ -252,17 +254,17 @@ impl Worker {
 
     async fn park_strays(&self, strays: Vec<Stray>, tripped: bool, deadline: Deadline) -> Vec<(Stray, Result<(), String>)> {
         let parked = strays.into_iter().map(|stray| async move {
-            if let Some(reason) = spared(tripped, deadline) {
+            if let Some(reason) = why_not_parked(tripped, deadline) {
                 return (stray, Err(reason));
             }
-            let result = self.park_stray(&stray.poison, deadline).await.map(drop).map_err(|trouble| trouble.to_string());
+            let result = self.park_stray(&stray.poison, deadline).await.map(drop).map_err(|error| error.to_string());
             (stray, result)
         });
         stream::iter(parked).buffer_unordered(CONCURRENCY).collect().await
     }
 
     /// Parks a record that nobody can tell whom it concerns, and returns the reason.
-    pub(crate) async fn park_stray(&self, poison: &Poison, deadline: Deadline) -> Result<String, Trouble> {
+    pub(crate) async fn park_stray(&self, poison: &Poison, deadline: Deadline) -> Result<String, StoreError> {
         let Poison { event, reason, payload, record_id, .. } = poison;
         let reason = match event {
             Some((aggregate, version)) => format!("{reason} (aggregate {aggregate}, version {version})"),
@@ -276,7 +278,7 @@ impl Worker {
     }
 
     async fn park(&self, mut lane: Lane, park: Park, tripped: bool, limits: Limits<'_>) -> Lane {
-        if let Some(reason) = spared(tripped, limits.deadline) {
+        if let Some(reason) = why_not_parked(tripped, limits.deadline) {
             lane.fail(reason);
             return lane;
         }
@@ -303,7 +305,7 @@ impl Worker {
                 Some(Cause::Other) | None => lane.fail("parking is refused: look at the parking table's key schema".to_owned()),
             },
             Ok(Commit::Invalid(reason)) => lane.fail(format!("parking is refused: {reason}")),
-            Err(trouble) => lane.fail(trouble.to_string()),
+            Err(error) => lane.fail(error.to_string()),
         }
         lane
     }
@@ -347,7 +349,7 @@ impl Worker {
             for mut lane in lanes {
                 match lane.step() {
                     Step::Read if limits.deadline.passed() => {
-                        lane.fail(Trouble::OutOfTime.to_string());
+                        lane.fail(StoreError::DeadlineExceeded.to_string());
                         idle.push(lane);
                     }
                     Step::Write(write) => writes.push((lane, write)),
@@ -373,7 +375,7 @@ impl Worker {
                     self.follow(lane, next, limits).await;
                 }
             }
-            Err(trouble) => lanes.iter_mut().for_each(|lane| lane.fail(trouble.to_string())),
+            Err(error) => lanes.iter_mut().for_each(|lane| lane.fail(error.to_string())),
         }
         lanes
     }
@@ -383,16 +385,16 @@ impl Worker {
         // Asked here and not where writes are planned: a batch is planned in a moment, and written for as long as it takes.
         if limits.deadline.passed() {
             for (lane, _) in &mut pack {
-                lane.fail(Trouble::OutOfTime.to_string());
+                lane.fail(StoreError::DeadlineExceeded.to_string());
             }
             return pack.into_iter().map(|(lane, _)| lane).collect();
         }
         let rule = pack[0].0.rule;
-        let raised = pack.iter().fold(Change::default(), |all, (_, write)| all.then(write.change.raises()));
-        let committed = match self.store.raise(rule, &raised, limits.deadline).await {
+        let raised = pack.iter().fold(Change::default(), |all, (_, write)| all.then(write.change.monotone()));
+        let committed = match self.store.apply_monotone(rule, &raised, limits.deadline).await {
             Ok(Ok(())) => self.commit_sums(rule, &pack, limits.deadline).await,
             Ok(Err(reason)) => Ok(Commit::Invalid(reason)),
-            Err(trouble) => Err(trouble),
+            Err(error) => Err(error),
         };
         match committed {
             Ok(Commit::Done) => pack.iter_mut().for_each(|(lane, write)| lane.written(write)),
@@ -415,37 +417,44 @@ impl Worker {
                 lanes.extend(Box::pin(self.commit(half, limits)).await);
                 return lanes;
             }
-            Err(trouble) => pack.iter_mut().for_each(|(lane, _)| lane.fail(trouble.to_string())),
+            Err(error) => pack.iter_mut().for_each(|(lane, _)| lane.fail(error.to_string())),
         }
         pack.into_iter().map(|(lane, _)| lane).collect()
     }
 
-    async fn commit_sums(&self, rule: &'static dyn Rule, pack: &[(Lane, Box<Write>)], deadline: Deadline) -> Result<Commit, Trouble> {
+    async fn commit_sums(
+        &self,
+        rule: &'static dyn DynProjection,
+        pack: &[(Lane, Box<Write>)],
+        deadline: Deadline,
+    ) -> Result<Commit, StoreError> {
         let shared = plan::by_row(pack.iter().flat_map(|(_, write)| &write.shared));
         let homes: Vec<_> = pack.iter().map(|(_, write)| &write.home).collect();
         self.store.commit(rule, &homes, &shared, deadline).await
     }
 
     /// Does what a refusal calls for.
-    async fn follow(&self, lane: &mut Lane, mut next: Next, limits: Limits<'_>) {
+    async fn follow(&self, lane: &mut Lane, mut next: AfterRefusal, limits: Limits<'_>) {
         let deadline = limits.deadline;
         loop {
             next = match next {
-                Next::Step => return,
-                Next::Heal(from, to) => match self.store.load_page(&lane.aggregate, from..=to, PAGE_EVENTS, deadline).await {
+                AfterRefusal::Continue => return,
+                AfterRefusal::Heal(from, to) => match self.store.load_page(&lane.aggregate, from..=to, PAGE_EVENTS, deadline).await {
                     Ok(stored) => lane.heal(from, to, stored),
-                    Err(trouble) => return lane.fail(trouble.to_string()),
+                    Err(error) => return lane.fail(error.to_string()),
                 },
-                Next::Reproject(_) if limits.reprojected_events.is_some_and(|left| left.load(Relaxed) == 0) => {
+                AfterRefusal::Reproject(_) if limits.reprojected_events.is_some_and(|left| left.load(Relaxed) == 0) => {
                     return lane.fail(format!("{BUDGET_REASON} `rebuild-projection {}` does all of it", lane.rule.name()));
                 }
-                Next::Reproject(row) => match fold_history(&self.store, lane.rule, &lane.aggregate, Version(u64::MAX), deadline).await {
-                    Ok(folding) => {
-                        limits.spend(folding.due.previous().0);
-                        return lane.replace(&row, &folding, Trust::Row);
+                AfterRefusal::Reproject(row) => {
+                    match fold_history(&self.store, lane.rule, &lane.aggregate, Version(u64::MAX), deadline).await {
+                        Ok(folded) => {
+                            limits.spend(folded.due.previous().0);
+                            return lane.replace(&row, &folded, Trust::Row);
+                        }
+                        Err(error) => return lane.fail(error.to_string()),
                     }
-                    Err(trouble) => return lane.fail(trouble.to_string()),
-                },
+                }
             };
         }
     }
@@ -463,8 +472,8 @@ const BUDGET_REASON: &str = "an older revision of the rule wrote the row, and th
      again, it goes on;";
 
 /// Why what should be parked is not, if so.
-fn spared(tripped: bool, deadline: Deadline) -> Option<String> {
-    if deadline.passed() { Some(Trouble::OutOfTime.to_string()) } else { tripped.then(|| BREAKER_REASON.to_owned()) }
+fn why_not_parked(tripped: bool, deadline: Deadline) -> Option<String> {
+    if deadline.passed() { Some(StoreError::DeadlineExceeded.to_string()) } else { tripped.then(|| BREAKER_REASON.to_owned()) }
 }
 
 const BREAKER_REASON: &str = "more than half of the projection's aggregates would be parked: it is the deployment that is at fault, so nothing \

@@ -15,7 +15,7 @@ use serde_dynamo::Item;
 use serde_json::value::RawValue;
 
 use super::ExportError;
-use crate::item::{Key, key_of};
+use crate::store::item::{Key, key_of};
 
 /// An item has at most 400 KB, of which a byte is at most the 14 of `{"NULL":true},`: 6 MB. The next power of two.
 /// <https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Constraints.html>

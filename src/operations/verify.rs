@@ -14,18 +14,22 @@ use std::{
 };
 
 use futures::{StreamExt as _, TryStreamExt as _, stream};
-use projection_vocabulary::{AggregateId, Cell, Change, Decimal, HomeRow, RowKey, Rule, Sums, Value, Version};
+use projection_vocabulary::{AggregateId, Cell, Change, Decimal, DynProjection, HomeRow, RowKey, Sums, Value, Version};
 
 use sums::Difference;
 
 use crate::{
-    catch_up::{Failed, Standing, Trust},
-    lane::newer_revision,
-    pass::{Pass, Visit},
-    reproject::{Folding, Stop, fold_history},
+    engine::{
+        lane::newer_revision,
+        reproject::{HistoryFold, Stop, fold_history},
+        worker::{CONCURRENCY, Worker},
+    },
+    operations::{
+        catch_up::{Failed, Standing, Trust},
+        histories::{Pass, Visit},
+    },
     retry::Deadline,
-    store::{Trouble, events::Segment, home::Row},
-    worker::{CONCURRENCY, Worker},
+    store::{StoreError, home::Row, segment::Segment},
 };
 
 /// When rows that are behind are looked at again: a worker that is at work moves them within that time.
@@ -134,7 +138,7 @@ struct Suspects {
     rows: u64,
     home: BTreeSet<AggregateId>,
     /// What shared rows must have been raised to.
-    raises: Change,
+    monotone: Change,
     /// What shared rows hold less what was contributed to them, as far as a scan can tell.
     balances: Sums,
 }
@@ -145,7 +149,7 @@ impl AddAssign for Suspects {
         self.aggregates += other.aggregates;
         self.rows += other.rows;
         self.home.extend(other.home);
-        self.raises = std::mem::take(&mut self.raises).then(other.raises);
+        self.monotone = std::mem::take(&mut self.monotone).then(other.monotone);
         for (cell, amount) in other.balances {
             *self.balances.entry(cell).or_default() += &amount;
         }
@@ -168,7 +172,7 @@ impl Worker {
     ///
     /// # Errors
     /// [`Failed`]: nothing is known. What was mended is mended.
-    pub async fn verify(&self, rule: &'static dyn Rule, options: Options, deadline: Deadline) -> Result<Verified, Failed> {
+    pub async fn verify(&self, rule: &'static dyn DynProjection, options: Options, deadline: Deadline) -> Result<Verified, Failed> {
         let segments: Vec<_> = match options.sample {
             None => Segment::all(options.segments).collect(),
             Some(percent) => sampled(percent),
@@ -181,9 +185,9 @@ impl Worker {
         }
         let row_segments = if options.sample.is_some() { segments } else { vec![Segment::ALL] };
         for segment in row_segments {
-            suspects += self.suspect_rows(rule, segment, &suspects.raises, deadline).await?;
+            suspects += self.suspect_rows(rule, segment, &suspects.monotone, deadline).await?;
         }
-        let Suspects { events, aggregates, rows, home, raises, balances } = suspects;
+        let Suspects { events, aggregates, rows, home, monotone, balances } = suspects;
         let mut verified = Verified { events, aggregates, rows, ..Verified::default() };
 
         let looks = self.look_until_they_move(rule, home, deadline).await?;
@@ -207,7 +211,7 @@ impl Worker {
         for (cell, amount) in surplus(&differences, &drifts) {
             verified.shared.insert(cell, SharedFinding::Sum(amount));
         }
-        let lower = self.lower(rule, &raises, deadline).await?;
+        let lower = self.lower(rule, &monotone, deadline).await?;
         for cell in lower.max().keys().chain(lower.insert().keys()) {
             verified.shared.insert(cell.clone(), SharedFinding::Lower);
         }
@@ -218,12 +222,12 @@ impl Worker {
     }
 
     /// Reads the histories of a segment.
-    async fn suspect_histories(&self, rule: &'static dyn Rule, segment: Segment, deadline: Deadline) -> Result<Suspects, Failed> {
+    async fn suspect_histories(&self, rule: &'static dyn DynProjection, segment: Segment, deadline: Deadline) -> Result<Suspects, Failed> {
         let (mut suspects, mut next) = (Suspects::default(), None);
         let mut pass = Pass::new(rule, up_to);
         loop {
             if deadline.passed() {
-                return Err(Trouble::OutOfTime.into());
+                return Err(StoreError::DeadlineExceeded.into());
             }
             let (page, after) = self.store().scan_events(segment, next.as_ref(), deadline).await?;
             suspects.events += page.len() as u64;
@@ -245,15 +249,15 @@ impl Worker {
     /// Reads the rows of a segment: do they stand on events, and do sums and contributions match?
     async fn suspect_rows(
         &self,
-        rule: &'static dyn Rule,
+        rule: &'static dyn DynProjection,
         segment: Segment,
-        raises: &Change,
+        monotone: &Change,
         deadline: Deadline,
     ) -> Result<Suspects, Failed> {
         let (mut suspects, mut next) = (Suspects::default(), None);
         loop {
             if deadline.passed() {
-                return Err(Trouble::OutOfTime.into());
+                return Err(StoreError::DeadlineExceeded.into());
             }
             let (rows, after) = self.store().scan_rows(rule, segment, next, deadline).await?;
             suspects.rows += rows.len() as u64;
@@ -271,7 +275,7 @@ impl Worker {
                 for (attribute, value) in shared {
                     let cell = (key.clone(), attribute);
                     if let Value::Number(amount) = value
-                        && !raises.max().contains_key(&cell)
+                        && !monotone.max().contains_key(&cell)
                     {
                         *suspects.balances.entry(cell).or_default() += &amount;
                     }
@@ -287,7 +291,7 @@ impl Worker {
     /// Looks at aggregates by consistent reads; at those that are behind again and again, until they move or have had their time.
     async fn look_until_they_move(
         &self,
-        rule: &'static dyn Rule,
+        rule: &'static dyn DynProjection,
         ids: BTreeSet<AggregateId>,
         deadline: Deadline,
     ) -> Result<BTreeMap<AggregateId, Look>, Failed> {
@@ -311,7 +315,7 @@ impl Worker {
 
     async fn look_at_all(
         &self,
-        rule: &'static dyn Rule,
+        rule: &'static dyn DynProjection,
         ids: BTreeSet<AggregateId>,
         deadline: Deadline,
     ) -> Result<BTreeMap<AggregateId, Look>, Failed> {
@@ -322,7 +326,7 @@ impl Worker {
         stream::iter(looks).buffer_unordered(CONCURRENCY).try_collect().await
     }
 
-    async fn look(&self, rule: &'static dyn Rule, id: &AggregateId, deadline: Deadline) -> Result<Look, Failed> {
+    async fn look(&self, rule: &'static dyn DynProjection, id: &AggregateId, deadline: Deadline) -> Result<Look, Failed> {
         let row = self.store().read_rows(rule, std::slice::from_ref(id), deadline).await?.remove(id).unwrap_or_default();
         if row.revision > rule.revision() {
             return Err(Failed(newer_revision(rule, row.revision)));
@@ -331,10 +335,10 @@ impl Worker {
             let parked = row.parked_at.is_some();
             return Ok(Look { finding: Some(if parked { Finding::Parked } else { Finding::Outdated }), row, contributions: None });
         }
-        let folding = fold_history(self.store(), rule, id, row.version, deadline).await?;
-        let mut look = Look { finding: compared(&row, &folding), contributions: Some(folding.row().contributions), row };
-        if look.finding == Some(Finding::Ahead) && folding.due == Version::NONE.next() {
-            let any = self.store().load_page(id, folding.due..=Version(u64::MAX), 1, deadline).await?;
+        let folded = fold_history(self.store(), rule, id, row.version, deadline).await?;
+        let mut look = Look { finding: compared(&row, &folded), contributions: Some(folded.row().contributions), row };
+        if look.finding == Some(Finding::Ahead) && folded.due == Version::NONE.next() {
+            let any = self.store().load_page(id, folded.due..=Version(u64::MAX), 1, deadline).await?;
             look.finding = Some(if any.is_empty() { Finding::Orphaned } else { Finding::Ahead });
         }
         if look.finding.is_none() && look.row.parked_at.is_some() {
@@ -348,7 +352,7 @@ impl Worker {
 
     async fn repair(
         &self,
-        rule: &'static dyn Rule,
+        rule: &'static dyn DynProjection,
         verified: &mut Verified,
         (differences, mut drifts): (BTreeMap<Cell, Difference>, BTreeMap<AggregateId, Sums>),
         lower: &Change,
@@ -377,7 +381,7 @@ impl Worker {
         for (row, (by, corrected)) in rows {
             self.store().correct_sums(rule, row, &by, corrected, deadline).await?;
         }
-        let raised = self.store().raise(rule, lower, deadline).await?;
+        let raised = self.store().apply_monotone(rule, lower, deadline).await?;
         raised.map_err(|reason| Failed(format!("a shared row cannot be raised: {reason}")))?;
         verified.repaired += verified.shared.values().filter(|finding| **finding == SharedFinding::Lower).count() as u64;
         Ok(())
@@ -385,16 +389,16 @@ impl Worker {
 }
 
 impl Suspects {
-    fn visit(&mut self, rule: &'static dyn Rule, visit: Visit) -> Result<(), Failed> {
+    fn visit(&mut self, rule: &'static dyn DynProjection, visit: Visit) -> Result<(), Failed> {
         self.aggregates += 1;
-        let Visit { aggregate, row, folding, beyond, first, .. } = visit;
+        let Visit { aggregate, row, folded, beyond, first, .. } = visit;
         if row.revision > rule.revision() {
             return Err(Failed(newer_revision(rule, row.revision)));
         }
         let outdated = row.version > Version::NONE && row.revision < rule.revision();
         let suspect =
-            outdated || first != Version::NONE.next() || row.parked_at.is_some() || beyond > 0 || compared(&row, &folding).is_some();
-        self.raises = std::mem::take(&mut self.raises).then(folding.total.raises());
+            outdated || first != Version::NONE.next() || row.parked_at.is_some() || beyond > 0 || compared(&row, &folded).is_some();
+        self.monotone = std::mem::take(&mut self.monotone).then(folded.total.monotone());
         if suspect {
             self.home.insert(aggregate);
         }
@@ -403,17 +407,17 @@ impl Suspects {
 }
 
 /// A row of today's revision is compared at the version that it has.
-fn up_to(rule: &dyn Rule, row: &HomeRow) -> Version {
+fn up_to(rule: &dyn DynProjection, row: &HomeRow) -> Version {
     if row.revision == rule.revision() { row.version } else { Version::NONE }
 }
 
 /// What is wrong with a row of today's revision, by the fold of what the event store has up to its version.
-fn compared(row: &HomeRow, folding: &Folding) -> Option<Finding> {
-    if folding.due <= row.version {
-        let poison = folding.stop.as_ref().is_some_and(Stop::is_poison);
+fn compared(row: &HomeRow, folded: &HistoryFold) -> Option<Finding> {
+    if folded.due <= row.version {
+        let poison = folded.stop.as_ref().is_some_and(Stop::is_poison);
         return Some(if poison { Finding::Drifted } else { Finding::Ahead });
     }
-    let fresh = folding.row();
+    let fresh = folded.row();
     let same = row.version == fresh.version
         && row.last_event_id == fresh.last_event_id
         && row.own == fresh.own

@@ -2,20 +2,27 @@
 
 use std::collections::BTreeSet;
 
-use projection_vocabulary::{AggregateId, HomeRow, Rule, Version};
+use futures::{StreamExt as _, stream};
+
+use projection_vocabulary::{AggregateId, DynProjection, HomeRow, Version};
 
 use crate::{
-    lane::{Lane, Park, UNEXPLAINED_MAX, UNEXPLAINED_REASON, concerns, newer_revision},
-    reproject::fold_history,
+    engine::worker::CONCURRENCY,
+    engine::{
+        content::concerns,
+        lane::{Lane, Park, UNEXPLAINED_MAX, UNEXPLAINED_REASON, newer_revision},
+        reproject::fold_history,
+        worker::Worker,
+    },
+    progress::Counts,
     retry::Deadline,
     store::{
-        Trouble,
+        StoreError,
         events::{PAGE_EVENTS, Stored},
     },
-    worker::Worker,
 };
 
-pub use crate::reproject::Trust;
+pub use crate::engine::reproject::Trust;
 
 /// Where an aggregate stands after catching up, in one projection.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,9 +49,9 @@ pub struct CaughtUp {
 #[error("{0}")]
 pub struct Failed(pub(crate) String);
 
-impl From<Trouble> for Failed {
-    fn from(trouble: Trouble) -> Self {
-        Self(trouble.to_string())
+impl From<StoreError> for Failed {
+    fn from(error: StoreError) -> Self {
+        Self(error.to_string())
     }
 }
 
@@ -77,7 +84,13 @@ impl Worker {
     ///
     /// # Errors
     /// [`Failed`].
-    pub async fn catch_up(&self, rule: &'static dyn Rule, id: &AggregateId, trust: Trust, deadline: Deadline) -> Result<CaughtUp, Failed> {
+    pub async fn catch_up(
+        &self,
+        rule: &'static dyn DynProjection,
+        id: &AggregateId,
+        trust: Trust,
+        deadline: Deadline,
+    ) -> Result<CaughtUp, Failed> {
         // No breaker: somebody asked for this one aggregate.
         self.catch_up_one(rule, id, (trust, IfStuck::Park), deadline).await
     }
@@ -85,7 +98,7 @@ impl Worker {
     /// The same for one of many that nobody has looked at.
     pub(crate) async fn sweep(
         &self,
-        rule: &'static dyn Rule,
+        rule: &'static dyn DynProjection,
         id: &AggregateId,
         if_stuck: IfStuck,
         deadline: Deadline,
@@ -95,7 +108,7 @@ impl Worker {
 
     async fn catch_up_one(
         &self,
-        rule: &'static dyn Rule,
+        rule: &'static dyn DynProjection,
         id: &AggregateId,
         (trust, if_stuck): (Trust, IfStuck),
         deadline: Deadline,
@@ -104,7 +117,7 @@ impl Worker {
         let (mut before, mut unmoved) = (None, 0);
         loop {
             if deadline.passed() {
-                return Err(Trouble::OutOfTime.into());
+                return Err(StoreError::DeadlineExceeded.into());
             }
             let row = self.store().read_rows(rule, std::slice::from_ref(id), deadline).await?.remove(id).unwrap_or_default();
             if row.parked_at.is_some() {
@@ -133,8 +146,8 @@ impl Worker {
                     lane.prepare();
                 }
                 Finding::OtherHistory => {
-                    let folding = fold_history(self.store(), rule, id, Version(u64::MAX), deadline).await?;
-                    lane.replace(&row, &folding, trust);
+                    let folded = fold_history(self.store(), rule, id, Version(u64::MAX), deadline).await?;
+                    lane.replace(&row, &folded, trust);
                 }
             }
             let (mut lanes, to_park) = self.drive(vec![lane], deadline.into()).await;
@@ -158,16 +171,22 @@ impl Worker {
     /// Whether events follow a row that concern the rule.
     pub(crate) async fn is_behind(
         &self,
-        rule: &'static dyn Rule,
+        rule: &'static dyn DynProjection,
         id: &AggregateId,
         row: &HomeRow,
         deadline: Deadline,
-    ) -> Result<bool, Trouble> {
+    ) -> Result<bool, StoreError> {
         Ok(matches!(self.compare(rule, id, row, deadline).await?, Finding::Behind(..)))
     }
 
     /// Looks at what follows a row in the event store, up to the first page with something for the rule in it.
-    async fn compare(&self, rule: &'static dyn Rule, id: &AggregateId, row: &HomeRow, deadline: Deadline) -> Result<Finding, Trouble> {
+    async fn compare(
+        &self,
+        rule: &'static dyn DynProjection,
+        id: &AggregateId,
+        row: &HomeRow,
+        deadline: Deadline,
+    ) -> Result<Finding, StoreError> {
         if row.version > Version::NONE && row.revision < rule.revision() {
             return Ok(Finding::OtherHistory);
         }
@@ -201,4 +220,28 @@ impl Worker {
 
 fn stands_on(row: &HomeRow, stored: &Stored) -> bool {
     matches!(stored, Stored::Event(event) if event.version == row.version && Some(&event.event_id) == row.last_event_id.as_ref())
+}
+
+/// Advances aggregates to the heads of their histories, and counts what came of it.
+pub(crate) async fn sweep_all(
+    worker: &Worker,
+    rule: &'static dyn DynProjection,
+    behind: &[AggregateId],
+    if_stuck: IfStuck,
+    counts: &mut Counts,
+    deadline: Deadline,
+) -> Result<(), Failed> {
+    let each = behind.iter().map(|id| worker.sweep(rule, id, if_stuck, deadline));
+    let swept: Vec<Result<CaughtUp, Failed>> = stream::iter(each).buffer_unordered(CONCURRENCY).collect().await;
+    let mut failure = None;
+    for swept in swept {
+        match swept {
+            // Another may have been quicker.
+            Ok(CaughtUp { standing: Standing::Head, applied, reprojected }) => counts.caught_up += u64::from(applied > 0 || reprojected),
+            Ok(_) if if_stuck == IfStuck::Leave => counts.stopped += 1,
+            Ok(_) => counts.parked += 1,
+            Err(failed) => failure = Some(failed),
+        }
+    }
+    failure.map_or(Ok(()), Err)
 }

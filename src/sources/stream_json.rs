@@ -5,7 +5,7 @@ use serde::Serialize;
 use serde_dynamo::Item;
 use serde_json::{Value as Json, json};
 
-use crate::item::encode_event;
+use crate::store::item::encode_event;
 
 /// A Lambda event of stream records.
 #[derive(Serialize)]

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde_dynamo::Item;
 use serde_json::{Value as Json, json, value::RawValue};
 
-use crate::item::{self, Key, Malformed};
+use crate::store::item::{self, Key, Malformed};
 
 /// The position of a record in its shard. Ordered as a number; they have up to 40 digits.
 #[derive(Clone, Debug, PartialEq, Eq)]

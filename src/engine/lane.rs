@@ -16,14 +16,15 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use projection_vocabulary::{AggregateId, Change, HomeRow, RecordedEvent, Rule, Sums, Version, fold};
-use serde_dynamo::Item;
+use projection_vocabulary::{AggregateId, Change, DynProjection, HomeRow, RecordedEvent, Sums, Version, fold};
 
 use crate::{
-    item::encode_event,
-    report::{Outcome, Tally},
-    reproject::{Folding, Replacement, Stop, Trust},
-    store::{events::Stored, home::HomeWrite, rows::TRANSACTION_ACTIONS_MAX},
+    engine::content::{Content, content, payload_of},
+    engine::{
+        report::{Outcome, Tally},
+        reproject::{HOLE_REASON, HistoryFold, Replacement, Stop, Trust},
+    },
+    store::{events::Stored, home::HomeWrite, limits::TRANSACTION_ACTIONS_MAX},
 };
 
 /// How often a lane may be refused for no reason that its row shows before it gives up.
@@ -34,7 +35,7 @@ pub const UNEXPLAINED_REASON: &str = "a row keeps refusing writes that it should
 /// One aggregate in one projection.
 pub struct Lane {
     /// The projection.
-    pub rule: &'static dyn Rule,
+    pub rule: &'static dyn DynProjection,
     /// The aggregate.
     pub aggregate: AggregateId,
     entries: VecDeque<Entry>,
@@ -47,7 +48,7 @@ pub struct Lane {
     replacing: Option<Box<Write>>,
     unexplained: u32,
     /// What became of the batch's records, by their index in it.
-    pub settled: Vec<(usize, Outcome)>,
+    pub outcomes: Vec<(usize, Outcome)>,
     /// Counts of this lane.
     pub tally: Tally,
     /// Why its failed records failed.
@@ -63,16 +64,6 @@ struct Entry {
     content: Content,
     /// The records of the batch that brought it, by index; none if it comes from the event store.
     records: Vec<usize>,
-}
-
-/// What a version holds, for one rule.
-pub enum Content {
-    /// An event that concerns the rule.
-    Event(Arc<RecordedEvent>),
-    /// Events that do not concern the rule. They count as applied with the next one that does.
-    Passed,
-    /// An event that cannot be read.
-    Poison { reason: String, payload: String },
 }
 
 /// What a lane needs next.
@@ -117,9 +108,9 @@ pub struct Park {
 
 /// What to do after a refusal.
 #[derive(Debug)]
-pub enum Next {
+pub enum AfterRefusal {
     /// Ask the lane for its next step.
-    Step,
+    Continue,
     /// Read these versions from the event store.
     Heal(Version, Version),
     /// Project the aggregate anew over this row.
@@ -129,7 +120,7 @@ pub enum Next {
 impl Lane {
     /// An empty lane.
     #[must_use]
-    pub fn new(rule: &'static dyn Rule, aggregate: AggregateId) -> Self {
+    pub fn new(rule: &'static dyn DynProjection, aggregate: AggregateId) -> Self {
         Self {
             rule,
             aggregate,
@@ -139,7 +130,7 @@ impl Lane {
             parking: None,
             replacing: None,
             unexplained: 0,
-            settled: Vec::new(),
+            outcomes: Vec::new(),
             tally: Tally::default(),
             failure: None,
             waits: false,
@@ -148,7 +139,7 @@ impl Lane {
 
     /// Adds an event that a record brought. Records may come in any order.
     pub fn push_event(&mut self, event: &Arc<RecordedEvent>, record: usize) {
-        let content = if fold::concerns(self.rule, event) { Content::Event(event.clone()) } else { Content::Passed };
+        let content = if fold::concerns(self.rule, event) { Content::Event(event.clone()) } else { Content::Irrelevant };
         self.entries.push_back(Entry { first: event.version, last: event.version, content, records: vec![record] });
     }
 
@@ -164,7 +155,7 @@ impl Lane {
 
     /// Adds what the event store has from version `from` on. Nothing between the watermark `after` and there concerns the rule.
     pub fn push_stored(&mut self, after: Version, from: Version, stored: Vec<Stored>) {
-        self.push_passed(after, from);
+        self.push_irrelevant(after, from);
         for item in stored {
             let entry = self.entry_of(item);
             self.entries.push_back(entry);
@@ -173,14 +164,14 @@ impl Lane {
 
     /// Adds the event at which a fold ended that leaves the row at version `after`.
     pub fn push_stop(&mut self, after: Version, due: Version, Stop { reason, payload }: Stop) {
-        self.push_passed(after, due);
+        self.push_irrelevant(after, due);
         self.entries.push_back(Entry { first: due, last: due, content: Content::Poison { reason, payload }, records: Vec::new() });
     }
 
     /// What lies between the watermark `after` and version `next`, if anything: nothing of it concerns the rule.
-    fn push_passed(&mut self, after: Version, next: Version) {
+    fn push_irrelevant(&mut self, after: Version, next: Version) {
         if after.next() < next {
-            self.entries.push_back(Entry { first: after.next(), last: next.previous(), content: Content::Passed, records: Vec::new() });
+            self.entries.push_back(Entry { first: after.next(), last: next.previous(), content: Content::Irrelevant, records: Vec::new() });
         }
     }
 
@@ -197,7 +188,7 @@ impl Lane {
         self.entries = entries;
         // What follows the last event that concerns the rule is left to the next one, so that a row's watermark does not
         // depend on how events were batched.
-        let passed = |entry: Option<&Entry>| entry.is_some_and(|entry| matches!(entry.content, Content::Passed));
+        let passed = |entry: Option<&Entry>| entry.is_some_and(|entry| matches!(entry.content, Content::Irrelevant));
         while passed(self.entries.back()) {
             self.entries.pop_back();
         }
@@ -237,12 +228,12 @@ impl Lane {
             if merged.change.needs_contributions() && self.row.is_none() && after > Version::NONE {
                 return Step::Read;
             }
-            let settled = merged.change.settle(&row.contributions);
-            let mut shared_rows: Vec<_> = settled.shared.keys().map(|(row, _)| row).collect();
+            let resolved = merged.change.resolve(&row.contributions);
+            let mut shared_rows: Vec<_> = resolved.shared.keys().map(|(row, _)| row).collect();
             shared_rows.dedup();
             if shared_rows.len() >= TRANSACTION_ACTIONS_MAX {
                 if merged.concerning == 1 {
-                    let last = run.iter().find(|entry| !matches!(entry.content, Content::Passed)).expect("one event concerns the rule");
+                    let last = run.iter().find(|entry| !matches!(entry.content, Content::Irrelevant)).expect("one event concerns the rule");
                     let reason =
                         format!("the event changes more than {} shared rows, which no transaction holds", TRANSACTION_ACTIONS_MAX - 1);
                     let (version, payload) = (last.last, last.payload());
@@ -267,13 +258,13 @@ impl Lane {
                 self.rule.revision(),
                 last.event_id.clone(),
                 &merged.change,
-                &settled,
+                &resolved,
             );
             let home = if let Some(row) = &self.row { home.reckoned_from(row) } else { home };
             return Step::Write(Box::new(Write {
                 home,
                 change: merged.change,
-                shared: settled.shared,
+                shared: resolved.shared,
                 entries,
                 concerning: merged.concerning,
             }));
@@ -302,12 +293,12 @@ impl Lane {
     }
 
     /// The home row was read: `None` if it is absent.
-    pub fn read(&mut self, row: Option<HomeRow>) -> Next {
+    pub fn read(&mut self, row: Option<HomeRow>) -> AfterRefusal {
         let row = row.unwrap_or_default();
         let expected = self.entries.front().map_or(Version::NONE, |front| front.first.previous());
         if row.version == expected && row.revision == self.rule.revision() && row.parked_at.is_none() {
             self.row = Some(row);
-            return Next::Step;
+            return AfterRefusal::Continue;
         }
         self.refused(Some(row), None)
     }
@@ -318,8 +309,8 @@ impl Lane {
         self.unexplained = 0;
         if self.replacing.take().is_some() {
             self.tally.reprojected += 1;
-            self.settle_up_to(write.home.after, Outcome::Duplicate);
-            self.settle_up_to(write.home.to, Outcome::Applied);
+            self.finish_up_to(write.home.after, Outcome::Duplicate);
+            self.finish_up_to(write.home.to, Outcome::Applied);
             return;
         }
         for entry in self.entries.drain(..write.entries) {
@@ -331,7 +322,7 @@ impl Lane {
             for (at, record) in entry.records.into_iter().enumerate() {
                 let outcome = if at == 0 { Outcome::Applied } else { Outcome::Duplicate };
                 self.tally.count(outcome);
-                self.settled.push((record, outcome));
+                self.outcomes.push((record, outcome));
             }
         }
     }
@@ -339,39 +330,39 @@ impl Lane {
     /// A write or a parking was refused because the row is another: this one, or absent.
     ///
     /// `tried` is the write, if an earlier try of it may have been applied and its answer lost.
-    pub fn refused(&mut self, row: Option<HomeRow>, tried: Option<&Write>) -> Next {
+    pub fn refused(&mut self, row: Option<HomeRow>, tried: Option<&Write>) -> AfterRefusal {
         self.row = None;
         self.parking = None;
         let replacing = self.replacing.take();
         let row = row.unwrap_or_default();
         if row.parked_at.is_some() {
-            self.settle_up_to(row.version, Outcome::Duplicate);
+            self.finish_up_to(row.version, Outcome::Duplicate);
             self.parked();
-            return Next::Step;
+            return AfterRefusal::Continue;
         }
         let revision = self.rule.revision();
         if row.version > Version::NONE && row.revision != revision {
             if row.revision < revision {
-                return if self.refused_for_no_reason() { Next::Step } else { Next::Reproject(Box::new(row)) };
+                return if self.refused_for_no_reason() { AfterRefusal::Continue } else { AfterRefusal::Reproject(Box::new(row)) };
             }
             self.fail(newer_revision(self.rule, row.revision));
-            return Next::Step;
+            return AfterRefusal::Continue;
         }
         if let (Some(write), Some(_)) = (tried, &replacing)
             && write.home.to == row.version
         {
             self.replacing = replacing;
             self.written(write);
-            return Next::Step;
+            return AfterRefusal::Continue;
         }
-        let Some(front) = self.entries.front() else { return Next::Step };
+        let Some(front) = self.entries.front() else { return AfterRefusal::Continue };
         let after = front.first.previous();
         if row.version < after {
-            return Next::Heal(row.version.next(), after);
+            return AfterRefusal::Heal(row.version.next(), after);
         }
         if row.version == after {
             self.refused_for_no_reason();
-            return Next::Step;
+            return AfterRefusal::Continue;
         }
         let diverged = self
             .entries
@@ -381,13 +372,13 @@ impl Lane {
             let reason = "history diverged: another event with this version was applied before; was the event store restored?".to_owned();
             let (version, payload) = (entry.last, entry.payload());
             self.park_at(row.version, version, reason, payload);
-            return Next::Step;
+            return AfterRefusal::Continue;
         }
         match tried {
             Some(write) if write.home.to == row.version => self.written(write),
-            _ => self.settle_up_to(row.version, Outcome::Duplicate),
+            _ => self.finish_up_to(row.version, Outcome::Duplicate),
         }
-        Next::Step
+        AfterRefusal::Continue
     }
 
     /// Counts a refusal that the row as it is does not explain: others move it, or it takes no write at all and the lane fails.
@@ -401,7 +392,7 @@ impl Lane {
     }
 
     /// What the event store has from version `from` on, up to `to`.
-    pub fn heal(&mut self, from: Version, to: Version, stored: Vec<Stored>) -> Next {
+    pub fn heal(&mut self, from: Version, to: Version, stored: Vec<Stored>) -> AfterRefusal {
         self.tally.gaps += 1;
         let mut due = from;
         let mut healed: Vec<Entry> = Vec::new();
@@ -416,19 +407,19 @@ impl Lane {
             // Events passed over may have been read before this hole: the row is still where they begin.
             let after = self.entries.front().map_or(from, |front| front.first.min(from)).previous();
             self.park_at(after, from, HOLE_REASON.to_owned(), String::new());
-            return Next::Step;
+            return AfterRefusal::Continue;
         }
-        let only_passed = healed.iter().all(|entry| matches!(entry.content, Content::Passed));
+        let only_irrelevant = healed.iter().all(|entry| matches!(entry.content, Content::Irrelevant));
         let (first, last) = (healed[0].first, healed[healed.len() - 1].last);
-        if only_passed {
-            healed = vec![Entry { first, last, content: Content::Passed, records: Vec::new() }];
+        if only_irrelevant {
+            healed = vec![Entry { first, last, content: Content::Irrelevant, records: Vec::new() }];
         }
         // What was read before in the same healing stands in front, all of it passed over.
         let before = self.entries.iter().take_while(|entry| entry.last < from).count();
         for (at, entry) in healed.into_iter().enumerate() {
             self.entries.insert(before + at, entry);
         }
-        if only_passed && last < to { Next::Heal(last.next(), to) } else { Next::Step }
+        if only_irrelevant && last < to { AfterRefusal::Heal(last.next(), to) } else { AfterRefusal::Continue }
     }
 
     fn entry_of(&self, stored: Stored) -> Entry {
@@ -437,10 +428,10 @@ impl Lane {
     }
 
     /// Puts the fold of its history in the place of its row as it is; or parks the aggregate where that row stands, if that cannot be.
-    pub fn replace(&mut self, stale: &HomeRow, folding: &Folding, trust: Trust) {
-        match folding.in_place_of(stale, trust) {
-            Ok(Replacement { home, raises, shared }) => {
-                self.replacing = Some(Box::new(Write { home, change: raises, shared, entries: 0, concerning: 1 }));
+    pub fn replace(&mut self, stale: &HomeRow, folded: &HistoryFold, trust: Trust) {
+        match folded.in_place_of(stale, trust) {
+            Ok(Replacement { home, monotone, shared }) => {
+                self.replacing = Some(Box::new(Write { home, change: monotone, shared, entries: 0, concerning: 1 }));
             }
             Err((version, stop)) => self.stuck((stale.version, stale.revision), version, stop),
         }
@@ -468,28 +459,28 @@ impl Lane {
     pub fn parked(&mut self) {
         self.parking = None;
         self.waits = true;
-        self.settle_up_to(Version(u64::MAX), Outcome::Parked);
+        self.finish_up_to(Version(u64::MAX), Outcome::Parked);
     }
 
     /// All that is left fails.
     pub fn fail(&mut self, reason: String) {
         self.parking = None;
         self.replacing = None;
-        self.settle_up_to(Version(u64::MAX), Outcome::Failed);
+        self.finish_up_to(Version(u64::MAX), Outcome::Failed);
         self.failure = Some(reason);
     }
 
-    fn settle_up_to(&mut self, version: Version, outcome: Outcome) {
+    fn finish_up_to(&mut self, version: Version, outcome: Outcome) {
         while self.entries.front().is_some_and(|front| front.last <= version) {
             let entry = self.entries.pop_front().expect("there is a front");
             match &entry.content {
-                Content::Passed => continue,
+                Content::Irrelevant => continue,
                 Content::Event(event) if outcome == Outcome::Applied => self.tally.counted(event),
                 Content::Event(_) | Content::Poison { .. } => {}
             }
             for record in entry.records {
                 self.tally.count(outcome);
-                self.settled.push((record, outcome));
+                self.outcomes.push((record, outcome));
             }
         }
         // Events passed over may reach beyond the version as one entry.
@@ -502,37 +493,12 @@ impl Lane {
 }
 
 /// Why rows of a newer revision are left alone.
-pub fn newer_revision(rule: &dyn Rule, written_by: u32) -> String {
+pub fn newer_revision(rule: &dyn DynProjection, written_by: u32) -> String {
     format!(
         "rows of `{}` were written by revision {written_by} of its rule, this deployment has {}: deploy the newer one again, or rebuild",
         rule.name(),
         rule.revision()
     )
-}
-
-/// Why an aggregate is parked whose history has a hole.
-pub const HOLE_REASON: &str = "the event store does not have this version, although it has a later one";
-
-/// Whether an item of the event store is anything to a rule. One that hides its type may be.
-pub fn concerns(rule: &dyn Rule, stored: &Stored) -> bool {
-    match stored {
-        Stored::Event(event) => fold::concerns(rule, event),
-        Stored::Malformed { event_type, .. } => event_type.as_deref().is_none_or(|name| rule.event_types().contains(&name)),
-    }
-}
-
-/// What an item of the event store holds for a rule.
-pub fn content(rule: &dyn Rule, stored: Stored) -> Content {
-    match stored {
-        _ if !concerns(rule, &stored) => Content::Passed,
-        Stored::Event(event) => Content::Event(Arc::new(event)),
-        Stored::Malformed { reason, payload, .. } => Content::Poison { reason: reason.to_string(), payload },
-    }
-}
-
-/// An event as the parking table keeps it.
-pub fn payload_of(event: &RecordedEvent) -> String {
-    serde_json::to_string(&Item::from(encode_event(event))).expect("an item has text keys and serialises")
 }
 
 /// How many entries from the first follow each other without a hole.
@@ -545,7 +511,7 @@ impl Content {
     fn same(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Event(one), Self::Event(two)) => one.event_id == two.event_id,
-            (Self::Passed, Self::Passed) => true,
+            (Self::Irrelevant, Self::Irrelevant) => true,
             (Self::Poison { payload: one, .. }, Self::Poison { payload: two, .. }) => one == two,
             _ => false,
         }
@@ -561,7 +527,7 @@ impl Entry {
         match &self.content {
             Content::Event(event) => payload_of(event),
             Content::Poison { payload, .. } => payload.clone(),
-            Content::Passed => String::new(),
+            Content::Irrelevant => String::new(),
         }
     }
 }

@@ -1,16 +1,16 @@
 //! Projecting an aggregate anew: because its rule has changed, or because its row stands on another history than the event store's.
 //! Pure, but for reading a history.
 
-use projection_vocabulary::{AggregateId, Change, HomeRow, Rows, Rule, Sums, Version};
+use projection_vocabulary::{AggregateId, Change, DynProjection, HomeRow, Rows, Sums, Version};
 
 use crate::{
-    lane::{Content, HOLE_REASON, content, payload_of},
+    engine::content::{Content, content, payload_of},
     retry::Deadline,
     store::{
-        Store, Trouble,
+        Store, StoreError,
         events::{PAGE_EVENTS, Stored},
         home::HomeWrite,
-        rows::TRANSACTION_ACTIONS_MAX,
+        limits::TRANSACTION_ACTIONS_MAX,
     },
 };
 
@@ -26,8 +26,8 @@ pub enum Trust {
 
 /// The fold of an aggregate's history from its first event on, under today's rule, event by event: however long a history is, this
 /// holds a row and a change.
-pub struct Folding {
-    rule: &'static dyn Rule,
+pub struct HistoryFold {
+    rule: &'static dyn DynProjection,
     aggregate: AggregateId,
     rows: Rows,
     /// The change of all events so far.
@@ -47,10 +47,10 @@ pub struct Stop {
     pub payload: String,
 }
 
-impl Folding {
+impl HistoryFold {
     /// Nothing yet.
     #[must_use]
-    pub fn new(rule: &'static dyn Rule, aggregate: AggregateId) -> Self {
+    pub fn new(rule: &'static dyn DynProjection, aggregate: AggregateId) -> Self {
         Self { rule, aggregate, rows: Rows::default(), total: Change::default(), due: Version::NONE.next(), stop: None }
     }
 
@@ -67,7 +67,7 @@ impl Folding {
 
     fn fold(&mut self, stored: Stored) -> Result<(), Stop> {
         match content(self.rule, stored) {
-            Content::Passed => Ok(()),
+            Content::Irrelevant => Ok(()),
             Content::Poison { reason, payload } => Err(Stop { reason, payload }),
             Content::Event(event) => {
                 let change = self.rows.fold(self.rule, &event);
@@ -95,7 +95,7 @@ impl Folding {
             return Err((self.due, Stop { reason: format!("the aggregate is projected anew: {reason}"), payload }));
         }
         // What all its events come to for an aggregate that had contributed nothing: zeros too, where a row must show one.
-        let mut shared = self.total.settle(&Sums::new()).shared;
+        let mut shared = self.total.resolve(&Sums::new()).shared;
         for (cell, amount) in &stale.contributions {
             *shared.entry(cell.clone()).or_default() -= amount;
         }
@@ -106,7 +106,7 @@ impl Folding {
             return Err((stale.version, Stop::refused("they change more shared rows than a transaction holds")));
         }
         let home = HomeWrite::replacing(self.aggregate.clone(), stale, &self.row());
-        Ok(Replacement { home, raises: self.total.raises(), shared })
+        Ok(Replacement { home, monotone: self.total.monotone(), shared })
     }
 }
 
@@ -115,7 +115,7 @@ pub struct Replacement {
     /// The home row.
     pub home: HomeWrite,
     /// The `max` and `insert` operations of the whole history.
-    pub raises: Change,
+    pub monotone: Change,
     /// What to add to shared rows.
     pub shared: Sums,
 }
@@ -142,32 +142,35 @@ impl Stop {
     }
 }
 
+/// Why an aggregate is parked whose history has a hole.
+pub const HOLE_REASON: &str = "the event store does not have this version, although it has a later one";
+
 const AHEAD_REASON: &str = "the event store ends before the row does; was the event store restored?";
 
 /// Folds what the event store has of an aggregate up to a version, page by page.
 ///
 /// # Errors
-/// [`Trouble`].
+/// [`StoreError`].
 pub async fn fold_history(
     store: &Store,
-    rule: &'static dyn Rule,
+    rule: &'static dyn DynProjection,
     aggregate: &AggregateId,
     up_to: Version,
     deadline: Deadline,
-) -> Result<Folding, Trouble> {
-    let mut folding = Folding::new(rule, aggregate.clone());
-    while folding.due <= up_to {
+) -> Result<HistoryFold, StoreError> {
+    let mut folded = HistoryFold::new(rule, aggregate.clone());
+    while folded.due <= up_to {
         if deadline.passed() {
-            return Err(Trouble::OutOfTime);
+            return Err(StoreError::DeadlineExceeded);
         }
-        let page = store.load_page(aggregate, folding.due..=up_to, PAGE_EVENTS, deadline).await?;
+        let page = store.load_page(aggregate, folded.due..=up_to, PAGE_EVENTS, deadline).await?;
         let full = page.len() == PAGE_EVENTS;
         for stored in page {
-            folding.push(stored);
+            folded.push(stored);
         }
-        if !full || folding.stop.is_some() {
+        if !full || folded.stop.is_some() {
             break;
         }
     }
-    Ok(folding)
+    Ok(folded)
 }

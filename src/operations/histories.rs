@@ -4,21 +4,20 @@
 
 use std::collections::BTreeSet;
 
-use projection_vocabulary::{AggregateId, HomeRow, Rule, Version};
+use projection_vocabulary::{AggregateId, DynProjection, HomeRow, Version};
 
 use crate::{
-    lane::concerns,
-    reproject::Folding,
+    engine::{content::concerns, reproject::HistoryFold},
     retry::Deadline,
-    store::{Store, Trouble, events::Stored},
+    store::{Store, StoreError, events::Stored},
 };
 
 /// How far to fold a history, by the row beside it.
-pub type UpTo = fn(&dyn Rule, &HomeRow) -> Version;
+pub type UpTo = fn(&dyn DynProjection, &HomeRow) -> Version;
 
 /// Goes through histories.
 pub struct Pass {
-    rule: &'static dyn Rule,
+    rule: &'static dyn DynProjection,
     up_to: UpTo,
     /// The aggregate whose history may go on with the next page.
     open: Option<Visit>,
@@ -31,7 +30,7 @@ pub struct Visit {
     /// Its row when its first event was met.
     pub row: HomeRow,
     /// The fold as far as it was asked for.
-    pub folding: Folding,
+    pub folded: HistoryFold,
     /// How many events follow the row that concern the rule.
     pub beyond: u64,
     /// The first version that was met: if it is not 1, this is a piece of a history.
@@ -42,15 +41,15 @@ pub struct Visit {
 impl Pass {
     /// A pass for a rule.
     #[must_use]
-    pub fn new(rule: &'static dyn Rule, up_to: UpTo) -> Self {
+    pub fn new(rule: &'static dyn DynProjection, up_to: UpTo) -> Self {
         Self { rule, up_to, open: None }
     }
 
     /// Takes the next page, and gives those aggregates whose histories have ended. The last of the page stays open.
     ///
     /// # Errors
-    /// [`Trouble`]: begin again behind the last one that was given.
-    pub async fn page(&mut self, store: &Store, page: Vec<(AggregateId, Stored)>, deadline: Deadline) -> Result<Vec<Visit>, Trouble> {
+    /// [`StoreError`]: begin again behind the last one that was given.
+    pub async fn page(&mut self, store: &Store, page: Vec<(AggregateId, Stored)>, deadline: Deadline) -> Result<Vec<Visit>, StoreError> {
         let opened = |open: &Option<Visit>, id: &AggregateId| open.as_ref().is_some_and(|visit| visit.aggregate == *id);
         let begin: BTreeSet<_> = page.iter().map(|(id, _)| id).filter(|id| !opened(&self.open, id)).cloned().collect();
         let rows = store.read_rows(self.rule, &begin.into_iter().collect::<Vec<_>>(), deadline).await?;
@@ -59,13 +58,13 @@ impl Pass {
             if !opened(&self.open, &aggregate) {
                 let row = rows.get(&aggregate).cloned().unwrap_or_default();
                 let up_to = (self.up_to)(self.rule, &row);
-                let folding = Folding::new(self.rule, aggregate.clone());
-                ended.extend(self.open.replace(Visit { aggregate, row, folding, beyond: 0, first: stored.version(), up_to }));
+                let folded = HistoryFold::new(self.rule, aggregate.clone());
+                ended.extend(self.open.replace(Visit { aggregate, row, folded, beyond: 0, first: stored.version(), up_to }));
             }
             let visit = self.open.as_mut().expect("opened if it was not");
             visit.beyond += u64::from(stored.version() > visit.row.version && concerns(self.rule, &stored));
             if stored.version() <= visit.up_to {
-                visit.folding.push(stored);
+                visit.folded.push(stored);
             }
         }
         Ok(ended)

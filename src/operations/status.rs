@@ -1,23 +1,23 @@
 //! A projection at a glance: how many rows by which revision of its rule, and whether they are behind the event store.
 //!
-//! It proves nothing, which is for [`verify`](crate::verify): of each event type it looks at the newest event alone. But it is cheap, and
+//! It proves nothing, which is for [`verify`](crate::operations::verify): of each event type it looks at the newest event alone. But it is cheap, and
 //! a worker that stands still shows at once.
 
 use std::collections::BTreeMap;
 
 use futures::{StreamExt as _, TryStreamExt as _, stream};
-use projection_vocabulary::{AggregateId, RecordedEvent, Rule, Timestamp, Version};
+use projection_vocabulary::{AggregateId, DynProjection, RecordedEvent, Timestamp, Version};
 
 use crate::{
-    lane::concerns,
+    engine::{content::concerns, worker::Worker},
     retry::Deadline,
     store::{
-        Trouble,
+        StoreError,
         cursors::SavedCursor,
-        events::{PAGE_EVENTS, Segment, Stored},
+        events::{PAGE_EVENTS, Stored},
         home::Row,
+        segment::Segment,
     },
-    worker::Worker,
 };
 
 /// What there is to say of a projection, but for what is parked.
@@ -58,7 +58,7 @@ pub struct Behind {
 impl Rows {
     /// Home rows of another revision than the rule's.
     #[must_use]
-    pub fn outdated(&self, rule: &dyn Rule) -> u64 {
+    pub fn outdated(&self, rule: &dyn DynProjection) -> u64 {
         self.by_revision.iter().filter(|(revision, _)| **revision != rule.revision()).map(|(_, rows)| rows).sum()
     }
 
@@ -75,8 +75,8 @@ impl Worker {
     /// Looks at a projection. Its rows are counted by a scan in so many segments at once, or not at all.
     ///
     /// # Errors
-    /// [`Trouble`].
-    pub async fn status(&self, rule: &'static dyn Rule, segments: Option<u32>, deadline: Deadline) -> Result<Status, Trouble> {
+    /// [`StoreError`].
+    pub async fn status(&self, rule: &'static dyn DynProjection, segments: Option<u32>, deadline: Deadline) -> Result<Status, StoreError> {
         let rows = match segments {
             Some(segments) => Some(self.count_rows(rule, segments, deadline).await?),
             None => None,
@@ -94,7 +94,7 @@ impl Worker {
         })
     }
 
-    async fn count_rows(&self, rule: &'static dyn Rule, segments: u32, deadline: Deadline) -> Result<Rows, Trouble> {
+    async fn count_rows(&self, rule: &'static dyn DynProjection, segments: u32, deadline: Deadline) -> Result<Rows, StoreError> {
         let counted = Segment::all(segments).map(|segment| async move {
             let (mut rows, mut after) = (Rows::default(), None);
             loop {
@@ -104,7 +104,7 @@ impl Worker {
                 }
                 after = next;
                 if after.is_none() {
-                    return Ok::<_, Trouble>(rows);
+                    return Ok::<_, StoreError>(rows);
                 }
             }
         });
@@ -119,7 +119,12 @@ impl Worker {
     }
 
     /// Those of the events' aggregates whose rows do not have them.
-    async fn behind(&self, rule: &'static dyn Rule, events: Vec<RecordedEvent>, deadline: Deadline) -> Result<Vec<Behind>, Trouble> {
+    async fn behind(
+        &self,
+        rule: &'static dyn DynProjection,
+        events: Vec<RecordedEvent>,
+        deadline: Deadline,
+    ) -> Result<Vec<Behind>, StoreError> {
         let mut heads: BTreeMap<AggregateId, RecordedEvent> = BTreeMap::new();
         for event in events {
             if heads.get(&event.aggregate).is_none_or(|known| known.version < event.version) {

@@ -9,13 +9,13 @@ use std::{
     sync::Arc,
 };
 
-use projection_vocabulary::{AggregateId, Cell, Change, Decimal, RowKey, Rule, Sums, Value, Version};
+use projection_vocabulary::{AggregateId, Cell, Change, Decimal, DynProjection, RowKey, Sums, Value, Version};
 
 use crate::{
-    catch_up::Failed,
+    engine::worker::Worker,
+    operations::catch_up::Failed,
     retry::Deadline,
-    store::{TRANSACT_GET_MAX, Trouble, events::Segment, home::Row},
-    worker::Worker,
+    store::{StoreError, home::Row, limits::TRANSACT_GET_MAX, segment::Segment},
 };
 
 /// How often the contributors of a row are read before it is given up to prove its sums.
@@ -45,7 +45,7 @@ impl Worker {
     /// How much more these cells hold than was contributed to them, and of which it cannot be told.
     pub(super) async fn differences(
         &self,
-        rule: &'static dyn Rule,
+        rule: &'static dyn DynProjection,
         mut open: BTreeSet<Cell>,
         deadline: Deadline,
     ) -> Result<(BTreeMap<Cell, Difference>, BTreeSet<Cell>), Failed> {
@@ -91,7 +91,7 @@ impl Worker {
     /// A cell with those of its contributors that move; `None` if they are too many to be read at once.
     async fn at_one_instant(
         &self,
-        rule: &'static dyn Rule,
+        rule: &'static dyn DynProjection,
         cell: &Cell,
         movers: Option<&BTreeSet<AggregateId>>,
         deadline: Deadline,
@@ -114,14 +114,14 @@ impl Worker {
     /// Who contributes to these cells.
     async fn contributors(
         &self,
-        rule: &'static dyn Rule,
+        rule: &'static dyn DynProjection,
         cells: &BTreeSet<Cell>,
         deadline: Deadline,
     ) -> Result<BTreeMap<Cell, Contributors>, Failed> {
         let (mut contributors, mut next) = (BTreeMap::<Cell, Contributors>::new(), None);
         loop {
             if deadline.passed() {
-                return Err(Trouble::OutOfTime.into());
+                return Err(StoreError::DeadlineExceeded.into());
             }
             let (rows, after) = self.store().scan_rows(rule, Segment::ALL, next, deadline).await?;
             for Row { key, home, .. } in rows {
@@ -138,11 +138,11 @@ impl Worker {
     }
 
     /// Those of these operations that shared rows lack.
-    pub(super) async fn lower(&self, rule: &'static dyn Rule, raises: &Change, deadline: Deadline) -> Result<Change, Failed> {
-        let keys: BTreeSet<_> = raises.max().keys().chain(raises.insert().keys()).map(|(row, _)| row.clone()).collect();
+    pub(super) async fn lower(&self, rule: &'static dyn DynProjection, monotone: &Change, deadline: Deadline) -> Result<Change, Failed> {
+        let keys: BTreeSet<_> = monotone.max().keys().chain(monotone.insert().keys()).map(|(row, _)| row.clone()).collect();
         let rows = self.store().shared_rows(rule, keys, deadline).await?;
         let held = |(row, attribute): &Cell| rows.get(row).and_then(|row| row.get(attribute));
-        Ok(raises.raises_where(
+        Ok(monotone.monotone_where(
             |cell, value| held(cell).is_none_or(|held| held < value),
             |cell, texts| !matches!(held(cell), Some(Value::TextSet(held)) if texts.is_subset(held)),
         ))

@@ -6,37 +6,33 @@ use aws_sdk_dynamodb::{
     operation::transact_get_items::{TransactGetItemsError, TransactGetItemsInput},
     types::{AttributeValue, Get, ReturnConsumedCapacity, TransactGetItem},
 };
-use projection_vocabulary::{AggregateId, Attributes, Decimal, HomeRow, RowKey, Rule, Version};
+use projection_vocabulary::{AggregateId, Attributes, Decimal, DynProjection, HomeRow, RowKey, Version};
 
 use super::{
-    Store, Trouble,
-    events::Segment,
+    Store, StoreError,
+    error::{Failure, canceled_for, classify, retry_or_fail},
     expression::Expression,
     fresh_id,
     home::{CORRECTED, Row, row_key, row_of},
-    trouble::{Failure, canceled_for, sort, undecided},
+    segment::Segment,
 };
 use crate::{
-    item::{SdkItem, partition_key, sort_key},
     retry::{Attempt, Deadline},
+    store::item::{SdkItem, partition_key, sort_key},
 };
-
-/// The most items that are read at one instant.
-/// <https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_TransactGetItems.html>
-pub const TRANSACT_GET_MAX: usize = 100;
 
 impl Store {
     /// One page of a scan of a segment of a read model, by consistent read, and the key where to go on.
     ///
     /// # Errors
-    /// [`Trouble`].
+    /// [`StoreError`].
     pub async fn scan_rows(
         &self,
-        rule: &dyn Rule,
+        rule: &dyn DynProjection,
         segment: Segment,
         after: Option<RowKey>,
         deadline: Deadline,
-    ) -> Result<(Vec<Row>, Option<RowKey>), Trouble> {
+    ) -> Result<(Vec<Row>, Option<RowKey>), StoreError> {
         let (items, next) = self.scan_items(rule, segment, after.map(|key| row_key(rule, key.as_str())), deadline).await?;
         let next = next.and_then(|key| Some(RowKey::from(key.get(rule.key())?.as_s().ok()?)));
         let rows = items.into_iter().map(|item| row_of(rule, item));
@@ -46,12 +42,12 @@ impl Store {
     /// Which of these rows stand on an event that the event store has, under the id that the row names.
     ///
     /// # Errors
-    /// [`Trouble`].
+    /// [`StoreError`].
     pub async fn standing_on_events<'a>(
         &self,
         rows: impl IntoIterator<Item = (&'a AggregateId, &'a HomeRow)>,
         deadline: Deadline,
-    ) -> Result<HashSet<AggregateId>, Trouble> {
+    ) -> Result<HashSet<AggregateId>, StoreError> {
         let key = |aggregate: &AggregateId, version: Version| (partition_key(aggregate), sort_key(version));
         let rows: HashMap<_, _> = rows.into_iter().map(|(aggregate, row)| (key(aggregate, row.version), (aggregate, row))).collect();
         let keys = rows.keys().map(|(partition, sort)| {
@@ -69,23 +65,28 @@ impl Store {
     /// What is shared on these rows, each read by itself.
     ///
     /// # Errors
-    /// [`Trouble`].
+    /// [`StoreError`].
     pub async fn shared_rows(
         &self,
-        rule: &dyn Rule,
+        rule: &dyn DynProjection,
         keys: impl IntoIterator<Item = RowKey>,
         deadline: Deadline,
-    ) -> Result<HashMap<RowKey, Attributes>, Trouble> {
+    ) -> Result<HashMap<RowKey, Attributes>, StoreError> {
         let keys = keys.into_iter().map(|key| row_key(rule, key.as_str()));
         let items = self.get_all(Some(rule), keys.collect(), deadline).await?;
         items.into_iter().map(|item| row_of(rule, item).map(|row| (row.key, row.shared))).collect()
     }
 
-    /// Rows as they are at one instant: at most [`TRANSACT_GET_MAX`]. Those that are absent are not in the answer.
+    /// Rows as they are at one instant: at most [`super::limits::TRANSACT_GET_MAX`]. Those that are absent are not in the answer.
     ///
     /// # Errors
-    /// [`Trouble`].
-    pub async fn rows_at_once(&self, rule: &dyn Rule, keys: &[RowKey], deadline: Deadline) -> Result<HashMap<RowKey, Row>, Trouble> {
+    /// [`StoreError`].
+    pub async fn rows_at_once(
+        &self,
+        rule: &dyn DynProjection,
+        keys: &[RowKey],
+        deadline: Deadline,
+    ) -> Result<HashMap<RowKey, Row>, StoreError> {
         const OPERATION: &str = "TransactGetItems of rows";
         let gets: Vec<_> = keys
             .iter()
@@ -95,18 +96,23 @@ impl Store {
             })
             .collect();
         let found = self
-            .try_until((OPERATION, Some(rule)), deadline, || async {
+            .send_with_retries((OPERATION, Some(rule)), deadline, || async {
                 let request = TransactGetItemsInput::builder().set_transact_items(Some(gets.clone()));
-                match self.dynamo.transact_get_items(request.return_consumed_capacity(ReturnConsumedCapacity::Total)).await.map_err(sort) {
+                match self
+                    .dynamo
+                    .transact_get_items(request.return_consumed_capacity(ReturnConsumedCapacity::Total))
+                    .await
+                    .map_err(classify)
+                {
                     Ok(done) => {
                         self.meter.read_rows(done.consumed_capacity());
                         Attempt::Decided(Ok(done.responses.unwrap_or_default()))
                     }
                     // It met a write.
                     Err(Failure::Other(TransactGetItemsError::TransactionCanceledException(canceled))) => {
-                        Attempt::Again(Trouble::Passing { operation: OPERATION, class: canceled_for(canceled.cancellation_reasons()) })
+                        Attempt::Again(StoreError::Transient { operation: OPERATION, class: canceled_for(canceled.cancellation_reasons()) })
                     }
-                    Err(failure) => undecided(OPERATION, failure),
+                    Err(failure) => retry_or_fail(OPERATION, failure),
                 }
             })
             .await??;
@@ -117,15 +123,15 @@ impl Store {
     /// Adds to the sums of a shared row, unless they were corrected since `corrected` was read.
     ///
     /// # Errors
-    /// [`Trouble`].
+    /// [`StoreError`].
     pub async fn correct_sums(
         &self,
-        rule: &dyn Rule,
+        rule: &dyn DynProjection,
         row: &RowKey,
         by: &BTreeMap<String, Decimal>,
         corrected: &str,
         deadline: Deadline,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), StoreError> {
         const OPERATION: &str = "UpdateItem of a shared row's sums";
         let mut expression = Expression::default();
         for (attribute, amount) in by {
@@ -135,6 +141,6 @@ impl Store {
         let condition = expression.unchanged(CORRECTED, corrected);
         // If the condition does not hold, another corrected them, or an earlier try of this very request did.
         let updated = self.update_if(OPERATION, rule, row.as_str(), &expression, Some(condition), deadline).await?;
-        updated.map_err(|reason| Trouble::Lasting { operation: OPERATION, class: reason.to_owned() })
+        updated.map_err(|reason| StoreError::Permanent { operation: OPERATION, class: reason.to_owned() })
     }
 }

@@ -1,0 +1,12 @@
+//! The engine: a batch of stream records in, exact rows out, and an account of every record.
+//!
+//! A record goes one way: [`decode`] -> [`lane`] -> [`plan`] -> [`worker`] (which commits) -> [`report`]. Only the worker awaits.
+
+pub mod breaker;
+pub mod content;
+pub mod decode;
+pub mod lane;
+pub mod plan;
+pub mod report;
+pub mod reproject;
+pub mod worker;

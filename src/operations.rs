@@ -1,0 +1,10 @@
+//! What an operator or a schedule asks for. Every operation writes through the engine, so it may run while the worker runs.
+
+pub mod catch_up;
+pub mod histories;
+pub mod rebuild;
+pub mod recent;
+pub mod redrive;
+#[cfg(feature = "cli")]
+pub mod status;
+pub mod verify;

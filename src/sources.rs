@@ -1,0 +1,6 @@
+//! Where records and events come from outside the worker: captured files, DynamoDB exports, the stream itself.
+
+pub mod export;
+pub mod input;
+pub mod stream;
+pub(crate) mod stream_json;

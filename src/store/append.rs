@@ -1,0 +1,248 @@
+//! Writing to the event store: appends under optimistic concurrency, and imports of captured items.
+
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use aws_sdk_dynamodb::{
+    operation::{
+        get_item::GetItemInput,
+        put_item::PutItemInput,
+        transact_write_items::{TransactWriteItemsError, TransactWriteItemsInput},
+        update_item::UpdateItemInput,
+    },
+    types::{AttributeValue, Put, ReturnConsumedCapacity, ReturnValuesOnConditionCheckFailure, TransactWriteItem, Update},
+};
+use projection_vocabulary::{AggregateId, RecordedEvent, Version};
+
+use super::{
+    Store,
+    error::{Failure, StoreError, canceled_for, classify, retry_or_fail},
+    events::Stored,
+    expression::Expression,
+    fresh_id,
+    item::{SdkItem, VERSION_MAX, VERSION_SK, encode_event, partition_key},
+    limits::TRANSACTION_ACTIONS_MAX,
+};
+use crate::retry::{Attempt, Deadline};
+
+/// The most events in one append: a transaction's actions less the VERSION item's.
+pub const APPEND_EVENTS_MAX: usize = TRANSACTION_ACTIONS_MAX - 1;
+
+/// Why an append did not happen.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AppendError {
+    /// Someone else appended first. Load the aggregate, decide anew, append again.
+    #[error("conflict on aggregate {aggregate}: expected version {expected}, found {actual}")]
+    Conflict {
+        /// The aggregate.
+        aggregate: AggregateId,
+        /// The version that the caller decided upon.
+        expected: Version,
+        /// The version that the store holds.
+        actual: Version,
+    },
+    /// More than one transaction holds. Split what need not happen together.
+    #[error("an append takes 1 to {APPEND_EVENTS_MAX} events, not {0}")]
+    Count(usize),
+    /// The events are not the next of one aggregate: a mistake of the caller's.
+    #[error("the events of an append are of one aggregate and their versions follow version {expected}")]
+    NotConsecutive {
+        /// The version that the caller decided upon.
+        expected: Version,
+    },
+    /// DynamoDB refuses an event, for its size for example.
+    #[error("DynamoDB refuses the events of aggregate {aggregate}: {reason}")]
+    Invalid {
+        /// The aggregate.
+        aggregate: AggregateId,
+        /// Why.
+        reason: &'static str,
+    },
+    /// Nothing is known; appending the same events again is safe.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// What became of an imported item.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Imported {
+    /// It is in the store now.
+    New,
+    /// Its version was in the store before.
+    Known,
+    /// `DynamoDB` refuses it: no real stream can have carried it.
+    Refused(&'static str),
+}
+
+impl Store {
+    /// Appends the events that follow version `expected` of their aggregate: all of them, or none.
+    ///
+    /// # Errors
+    /// [`AppendError`]; after [`AppendError::Store`] the same append may be tried again, it will not count twice.
+    pub async fn append(&self, expected: Version, events: &[RecordedEvent]) -> Result<Version, AppendError> {
+        if events.is_empty() || events.len() > APPEND_EVENTS_MAX {
+            return Err(AppendError::Count(events.len()));
+        }
+        let aggregate = &events[0].aggregate;
+        let consecutive =
+            events.iter().zip(expected.0 + 1..).all(|(event, version)| event.version.0 == version && event.aggregate == *aggregate);
+        let last = events[events.len() - 1].version;
+        if !consecutive || last > VERSION_MAX {
+            return Err(AppendError::NotConsecutive { expected });
+        }
+        let actions: Vec<_> = std::iter::once(self.move_version(aggregate, expected, last))
+            .chain(events.iter().map(|event| self.put_new(encode_event(event))))
+            .collect();
+        let token = fresh_id();
+        let applied_maybe = AtomicBool::new(false);
+        let refused = self
+            .send_with_retries(("TransactWriteItems of an append", None), Deadline::NONE, || async {
+                let request = TransactWriteItemsInput::builder().set_transact_items(Some(actions.clone())).client_request_token(&token);
+                let request = request.return_consumed_capacity(ReturnConsumedCapacity::Total);
+                match self.dynamo.transact_write_items(request).await.map_err(classify) {
+                    Ok(done) => {
+                        self.meter.wrote(done.consumed_capacity());
+                        Attempt::Decided(Ok(None))
+                    }
+                    Err(Failure::Other(TransactWriteItemsError::TransactionCanceledException(canceled))) => {
+                        self.meter.wasted(2 * actions.len() as u64);
+                        let codes: Vec<_> = canceled.cancellation_reasons().iter().filter_map(|reason| reason.code()).collect();
+                        if codes.contains(&"ConditionalCheckFailed") {
+                            // If it is not the VERSION item that refuses, it is as expected.
+                            let of_version = &canceled.cancellation_reasons()[0];
+                            let moved = of_version.code() == Some("ConditionalCheckFailed");
+                            let actual = if moved { of_version.item().map_or(Version::NONE, version_of) } else { expected };
+                            Attempt::Decided(Ok(Some(actual)))
+                        } else if codes.contains(&"ValidationError") {
+                            Attempt::Decided(Err(AppendError::Invalid {
+                                aggregate: aggregate.clone(),
+                                reason: "an event is no valid item",
+                            }))
+                        } else {
+                            Attempt::Again(StoreError::Transient {
+                                operation: "append",
+                                class: canceled_for(canceled.cancellation_reasons()),
+                            })
+                        }
+                    }
+                    Err(Failure::Invalid(reason)) => Attempt::Decided(Err(AppendError::Invalid { aggregate: aggregate.clone(), reason })),
+                    Err(failure) => {
+                        applied_maybe.fetch_or(failure.applied_maybe(), Relaxed);
+                        match retry_or_fail::<(), _>("append", failure) {
+                            Attempt::Again(error) => Attempt::Again(error),
+                            Attempt::Decided(decided) => Attempt::Decided(decided.map(|()| None).map_err(AppendError::Store)),
+                        }
+                    }
+                }
+            })
+            .await??;
+        let Some(mut actual) = refused else { return Ok(last) };
+        if actual == expected || applied_maybe.load(Relaxed) {
+            // The VERSION item says nothing of the conflict: an event is there without it, or our own lost try succeeded.
+            let present = self.load_page(aggregate, expected.next()..=last, events.len(), Deadline::NONE).await?;
+            let ours = present
+                .iter()
+                .zip(events)
+                .all(|(stored, event)| matches!(stored, Stored::Event(there) if there.event_id == event.event_id));
+            if present.len() == events.len() && ours {
+                return Ok(last);
+            }
+            actual = actual.max(present.last().map_or(actual, Stored::version));
+        }
+        Err(AppendError::Conflict { aggregate: aggregate.clone(), expected, actual })
+    }
+
+    /// Puts an event's item into the store as it was captured. Repeatable.
+    ///
+    /// The VERSION item follows the highest version imported, so that appends go on from there.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn import(&self, aggregate: &AggregateId, version: Version, item: SdkItem) -> Result<Imported, StoreError> {
+        const PUT: &str = "PutItem into the event store";
+        const UPDATE: &str = "UpdateItem of a VERSION item";
+        let mut expression = Expression::default();
+        expression.set("version", AttributeValue::N(version.to_string()));
+        let (name, value) = (expression.name("version"), expression.value(AttributeValue::N(version.to_string())));
+        let imported = self
+            .send_with_retries((PUT, None), Deadline::NONE, || async {
+                let request = PutItemInput::builder()
+                    .table_name(&self.names.event_store)
+                    .set_item(Some(item.clone()))
+                    .condition_expression("attribute_not_exists(PK)");
+                match self.dynamo.put_item(request).await.map_err(classify) {
+                    Ok(_) => Attempt::Decided(Ok(Imported::New)),
+                    Err(Failure::Other(error)) if error.is_conditional_check_failed_exception() => Attempt::Decided(Ok(Imported::Known)),
+                    Err(Failure::Invalid(reason)) => Attempt::Decided(Ok(Imported::Refused(reason))),
+                    Err(failure) => retry_or_fail(PUT, failure),
+                }
+            })
+            .await??;
+        self.send_with_retries((UPDATE, None), Deadline::NONE, || async {
+            let request = UpdateItemInput::builder()
+                .table_name(&self.names.event_store)
+                .key("PK", AttributeValue::S(partition_key(aggregate)))
+                .key("SK", AttributeValue::S(VERSION_SK.into()))
+                .update_expression(expression.update())
+                .condition_expression(format!("attribute_not_exists({name}) OR {name} < {value}"))
+                .set_expression_attribute_names(Some(expression.names.clone()))
+                .set_expression_attribute_values(expression.some_values());
+            match self.dynamo.update_item(request).await.map_err(classify) {
+                Ok(_) => Attempt::Decided(Ok(())),
+                Err(Failure::Other(error)) if error.is_conditional_check_failed_exception() => Attempt::Decided(Ok(())),
+                Err(failure) => retry_or_fail(UPDATE, failure),
+            }
+        })
+        .await??;
+        Ok(imported)
+    }
+
+    /// The version that the next append to an aggregate follows.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn current_version(&self, aggregate: &AggregateId) -> Result<Version, StoreError> {
+        let read = || {
+            let request = GetItemInput::builder().table_name(&self.names.event_store);
+            let request = request.key("PK", AttributeValue::S(partition_key(aggregate))).key("SK", AttributeValue::S(VERSION_SK.into()));
+            self.dynamo.get_item(request.consistent_read(true))
+        };
+        let found = self.send("GetItem of a VERSION item", Deadline::NONE, read).await?;
+        Ok(found.item.as_ref().map_or(Version::NONE, version_of))
+    }
+
+    fn move_version(&self, aggregate: &AggregateId, expected: Version, to: Version) -> TransactWriteItem {
+        let mut expression = Expression::default();
+        expression.set("version", AttributeValue::N(to.to_string()));
+        let version = expression.name("version");
+        let condition = if expected == Version::NONE {
+            format!("attribute_not_exists({version})")
+        } else {
+            format!("{version} = {}", expression.value(AttributeValue::N(expected.to_string())))
+        };
+        let update = Update::builder()
+            .table_name(&self.names.event_store)
+            .key("PK", AttributeValue::S(partition_key(aggregate)))
+            .key("SK", AttributeValue::S(VERSION_SK.into()))
+            .update_expression(expression.update())
+            .condition_expression(condition)
+            .set_expression_attribute_names(Some(expression.names))
+            .set_expression_attribute_values(Some(expression.values))
+            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
+            .build()
+            .expect("table, key and expression are given");
+        TransactWriteItem::builder().update(update).build()
+    }
+
+    fn put_new(&self, item: SdkItem) -> TransactWriteItem {
+        let put = Put::builder()
+            .table_name(&self.names.event_store)
+            .set_item(Some(item))
+            .condition_expression("attribute_not_exists(PK)")
+            .build();
+        TransactWriteItem::builder().put(put.expect("table and item are given")).build()
+    }
+}
+
+fn version_of(item: &SdkItem) -> Version {
+    Version(item.get("version").and_then(|value| value.as_n().ok()).and_then(|n| n.parse().ok()).unwrap_or(0))
+}

@@ -1,0 +1,83 @@
+//! A part of a table that is scanned by itself, and where a scan of it continues.
+
+use aws_sdk_dynamodb::operation::scan::builders::ScanInputBuilder;
+use projection_vocabulary::{AggregateId, Version};
+use serde::{Deserialize, Serialize};
+
+use super::item::{partition_key, sort_key};
+
+/// One of the parts into which a table is cut for a parallel scan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Segment {
+    number: u32,
+    of: u32,
+}
+
+/// There is no such segment.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("there is no segment {number} of {of}: the first is 0, and a table has at most {SEGMENTS_MAX}")]
+pub struct NoSegment {
+    number: u32,
+    of: u32,
+}
+
+/// The most segments of a parallel scan.
+/// <https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_Scan.html>
+pub const SEGMENTS_MAX: u32 = 1_000_000;
+
+impl Segment {
+    /// The whole table.
+    pub const ALL: Self = Self { number: 0, of: 1 };
+
+    /// The segment of this number, from 0, of so many.
+    ///
+    /// # Errors
+    /// [`NoSegment`].
+    pub fn new(number: u32, of: u32) -> Result<Self, NoSegment> {
+        if number < of && of <= SEGMENTS_MAX { Ok(Self { number, of }) } else { Err(NoSegment { number, of }) }
+    }
+
+    /// All segments of a table that is cut into so many.
+    pub fn all(of: u32) -> impl Iterator<Item = Self> {
+        (0..of).map(move |number| Self { number, of })
+    }
+
+    /// Its number, from 0.
+    #[must_use]
+    pub fn number(self) -> u32 {
+        self.number
+    }
+
+    /// Of how many it is one.
+    #[must_use]
+    pub fn count(self) -> u32 {
+        self.of
+    }
+
+    pub(super) fn of(self, request: ScanInputBuilder) -> ScanInputBuilder {
+        if self.of == 1 {
+            return request;
+        }
+        let whole = |number| i32::try_from(number).expect("at most a million");
+        request.segment(whole(self.number)).total_segments(whole(self.of))
+    }
+}
+
+/// Where a scan of the event store goes on: behind the item with these keys.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cursor {
+    /// Its partition key.
+    #[serde(rename = "PK")]
+    pub(super) partition: String,
+    /// Its sort key.
+    #[serde(rename = "SK")]
+    pub(super) sort: String,
+}
+
+impl Cursor {
+    /// Behind an event.
+    #[must_use]
+    pub fn behind(aggregate: &AggregateId, version: Version) -> Self {
+        Self { partition: partition_key(aggregate), sort: sort_key(version) }
+    }
+}

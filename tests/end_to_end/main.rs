@@ -1,31 +1,51 @@
 //! End to end: the real SDK against the embedded store, and the real programs.
 
-mod capture;
-mod capture_cli;
-mod decisions;
-mod doctor;
-mod event_store;
-mod export;
-mod faults;
-mod lambda;
-mod laws;
-mod malformed;
-mod metrics;
-mod odd;
-mod parked;
-mod parked_cli;
-mod processes;
-mod proxy;
-mod rebuild;
-mod rebuild_cli;
-mod rebuild_lambda;
-mod rebuild_processes;
-mod replay;
-mod rules;
-mod runtime_api;
-mod sizes;
-mod status;
-#[cfg(feature = "opentelemetry")]
-mod traces;
-mod verify;
-mod world;
+mod support {
+    pub mod malformed_records;
+    pub mod projections;
+    pub mod proxy;
+    pub mod runtime_api;
+    pub mod world;
+}
+
+mod engine {
+    mod decisions;
+    mod faults;
+    mod laws;
+    mod malformed_records;
+    mod sizes;
+}
+
+mod store {
+    mod event_store;
+}
+
+mod sources {
+    pub mod export;
+    pub mod stream;
+}
+
+mod operations {
+    pub mod rebuild;
+    mod redrive;
+    mod verify;
+}
+
+mod lambda {
+    pub mod invocations;
+    pub mod metrics;
+    mod processes;
+    mod tasks;
+    #[cfg(feature = "opentelemetry")]
+    mod traces;
+}
+
+mod cli {
+    mod capture;
+    mod doctor;
+    pub mod parked;
+    mod rebuild;
+    mod rebuild_processes;
+    mod replay;
+    mod status;
+}

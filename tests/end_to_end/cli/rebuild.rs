@@ -25,10 +25,10 @@ use tokio::{
 };
 
 use crate::{
-    export::write_export,
-    parked_cli::{gate, projector},
-    proxy::{Fault, Proxy},
-    world::{Everything, World, fold, history, names, recorded, registry},
+    cli::parked::{gate, projector},
+    sources::export::write_export,
+    support::proxy::{Fault, Proxy},
+    support::world::{Everything, World, fold, history, names, recorded, registry},
 };
 
 /// Stands in event data, and no command here may print it.

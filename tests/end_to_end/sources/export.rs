@@ -22,7 +22,7 @@ use projection_worker::internals::{
 use serde_dynamo::Item;
 use serde_json::json;
 
-use crate::world::{account, recorded};
+use crate::support::world::{account, recorded};
 
 const ID: &str = "01693685827463-2d8752fd";
 

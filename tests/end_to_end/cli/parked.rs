@@ -17,7 +17,7 @@ use tokio::{
     sync::watch,
 };
 
-use crate::world::{World, account, fold, recorded, records, registry};
+use crate::support::world::{World, account, fold, recorded, records, registry};
 
 /// Stands in event data, and only `show` may print it.
 const MARKER: &str = "only-show-may-say-this";

@@ -15,8 +15,8 @@ use projection_worker::internals::{engine::report::Report, retry::Deadline};
 use serde_json::json;
 
 use crate::{
-    rules,
-    world::{Call, Fault, World, account, fold, history, impostor, recorded, records, registry},
+    support::projections as rules,
+    support::world::{Call, Fault, World, account, fold, history, impostor, recorded, records, registry},
 };
 
 const THROTTLED: [(u16, &str); 5] = [
@@ -344,7 +344,7 @@ async fn after_the_deadline_nothing_is_written_and_the_lowest_record_is_the_chec
     let mut events = mixed();
     events.extend(recorded([("poison", "AccountOpened", data! { initialDeposit: "1" })]));
     let before = world.rows().await;
-    let mut batch: Vec<_> = events.iter().zip(90..).map(|(event, position)| crate::world::record(event, position)).collect();
+    let mut batch: Vec<_> = events.iter().zip(90..).map(|(event, position)| crate::support::world::record(event, position)).collect();
     batch.push(serde_json::value::to_raw_value(&json!({"dynamodb": {"SequenceNumber": "1000"}})).expect("JSON"));
     batch.reverse();
     let report = world.worker.process(&batch, Deadline::at(Instant::now())).await;

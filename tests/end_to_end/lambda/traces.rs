@@ -24,10 +24,10 @@ use tokio::{
 };
 
 use crate::{
-    lambda::{MARKER, Panicking, batch, deposit_of, done, log_lines, marked, text},
-    proxy::{Fault, Proxy},
-    runtime_api::{Answer, Environment, Lambda, PLENTY, environment, environment_at},
-    world::{World, account, fold, history, records, registry},
+    lambda::invocations::{MARKER, Panicking, batch, deposit_of, done, log_lines, marked, text},
+    support::proxy::{Fault, Proxy},
+    support::runtime_api::{Answer, Environment, Lambda, PLENTY, environment, environment_at},
+    support::world::{World, account, fold, history, records, registry},
 };
 
 const TRACE: &str = "5759e988bd862e3fe1be46a994272793";
@@ -408,7 +408,7 @@ async fn a_panic_has_a_trace() {
     let mut environment = collector.environment(&world).await;
     environment.insert("PANICKING_TABLE", "panicking".to_owned());
     let mut program = Command::new(std::env::current_exe().expect("this program"));
-    program.args(["--exact", "lambda::a_worker_whose_rule_panics", "--nocapture"]);
+    program.args(["--exact", "lambda::invocations::a_worker_whose_rule_panics", "--nocapture"]);
     let mut lambda = Lambda::start_program(program, environment).await;
     let mut events = account("alice", &["1"]);
     events[0].data = deposit_of(MARKER);

@@ -27,8 +27,8 @@ use projection_worker::{
 };
 
 use crate::{
-    rules::{STAYS_1, STAYS_2, STAYS_3},
-    world::{Fault, World, fold, names, recorded, records},
+    support::projections::{STAYS_1, STAYS_2, STAYS_3},
+    support::world::{Fault, World, fold, names, recorded, records},
 };
 
 /// A page of the store is 1 MB: a hundred events of this size.

@@ -7,8 +7,8 @@ use projection_vocabulary::{RecordedEvent, Value, Version, data};
 use projection_worker::internals::{retry::Deadline, store::append::AppendError};
 
 use crate::{
-    odd::NUMBERS_HELD,
-    world::{World, account, fold, record, recorded, records, registry},
+    support::malformed_records::NUMBERS_HELD,
+    support::world::{World, account, fold, record, recorded, records, registry},
 };
 
 /// DynamoDB's largest item, and some room for its other attributes.

@@ -12,9 +12,9 @@ use projection_worker::internals::{
 use serde_json::{Value as Json, json, value::RawValue};
 
 use crate::{
-    lambda::deposit_of,
-    parked_cli::projector,
-    world::{Fault, World, account, history, registry},
+    cli::parked::projector,
+    lambda::invocations::deposit_of,
+    support::world::{Fault, World, account, history, registry},
 };
 
 /// Stands in event data, and must stand nowhere else.

@@ -8,9 +8,9 @@ use serde_json::{Value as Json, json, value::RawValue};
 use tokio::process::Command;
 
 use crate::{
-    metrics::metric_lines,
-    runtime_api::{Answer, Lambda, environment},
-    world::{World, fold, history, record, records, registry},
+    lambda::metrics::metric_lines,
+    support::runtime_api::{Answer, Lambda, environment},
+    support::world::{World, fold, history, record, records, registry},
 };
 
 const ALL_DONE: &str = r#"{"batchItemFailures":[]}"#;
@@ -267,7 +267,7 @@ async fn a_panic_is_an_error_of_the_function_and_the_process_goes_on() {
     let mut environment = environment(&world).await;
     environment.insert("PANICKING_TABLE", "panicking".to_owned());
     let mut program = Command::new(std::env::current_exe().expect("this program"));
-    program.args(["--exact", "lambda::a_worker_whose_rule_panics", "--nocapture"]);
+    program.args(["--exact", "lambda::invocations::a_worker_whose_rule_panics", "--nocapture"]);
     let mut lambda = Lambda::start_program(program, environment).await;
 
     let mut events = history("bank", 8, 20, 3);
@@ -284,7 +284,7 @@ async fn a_panic_is_an_error_of_the_function_and_the_process_goes_on() {
     let sizes: Vec<_> = told.iter().map(|line| [line.values["BatchSize"], line.values["Failed"]]).collect();
     assert_eq!(sizes, [[20.0, 20.0], [20.0, 20.0], [0.0, 0.0]], "a panic is told of, too");
     let output = text(&output);
-    assert!(output.contains("tests/end_to_end/lambda.rs") && output.contains("a bug in the worker or in a rule"), "{output}");
+    assert!(output.contains("tests/end_to_end/lambda/invocations.rs") && output.contains("a bug in the worker or in a rule"), "{output}");
     assert!(!output.contains(MARKER), "{output}");
 }
 

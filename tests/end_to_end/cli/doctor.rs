@@ -18,8 +18,8 @@ use serde_json::{Value as Json, json};
 use tokio::net::TcpListener;
 
 use crate::{
-    parked_cli::projector,
-    world::{World, registry},
+    cli::parked::projector,
+    support::world::{World, registry},
 };
 
 fn own() -> String {

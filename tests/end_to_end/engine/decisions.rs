@@ -7,8 +7,8 @@ use projection_worker::internals::{
 };
 
 use crate::{
-    rules,
-    world::{Fault, World, account, fold, history, impostor, recorded, records, registry},
+    support::projections as rules,
+    support::world::{Fault, World, account, fold, history, impostor, recorded, records, registry},
 };
 
 /// applied, duplicate, healed, parked, failed

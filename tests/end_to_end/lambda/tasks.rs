@@ -8,10 +8,10 @@ use serde_json::{Value as Json, json};
 use tokio::process::Command;
 
 use crate::{
-    rebuild::{FAT, expected, rows_in, stays, world_of_stays},
-    rules::STAYS_2,
-    runtime_api::{Answer, Lambda, environment},
-    world::{World, fold, history, records, registry},
+    operations::rebuild::{FAT, expected, rows_in, stays, world_of_stays},
+    support::projections::STAYS_2,
+    support::runtime_api::{Answer, Lambda, environment},
+    support::world::{World, fold, history, records, registry},
 };
 
 /// Does nothing as a test: it is the program that the others start.
@@ -26,7 +26,7 @@ async fn worker_of_the_new_rule(world: &World) -> Lambda {
     let mut environment = environment(world).await;
     environment.insert("STAYS_TABLE", "stays".to_owned());
     let mut program = Command::new(std::env::current_exe().expect("this program"));
-    program.args(["--exact", "rebuild_lambda::a_worker_of_the_new_rule", "--nocapture"]);
+    program.args(["--exact", "lambda::tasks::a_worker_of_the_new_rule", "--nocapture"]);
     Lambda::start_program(program, environment).await
 }
 
@@ -97,7 +97,8 @@ async fn each_invocation_with_time_for_a_page_comes_further() {
         let mut events = stays(32, 600, 1, FAT);
         let others = |event: &RecordedEvent| event.aggregate.as_str() != "guest-000";
         events.extend(stays(33, 120, 5, FAT).into_iter().filter(others));
-        let world = if stale { world_of_stays(&events).await } else { World::with(Registry::new(crate::rules::STAYS_1)).await };
+        let world =
+            if stale { world_of_stays(&events).await } else { World::with(Registry::new(crate::support::projections::STAYS_1)).await };
         if !stale {
             world.append_all(&events).await;
         }

@@ -21,7 +21,7 @@ use projection_worker::{
 };
 use serde_json::{Value as Json, value::RawValue};
 
-use crate::world::{Everything, World, names, registry};
+use crate::support::world::{Everything, World, names, registry};
 
 fn fixtures() -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");

@@ -8,7 +8,7 @@ use std::fmt::Display;
 use projection_vocabulary::{AggregateId, RecordedEvent, Timestamp, Value, data};
 use serde_json::{Value as Json, json, value::RawValue};
 
-use crate::world::{record, recorded};
+use crate::support::world::{record, recorded};
 
 /// What stands in the data of each event, whole or in part. No message may repeat one.
 pub const MARKED: [&str; 2] = ["swordfish", "47114711"];

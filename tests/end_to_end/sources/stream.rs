@@ -1,6 +1,6 @@
 //! Where the fixtures `bank` and `forum` come from: appended through the event store, read from the table's stream.
 //!
-//! `cargo test --test end_to_end capture -- --ignored` captures them anew.
+//! `cargo test --test end_to_end sources::stream -- --ignored` captures them anew.
 
 use std::{fs, path::Path};
 
@@ -11,7 +11,7 @@ use projection_vocabulary::{
 use projection_worker::internals::sources::stream::{Begin, Capture};
 use serde_json::{Value as Json, json};
 
-use crate::world::World;
+use crate::support::world::World;
 
 /// Records in one captured batch.
 const BATCH: usize = 20;
@@ -117,7 +117,7 @@ async fn what_is_appended_is_what_the_stream_carries() {
         let report = world.worker.process(&records, projection_worker::internals::retry::Deadline::NONE).await;
         assert_eq!(report.total.applied, events.len() as u64);
         assert_eq!(report.projections[projection].applied, events.len() as u64);
-        assert_eq!(world.rows().await, crate::world::fold(crate::world::registry(), &events));
+        assert_eq!(world.rows().await, crate::support::world::fold(crate::support::world::registry(), &events));
         let aggregates: std::collections::BTreeSet<&AggregateId> = events.iter().map(|event| &event.aggregate).collect();
         assert!(report.ignored_total() >= aggregates.len() as u64, "the VERSION items come by as well");
     }

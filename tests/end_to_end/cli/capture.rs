@@ -11,9 +11,9 @@ use serde_json::Value as Json;
 use tokio::sync::watch;
 
 use crate::{
-    parked_cli::projector,
-    proxy::{Fault, Proxy},
-    world::{World, account, fold, history, registry},
+    cli::parked::projector,
+    support::proxy::{Fault, Proxy},
+    support::world::{World, account, fold, history, registry},
 };
 
 /// The names of a folder's files.

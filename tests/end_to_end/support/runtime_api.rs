@@ -28,7 +28,7 @@ use tokio::{
     task::{JoinHandle, JoinSet},
 };
 
-use crate::world::World;
+use crate::support::world::World;
 
 /// What an invocation may take unless a test says otherwise, and how long a test waits for what the worker does not do.
 pub const PLENTY: Duration = Duration::from_mins(1);

@@ -10,9 +10,9 @@ use projection_worker::internals::{
 };
 
 use crate::{
-    parked_cli::projector,
-    rules::{HOUSES_1, HOUSES_2},
-    world::{World, account, fold, history, recorded, registry},
+    cli::parked::projector,
+    support::projections::{HOUSES_1, HOUSES_2},
+    support::world::{World, account, fold, history, recorded, registry},
 };
 
 type Items = BTreeMap<String, HashMap<String, AttributeValue>>;
@@ -236,7 +236,7 @@ async fn rows_that_move_meanwhile_are_not_reported() {
     let live = async {
         for batch in events.chunks(25) {
             world.append_all(batch).await;
-            worker.process(&crate::world::records(batch), Deadline::NONE).await;
+            worker.process(&crate::support::world::records(batch), Deadline::NONE).await;
         }
     };
     let watched = async {

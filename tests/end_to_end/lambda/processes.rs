@@ -21,9 +21,9 @@ use simulation::poller::{self, Discarded, Poller, Settings};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::{
-    proxy::{Applied, Door, Fault, Proxy},
-    runtime_api::{Answer, Lambda, PLENTY, environment_at},
-    world::{Call, Everything, World, account, fold, history, record, records, registry},
+    support::proxy::{Applied, Door, Fault, Proxy},
+    support::runtime_api::{Answer, Lambda, PLENTY, environment_at},
+    support::world::{Call, Everything, World, account, fold, history, record, records, registry},
 };
 
 /// What a load balancer says in a store's place.

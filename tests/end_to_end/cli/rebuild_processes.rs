@@ -10,7 +10,7 @@ use projection_worker::internals::{
 };
 use serde::Deserialize;
 
-use crate::world::{World, fold, history, records, registry};
+use crate::support::world::{World, fold, history, records, registry};
 
 const KILLS: usize = 200;
 const SEED: u64 = 31;

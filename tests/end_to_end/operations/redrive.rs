@@ -21,8 +21,8 @@ use projection_worker::{
 use serde_json::{Value as Json, json, value::RawValue};
 
 use crate::{
-    rules,
-    world::{Call, Fault, World, account, fold, impostor, record, recorded, records, registry},
+    support::projections as rules,
+    support::world::{Call, Fault, World, account, fold, impostor, record, recorded, records, registry},
 };
 
 fn post(category: &str) -> Value {
@@ -202,7 +202,7 @@ async fn an_event_that_the_stream_brings_at_any_moment_of_a_redrive_counts_once(
 }
 
 /// A network on which calls of different workers come in between each other, differently by seed.
-fn jittery(world: &World, seed: u64) -> crate::world::Tapped {
+fn jittery(world: &World, seed: u64) -> crate::support::world::Tapped {
     let random = std::sync::Mutex::new(fastrand::Rng::with_seed(seed));
     world.tapped(move |_| {
         let turns = random.lock().expect("no test panics while it holds this").u32(0..6);

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use crate::world::{World, fold, history, registry};
+use crate::support::world::{World, fold, history, registry};
 
 /// A history, cut into batches that come in any order, some of them more than once.
 #[derive(Debug, Clone)]

@@ -17,7 +17,7 @@ use tokio::{
     task::JoinSet,
 };
 
-use crate::world::{Call, World};
+use crate::support::world::{Call, World};
 
 /// What becomes of a call.
 pub enum Fault {

@@ -13,11 +13,11 @@ use projection_vocabulary::{RecordedEvent, Timestamp};
 use serde_json::{Value as Json, json, value::RawValue};
 
 use crate::{
-    capture::stream,
-    lambda::{batch, deposit_of, done, with},
-    parked_cli::projector,
-    runtime_api::{Answer, Lambda, environment},
-    world::{Fault, World, account, fold, history, record, records, registry},
+    cli::parked::projector,
+    lambda::invocations::{batch, deposit_of, done, with},
+    sources::stream::stream,
+    support::runtime_api::{Answer, Lambda, environment},
+    support::world::{Fault, World, account, fold, history, record, records, registry},
 };
 
 /// Units of CloudWatch that stand in the specification's schema and are of use here.

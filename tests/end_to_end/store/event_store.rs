@@ -13,7 +13,7 @@ use projection_worker::internals::{
     },
 };
 
-use crate::world::{Fault, World, account, impostor, recorded};
+use crate::support::world::{Fault, World, account, impostor, recorded};
 
 fn deposits(count: usize) -> Vec<RecordedEvent> {
     account("alice", &vec!["1"; count])

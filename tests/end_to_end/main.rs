@@ -1,10 +1,17 @@
 //! End to end: the real SDK against the embedded store, and the real programs.
 
 mod support {
+    pub mod export;
     pub mod malformed_records;
+    pub mod metrics;
+    pub mod programs;
     pub mod projections;
+    pub mod projector;
     pub mod proxy;
+    pub mod records;
     pub mod runtime_api;
+    pub mod stays;
+    pub mod stream;
     pub mod world;
 }
 
@@ -21,19 +28,19 @@ mod store {
 }
 
 mod sources {
-    pub mod export;
-    pub mod stream;
+    mod export;
+    mod stream;
 }
 
 mod operations {
-    pub mod rebuild;
+    mod rebuild;
     mod redrive;
     mod verify;
 }
 
 mod lambda {
-    pub mod invocations;
-    pub mod metrics;
+    mod invocations;
+    mod metrics;
     mod processes;
     mod tasks;
     #[cfg(feature = "opentelemetry")]
@@ -43,7 +50,7 @@ mod lambda {
 mod cli {
     mod capture;
     mod doctor;
-    pub mod parked;
+    mod parked;
     mod rebuild;
     mod rebuild_processes;
     mod replay;

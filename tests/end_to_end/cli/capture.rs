@@ -10,10 +10,10 @@ use projection_vocabulary::RecordedEvent;
 use serde_json::Value as Json;
 use tokio::sync::watch;
 
-use crate::{
-    cli::parked::projector,
-    support::proxy::{Fault, Proxy},
-    support::world::{World, account, fold, history, registry},
+use crate::support::{
+    projector::projector,
+    proxy::{Fault, Proxy},
+    world::{World, account, fold, history, registry},
 };
 
 /// The names of a folder's files.

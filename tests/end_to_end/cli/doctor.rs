@@ -17,9 +17,9 @@ use projection_worker::internals::doctor::{Examination, Finding, checks, examine
 use serde_json::{Value as Json, json};
 use tokio::net::TcpListener;
 
-use crate::{
-    cli::parked::projector,
-    support::world::{World, registry},
+use crate::support::{
+    projector::projector,
+    world::{World, registry},
 };
 
 fn own() -> String {

@@ -12,24 +12,17 @@ use projection_vocabulary::{RecordedEvent, Value};
 use projection_worker::internals::retry::Deadline;
 use serde_json::{Value as Json, json};
 use tokio::{
-    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
-    net::{TcpListener, TcpStream},
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader},
     sync::watch,
 };
 
-use crate::support::world::{World, account, fold, recorded, records, registry};
+use crate::support::{
+    projector::{gate, projector},
+    world::{World, account, fold, recorded, records, registry},
+};
 
 /// Stands in event data, and only `show` may print it.
 const MARKER: &str = "only-show-may-say-this";
-
-/// Exit code, output, error output.
-pub async fn projector(arguments: &[&str]) -> (i32, String, String) {
-    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_projector"));
-    let command = command.args(arguments).env_clear().env("RUST_LOG", "debug").stdin(Stdio::null());
-    let output = command.output().await.expect("projector runs");
-    let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
-    (output.status.code().expect("it exits"), text(output.stdout), text(output.stderr))
-}
 
 /// An account's opening that nobody can read, with the marker in it.
 fn poison(id: &str) -> Vec<RecordedEvent> {
@@ -161,31 +154,6 @@ async fn ids_of_any_length_and_script_leave_the_terminal_and_its_table_whole() {
     assert!(code == 0 && !shown.chars().any(|char| char != '\n' && (char.is_control() || char == '\u{202e}')), "{shown:?}");
     let (_, redriven, _) = run(&["redrive", "--all"]).await;
     assert!(!redriven.chars().any(|char| char != '\n' && char.is_control()) && redriven.lines().count() == 5, "{redriven:?}");
-}
-
-/// An address that forwards to another, and holds every `UpdateItem` until it is opened.
-pub async fn gate(upstream: String, open: watch::Receiver<bool>, held: Arc<AtomicUsize>) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    let url = format!("http://{}", listener.local_addr().expect("an address"));
-    tokio::spawn(async move {
-        while let Ok((client, _)) = listener.accept().await {
-            let server = TcpStream::connect(upstream.trim_start_matches("http://")).await.expect("the database is served");
-            let (mut open, held) = (open.clone(), held.clone());
-            let ((mut from_client, mut to_client), (mut from_server, mut to_server)) = (client.into_split(), server.into_split());
-            tokio::spawn(async move { tokio::io::copy(&mut from_server, &mut to_client).await });
-            tokio::spawn(async move {
-                let mut bytes = vec![0; 65_536];
-                while let Ok(count @ 1..) = from_client.read(&mut bytes).await {
-                    if bytes[..count].windows(11).any(|window| window == b".UpdateItem") {
-                        held.fetch_add(1, Relaxed);
-                        open.wait_for(|open| *open).await.expect("the test goes on");
-                    }
-                    to_server.write_all(&bytes[..count]).await.expect("the database is served");
-                }
-            });
-        }
-    });
-    url
 }
 
 #[tokio::test]

@@ -24,11 +24,11 @@ use tokio::{
     sync::watch,
 };
 
-use crate::{
-    cli::parked::{gate, projector},
-    sources::export::write_export,
-    support::proxy::{Fault, Proxy},
-    support::world::{Everything, World, fold, history, names, recorded, registry},
+use crate::support::{
+    export::write_export,
+    projector::{gate, projector},
+    proxy::{Fault, Proxy},
+    world::{Everything, World, fold, history, names, recorded, registry},
 };
 
 /// Stands in event data, and no command here may print it.

@@ -11,10 +11,10 @@ use projection_worker::internals::{
 };
 use serde_json::{Value as Json, json, value::RawValue};
 
-use crate::{
-    cli::parked::projector,
-    lambda::invocations::deposit_of,
-    support::world::{Fault, World, account, history, registry},
+use crate::support::{
+    projector::projector,
+    records::deposit_of,
+    world::{Fault, World, account, history, registry},
 };
 
 /// Stands in event data, and must stand nowhere else.

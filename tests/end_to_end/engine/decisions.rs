@@ -6,9 +6,9 @@ use projection_worker::internals::{
     retry::Deadline,
 };
 
-use crate::{
-    support::projections as rules,
-    support::world::{Fault, World, account, fold, history, impostor, recorded, records, registry},
+use crate::support::{
+    projections::{HOUSES_1, HOUSES_2, ODD},
+    world::{Fault, World, account, fold, history, impostor, recorded, records, registry},
 };
 
 /// applied, duplicate, healed, parked, failed
@@ -149,7 +149,7 @@ async fn a_parked_aggregate_costs_one_request_a_batch_and_no_read() {
 
 #[tokio::test]
 async fn rows_of_an_older_revision_are_projected_anew_and_equal_a_fresh_fold() {
-    let world = World::with(Registry::new(rules::HOUSES_1)).await;
+    let world = World::with(Registry::new(HOUSES_1)).await;
     let events = recorded([
         ("villa", "Built", data! { site: "hill", rooms: 9 }),
         ("villa", "Painted", data! {}),
@@ -164,39 +164,39 @@ async fn rows_of_an_older_revision_are_projected_anew_and_equal_a_fresh_fold() {
     ]);
     world.import(&events).await;
     world.process(&events[..8]).await;
-    assert_eq!(world.rows().await, fold(Registry::new(rules::HOUSES_1), &events[..8]));
-    let worker = world.worker_of(rules::HOUSES_2);
+    assert_eq!(world.rows().await, fold(Registry::new(HOUSES_1), &events[..8]));
+    let worker = world.worker_of(HOUSES_2);
     let report = worker.process(&records(&events), Deadline::NONE).await;
     // What the second revision does not name is ignored; of the rest only the villa's move to the vale is new.
     assert_eq!((counts(&report), report.total.reprojected, report.ignored_total()), ([1, 6, 0, 0, 0], 4, 3), "{:?}", report.reasons);
-    assert_eq!(world.rows().await, fold(Registry::new(rules::HOUSES_2), &events));
+    assert_eq!(world.rows().await, fold(Registry::new(HOUSES_2), &events));
     assert_eq!(world.row("houses", "villa").await, "size=12 title=vale version=3");
     let again = worker.process(&records(&events), Deadline::NONE).await;
     assert_eq!((counts(&again), again.total.reprojected), ([0, 7, 0, 0, 0], 0));
-    assert_eq!(world.rows().await, fold(Registry::new(rules::HOUSES_2), &events));
+    assert_eq!(world.rows().await, fold(Registry::new(HOUSES_2), &events));
 }
 
 #[tokio::test]
 async fn the_next_event_of_a_row_of_an_older_revision_projects_it_anew() {
-    let world = World::with(Registry::new(rules::HOUSES_1)).await;
+    let world = World::with(Registry::new(HOUSES_1)).await;
     let events = recorded([("villa", "Built", data! { site: "hill", rooms: 9 }), ("villa", "Built", data! { site: "vale", rooms: 12 })]);
     world.import(&events).await;
     world.process(&events[..1]).await;
-    let report = world.worker_of(rules::HOUSES_2).process(&records(&events[1..]), Deadline::NONE).await;
+    let report = world.worker_of(HOUSES_2).process(&records(&events[1..]), Deadline::NONE).await;
     assert_eq!((counts(&report), report.total.reprojected), ([1, 0, 0, 0, 0], 1));
-    assert_eq!(world.rows().await, fold(Registry::new(rules::HOUSES_2), &events));
+    assert_eq!(world.rows().await, fold(Registry::new(HOUSES_2), &events));
 }
 
 #[tokio::test]
 async fn one_invocation_projects_no_more_anew_than_it_may_and_the_next_goes_on() {
-    let world = World::with(Registry::new(rules::HOUSES_1)).await;
+    let world = World::with(Registry::new(HOUSES_1)).await;
     let ids = ["barn", "hut", "villa"];
     let events = recorded(ids.iter().flat_map(|id| [(*id, "Built", data! { site: "hill", rooms: 2 }), (*id, "Razed", data! {})]));
     world.import(&events).await;
     let first: Vec<_> = events.iter().filter(|event| event.version.0 == 1).cloned().collect();
     let second: Vec<_> = events.iter().filter(|event| event.version.0 == 2).cloned().collect();
     world.process(&first).await;
-    let worker = world.worker_of(rules::HOUSES_2).with_reprojection_budget(1);
+    let worker = world.worker_of(HOUSES_2).with_reprojection_budget(1);
     let deadline = || Deadline::at(std::time::Instant::now() + std::time::Duration::from_mins(1));
     for (reprojected, failed) in [(1, 2), (1, 1), (1, 0)] {
         let report = worker.process(&records(&second), deadline()).await;
@@ -204,13 +204,13 @@ async fn one_invocation_projects_no_more_anew_than_it_may_and_the_next_goes_on()
         let reasons: Vec<_> = report.reasons.keys().collect();
         assert!(reasons.iter().all(|reason| reason.ends_with("`rebuild-projection houses` does all of it")), "{reasons:?}");
     }
-    assert_eq!(world.rows().await, fold(Registry::new(rules::HOUSES_2), &events));
+    assert_eq!(world.rows().await, fold(Registry::new(HOUSES_2), &events));
     assert_eq!(world.parked().await, []);
 }
 
 #[tokio::test]
 async fn an_aggregate_that_the_new_revision_refuses_parks_at_its_old_row_and_stops_no_other() {
-    let world = World::with(Registry::new(rules::HOUSES_1)).await;
+    let world = World::with(Registry::new(HOUSES_1)).await;
     let events = recorded([
         ("tent", "Built", data! { site: "hill", rooms: 0 }),
         ("tent", "Painted", data! {}),
@@ -221,38 +221,38 @@ async fn an_aggregate_that_the_new_revision_refuses_parks_at_its_old_row_and_sto
     world.import(&events).await;
     world.process(&events[..3]).await;
     let before = world.row("houses", "tent").await.replace("size", "parked=true size");
-    let report = world.worker_of(rules::HOUSES_2).process(&records(&events[3..]), Deadline::NONE).await;
+    let report = world.worker_of(HOUSES_2).process(&records(&events[3..]), Deadline::NONE).await;
     assert_eq!((counts(&report), report.checkpoint), ([1, 0, 0, 1, 0], None), "{:?}", report.reasons);
     let [(who, Some(1), reason)] = &world.parked().await[..] else { panic!("version 1 is parked") };
     assert!(who == "tent" && reason.contains("a house has rooms"), "{reason}");
     assert_eq!(world.row("houses", "tent").await, before);
     assert_eq!(world.row("houses", "hut").await, "size=1 version=2");
-    let again = world.worker_of(rules::HOUSES_2).process(&records(&events[3..]), Deadline::NONE).await;
+    let again = world.worker_of(HOUSES_2).process(&records(&events[3..]), Deadline::NONE).await;
     assert_eq!((counts(&again), again.usage.requests), ([0, 1, 0, 1, 0], 1), "one read tells both");
 }
 
 #[tokio::test]
 async fn an_aggregate_of_which_the_new_revision_knows_no_event_begins_anew() {
-    let world = World::with(Registry::new(rules::HOUSES_1)).await;
+    let world = World::with(Registry::new(HOUSES_1)).await;
     let events =
         recorded([("wall", "Painted", data! {}), ("wall", "Painted", data! {}), ("wall", "Built", data! { site: "hill", rooms: 0 })]);
     world.import(&events).await;
     world.process(&events[..2]).await;
     assert_eq!(world.row("houses", "wall").await, "coats=2 version=2");
-    let report = world.worker_of(rules::HOUSES_2).process(&records(&events), Deadline::NONE).await;
+    let report = world.worker_of(HOUSES_2).process(&records(&events), Deadline::NONE).await;
     assert_eq!((counts(&report), report.total.reprojected), ([0, 0, 0, 1, 0], 1), "{:?}", report.reasons);
     assert_eq!((world.parked().await[0].1, world.row("houses", "wall").await.as_str()), (Some(3), "parked=true"));
 }
 
 #[tokio::test]
 async fn rows_of_a_newer_revision_are_left_alone_and_the_message_names_both() {
-    let world = World::with(Registry::new(rules::HOUSES_2)).await;
+    let world = World::with(Registry::new(HOUSES_2)).await;
     let events =
         recorded([("villa", "Built", data! { site: "hill", rooms: 9 }), ("villa", "Razed", data! {}), ("hut", "Painted", data! {})]);
     world.import(&events).await;
     world.process(&events[..1]).await;
     let before = world.rows().await;
-    let report = world.worker_of(rules::HOUSES_1).process(&records(&events), Deadline::NONE).await;
+    let report = world.worker_of(HOUSES_1).process(&records(&events), Deadline::NONE).await;
     assert_eq!(counts(&report), [1, 0, 0, 0, 2]);
     assert_eq!(report.checkpoint, Some(Some("1".into())));
     let reason = report.reasons.keys().next().expect("a reason");
@@ -319,7 +319,7 @@ async fn a_rule_that_reads_its_row_gives_the_same_rows_under_redelivery_and_any_
     facts.insert(5, ("ann", "Surrendered", data! {}));
     let events = recorded(facts);
     for size in [1, 2, 3, 5, events.len()] {
-        let world = World::with(Registry::new(rules::ODD)).await;
+        let world = World::with(Registry::new(ODD)).await;
         world.import(&events).await;
         for batch in events.chunks(size) {
             assert_eq!(counts(&world.process(batch).await)[..2], [batch.len() as u64, 0]);
@@ -327,7 +327,7 @@ async fn a_rule_that_reads_its_row_gives_the_same_rows_under_redelivery_and_any_
         }
         let report = world.process(&events).await;
         assert_eq!((report.total.duplicate, report.total.failed), (events.len() as u64, 0));
-        assert_eq!(world.rows().await, fold(Registry::new(rules::ODD), &events), "in batches of {size}");
+        assert_eq!(world.rows().await, fold(Registry::new(ODD), &events), "in batches of {size}");
     }
 }
 
@@ -337,7 +337,7 @@ fn number(text: &str) -> Value {
 
 #[tokio::test]
 async fn a_rule_that_panics_on_an_event_parks_that_aggregate_alone() {
-    let world = World::with(Registry::new(rules::ODD)).await;
+    let world = World::with(Registry::new(ODD)).await;
     let events = recorded([
         ("ann", "Came", data! { page: "home", spent: 5 }),
         ("bob", "Came", data! { page: "home", spent: 7 }),
@@ -355,7 +355,7 @@ async fn a_rule_that_panics_on_an_event_parks_that_aggregate_alone() {
 
 #[tokio::test]
 async fn an_event_that_changes_more_rows_than_a_transaction_holds_parks() {
-    let world = World::with(Registry::new(rules::ODD)).await;
+    let world = World::with(Registry::new(ODD)).await;
     let events =
         recorded([("fits", "Spread", data! { rows: 99 }), ("wide", "Spread", data! { rows: 1 }), ("wide", "Spread", data! { rows: 100 })]);
     let report = world.process(&events).await;
@@ -431,7 +431,7 @@ async fn what_a_topic_counted_in_earlier_batches_moves_and_goes_with_it() {
 
 #[tokio::test]
 async fn aggregates_that_write_to_each_others_rows_go_into_transactions_of_their_own() {
-    let world = World::with(Registry::new(rules::ODD)).await;
+    let world = World::with(Registry::new(ODD)).await;
     let events = recorded([
         ("ann", "Came", data! { page: "bob", spent: 1 }),
         ("bob", "Came", data! { page: "home", spent: 2 }),
@@ -443,7 +443,7 @@ async fn aggregates_that_write_to_each_others_rows_go_into_transactions_of_their
     assert_eq!(counts(&report), [4, 0, 0, 0, 0], "{:?}", report.reasons);
     // No transaction names a row twice, which DynamoDB would refuse: ann; bob and cid; home.
     assert_eq!(tapped.calls().iter().filter(|call| *call == "TransactWriteItems").count(), 3);
-    assert_eq!(world.rows().await, fold(Registry::new(rules::ODD), &events));
+    assert_eq!(world.rows().await, fold(Registry::new(ODD), &events));
 }
 
 #[tokio::test]
@@ -556,7 +556,7 @@ async fn a_balance_that_only_the_store_knows_to_overflow_parks_at_the_first_even
 async fn a_shared_counter_that_would_overflow_parks_whoever_overflows_it() {
     let came = |who, spent: &str| (who, "Came", Value::Map([("page".into(), "home".into()), ("spent".into(), number(spent))].into()));
     let first = recorded([came("ann", NINES)]);
-    let world = World::with(Registry::new(rules::ODD)).await;
+    let world = World::with(Registry::new(ODD)).await;
     world.process(&first).await;
     let rest = recorded([came("bob", "-5"), came("cid", "8"), came("dan", "0"), came("eve", "1")]);
     let report = world.process(&rest).await;

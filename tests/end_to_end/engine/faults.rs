@@ -14,9 +14,9 @@ use projection_vocabulary::{RecordedEvent, Registry, Value, data};
 use projection_worker::internals::{engine::report::Report, retry::Deadline};
 use serde_json::json;
 
-use crate::{
-    support::projections as rules,
-    support::world::{Call, Fault, World, account, fold, history, impostor, recorded, records, registry},
+use crate::support::{
+    projections::{HOUSES_1, HOUSES_2},
+    world::{Call, Fault, World, account, fold, history, impostor, record, recorded, records, registry},
 };
 
 const THROTTLED: [(u16, &str); 5] = [
@@ -303,18 +303,18 @@ async fn a_crash_amid_a_projection_anew_leaves_rows_that_the_next_try_makes_exac
     ]);
     for k in 1.. {
         for hang in [|| Fault::HungBefore, || Fault::HungAfter] {
-            let world = World::with(Registry::new(rules::HOUSES_1)).await;
+            let world = World::with(Registry::new(HOUSES_1)).await;
             world.import(&events).await;
             world.process(&events).await;
             let batch = records(&events);
-            let tapped = world.tapped_of(rules::HOUSES_2, move |call| if call.number == k { hang() } else { Fault::None });
+            let tapped = world.tapped_of(HOUSES_2, move |call| if call.number == k { hang() } else { Fault::None });
             let crashed = tokio::select! {
                 biased;
                 () = tapped.hung.notified() => true,
                 _ = tapped.worker.process(&batch, Deadline::NONE) => false,
             };
-            world.worker_of(rules::HOUSES_2).process(&batch, Deadline::NONE).await;
-            assert_eq!(world.rows().await, fold(Registry::new(rules::HOUSES_2), &events), "crash at call {k}");
+            world.worker_of(HOUSES_2).process(&batch, Deadline::NONE).await;
+            assert_eq!(world.rows().await, fold(Registry::new(HOUSES_2), &events), "crash at call {k}");
             if !crashed {
                 return;
             }
@@ -328,14 +328,14 @@ async fn old_and_new_revision_side_by_side_end_as_the_new_one() {
         let id = ["a", "b", "c", "d", "e", "f"][at];
         [(id, "Built", data! { site: "hill", rooms: 3 }), (id, "Built", data! { site: "vale", rooms: 4 }), (id, "Razed", data! {})]
     }));
-    let world = World::with(Registry::new(rules::HOUSES_1)).await;
+    let world = World::with(Registry::new(HOUSES_1)).await;
     world.import(&events).await;
-    let (old, new) = (world.worker_of(rules::HOUSES_1), world.worker_of(rules::HOUSES_2));
+    let (old, new) = (world.worker_of(HOUSES_1), world.worker_of(HOUSES_2));
     let batch = records(&events);
     let _ = join_all([&old, &new, &new].map(|worker| Box::pin(worker.process(&batch, Deadline::NONE)))).await;
     let report = new.process(&batch, Deadline::NONE).await;
     assert_eq!((report.total.duplicate, report.total.failed, report.total.parked), (18, 0, 0), "{:?}", report.reasons);
-    assert_eq!(world.rows().await, fold(Registry::new(rules::HOUSES_2), &events));
+    assert_eq!(world.rows().await, fold(Registry::new(HOUSES_2), &events));
 }
 
 #[tokio::test]
@@ -344,7 +344,7 @@ async fn after_the_deadline_nothing_is_written_and_the_lowest_record_is_the_chec
     let mut events = mixed();
     events.extend(recorded([("poison", "AccountOpened", data! { initialDeposit: "1" })]));
     let before = world.rows().await;
-    let mut batch: Vec<_> = events.iter().zip(90..).map(|(event, position)| crate::support::world::record(event, position)).collect();
+    let mut batch: Vec<_> = events.iter().zip(90..).map(|(event, position)| record(event, position)).collect();
     batch.push(serde_json::value::to_raw_value(&json!({"dynamodb": {"SequenceNumber": "1000"}})).expect("JSON"));
     batch.reverse();
     let report = world.worker.process(&batch, Deadline::at(Instant::now())).await;

@@ -16,9 +16,9 @@ use serde_json::value::RawValue;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::{filter::Targets, fmt, layer::SubscriberExt as _};
 
-use crate::{
-    support::malformed_records::{Claim, MARKED, Odd, odd_records},
-    support::world::{World, account, fold, record, registry},
+use crate::support::{
+    malformed_records::{Claim, MARKED, Odd, odd_records},
+    world::{World, account, fold, record, registry},
 };
 
 /// Odd records of a batch, and as many good ones and some: fewer than half may be parked, or the batch fails as a whole.

@@ -6,9 +6,9 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use projection_vocabulary::{RecordedEvent, Value, Version, data};
 use projection_worker::internals::{retry::Deadline, store::append::AppendError};
 
-use crate::{
-    support::malformed_records::NUMBERS_HELD,
-    support::world::{World, account, fold, record, recorded, records, registry},
+use crate::support::{
+    malformed_records::NUMBERS_HELD,
+    world::{World, account, fold, record, recorded, records, registry},
 };
 
 /// DynamoDB's largest item, and some room for its other attributes.

@@ -1,53 +1,25 @@
 //! The program that is deployed, under Lambda's Runtime API and on the embedded store behind HTTP.
 
-use std::{process::Output, time::SystemTime};
+use std::time::SystemTime;
 
-use projection_vocabulary::{Attributes, Change, DynProjection, Index, RecordedEvent, Refusal, Registry, Value};
+use projection_vocabulary::{Attributes, RecordedEvent, Registry, Value};
 use projection_worker::internals::store::parking::Parked;
-use serde_json::{Value as Json, json, value::RawValue};
-use tokio::process::Command;
+use serde_json::{Value as Json, json};
 
-use crate::{
-    lambda::metrics::metric_lines,
-    support::runtime_api::{Answer, Lambda, environment},
-    support::world::{World, fold, history, record, records, registry},
+use crate::support::{
+    metrics::metric_lines,
+    programs::panicking_worker,
+    projections::Panicking,
+    records::{MARKER, deposit_of, keys_only, marked, with},
+    runtime_api::{Answer, Lambda, batch, done, environment, log_lines, text},
+    world::{World, fold, history, record, records, registry},
 };
-
-const ALL_DONE: &str = r#"{"batchItemFailures":[]}"#;
-/// Stands in event data, and must stand nowhere else.
-pub const MARKER: &str = "only-the-event-may-say-this";
-
-pub fn batch(records: &[Box<RawValue>]) -> String {
-    json!({ "Records": records }).to_string()
-}
-
-pub fn done() -> Answer {
-    Answer::Response(ALL_DONE.to_owned())
-}
-
-/// The same record with one of its members put to something else.
-pub fn with(record: &RawValue, pointer: &str, value: Json) -> Box<RawValue> {
-    let mut record: Json = serde_json::from_str(record.get()).expect("JSON");
-    *record.pointer_mut(pointer).expect("a member") = value;
-    serde_json::value::to_raw_value(&record).expect("JSON")
-}
-
-/// An event as a stream without images tells it.
-fn keys_only(event: &RecordedEvent, position: u64) -> Box<RawValue> {
-    let record = with(&record(event, position), "/dynamodb/NewImage", Json::Null);
-    with(&record, "/dynamodb/StreamViewType", json!("KEYS_ONLY"))
-}
 
 /// A history of bank and forum, in the order of the event store's writes.
 fn events() -> Vec<RecordedEvent> {
     let mut events = history("bank", 1, 60, 6);
     events.extend(history("forum", 2, 60, 12));
     events
-}
-
-/// The data of an opened account whose deposit is no number.
-pub fn deposit_of(word: &str) -> Value {
-    Value::Map([("initialDeposit".to_owned(), Value::from(word))].into())
 }
 
 /// The events of all aggregates but one.
@@ -180,21 +152,6 @@ async fn what_is_no_batch_is_an_error_of_the_function_and_the_next_batch_counts(
     assert!(!text(&lambda.stop().await).contains(MARKER));
 }
 
-/// Records of these events, and of some that cannot be applied, each with the marker in its data.
-pub fn marked(mut events: Vec<RecordedEvent>) -> Vec<Box<RawValue>> {
-    for event in &mut events {
-        event.metadata = Some(Value::from(MARKER));
-    }
-    let mut refused = events.iter().find(|event| event.version.0 == 1).expect("a first event").clone();
-    refused.aggregate = "refused".into();
-    refused.data = deposit_of(MARKER);
-    let undecodable = with(&record(&refused, 500), "/dynamodb/NewImage/timestamp", json!({ "S": MARKER }));
-    let no_record = serde_json::value::to_raw_value(&json!({ "eventID": "stray", "dynamodb": MARKER })).expect("JSON");
-    let mut records = records(&events);
-    records.extend([record(&refused, 501), undecodable, no_record, keys_only(&refused, 502)]);
-    records
-}
-
 #[tokio::test]
 async fn log_lines_are_json_for_lambda_and_hold_no_event_data() {
     let world = World::new().await;
@@ -220,55 +177,10 @@ async fn log_lines_are_json_for_lambda_and_hold_no_event_data() {
     assert_eq!((&summary[0]["records"], &summary[0]["span"]["requestId"]), (&json!(34), &json!("request-1")));
 }
 
-/// A rule with a bug that no projection could have: it panics where nobody catches it.
-pub struct Panicking;
-
-impl DynProjection for Panicking {
-    fn name(&self) -> &'static str {
-        "panicking"
-    }
-
-    fn key(&self) -> &'static str {
-        "id"
-    }
-
-    fn revision(&self) -> u32 {
-        1
-    }
-
-    fn indexes(&self) -> &'static [Index] {
-        &[]
-    }
-
-    fn reads_row(&self) -> bool {
-        false
-    }
-
-    fn event_types(&self) -> &'static [&'static str] {
-        &["AccountOpened"]
-    }
-
-    fn change(&self, event: &RecordedEvent, _: &Attributes) -> Result<Change, Refusal> {
-        panic!("the data is {:?}", event.data)
-    }
-}
-
-/// Does nothing as a test: it is the program that the next one starts.
-#[test]
-fn a_worker_whose_rule_panics() {
-    if std::env::var("AWS_LAMBDA_RUNTIME_API").is_ok() {
-        let _ = projection_worker::lambda::run(Registry::new(&[&Panicking]));
-    }
-}
-
 #[tokio::test]
 async fn a_panic_is_an_error_of_the_function_and_the_process_goes_on() {
     let world = World::with(Registry::new(&[&Panicking])).await;
-    let mut environment = environment(&world).await;
-    environment.insert("PANICKING_TABLE", "panicking".to_owned());
-    let mut program = Command::new(std::env::current_exe().expect("this program"));
-    program.args(["--exact", "lambda::invocations::a_worker_whose_rule_panics", "--nocapture"]);
-    let mut lambda = Lambda::start_program(program, environment).await;
+    let mut lambda = panicking_worker(environment(&world).await).await;
 
     let mut events = history("bank", 8, 20, 3);
     for event in &mut events {
@@ -284,19 +196,6 @@ async fn a_panic_is_an_error_of_the_function_and_the_process_goes_on() {
     let sizes: Vec<_> = told.iter().map(|line| [line.values["BatchSize"], line.values["Failed"]]).collect();
     assert_eq!(sizes, [[20.0, 20.0], [20.0, 20.0], [0.0, 0.0]], "a panic is told of, too");
     let output = text(&output);
-    assert!(output.contains("tests/end_to_end/lambda/invocations.rs") && output.contains("a bug in the worker or in a rule"), "{output}");
+    assert!(output.contains("tests/end_to_end/support/projections.rs") && output.contains("a bug in the worker or in a rule"), "{output}");
     assert!(!output.contains(MARKER), "{output}");
-}
-
-/// What the process logged on its standard output; there must be nothing on the other, and only JSON on either.
-pub fn log_lines(output: &Output) -> Vec<Json> {
-    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
-    let text = String::from_utf8_lossy(&output.stdout);
-    let lines = text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("no JSON: {line}")));
-    lines.filter(|line: &Json| line.get("_aws").is_none()).collect()
-}
-
-/// All that the process wrote.
-pub fn text(output: &Output) -> String {
-    [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes)).concat()
 }

@@ -1,81 +1,20 @@
 //! What the deployed program tells CloudWatch, held against the specification of the format and against a replay of the same capture
 //! (<https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/CloudWatch_Embedded_Metric_Format_Specification.html>).
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fs,
-    process::Output,
-    time::SystemTime,
-};
+use std::{collections::BTreeMap, fs};
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use projection_vocabulary::{RecordedEvent, Timestamp};
 use serde_json::{Value as Json, json, value::RawValue};
 
-use crate::{
-    cli::parked::projector,
-    lambda::invocations::{batch, deposit_of, done, with},
-    sources::stream::stream,
-    support::runtime_api::{Answer, Lambda, environment},
-    support::world::{Fault, World, account, fold, history, record, records, registry},
+use crate::support::{
+    metrics::{MetricLine, metric_lines, now_ms},
+    projector::projector,
+    records::{deposit_of, with},
+    runtime_api::{Answer, Lambda, batch, done, environment},
+    stream::stream,
+    world::{Fault, World, account, fold, history, record, records, registry},
 };
-
-/// Units of CloudWatch that stand in the specification's schema and are of use here.
-const UNITS: [&str; 2] = ["Count", "Milliseconds"];
-
-/// One line of metrics.
-pub struct MetricLine {
-    pub dimensions: BTreeMap<String, String>,
-    pub values: BTreeMap<String, f64>,
-}
-
-impl MetricLine {
-    pub fn projection(&self) -> Option<&str> {
-        self.dimensions.get("projection").map(String::as_str)
-    }
-}
-
-/// The lines of metrics in what a process wrote, each as the specification wants it, and with nothing else in it.
-pub fn metric_lines(output: &Output) -> Vec<MetricLine> {
-    let text = String::from_utf8_lossy(&output.stdout);
-    let lines = text.lines().filter_map(|line| serde_json::from_str::<Json>(line).ok());
-    lines.filter(|line| line.get("_aws").is_some()).map(|line| metric_line(&line)).collect()
-}
-
-fn metric_line(line: &Json) -> MetricLine {
-    let members = line.as_object().expect("an object");
-    let aws = line["_aws"].as_object().expect("metadata");
-    assert_eq!(aws.keys().collect::<Vec<_>>(), ["CloudWatchMetrics", "Timestamp"], "{line}");
-    let written_ms = aws["Timestamp"].as_i64().expect("whole milliseconds");
-    // CloudWatch takes what is neither two weeks old nor two hours ahead.
-    assert!((0..120_000).contains(&(now_ms() - written_ms)), "{line}");
-    let [directive] = aws["CloudWatchMetrics"].as_array().expect("directives").as_slice() else { panic!("one directive: {line}") };
-    assert_eq!(directive["Namespace"], "ProjectionWorker");
-    let [names] = directive["Dimensions"].as_array().expect("sets of dimensions").as_slice() else { panic!("one set: {line}") };
-    let names: Vec<_> = names.as_array().expect("a set").iter().map(|name| name.as_str().expect("a name")).collect();
-    assert!((1..=30).contains(&names.len()), "{line}");
-    let dimension = |name: &&str| ((*name).to_owned(), members[*name].as_str().expect("a dimension's value is text").to_owned());
-    let dimensions: BTreeMap<_, _> = names.iter().map(dimension).collect();
-    assert!(dimensions.values().all(|value| (1..=1024).contains(&value.len()) && value.is_ascii()), "{line}");
-    let metrics = directive["Metrics"].as_array().expect("metrics");
-    assert!((1..=100).contains(&metrics.len()), "{line}");
-    let mut values = BTreeMap::new();
-    for metric in metrics {
-        assert_eq!(metric.as_object().expect("a definition").len(), 2, "{line}");
-        let (name, unit) = (metric["Name"].as_str().expect("a name"), metric["Unit"].as_str().expect("a unit"));
-        assert!(UNITS.contains(&unit) && (unit == "Milliseconds") == (name == "LagMs"), "{line}");
-        let value = members[name].as_f64().expect("a metric's value is a number");
-        assert!(value >= 0.0 && values.insert(name.to_owned(), value).is_none(), "{line}");
-    }
-    let expected: BTreeSet<_> = dimensions.keys().chain(values.keys()).map(String::as_str).chain(["_aws"]).collect();
-    assert_eq!(members.keys().map(String::as_str).collect::<BTreeSet<_>>(), expected, "no id and no data is beside them");
-    MetricLine { dimensions, values }
-}
-
-fn now_ms() -> i64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970");
-    i64::try_from(since.as_millis()).expect("it fits")
-}
 
 /// The sums of each metric, for the projection or for the invocations as wholes.
 fn sums(lines: &[MetricLine], projection: Option<&str>) -> BTreeMap<String, f64> {

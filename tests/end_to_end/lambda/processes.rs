@@ -20,10 +20,10 @@ use serde_json::{Value as Json, json, value::RawValue};
 use simulation::poller::{self, Discarded, Poller, Settings};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use crate::{
-    support::proxy::{Applied, Door, Fault, Proxy},
-    support::runtime_api::{Answer, Lambda, PLENTY, environment_at},
-    support::world::{Call, Everything, World, account, fold, history, record, records, registry},
+use crate::support::{
+    proxy::{Applied, Door, Fault, Proxy},
+    runtime_api::{Answer, Lambda, PLENTY, environment_at},
+    world::{Call, Everything, World, account, fold, history, record, records, registry},
 };
 
 /// What a load balancer says in a store's place.

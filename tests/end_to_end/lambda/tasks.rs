@@ -5,30 +5,14 @@ use std::time::{Duration, SystemTime};
 use projection_vocabulary::{RecordedEvent, Registry};
 use projection_worker::internals::{progress::Counts, retry::Deadline};
 use serde_json::{Value as Json, json};
-use tokio::process::Command;
 
-use crate::{
-    operations::rebuild::{FAT, expected, rows_in, stays, world_of_stays},
-    support::projections::STAYS_2,
-    support::runtime_api::{Answer, Lambda, environment},
-    support::world::{World, fold, history, records, registry},
+use crate::support::{
+    programs::worker_of_the_new_rule,
+    projections::{STAYS_1, STAYS_2},
+    runtime_api::{Answer, Lambda},
+    stays::{FAT, expected, rows_in, stays, world_of_stays},
+    world::{World, fold, history, records, registry},
 };
-
-/// Does nothing as a test: it is the program that the others start.
-#[test]
-fn a_worker_of_the_new_rule() {
-    if std::env::var("AWS_LAMBDA_RUNTIME_API").is_ok() {
-        let _ = projection_worker::lambda::run(Registry::new(STAYS_2));
-    }
-}
-
-async fn worker_of_the_new_rule(world: &World) -> Lambda {
-    let mut environment = environment(world).await;
-    environment.insert("STAYS_TABLE", "stays".to_owned());
-    let mut program = Command::new(std::env::current_exe().expect("this program"));
-    program.args(["--exact", "lambda::tasks::a_worker_of_the_new_rule", "--nocapture"]);
-    Lambda::start_program(program, environment).await
-}
 
 /// Invokes it as a state machine does until it is done. Returns its last answer, and how often it was invoked and came no further.
 async fn drive(lambda: &mut Lambda, mut task: Json, time: Duration) -> (Json, u32, u32) {
@@ -97,8 +81,7 @@ async fn each_invocation_with_time_for_a_page_comes_further() {
         let mut events = stays(32, 600, 1, FAT);
         let others = |event: &RecordedEvent| event.aggregate.as_str() != "guest-000";
         events.extend(stays(33, 120, 5, FAT).into_iter().filter(others));
-        let world =
-            if stale { world_of_stays(&events).await } else { World::with(Registry::new(crate::support::projections::STAYS_1)).await };
+        let world = if stale { world_of_stays(&events).await } else { World::with(Registry::new(STAYS_1)).await };
         if !stale {
             world.append_all(&events).await;
         }

@@ -19,15 +19,16 @@ use prost::Message as _;
 use serde_json::{Value as Json, json};
 use tokio::{
     net::{TcpListener, TcpSocket},
-    process::Command,
     task::JoinSet,
 };
 
-use crate::{
-    lambda::invocations::{MARKER, Panicking, batch, deposit_of, done, log_lines, marked, text},
-    support::proxy::{Fault, Proxy},
-    support::runtime_api::{Answer, Environment, Lambda, PLENTY, environment, environment_at},
-    support::world::{World, account, fold, history, records, registry},
+use crate::support::{
+    programs::panicking_worker,
+    projections::Panicking,
+    proxy::{Fault, Proxy},
+    records::{MARKER, deposit_of, marked},
+    runtime_api::{Answer, Environment, Lambda, PLENTY, batch, done, environment, environment_at, log_lines, text},
+    world::{World, account, fold, history, records, registry},
 };
 
 const TRACE: &str = "5759e988bd862e3fe1be46a994272793";
@@ -405,11 +406,7 @@ async fn a_collector_that_cannot_be_spoken_to_is_told_of_at_the_start() {
 #[tokio::test]
 async fn a_panic_has_a_trace() {
     let (world, collector) = (World::with(Registry::new(&[&Panicking])).await, Collector::new().await);
-    let mut environment = collector.environment(&world).await;
-    environment.insert("PANICKING_TABLE", "panicking".to_owned());
-    let mut program = Command::new(std::env::current_exe().expect("this program"));
-    program.args(["--exact", "lambda::invocations::a_worker_whose_rule_panics", "--nocapture"]);
-    let mut lambda = Lambda::start_program(program, environment).await;
+    let mut lambda = panicking_worker(collector.environment(&world).await).await;
     let mut events = account("alice", &["1"]);
     events[0].data = deposit_of(MARKER);
     let Answer::Error(error) = lambda.invoke(batch(&records(&events))).await else { panic!("a panic is no success") };

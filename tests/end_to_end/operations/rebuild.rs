@@ -1,12 +1,12 @@
 //! A rule changes: every row by the new one, while the worker works.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     sync::atomic::{AtomicUsize, Ordering::Relaxed},
 };
 
 use fastrand::Rng;
-use projection_vocabulary::{AggregateId, Attributes, RecordedEvent, Registry, RowKey, Timestamp, Value, Version};
+use projection_vocabulary::{AggregateId, Attributes, RecordedEvent, Registry, Timestamp, Value, Version};
 use projection_worker::{
     Worker,
     internals::{
@@ -26,59 +26,11 @@ use projection_worker::{
     },
 };
 
-use crate::{
-    support::projections::{STAYS_1, STAYS_2, STAYS_3},
-    support::world::{Fault, World, fold, names, recorded, records},
+use crate::support::{
+    projections::{STAYS_1, STAYS_2, STAYS_3},
+    stays::{FAT, Visible, expected, rows_in, stays, world_of_stays},
+    world::{Fault, World, names, records},
 };
-
-/// A page of the store is 1 MB: a hundred events of this size.
-pub const FAT: usize = 10_000;
-
-/// Who stayed where, by chance: so many events of so many guests, whose notes have so many bytes.
-pub fn stays(seed: u64, events: usize, guests: usize, note: usize) -> Vec<RecordedEvent> {
-    let mut random = Rng::with_seed(seed);
-    let note = "x".repeat(note);
-    let guest = |at: usize| format!("guest-{at:03}");
-    let facts: Vec<_> = (0..events)
-        .map(|at| {
-            let who = guest(if at < guests { at } else { random.usize(..guests) });
-            let (city, hotel) = (format!("city-{}", random.u8(..3)), format!("hotel-{}", random.u8(..5)));
-            let stay = [("city", city.as_str().into()), ("hotel", hotel.as_str().into()), ("nights", random.u64(1..9).into())];
-            let stay = stay.into_iter().chain([("note", Value::from(note.as_str()))]);
-            let data =
-                |fields: &mut dyn Iterator<Item = (&str, Value)>| Value::Map(fields.map(|(name, value)| (name.into(), value)).collect());
-            match random.u8(..12) {
-                0 if at >= guests => (who, "Complained", data(&mut std::iter::empty())),
-                1 if at >= guests => (who, "Forgotten", data(&mut std::iter::empty())),
-                _ => (who, "Stayed", data(&mut stay.into_iter())),
-            }
-        })
-        .collect();
-    recorded(facts.iter().map(|(who, event_type, data)| (who.as_str(), *event_type, data.clone())))
-}
-
-/// A world whose rows the rule's first revision has written.
-pub async fn world_of_stays(events: &[RecordedEvent]) -> World {
-    let world = World::with(Registry::new(STAYS_1)).await;
-    world.append_all(events).await;
-    for batch in events.chunks(500) {
-        assert_eq!(world.process(batch).await.total.failed, 0);
-    }
-    world
-}
-
-pub type Visible = BTreeMap<RowKey, Attributes>;
-
-/// The rows as they are, without shared rows that nothing counts for any more.
-pub async fn rows_in(store: &Store) -> Visible {
-    let mut rows = store.visible_rows(STAYS_2[0]).await.expect("rows");
-    rows.retain(|_, row| !row.values().all(|value| value.as_number().is_some_and(projection_vocabulary::Decimal::is_zero)));
-    rows
-}
-
-pub fn expected(events: &[RecordedEvent]) -> Visible {
-    fold(Registry::new(STAYS_2), events).remove("stays").expect("the rule")
-}
 
 /// One pass over all segments at once.
 pub async fn rebuild(worker: &Worker, task: Task, segments: u32) -> Counts {

@@ -20,9 +20,9 @@ use projection_worker::{
 };
 use serde_json::{Value as Json, json, value::RawValue};
 
-use crate::{
-    support::projections as rules,
-    support::world::{Call, Fault, World, account, fold, impostor, record, recorded, records, registry},
+use crate::support::{
+    projections::{HOUSES_1, HOUSES_2, LIFTED, ODD, UNCURSED},
+    world::{Call, Fault, Tapped, World, account, fold, impostor, record, recorded, records, registry},
 };
 
 fn post(category: &str) -> Value {
@@ -123,15 +123,15 @@ async fn a_new_rule_that_accepts_the_event_mends_what_the_old_one_parked() {
         ("ann", "Cursed", data! {}),
         ("ann", "Came", data! { page: "shop", spent: 9 }),
     ]);
-    let world = World::with(Registry::new(rules::ODD)).await;
+    let world = World::with(Registry::new(ODD)).await;
     world.import(&events).await;
     assert_eq!(world.process(&events).await.total.parked, 2);
     let reason = still(redrive_only(&world).await);
     assert!(reason.contains("panicked"), "{reason}");
-    assert_eq!(redrive(&world.worker_of(rules::LIFTED), &only_entry(&world).await).await, mended(2));
+    assert_eq!(redrive(&world.worker_of(LIFTED), &only_entry(&world).await).await, mended(2));
     assert_eq!(world.row("visits", "home").await, r#"longest=7 spent=7 visitors=["ann","bob"] visits=1"#);
     assert_eq!(world.row("visits", "ann").await, "curses=1 version=3");
-    assert_eq!(world.rows().await["visits"], fold(Registry::new(rules::LIFTED), &events)["visits"]);
+    assert_eq!(world.rows().await["visits"], fold(Registry::new(LIFTED), &events)["visits"]);
     assert_eq!(entries(&world).await, []);
 }
 
@@ -202,7 +202,7 @@ async fn an_event_that_the_stream_brings_at_any_moment_of_a_redrive_counts_once(
 }
 
 /// A network on which calls of different workers come in between each other, differently by seed.
-fn jittery(world: &World, seed: u64) -> crate::support::world::Tapped {
+fn jittery(world: &World, seed: u64) -> Tapped {
     let random = std::sync::Mutex::new(fastrand::Rng::with_seed(seed));
     world.tapped(move |_| {
         let turns = random.lock().expect("no test panics while it holds this").u32(0..6);
@@ -406,10 +406,10 @@ async fn a_row_ahead_of_the_event_store_stays_parked_until_the_store_reaches_it(
     let events = recorded(
         (0..5).map(|at| ("villa", "Built", Value::Map([("site".into(), "hill".into()), ("rooms".into(), (at + 1_u64).into())].into()))),
     );
-    let world = World::with(Registry::new(rules::HOUSES_1)).await;
+    let world = World::with(Registry::new(HOUSES_1)).await;
     world.process(&events).await;
     world.import(&events[..2]).await;
-    let worker = world.worker_of(rules::HOUSES_2);
+    let worker = world.worker_of(HOUSES_2);
     assert_eq!(worker.process(&records(&events[..1]), Deadline::NONE).await.total.parked, 1);
     let before = world.rows().await;
     let entry = only_entry(&world).await;
@@ -425,7 +425,7 @@ async fn a_row_ahead_of_the_event_store_stays_parked_until_the_store_reaches_it(
     assert_eq!((only_entry(&world).await.version, only_entry(&world).await.count, world.rows().await), (Some(4), 2, before));
     world.import(&since[1..]).await;
     assert_eq!(redrive(&worker, &only_entry(&world).await).await, Redriven::Mended { applied: 0, reprojected: true });
-    assert_exact(&world, rules::HOUSES_2, &[&events[..2], &since].concat(), "").await;
+    assert_exact(&world, HOUSES_2, &[&events[..2], &since].concat(), "").await;
 }
 
 #[tokio::test]
@@ -476,13 +476,13 @@ async fn an_event_that_only_the_parking_table_has_is_never_forgotten() {
 #[tokio::test]
 async fn a_row_of_a_newer_revision_fails_and_stays_as_it_is() {
     let events = recorded([("tent", "Built", data! { site: "hill", rooms: 1 }), ("tent", "Built", data! { site: "hill", rooms: 0 })]);
-    let world = World::with(Registry::new(rules::HOUSES_2)).await;
+    let world = World::with(Registry::new(HOUSES_2)).await;
     world.import(&events).await;
     world.process(&events).await;
     let (entry, before) = (only_entry(&world).await, world.rows().await);
-    let failed = world.worker_of(rules::HOUSES_1).redrive(&entry, Trust::Row, Deadline::NONE).await.expect_err("old");
+    let failed = world.worker_of(HOUSES_1).redrive(&entry, Trust::Row, Deadline::NONE).await.expect_err("old");
     assert!(failed.to_string().contains("written by revision 2"), "{failed}");
-    let failed = world.worker_of(rules::ODD).redrive(&entry, Trust::Row, Deadline::NONE).await.expect_err("unknown");
+    let failed = world.worker_of(ODD).redrive(&entry, Trust::Row, Deadline::NONE).await.expect_err("unknown");
     assert_eq!(failed.to_string(), "no projection `houses` is in this program, which has records, visits, spreads");
     assert_eq!((only_entry(&world).await, world.rows().await), (entry, before));
 }
@@ -714,11 +714,11 @@ async fn what_follows_thousands_of_events_that_no_rule_names_is_found() {
 #[tokio::test]
 async fn an_aggregate_parked_before_its_first_event_that_nothing_concerns_leaves_no_row() {
     let events = recorded([("ann", "Cursed", data! {}), ("ann", "Cursed", data! {})]);
-    let world = World::with(Registry::new(rules::ODD)).await;
+    let world = World::with(Registry::new(ODD)).await;
     world.import(&events).await;
     world.process(&events).await;
     assert_eq!(world.row("visits", "ann").await, "parked=true");
-    let uncursed = world.worker_of(rules::UNCURSED);
+    let uncursed = world.worker_of(UNCURSED);
     assert_eq!(redrive(&uncursed, &only_entry(&world).await).await, mended(0));
     assert_eq!((world.rows().await["visits"].len(), entries(&world).await), (0, vec![]));
     // What remains of the row is in nobody's way.

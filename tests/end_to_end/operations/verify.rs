@@ -9,10 +9,10 @@ use projection_worker::internals::{
     retry::Deadline,
 };
 
-use crate::{
-    cli::parked::projector,
-    support::projections::{HOUSES_1, HOUSES_2},
-    support::world::{World, account, fold, history, recorded, registry},
+use crate::support::{
+    projections::{HOUSES_1, HOUSES_2},
+    projector::projector,
+    world::{World, account, fold, history, recorded, records, registry},
 };
 
 type Items = BTreeMap<String, HashMap<String, AttributeValue>>;
@@ -236,7 +236,7 @@ async fn rows_that_move_meanwhile_are_not_reported() {
     let live = async {
         for batch in events.chunks(25) {
             world.append_all(batch).await;
-            worker.process(&crate::support::world::records(batch), Deadline::NONE).await;
+            worker.process(&records(batch), Deadline::NONE).await;
         }
     };
     let watched = async {

@@ -8,10 +8,12 @@ use projection_vocabulary::{
     AggregateId, RecordedEvent, Value, Version, data,
     sample::{Fact, record},
 };
-use projection_worker::internals::sources::stream::{Begin, Capture};
-use serde_json::{Value as Json, json};
+use serde_json::json;
 
-use crate::support::world::World;
+use crate::support::{
+    stream::stream,
+    world::{World, fold, registry},
+};
 
 /// Records in one captured batch.
 const BATCH: usize = 20;
@@ -81,17 +83,6 @@ async fn append(world: &World, events: &[RecordedEvent]) {
     }
 }
 
-/// Reads the event store's stream from its beginning, each record as Lambda hands it to a function.
-pub async fn stream(world: &World) -> Vec<Json> {
-    let arn = world.worker.store().event_store_stream().await.expect("a table").expect("a stream");
-    let mut capture = Capture::new(world.embedded.streams_client(), arn, Begin::Oldest);
-    let mut records = Vec::new();
-    while let Some(page) = capture.next_page().await.expect("a page") {
-        records.extend(page);
-    }
-    records
-}
-
 #[tokio::test]
 #[ignore = "writes the fixtures"]
 async fn capture() {
@@ -117,7 +108,7 @@ async fn what_is_appended_is_what_the_stream_carries() {
         let report = world.worker.process(&records, projection_worker::internals::retry::Deadline::NONE).await;
         assert_eq!(report.total.applied, events.len() as u64);
         assert_eq!(report.projections[projection].applied, events.len() as u64);
-        assert_eq!(world.rows().await, crate::support::world::fold(crate::support::world::registry(), &events));
+        assert_eq!(world.rows().await, fold(registry(), &events));
         let aggregates: std::collections::BTreeSet<&AggregateId> = events.iter().map(|event| &event.aggregate).collect();
         assert!(report.ignored_total() >= aggregates.len() as u64, "the VERSION items come by as well");
     }

@@ -1,6 +1,8 @@
 //! Projections that tests need and the repository has no other use for.
 
-use projection_vocabulary::{Change, Decimal, DynProjection, Projection, Recorded, Refusal, Value, nothing, own, retract, shared};
+use projection_vocabulary::{
+    Attributes, Change, Decimal, DynProjection, Index, Projection, Recorded, RecordedEvent, Refusal, Value, nothing, own, retract, shared,
+};
 use serde::Deserialize;
 
 /// One rule for each odd thing that a rule may do.
@@ -242,5 +244,38 @@ pub mod two {
                 Event::Razed {} => own().remove("title").and(retract()),
             })
         }
+    }
+}
+
+/// A rule with a bug that no projection could have: it panics where nobody catches it.
+pub struct Panicking;
+
+impl DynProjection for Panicking {
+    fn name(&self) -> &'static str {
+        "panicking"
+    }
+
+    fn key(&self) -> &'static str {
+        "id"
+    }
+
+    fn revision(&self) -> u32 {
+        1
+    }
+
+    fn indexes(&self) -> &'static [Index] {
+        &[]
+    }
+
+    fn reads_row(&self) -> bool {
+        false
+    }
+
+    fn event_types(&self) -> &'static [&'static str] {
+        &["AccountOpened"]
+    }
+
+    fn change(&self, event: &RecordedEvent, _: &Attributes) -> Result<Change, Refusal> {
+        panic!("the data is {:?}", event.data)
     }
 }

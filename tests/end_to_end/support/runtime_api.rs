@@ -16,6 +16,7 @@ use axum::{
     response::{AppendHeaders, IntoResponse, Response},
     routing::{get, post},
 };
+use serde_json::{Value as Json, json, value::RawValue};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _},
     net::TcpListener,
@@ -227,4 +228,27 @@ fn answered(service: &Service, Path(id): Path<String>, answer: Answer) -> Status
         Ok(()) => StatusCode::ACCEPTED,
         Err(_) => StatusCode::GONE,
     }
+}
+
+const ALL_DONE: &str = r#"{"batchItemFailures":[]}"#;
+
+pub fn batch(records: &[Box<RawValue>]) -> String {
+    json!({ "Records": records }).to_string()
+}
+
+pub fn done() -> Answer {
+    Answer::Response(ALL_DONE.to_owned())
+}
+
+/// What the process logged on its standard output; there must be nothing on the other, and only JSON on either.
+pub fn log_lines(output: &Output) -> Vec<Json> {
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+    let text = String::from_utf8_lossy(&output.stdout);
+    let lines = text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("no JSON: {line}")));
+    lines.filter(|line: &Json| line.get("_aws").is_none()).collect()
+}
+
+/// All that the process wrote.
+pub fn text(output: &Output) -> String {
+    [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes)).concat()
 }

@@ -1,22 +1,18 @@
 //! `projector capture`, as an operator runs it.
 
-use std::{
-    fs,
-    path::Path,
-    process::{Command, Stdio},
-};
+use std::{fs, path::Path};
 
 use projection_vocabulary::RecordedEvent;
 use serde_json::Value as Json;
 use tokio::sync::watch;
 
 use crate::support::{
-    projector::projector,
+    projector::{interrupt, projector, start_projector},
     proxy::{Fault, Proxy},
     world::{World, account, fold, history, registry},
 };
 
-/// The names of a folder's files.
+/// The names of the files in a folder.
 fn names(folder: &Path) -> Vec<String> {
     let mut names: Vec<_> =
         fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").file_name().into_string().expect("UTF-8")).collect();
@@ -33,7 +29,7 @@ fn events() -> Vec<RecordedEvent> {
 }
 
 #[tokio::test]
-async fn what_is_captured_ends_as_the_fold_where_it_is_replayed() {
+async fn replaying_a_capture_yields_the_fold() {
     let (world, events) = (World::new().await, events());
     world.append_all(&events).await;
     let (url, folder) = (world.serve().await, tempfile::tempdir().expect("a folder"));
@@ -46,7 +42,7 @@ async fn what_is_captured_ends_as_the_fold_where_it_is_replayed() {
         let files = names(&out);
         assert!(files.len() > 1 && files.iter().all(|name| name.starts_with("stream-") && name.ends_with(ending)), "{files:?}");
         let records: usize = told.split_once(' ').expect("words").0.parse().expect("a number");
-        assert!(records > events.len(), "the VERSION items come by as well: {told}");
+        assert!(records > events.len(), "the capture includes the VERSION items: {told}");
         assert!(told.ends_with(&format!(" records in {} files in {path}\n", files.len())), "{told}");
 
         let replayed = World::new().await;
@@ -62,7 +58,7 @@ async fn what_is_captured_ends_as_the_fold_where_it_is_replayed() {
 }
 
 #[tokio::test]
-async fn the_store_in_a_file_is_captured_and_one_in_memory_is_none() {
+async fn a_store_in_a_file_can_be_captured_and_one_in_memory_cannot() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = |name: &str| folder.path().join(name).display().to_string();
     let (data, events, out) = (path("bank.db"), path("events.jsonl"), path("out"));
@@ -86,7 +82,7 @@ async fn the_store_in_a_file_is_captured_and_one_in_memory_is_none() {
 }
 
 #[tokio::test]
-async fn following_goes_on_until_it_is_interrupted_and_loses_nothing() {
+async fn following_continues_until_interrupted_and_loses_nothing() {
     let (world, events) = (World::new().await, history("bank", 43, 40, 4));
     let (reads, mut seen) = watch::channel(0);
     let proxy = Proxy::new(&world, move |call| {
@@ -97,19 +93,16 @@ async fn following_goes_on_until_it_is_interrupted_and_loses_nothing() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().display().to_string();
     let url = proxy.door().await.url;
-    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_projector"));
-    let arguments = ["--endpoint-url", &url, "capture", "--out", &path, "--follow", "--latest"];
-    command.args(arguments).env_clear().stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-    let child = command.spawn().expect("projector runs");
-    // Once it reads, what comes is new to it. When it reads for the third time after that, it has written what the second read had.
+    let child = start_projector(&["--endpoint-url", &url, "capture", "--out", &path, "--follow", "--latest"]);
+    // It has started once it reads, so the events appended after that are new to it. By its third read after that, it has written the
+    // result of the second.
     for half in events.chunks(20) {
         seen.wait_for(|reads| *reads > 0).await.expect("the proxy is there");
         world.append_all(half).await;
         let reads = *seen.borrow_and_update();
         seen.wait_for(|now| *now > reads + 2).await.expect("the proxy is there");
     }
-    let id = child.id().expect("it runs").to_string();
-    assert!(Command::new("kill").args(["-INT", &id]).status().expect("kill runs").success());
+    interrupt(&child);
     let output = child.wait_with_output().await.expect("it ends");
     let told = String::from_utf8(output.stdout).expect("UTF-8");
     assert_eq!(output.status.code(), Some(0), "{told}{}", String::from_utf8_lossy(&output.stderr));

@@ -1,35 +1,24 @@
 //! `projector parked`, as an operator runs it.
 
-use std::{
-    process::{Command, Stdio},
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    },
-};
-
 use projection_vocabulary::{RecordedEvent, Value};
 use projection_worker::internals::retry::Deadline;
 use serde_json::{Value as Json, json};
-use tokio::{
-    io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader},
-    sync::watch,
-};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
 
 use crate::support::{
-    projector::{gate, projector},
+    projector::{Gate, interrupt, projector, start_projector},
     world::{World, account, fold, recorded, records, registry},
 };
 
-/// Stands in event data, and only `show` may print it.
+/// Part of event data; only `show` may print it.
 const MARKER: &str = "only-show-may-say-this";
 
-/// An account's opening that nobody can read, with the marker in it.
+/// An account's opening with unreadable data that contains the marker.
 fn poison(id: &str) -> Vec<RecordedEvent> {
     recorded([(id, "AccountOpened", Value::Map([("initialDeposit".into(), MARKER.into())].into()))])
 }
 
-/// Parks each of these, one worker each, so that none stops at its breaker.
+/// Parks each of these events, each with a new worker, so that no breaker trips.
 async fn park(world: &World, events: &[RecordedEvent]) {
     world.import(events).await;
     for event in events {
@@ -39,14 +28,14 @@ async fn park(world: &World, events: &[RecordedEvent]) {
 }
 
 #[tokio::test]
-async fn what_is_parked_is_listed_shown_and_redriven() {
+async fn parked_aggregates_are_listed_shown_and_redriven() {
     let world = World::new().await;
     let url = world.serve().await;
     let run = async |arguments: &[&str]| projector(&[&["--endpoint-url", &url, "parked"], arguments].concat()).await;
     let unreadable = serde_json::value::to_raw_value(&json!({"eventID": "odd", "marker": MARKER})).expect("JSON");
     park(&world, &[poison("alice"), poison("bob")].concat()).await;
     world.worker.process(&[unreadable], Deadline::NONE).await;
-    // Alice's is corrected.
+    // Alice's event is corrected.
     world.correct(&account("alice", &["5"])[0]).await;
 
     let (code, listed, said) = run(&["list"]).await;
@@ -97,7 +86,7 @@ async fn what_is_parked_is_listed_shown_and_redriven() {
             json!({"total": {"mended": 1, "parked": 0, "failed": 0, "notBegun": 0}}),
         ]
     );
-    // Once more, there is nothing to do for a projection; an aggregate that is not parked may be a slip of the pen.
+    // Now there is nothing to do for the projection, which is fine. Naming an aggregate that is not parked may be a typo.
     let (code, redriven, _) = run(&["redrive", "--projection", "account-summary"]).await;
     assert_eq!((code, redriven.as_str()), (0, "nothing is parked there: nothing to redrive\n"));
     let (code, _, said) = run(&["redrive", "--aggregate", "bob"]).await;
@@ -107,7 +96,7 @@ async fn what_is_parked_is_listed_shown_and_redriven() {
 }
 
 #[tokio::test]
-async fn nothing_parked_and_a_command_line_that_says_too_little() {
+async fn an_empty_parking_table_is_a_success_and_incomplete_arguments_are_refused() {
     assert_eq!(projector(&["parked", "list"]).await.1, "no aggregate is parked\n");
     assert_eq!(projector(&["parked", "list", "--json"]).await.1, "");
     assert_eq!(projector(&["parked", "redrive", "--all"]).await.0, 0);
@@ -131,7 +120,7 @@ async fn nothing_parked_and_a_command_line_that_says_too_little() {
 }
 
 #[tokio::test]
-async fn ids_of_any_length_and_script_leave_the_terminal_and_its_table_whole() {
+async fn ids_of_any_length_and_script_keep_the_table_aligned_and_the_terminal_safe() {
     let world = World::new().await;
     let url = world.serve().await;
     let run = async |arguments: &[&str]| projector(&[&["--endpoint-url", &url, "parked"], arguments].concat()).await;
@@ -140,7 +129,7 @@ async fn ids_of_any_length_and_script_leave_the_terminal_and_its_table_whole() {
     let ids = ["550e8400-e29b-41d4-a716-446655440000", odd, &long, "日本語の口座番号で非常に長い名前のもの、そしてさらに長い"];
     park(&world, &ids.map(poison).concat()).await;
     let (_, listed, _) = run(&["list"]).await;
-    // Letters of these scripts are two columns wide, borders and dots are one.
+    // Letters of these scripts are two columns wide; borders and dots are one.
     let columns = |line: &str| line.chars().map(|char| if ('\u{3000}'..'\u{a000}').contains(&char) { 2 } else { 1 }).sum::<usize>();
     assert!(listed.lines().all(|line| columns(line) == 80), "{listed}");
     assert!(!listed.chars().any(|char| char != '\n' && (char.is_control() || char == '\u{202e}')), "{listed:?}");
@@ -157,32 +146,24 @@ async fn ids_of_any_length_and_script_leave_the_terminal_and_its_table_whole() {
 }
 
 #[tokio::test]
-async fn an_interrupted_redrive_ends_what_it_began_and_the_next_one_does_the_rest() {
+async fn an_interrupted_redrive_finishes_what_it_started_and_the_next_run_does_the_rest() {
     let (world, ids) = (World::new().await, (0..12).map(|at| format!("account-{at}")).collect::<Vec<_>>());
     park(&world, &ids.iter().flat_map(|id| poison(id)).collect::<Vec<_>>()).await;
     let truth: Vec<_> = ids.iter().flat_map(|id| account(id, &["1"])).collect();
     for event in &truth {
         world.correct(event).await;
     }
-    let ((opener, open), held) = (watch::channel(false), Arc::<AtomicUsize>::default());
-    let url = gate(world.serve().await, open, held.clone()).await;
-    let run = || {
-        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_projector"));
-        command.args(["--endpoint-url", &url, "parked", "redrive", "--all"]).env_clear().stdin(Stdio::null());
-        command.stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true).spawn().expect("projector runs")
-    };
+    let gate = Gate::new(world.serve().await).await;
+    let run = || start_projector(&["--endpoint-url", &gate.url, "parked", "redrive", "--all"]);
     let mut child = run();
-    // Eight at once.
-    while held.load(Relaxed) < 8 {
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-    }
-    let id = child.id().expect("it runs").to_string();
-    assert!(Command::new("kill").args(["-INT", &id]).status().expect("kill runs").success());
+    // It redrives eight at once.
+    gate.holds(8).await;
+    interrupt(&child);
     let mut errors = BufReader::new(child.stderr.take().expect("a pipe"));
     let mut said = String::new();
     errors.read_line(&mut said).await.expect("read");
     assert_eq!(said, "interrupted: what has begun is brought to its end\n");
-    opener.send(true).expect("the gate is there");
+    gate.open();
     errors.read_to_string(&mut said).await.expect("read");
     let output = child.wait_with_output().await.expect("it ends");
     assert_eq!(output.status.code(), Some(130), "{said}");

@@ -2,12 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    process::{Command, Stdio},
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    },
-    time::Duration,
+    sync::atomic::{AtomicUsize, Ordering::Relaxed},
 };
 
 use projection_vocabulary::{RecordedEvent, Value};
@@ -19,22 +14,19 @@ use projection_worker::{
     },
 };
 use serde_json::{Value as Json, json};
-use tokio::{
-    io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader},
-    sync::watch,
-};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
 
 use crate::support::{
     export::write_export,
-    projector::{gate, projector},
+    projector::{Gate, interrupt, projector, start_projector},
     proxy::{Fault, Proxy},
     world::{Everything, World, fold, history, names, recorded, registry},
 };
 
-/// Stands in event data, and no command here may print it.
+/// Part of event data; no command here may print it.
 const MARKER: &str = "nobody-may-say-this";
 
-/// Bank and forum, of which the worker has seen nothing.
+/// Bank and forum events that the worker has not seen.
 async fn unseen(world: &World) -> Vec<RecordedEvent> {
     let mut events = history("bank", 21, 120, 20);
     events.extend(history("forum", 22, 120, 20));
@@ -54,7 +46,7 @@ fn of(everything: &Everything, projection: &str) -> Everything {
 }
 
 #[tokio::test]
-async fn rows_are_made_in_place_and_the_second_run_says_that_there_is_nothing_to_do() {
+async fn a_rebuild_creates_missing_rows_and_a_second_run_has_nothing_to_do() {
     let world = World::new().await;
     let (url, events) = (world.serve().await, unseen(&world).await);
     let run = async |arguments: &[&str]| {
@@ -83,7 +75,7 @@ async fn rows_are_made_in_place_and_the_second_run_says_that_there_is_nothing_to
     assert_eq!(result["writeUnits"].as_f64(), u32::try_from(accounts).ok().map(f64::from), "one for each row");
     assert_eq!(of(&world.rows().await, "account-summary"), of(&fold(registry(), &events), "account-summary"));
 
-    // Each segment by itself, as tasks of many machines: only the last one forgets where they were.
+    // Each segment on its own, like tasks on many machines: only the last one deletes the cursors.
     for segment in ["0/3", "1/3", "2/3"] {
         let (code, _, said) = run(&["rebuild-projection", "forum-counters", "--segment", segment]).await;
         assert_eq!(code, 0, "{said}");
@@ -98,7 +90,7 @@ async fn rows_are_made_in_place_and_the_second_run_says_that_there_is_nothing_to
         assert!(out.starts_with(&says), "{out}");
     }
 
-    // A lost row comes back.
+    // A lost row is restored.
     let lost = &events[0].aggregate;
     let delete = world.embedded.client().delete_item().table_name("account-summary");
     delete.key("accountId", aws_sdk_dynamodb::types::AttributeValue::S(lost.to_string())).send().await.expect("deleted");
@@ -107,7 +99,7 @@ async fn rows_are_made_in_place_and_the_second_run_says_that_there_is_nothing_to
 }
 
 #[tokio::test]
-async fn a_table_beside_is_created_with_its_rows_and_no_other_table_is_taken_for_it() {
+async fn a_rebuild_into_a_new_table_creates_and_fills_it_and_refuses_tables_in_use() {
     let world = World::new().await;
     let (url, events) = (world.serve().await, unseen(&world).await);
     let run = async |arguments: &[&str]| projector(&[&["--endpoint-url", &url, "rebuild-projection"], arguments].concat()).await;
@@ -130,7 +122,7 @@ async fn a_table_beside_is_created_with_its_rows_and_no_other_table_is_taken_for
     let beside = Worker::new(Store::new(world.embedded.client(), beside), registry());
     let rows = beside.store().visible_rows(registry().projections()[1]).await.expect("rows");
     assert_eq!(rows, fold(registry(), &events)["forum-counters"]);
-    assert!(world.rows().await.values().all(BTreeMap::is_empty), "the live tables are as they were");
+    assert!(world.rows().await.values().all(BTreeMap::is_empty), "the live tables are unchanged");
     let described = |table| world.embedded.client().describe_table().table_name(table).send();
     let (live, made) = (described("forum-counters").await.expect("a table"), described("forum-2").await.expect("a table"));
     let shape = |described: aws_sdk_dynamodb::operation::describe_table::DescribeTableOutput| {
@@ -143,7 +135,7 @@ async fn a_table_beside_is_created_with_its_rows_and_no_other_table_is_taken_for
 }
 
 #[tokio::test]
-async fn a_command_line_that_says_too_little_or_too_much_is_refused() {
+async fn incomplete_or_contradictory_arguments_are_refused() {
     for (arguments, says) in [
         (&["rebuild-projection", "accounts"][..], "no projection `accounts` is in this program, which has account-summary, forum-counters"),
         (&["catch-up", "accounts"], "no projection `accounts`"),
@@ -172,7 +164,7 @@ async fn a_command_line_that_says_too_little_or_too_much_is_refused() {
     assert!(code == 0 && out.contains("nothing to do"), "{out}");
 }
 
-/// Accounts whose events fill several pages.
+/// Accounts whose events fill several pages of a scan.
 async fn pages_of_accounts(world: &World) -> Vec<RecordedEvent> {
     let mut events = history("bank", 23, 450, 30);
     for event in &mut events {
@@ -183,27 +175,21 @@ async fn pages_of_accounts(world: &World) -> Vec<RecordedEvent> {
 }
 
 #[tokio::test]
-async fn an_interrupted_rebuild_is_gone_on_with_from_its_cursors() {
+async fn an_interrupted_rebuild_resumes_from_its_cursors() {
     let world = World::new().await;
     let events = pages_of_accounts(&world).await;
     let accounts = aggregates(&events) as u64;
-    let ((opener, open), held) = (watch::channel(false), Arc::<AtomicUsize>::default());
-    let url = gate(world.serve().await, open, held.clone()).await;
-    let arguments = ["--endpoint-url", &url, "rebuild-projection", "account-summary", "--segments", "2"];
-    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_projector"));
-    command.args(arguments).env_clear().stdin(Stdio::null());
-    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true).spawn().expect("projector runs");
-    while held.load(Relaxed) < 2 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    let id = child.id().expect("it runs").to_string();
-    assert!(Command::new("kill").args(["-INT", &id]).status().expect("kill runs").success());
+    let gate = Gate::new(world.serve().await).await;
+    let arguments = ["--endpoint-url", &gate.url, "rebuild-projection", "account-summary", "--segments", "2"];
+    let mut child = start_projector(&arguments);
+    gate.holds(2).await;
+    interrupt(&child);
     let mut errors = BufReader::new(child.stderr.take().expect("a pipe"));
     let mut said = String::new();
     while !said.ends_with("interrupted: the pages under way are brought to their end\n") {
         assert!(errors.read_line(&mut said).await.expect("read") > 0, "{said}");
     }
-    opener.send(true).expect("the gate is there");
+    gate.open();
     errors.read_to_string(&mut said).await.expect("read");
     let output = child.wait_with_output().await.expect("it ends");
     assert_eq!(output.status.code(), Some(130), "{said}");
@@ -229,11 +215,11 @@ async fn an_interrupted_rebuild_is_gone_on_with_from_its_cursors() {
 }
 
 #[tokio::test]
-async fn a_rebuild_that_fails_tries_again_keeps_its_cursors_and_says_how_to_go_on() {
+async fn a_failing_rebuild_retries_keeps_its_cursors_and_reports_how_to_resume() {
     let world = World::new().await;
     let events = pages_of_accounts(&world).await;
     let denied = json!({"__type": "com.amazonaws.dynamodb.v20120810#AccessDeniedException", "message": "no"}).to_string();
-    // From its fifth write on; cursors are put.
+    // Every write after the fifth is denied; cursors are written with PutItem and are not.
     let writes = AtomicUsize::new(0);
     let proxy = Proxy::new(&world, move |call| match call.operation {
         "UpdateItem" if writes.fetch_add(1, Relaxed) >= 5 => ("denied", Fault::Instead(400, denied.clone())),
@@ -257,7 +243,7 @@ async fn a_rebuild_that_fails_tries_again_keeps_its_cursors_and_says_how_to_go_o
 }
 
 #[tokio::test]
-async fn what_is_parked_is_told_with_exit_code_1() {
+async fn a_rebuild_with_a_parked_aggregate_exits_with_1() {
     let world = World::new().await;
     let url = world.serve().await;
     let poison = recorded([("bob", "AccountOpened", Value::Map([("initialDeposit".into(), MARKER.into())].into()))]);
@@ -272,7 +258,7 @@ async fn what_is_parked_is_told_with_exit_code_1() {
 }
 
 #[tokio::test]
-async fn whatever_is_behind_catches_up_with_the_store() {
+async fn catch_up_brings_every_row_to_the_head_of_its_history() {
     for way in [&["--segments", "3"][..], &["--since", "36500d"]] {
         let world = World::new().await;
         let (url, events) = (world.serve().await, unseen(&world).await);
@@ -289,7 +275,7 @@ async fn whatever_is_behind_catches_up_with_the_store() {
 }
 
 #[tokio::test]
-async fn a_budget_takes_its_time() {
+async fn a_read_budget_limits_the_rate_of_a_rebuild() {
     let world = World::new().await;
     let (url, events) = (world.serve().await, pages_of_accounts(&world).await);
     let run = async |arguments: &[&str]| {
@@ -298,7 +284,7 @@ async fn a_budget_takes_its_time() {
         assert_eq!(code, 0, "{said}");
         serde_json::from_str::<Json>(&out).expect("JSON")
     };
-    // 4.5 MB are 1,100 units read, of which all but the last page must be paid.
+    // 4.5 MB cost 1,100 read units; the budget delays every page except the last.
     let result = run(&["--max-read-units", "400"]).await;
     let (seconds, units) = (result["seconds"].as_f64().expect("seconds"), result["readUnits"].as_f64().expect("units"));
     assert!(units > 1_000.0 && seconds > (units - 400.0 - 300.0) / 400.0, "{result}");
@@ -306,10 +292,10 @@ async fn a_budget_takes_its_time() {
 }
 
 #[tokio::test]
-async fn an_export_takes_the_place_of_the_scan_and_what_it_lacks_is_healed() {
+async fn a_rebuild_from_an_export_heals_the_events_that_the_export_lacks() {
     let world = World::new().await;
     let (url, events) = (world.serve().await, unseen(&world).await);
-    // In any order; of some histories the middle is missing, of others the end: what was appended while the export was made.
+    // In any order. Some histories lack a version in the middle, others their last one: events appended during the export.
     let mut exported: Vec<_> = events.iter().filter(|event| event.version.0 != 3).collect();
     fastrand::Rng::with_seed(5).shuffle(&mut exported);
     let bucket = tempfile::tempdir().expect("a folder");
@@ -325,7 +311,7 @@ async fn an_export_takes_the_place_of_the_scan_and_what_it_lacks_is_healed() {
         assert_eq!(code, 0, "{said}");
         let result: Json = serde_json::from_str(&out).expect("one JSON object");
         assert_eq!(result["counts"]["events"], exported.len());
-        // Nothing in the export says that anything follows where a history ends too early.
+        // Nothing in the export shows that a history continues, so a catch-up applies the missing last events.
         assert_eq!(projector(&["--endpoint-url", &url, "catch-up", projection]).await.0, 0);
     }
     assert_eq!(world.rows().await, fold(registry(), &events));
@@ -340,7 +326,7 @@ async fn an_export_takes_the_place_of_the_scan_and_what_it_lacks_is_healed() {
 }
 
 #[tokio::test]
-async fn what_is_left_of_many_tasks_is_done_by_one_that_resumes() {
+async fn resuming_finishes_the_segments_that_other_tasks_left() {
     let world = World::new().await;
     let (url, events) = (world.serve().await, unseen(&world).await);
     let run = async |arguments: &[&str]| {
@@ -351,7 +337,7 @@ async fn what_is_left_of_many_tasks_is_done_by_one_that_resumes() {
     };
     let first = run(&["--segment", "0/2"]).await;
     let both = run(&["--resume"]).await;
-    assert_eq!((&both["events"], &both["aggregates"]), (&json!(240), &json!(aggregates(&events))), "what was done is not looked at again");
+    assert_eq!((&both["events"], &both["aggregates"]), (&json!(240), &json!(aggregates(&events))), "completed segments are not read again");
     assert!(both["created"].as_u64() > first["created"].as_u64(), "{both}");
     assert_eq!(of(&world.rows().await, "account-summary"), of(&fold(registry(), &events), "account-summary"));
 }

@@ -1,4 +1,4 @@
-//! A rule that changes under live traffic, and the rebuild as a process that is killed at random moments.
+//! A rule changes under live traffic, and the rebuild is a process that is killed at random moments.
 
 use std::{process::Stdio, time::Duration};
 
@@ -15,7 +15,7 @@ use crate::support::world::{World, fold, history, records, registry};
 const KILLS: usize = 200;
 const SEED: u64 = 31;
 
-/// `forum-counters` as it was before: other attributes, one counter less, and shared rows under other keys.
+/// `forum-counters` before the change: other attributes, one counter fewer, and shared rows under other keys.
 struct Before;
 
 #[derive(Deserialize)]
@@ -54,7 +54,7 @@ impl Projection for Before {
 
 const BEFORE: &[&dyn DynProjection] = &[&Before];
 
-/// What is deployed is of revision 1, so what was before is made 0.
+/// Marks all rows as written by revision 0, because the deployed rule has revision 1. Returns their number.
 async fn age(world: &World) -> usize {
     let client = world.embedded.client();
     let (mut aged, mut from) = (0, None);
@@ -96,7 +96,7 @@ async fn a_rebuild_killed_200_times_under_live_traffic_ends_exact() {
     let mut batches = live.chunks(16);
     let (mut killed, mut rounds, mut looks) = (0, 0, 0);
     while killed < KILLS {
-        // Two at once, so slow that they are never through.
+        // Two at once, so slow that they never finish.
         let mut children = ["0/2", "1/2"].map(|segment| {
             let slowly = ["--max-write-units", "12", "--segment", segment, "--resume"];
             let resumes = random.bool() && killed > 0;
@@ -116,7 +116,7 @@ async fn a_rebuild_killed_200_times_under_live_traffic_ends_exact() {
             usize::from(running)
         }));
         let ((), running) = futures::join!(working, kills);
-        // Where there was nothing to resume it ends by itself.
+        // One that had nothing to resume has ended on its own.
         killed += running.into_iter().sum::<usize>();
         rounds += 1;
         if rounds % 15 == 0 {
@@ -140,7 +140,7 @@ async fn a_rebuild_killed_200_times_under_live_traffic_ends_exact() {
     let verified = world.worker.verify(rule, Options { segments: 3, sample: None, repair: false }, Deadline::NONE).await.expect("verified");
     assert!(verified.is_clean(), "{:?} {:?}", verified.home, verified.shared);
     let mut rows = world.rows().await.remove("forum-counters").expect("a projection");
-    // Where the old rule counted, nothing is left but that it did.
+    // Of the old rule's counters only zeros remain.
     rows.retain(|key, row| {
         row.retain(|name, value| {
             name != "topicCount" && name != "writings"

@@ -1,4 +1,4 @@
-//! Fixtures and `projector`, as a user runs it.
+//! The fixtures, and `projector replay`, `events`, `tables` and `generate` as a user runs them.
 
 use std::{
     collections::BTreeSet,
@@ -44,7 +44,7 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).expect("UTF-8")
 }
 
-/// The command that a fixture is checked with.
+/// Runs the command that checks a fixture.
 fn check(fixture: &Path) -> Output {
     let (folder, expected, store) =
         (fixture.display().to_string(), fixture.join("expected.json").display().to_string(), fixture.join("event-store"));
@@ -57,11 +57,11 @@ fn check(fixture: &Path) -> Output {
 }
 
 #[test]
-fn every_fixture_ends_in_its_expected_rows() {
+fn every_fixture_replays_to_its_expected_rows() {
     for fixture in fixtures() {
         let output = check(&fixture);
         let (out, error) = (text(&output.stdout), text(&output.stderr));
-        // Without images nothing can be applied, and what failed is never as it should be.
+        // Without images nothing can be applied, and failed records are never a success.
         let expected = i32::from(name(&fixture) == "keys-only");
         assert_eq!(output.status.code(), Some(expected), "{}:\n{out}{error}", fixture.display());
         assert!(out.contains("rows are as expected"), "{out}");
@@ -70,7 +70,7 @@ fn every_fixture_ends_in_its_expected_rows() {
 }
 
 #[test]
-fn a_difference_is_shown_and_fails() {
+fn a_row_that_differs_from_the_expected_one_is_shown_and_exits_with_1() {
     let folder = tempfile::tempdir().expect("a folder");
     let bank = fixtures().into_iter().find(|path| name(path) == "bank").expect("the bank");
     let expected = fs::read_to_string(bank.join("expected.json")).expect("expected rows").replace(r#""balance":61.6"#, r#""balance":61.7"#);
@@ -84,7 +84,7 @@ fn a_difference_is_shown_and_fails() {
 }
 
 #[test]
-fn what_cannot_be_read_ends_with_2_and_names_the_file() {
+fn an_unreadable_input_exits_with_2_and_is_named() {
     let folder = tempfile::tempdir().expect("a folder");
     let junk = folder.path().join("junk.json");
     fs::write(&junk, "this is no JSON").expect("written");
@@ -106,7 +106,7 @@ fn what_cannot_be_read_ends_with_2_and_names_the_file() {
 }
 
 #[test]
-fn a_broken_line_fails_alone() {
+fn a_broken_line_fails_only_that_line() {
     let mut lines = fs::read_to_string(fixtures().iter().find(|path| name(path) == "json-lines").expect("JSON Lines").join("stream.jsonl"))
         .expect("read");
     lines.insert_str(lines.find('\n').expect("a line") + 1, "{\"cut\": \n");
@@ -126,7 +126,7 @@ fn a_broken_line_fails_alone() {
 }
 
 #[test]
-fn an_interrupted_replay_stops_at_once_and_says_what_was_applied() {
+fn an_interrupted_replay_stops_at_once_and_reports_what_it_applied() {
     let mut child = Command::new(env!("CARGO_BIN_EXE_projector"))
         .args(["replay", "-", "--batch-size", "1", "--output", "json"])
         .stdin(Stdio::piped())
@@ -134,7 +134,7 @@ fn an_interrupted_replay_stops_at_once_and_says_what_was_applied() {
         .stderr(Stdio::piped())
         .spawn()
         .expect("projector runs");
-    // The warning about the second record says that the first is applied and that it is waiting for more.
+    // The warning about the second record shows that the first is applied and that it waits for more input.
     let lines = fs::read_to_string(fixtures().iter().find(|path| name(path) == "json-lines").expect("JSON Lines").join("stream.jsonl"))
         .expect("read");
     let event = lines.lines().find(|line| !line.contains("Records") && line.contains("EVENT#")).expect("a bare event");
@@ -157,7 +157,7 @@ fn an_interrupted_replay_stops_at_once_and_says_what_was_applied() {
 }
 
 #[tokio::test]
-async fn a_dynamodb_at_an_address_gets_tables_only_when_asked() {
+async fn tables_are_created_at_an_endpoint_only_on_request() {
     let embedded = Embedded::memory().expect("an empty database");
     let world = World { worker: Worker::new(Store::new(embedded.client(), names(registry())), registry()), embedded };
     let url = world.serve().await;
@@ -180,7 +180,7 @@ async fn a_dynamodb_at_an_address_gets_tables_only_when_asked() {
 }
 
 #[test]
-fn a_store_in_a_file_lives_on_between_commands() {
+fn a_store_in_a_file_persists_between_commands() {
     let folder = tempfile::tempdir().expect("a folder");
     let data = folder.path().join("data.db").display().to_string();
     let missing = fixtures().into_iter().find(|path| name(path) == "missing-versions").expect("missing versions");
@@ -197,7 +197,7 @@ fn a_store_in_a_file_lives_on_between_commands() {
     assert_eq!(run(&["replay", &replayed, "--expect", &expected]).0, Some(0));
     let (code, again) = run(&["replay", &replayed, "--output", "json"]);
     let again: Json = serde_json::from_str(&again).expect("JSON");
-    // The account with a hole in its history waits; everything else was counted before.
+    // The account with a gap in its history is parked; everything else was counted before.
     assert_eq!((code, &again["report"]["total"]["applied"], &again["report"]["total"]["duplicate"]), (Some(1), &0.into(), &13.into()));
     let (_, shown) = run(&["events", "show", "account-alice"]);
     assert_eq!(shown.lines().count(), 5);
@@ -208,7 +208,7 @@ fn a_store_in_a_file_lives_on_between_commands() {
 }
 
 #[test]
-fn events_are_appended_from_json_lines_with_a_clear_conflict() {
+fn events_append_reads_json_lines_and_reports_a_conflict_clearly() {
     let folder = tempfile::tempdir().expect("a folder");
     let data = folder.path().join("data.db").display().to_string();
     let append = |lines: &str| {
@@ -234,7 +234,7 @@ fn events_are_appended_from_json_lines_with_a_clear_conflict() {
 }
 
 #[test]
-fn the_same_seed_generates_the_same_files_and_they_replay_as_expected() {
+fn the_same_seed_generates_the_same_files_and_they_replay_to_their_expected_rows() {
     let folder = tempfile::tempdir().expect("a folder");
     let out = |name: &str| folder.path().join(name).display().to_string();
     for (name, more) in [("one", vec![]), ("two", vec![]), ("forum", vec!["--forum"])] {
@@ -253,7 +253,7 @@ fn the_same_seed_generates_the_same_files_and_they_replay_as_expected() {
     }
 }
 
-/// The figure that the README states: a request for each account that a batch touches.
+/// The figure that the README states: one request for each account that a batch touches.
 #[test]
 fn a_batch_costs_one_request_for_each_account_it_touches() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -315,7 +315,7 @@ fn load(folder: &Path) -> Fixture {
     }
 }
 
-/// Puts into the event store what it held when the fixture's stream was captured.
+/// Fills the event store with what it held when the fixture's stream was captured.
 async fn fill(world: &World, fixture: &Fixture, folder: &Path) {
     let stored = if fixture.has_store { read(&[folder.join("event-store")]) } else { Vec::new() };
     let own = fixture.records.iter().filter(|_| !fixture.has_store);
@@ -339,7 +339,7 @@ async fn deliver(world: &World, records: &[Box<RawValue>], batch: usize, shuffle
 }
 
 #[tokio::test]
-async fn fixtures_end_the_same_in_any_batches_in_any_order_and_a_second_time_nothing_is_applied() {
+async fn fixtures_yield_the_same_rows_in_any_batches_and_order_and_a_second_delivery_applies_nothing() {
     for folder in fixtures() {
         let fixture = load(&folder);
         for (batch, shuffle) in [(1, None), (7, None), (1000, None), (1, Some(1)), (7, Some(2)), (7, Some(3)), (1000, Some(4))] {

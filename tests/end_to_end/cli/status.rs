@@ -17,10 +17,10 @@ use crate::support::{
     world::{Fault, World, account, history, registry},
 };
 
-/// Stands in event data, and must stand nowhere else.
+/// Part of event data, and must not appear anywhere else.
 const MARKER: &str = "only-the-event-may-say-this";
 
-/// An account whose events are newer than all others, a second apart.
+/// An account whose events are newer than all others and one second apart.
 fn newest(id: &str, amounts: &[&str]) -> Vec<RecordedEvent> {
     let mut events = account(id, amounts);
     for event in &mut events {
@@ -29,7 +29,7 @@ fn newest(id: &str, amounts: &[&str]) -> Vec<RecordedEvent> {
     events
 }
 
-/// Bank and forum, all of it applied.
+/// Bank and forum events, all applied.
 async fn applied() -> World {
     let world = World::new().await;
     let mut events = history("bank", 31, 60, 7);
@@ -39,7 +39,7 @@ async fn applied() -> World {
     world
 }
 
-/// Exit code, the table and its lines, and the objects of the same command's JSON.
+/// Exit code and table of the command, and the lines of the same command with `--json`.
 async fn status(url: &str, arguments: &[&str]) -> (i32, String, Vec<Json>) {
     let arguments = [&["--endpoint-url", url, "status"], arguments].concat();
     let (code, table, said) = projector(&arguments).await;
@@ -51,7 +51,7 @@ async fn status(url: &str, arguments: &[&str]) -> (i32, String, Vec<Json>) {
 }
 
 #[tokio::test]
-async fn what_is_as_it_should_be_is_said_in_a_table_and_in_json() {
+async fn healthy_projections_are_reported_in_a_table_and_in_json() {
     let world = applied().await;
     let url = world.serve().await;
     let (code, table, lines) = status(&url, &[]).await;
@@ -80,7 +80,7 @@ async fn what_is_as_it_should_be_is_said_in_a_table_and_in_json() {
 }
 
 #[tokio::test]
-async fn a_row_behind_its_newest_event_is_told_how_far_and_since_when() {
+async fn a_row_behind_its_newest_event_is_reported_with_its_distance_and_since_when() {
     let world = applied().await;
     let url = world.serve().await;
     let late = newest("late", &["1", "2", "4", "8"]);
@@ -102,7 +102,7 @@ async fn a_row_behind_its_newest_event_is_told_how_far_and_since_when() {
 }
 
 #[tokio::test]
-async fn what_is_parked_is_counted_by_projection() {
+async fn parked_aggregates_are_counted_by_projection() {
     let world = applied().await;
     let url = world.serve().await;
     let mut spoilt = account("spoilt", &["1"]);
@@ -119,11 +119,11 @@ async fn what_is_parked_is_counted_by_projection() {
     let (code, table, lines) = status(&url, &[]).await;
     assert_eq!((code, &lines[2]), (1, &json!({ "total": { "well": false, "parkedRecords": 1 } })), "{table}");
     assert!(table.contains("1 parked records name no event"), "{table}");
-    assert_eq!(status(&url, &["account-summary"]).await.0, 0, "nobody knows whose it is");
+    assert_eq!(status(&url, &["account-summary"]).await.0, 0, "a stray belongs to no projection");
 }
 
 #[tokio::test]
-async fn rows_of_another_revision_are_outdated_and_a_rebuild_shows_where_it_stands() {
+async fn rows_of_another_revision_count_as_outdated_and_an_unfinished_rebuild_shows_its_progress() {
     let world = applied().await;
     let url = world.serve().await;
     let rule = registry().get("account-summary").expect("the bank");
@@ -145,11 +145,11 @@ async fn rows_of_another_revision_are_outdated_and_a_rebuild_shows_where_it_stan
     assert_eq!((&lines[0]["rebuild"]["done"], &lines[0]["rebuild"]["segments"]), (&json!(1), &json!(3)));
     assert!(table.contains("a rebuild has done 1 of 3 segments at 20"), "{table}");
     let (code, table, lines) = status(&url, &["account-summary", "--quick"]).await;
-    assert_eq!((code, lines[0].get("rows"), lines[0].get("outdated")), (0, None, None), "who counts no rows cannot know: {table}");
+    assert_eq!((code, lines[0].get("rows"), lines[0].get("outdated")), (0, None, None), "without counting rows it cannot know: {table}");
 }
 
 #[tokio::test]
-async fn a_quick_look_scans_nothing_and_segments_make_no_difference() {
+async fn a_quick_status_scans_nothing_and_the_number_of_segments_makes_no_difference() {
     let world = applied().await;
     let late = newest("late", &["1", "2"]);
     world.append_all(&late).await;

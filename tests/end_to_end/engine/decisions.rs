@@ -1,4 +1,4 @@
-//! What the worker does with a span of events, by what the row says: a test for each row of the table in `lane`.
+//! What the worker does with a span of events, depending on its row: a test for each line of the table in `lane`.
 
 use projection_vocabulary::{RecordedEvent, Registry, Value, data};
 use projection_worker::internals::{
@@ -28,7 +28,7 @@ fn topics(category: &str, count: usize) -> Vec<RecordedEvent> {
     recorded(facts.iter().map(|(id, name, data)| (id.as_str(), *name, data.clone())))
 }
 
-/// An account's deposits with events between them that no rule names.
+/// An account's deposits with irrelevant events between them.
 fn audited(before: usize, unnamed: usize) -> Vec<RecordedEvent> {
     let mut facts = vec![("alice", "AccountOpened", data! { initialDeposit: 1 })];
     facts.extend((1..before).map(|_| ("alice", "MoneyDeposited", data! { amount: 1 })));
@@ -38,7 +38,7 @@ fn audited(before: usize, unnamed: usize) -> Vec<RecordedEvent> {
 }
 
 #[tokio::test]
-async fn a_redelivered_batch_changes_nothing_and_costs_one_request_an_account() {
+async fn a_redelivered_batch_changes_nothing_and_costs_one_request_per_account() {
     let world = World::new().await;
     let events: Vec<_> = ["a", "b", "c"].iter().flat_map(|id| account(id, &["1", "2", "3"])).collect();
     let first = world.process(&events).await;
@@ -49,7 +49,7 @@ async fn a_redelivered_batch_changes_nothing_and_costs_one_request_an_account() 
 }
 
 #[tokio::test]
-async fn a_span_that_overlaps_the_row_is_trimmed_to_what_is_new() {
+async fn a_span_that_overlaps_the_watermark_is_trimmed_to_its_new_events() {
     let world = World::new().await;
     let events = account("alice", &["1", "2", "4", "8", "16"]);
     world.process(&events[..3]).await;
@@ -76,7 +76,7 @@ async fn a_gap_is_healed_by_one_consistent_query() {
 }
 
 #[tokio::test]
-async fn a_hole_that_the_store_confirms_parks_that_aggregate_alone() {
+async fn a_gap_that_the_event_store_confirms_parks_only_that_aggregate() {
     let world = World::new().await;
     let (alice, bob) = (account("alice", &["1", "2", "4", "8", "16"]), account("bob", &["1", "2"]));
     world.import(&[&alice[..2], &alice[4..], &bob].concat()).await;
@@ -91,7 +91,7 @@ async fn a_hole_that_the_store_confirms_parks_that_aggregate_alone() {
 }
 
 #[tokio::test]
-async fn a_hole_behind_events_that_no_rule_names_parks_too() {
+async fn a_missing_version_after_irrelevant_events_parks_too() {
     for unnamed in [1, 1_000] {
         let world = World::new().await;
         let events = audited(2, unnamed + 1);
@@ -107,7 +107,7 @@ async fn a_hole_behind_events_that_no_rule_names_parks_too() {
 }
 
 #[tokio::test]
-async fn a_hole_before_the_first_version_parks_an_aggregate_that_has_no_row() {
+async fn a_missing_first_version_parks_an_aggregate_without_a_row() {
     let world = World::new().await;
     let events = account("alice", &["1", "2"]);
     let report = world.process(&events[1..]).await;
@@ -117,7 +117,7 @@ async fn a_hole_before_the_first_version_parks_an_aggregate_that_has_no_row() {
 }
 
 #[tokio::test]
-async fn an_event_with_another_id_under_an_applied_version_parks_and_is_never_guessed_at() {
+async fn a_different_event_under_an_applied_version_parks_and_is_never_guessed_at() {
     let world = World::new().await;
     let events = account("alice", &["1", "2", "4"]);
     world.process(&events[..2]).await;
@@ -130,7 +130,7 @@ async fn an_event_with_another_id_under_an_applied_version_parks_and_is_never_gu
 }
 
 #[tokio::test]
-async fn a_parked_aggregate_costs_one_request_a_batch_and_no_read() {
+async fn a_parked_aggregate_costs_one_request_per_batch_and_no_read() {
     let world = World::new().await;
     let events = account("alice", &["1", "2", "4", "8", "16", "32"]);
     world.import(&events).await;
@@ -148,7 +148,7 @@ async fn a_parked_aggregate_costs_one_request_a_batch_and_no_read() {
 }
 
 #[tokio::test]
-async fn rows_of_an_older_revision_are_projected_anew_and_equal_a_fresh_fold() {
+async fn re_projected_rows_of_an_older_revision_equal_a_fresh_fold() {
     let world = World::with(Registry::new(HOUSES_1)).await;
     let events = recorded([
         ("villa", "Built", data! { site: "hill", rooms: 9 }),
@@ -167,7 +167,7 @@ async fn rows_of_an_older_revision_are_projected_anew_and_equal_a_fresh_fold() {
     assert_eq!(world.rows().await, fold(Registry::new(HOUSES_1), &events[..8]));
     let worker = world.worker_of(HOUSES_2);
     let report = worker.process(&records(&events), Deadline::NONE).await;
-    // What the second revision does not name is ignored; of the rest only the villa's move to the vale is new.
+    // Event types that the second revision does not name are ignored; of the rest only the villa's move to the vale is new.
     assert_eq!((counts(&report), report.total.reprojected, report.ignored_total()), ([1, 6, 0, 0, 0], 4, 3), "{:?}", report.reasons);
     assert_eq!(world.rows().await, fold(Registry::new(HOUSES_2), &events));
     assert_eq!(world.row("houses", "villa").await, "size=12 title=vale version=3");
@@ -177,7 +177,7 @@ async fn rows_of_an_older_revision_are_projected_anew_and_equal_a_fresh_fold() {
 }
 
 #[tokio::test]
-async fn the_next_event_of_a_row_of_an_older_revision_projects_it_anew() {
+async fn the_next_event_re_projects_a_row_of_an_older_revision() {
     let world = World::with(Registry::new(HOUSES_1)).await;
     let events = recorded([("villa", "Built", data! { site: "hill", rooms: 9 }), ("villa", "Built", data! { site: "vale", rooms: 12 })]);
     world.import(&events).await;
@@ -188,7 +188,7 @@ async fn the_next_event_of_a_row_of_an_older_revision_projects_it_anew() {
 }
 
 #[tokio::test]
-async fn one_invocation_projects_no_more_anew_than_it_may_and_the_next_goes_on() {
+async fn an_invocation_stays_within_its_re_projection_budget_and_the_next_continues() {
     let world = World::with(Registry::new(HOUSES_1)).await;
     let ids = ["barn", "hut", "villa"];
     let events = recorded(ids.iter().flat_map(|id| [(*id, "Built", data! { site: "hill", rooms: 2 }), (*id, "Razed", data! {})]));
@@ -209,7 +209,7 @@ async fn one_invocation_projects_no_more_anew_than_it_may_and_the_next_goes_on()
 }
 
 #[tokio::test]
-async fn an_aggregate_that_the_new_revision_refuses_parks_at_its_old_row_and_stops_no_other() {
+async fn an_aggregate_that_the_new_revision_refuses_parks_with_its_old_row_and_blocks_no_other() {
     let world = World::with(Registry::new(HOUSES_1)).await;
     let events = recorded([
         ("tent", "Built", data! { site: "hill", rooms: 0 }),
@@ -232,7 +232,7 @@ async fn an_aggregate_that_the_new_revision_refuses_parks_at_its_old_row_and_sto
 }
 
 #[tokio::test]
-async fn an_aggregate_of_which_the_new_revision_knows_no_event_begins_anew() {
+async fn an_aggregate_without_relevant_events_for_the_new_revision_loses_its_old_row() {
     let world = World::with(Registry::new(HOUSES_1)).await;
     let events =
         recorded([("wall", "Painted", data! {}), ("wall", "Painted", data! {}), ("wall", "Built", data! { site: "hill", rooms: 0 })]);
@@ -245,7 +245,7 @@ async fn an_aggregate_of_which_the_new_revision_knows_no_event_begins_anew() {
 }
 
 #[tokio::test]
-async fn rows_of_a_newer_revision_are_left_alone_and_the_message_names_both() {
+async fn rows_of_a_newer_revision_stay_untouched_and_the_error_names_both_revisions() {
     let world = World::with(Registry::new(HOUSES_2)).await;
     let events =
         recorded([("villa", "Built", data! { site: "hill", rooms: 9 }), ("villa", "Razed", data! {}), ("hut", "Painted", data! {})]);
@@ -264,7 +264,7 @@ async fn rows_of_a_newer_revision_are_left_alone_and_the_message_names_both() {
 }
 
 #[tokio::test]
-async fn the_watermark_is_the_last_event_that_concerns_the_rule_however_events_are_batched() {
+async fn the_watermark_is_the_last_relevant_event_however_events_are_batched() {
     let events = recorded([
         ("alice", "AccountAudited", data! {}),
         ("alice", "AccountOpened", data! { initialDeposit: 1 }),
@@ -287,7 +287,7 @@ async fn the_watermark_is_the_last_event_that_concerns_the_rule_however_events_a
 }
 
 #[tokio::test]
-async fn a_gap_of_thousands_of_events_that_no_rule_names_is_healed() {
+async fn a_gap_of_thousands_of_irrelevant_events_is_healed() {
     let world = World::new().await;
     let events = audited(3, 2_500);
     world.append_all(&events).await;
@@ -298,7 +298,7 @@ async fn a_gap_of_thousands_of_events_that_no_rule_names_is_healed() {
 }
 
 #[tokio::test]
-async fn one_event_twice_in_a_batch_counts_once_and_two_under_one_version_park() {
+async fn an_event_twice_in_a_batch_counts_once_and_two_events_under_one_version_park() {
     let world = World::new().await;
     let events = account("alice", &["1", "2", "4"]);
     let twice = [&events[1..2], &events[..2]].concat();
@@ -310,7 +310,7 @@ async fn one_event_twice_in_a_batch_counts_once_and_two_under_one_version_park()
 }
 
 #[tokio::test]
-async fn a_rule_that_reads_its_row_gives_the_same_rows_under_redelivery_and_any_split() {
+async fn a_rule_that_reads_its_row_yields_the_same_rows_under_redelivery_and_any_split() {
     let points = ["3", "1", "7", "7", "2", "9", "0", "4"];
     let mut facts: Vec<_> = ["ann", "bob"]
         .iter()
@@ -336,7 +336,7 @@ fn number(text: &str) -> Value {
 }
 
 #[tokio::test]
-async fn a_rule_that_panics_on_an_event_parks_that_aggregate_alone() {
+async fn a_rule_that_panics_on_an_event_parks_only_that_aggregate() {
     let world = World::with(Registry::new(ODD)).await;
     let events = recorded([
         ("ann", "Came", data! { page: "home", spent: 5 }),
@@ -367,7 +367,7 @@ async fn an_event_that_changes_more_rows_than_a_transaction_holds_parks() {
 }
 
 #[tokio::test]
-async fn a_hundred_and_fifty_topics_of_a_category_cost_two_transactions() {
+async fn a_hundred_and_fifty_topics_of_one_category_cost_two_transactions() {
     let world = World::new().await;
     let events = topics("news", 150);
     let report = world.process(&events).await;
@@ -378,7 +378,7 @@ async fn a_hundred_and_fifty_topics_of_a_category_cost_two_transactions() {
 }
 
 #[tokio::test]
-async fn one_aggregate_that_is_behind_holds_up_no_other_of_its_transaction() {
+async fn an_aggregate_that_is_behind_delays_no_other_in_its_transaction() {
     let world = World::new().await;
     let mut events = topics("news", 40);
     world.process(&events[7..8]).await;
@@ -388,13 +388,14 @@ async fn one_aggregate_that_is_behind_holds_up_no_other_of_its_transaction() {
     world.import(&more).await;
     events.push(more[1].clone());
     let report = world.process(&events).await;
-    // Refused for the two that are not where they should be, healed by one query, written in one: the raise goes first each time.
+    // One transaction refused because of the two aggregates at other versions, one query to heal, one transaction that succeeds; each
+    // transaction is preceded by its monotone change.
     assert_eq!((counts(&report), report.usage.requests), ([40, 1, 1, 0, 0], 5));
     assert_eq!(world.rows().await, fold(registry(), &[&events[..], &more].concat()));
 }
 
 #[tokio::test]
-async fn a_category_and_its_topics_in_one_batch_share_its_row_and_keep_apart_what_each_owns() {
+async fn a_category_and_its_topics_in_one_batch_share_a_row_but_not_its_owned_attributes() {
     let world = World::new().await;
     let mut events = recorded([("news", "CategoryCreated", data! { name: "News", description: "What happened" })]);
     events.extend(topics("news", 5));
@@ -406,7 +407,7 @@ async fn a_category_and_its_topics_in_one_batch_share_its_row_and_keep_apart_wha
 }
 
 #[tokio::test]
-async fn what_a_topic_counted_in_earlier_batches_moves_and_goes_with_it() {
+async fn counts_from_earlier_batches_move_and_disappear_with_their_topic() {
     let world = World::new().await;
     let post = || ("t1", "PostAdded", data! { postId: "p", authorId: "ann", categoryId: "news" });
     let created = topic("news", "t1");
@@ -430,7 +431,7 @@ async fn what_a_topic_counted_in_earlier_batches_moves_and_goes_with_it() {
 }
 
 #[tokio::test]
-async fn aggregates_that_write_to_each_others_rows_go_into_transactions_of_their_own() {
+async fn aggregates_that_write_to_each_others_rows_go_into_separate_transactions() {
     let world = World::with(Registry::new(ODD)).await;
     let events = recorded([
         ("ann", "Came", data! { page: "bob", spent: 1 }),
@@ -441,13 +442,13 @@ async fn aggregates_that_write_to_each_others_rows_go_into_transactions_of_their
     let tapped = world.tapped(|_| Fault::None);
     let report = tapped.worker.process(&records(&events), Deadline::NONE).await;
     assert_eq!(counts(&report), [4, 0, 0, 0, 0], "{:?}", report.reasons);
-    // No transaction names a row twice, which DynamoDB would refuse: ann; bob and cid; home.
+    // DynamoDB refuses a transaction that names a row twice. So: ann; bob and cid; home.
     assert_eq!(tapped.calls().iter().filter(|call| *call == "TransactWriteItems").count(), 3);
     assert_eq!(world.rows().await, fold(Registry::new(ODD), &events));
 }
 
 #[tokio::test]
-async fn a_topic_that_goes_and_comes_back_leaves_a_zero_however_its_events_are_batched() {
+async fn a_topic_that_leaves_a_category_and_returns_leaves_a_zero_however_its_events_are_batched() {
     let created = topic("news", "t1");
     let moved = |from: &str, to: &str| {
         ("t1", "TopicMoved", Value::Map([("fromCategoryId".into(), from.into()), ("toCategoryId".into(), to.into())].into()))
@@ -465,7 +466,7 @@ async fn a_topic_that_goes_and_comes_back_leaves_a_zero_however_its_events_are_b
 }
 
 #[tokio::test]
-async fn a_topic_that_moves_twice_and_then_meets_poison_has_moved_twice() {
+async fn both_moves_of_a_topic_before_a_poison_event_count() {
     let world = World::new().await;
     let created = topic("news", "t1");
     let post = |category| ("t1", "PostAdded", Value::Map([("categoryId".into(), Value::from(category))].into()));
@@ -474,7 +475,7 @@ async fn a_topic_that_moves_twice_and_then_meets_poison_has_moved_twice() {
         post("news"),
         ("t1", "TopicMoved", data! { fromCategoryId: "news", toCategoryId: "old" }),
         ("t1", "TopicMoved", data! { fromCategoryId: "old", toCategoryId: "gone" }),
-        // No row has an empty key: DynamoDB refuses the span, and then this event alone.
+        // DynamoDB allows no empty key: it refuses the span, and then this event on its own.
         post(""),
     ]);
     world.process(&events[..2]).await;
@@ -486,7 +487,7 @@ async fn a_topic_that_moves_twice_and_then_meets_poison_has_moved_twice() {
 }
 
 #[tokio::test]
-async fn topics_that_one_moved_topic_connects_share_a_transaction() {
+async fn topics_connected_by_a_moved_topic_share_a_transaction() {
     let world = World::new().await;
     let all = [topic("news", "a"), topic("old", "b"), topic("news", "c")];
     let moved = ("c", "TopicMoved", data! { fromCategoryId: "news", toCategoryId: "old" });
@@ -513,10 +514,10 @@ async fn amounts_of_38_digits_are_exact_within_a_batch_and_across_batches() {
 }
 
 #[tokio::test]
-async fn a_sum_beyond_38_digits_parks_that_account_at_the_event_that_makes_it() {
+async fn a_sum_beyond_38_digits_parks_that_account_at_the_event_that_exceeds_it() {
     let events = account("alice", &["1", NINES, "1", "1"]);
     let bob = account("bob", &["1", "2"]);
-    // One by one, with some of it in the row already, and all at once.
+    // One at a time, partly in the row already, and all in one batch.
     for size in 1..=events.len() {
         let world = World::new().await;
         let mut reports = [0; 5];
@@ -528,14 +529,14 @@ async fn a_sum_beyond_38_digits_parks_that_account_at_the_event_that_makes_it() 
         let [(who, version, reason)] = &world.parked().await[..] else { panic!("one is parked") };
         assert_eq!((who.as_str(), *version), ("alice", Some(3)), "in batches of {size}");
         assert!(reason.contains("38"), "{reason}");
-        // 1 and 38 nines is a one and 38 zeros: one significant digit.
+        // 1 plus 38 nines is a one and 38 zeros: one significant digit.
         assert!(world.row("account-summary", "alice").await.starts_with(&format!("balance=1{} ", "0".repeat(38))));
         assert!(world.row("account-summary", "bob").await.ends_with("version=2"));
     }
 }
 
 #[tokio::test]
-async fn a_balance_that_only_the_store_knows_to_overflow_parks_at_the_first_event_that_does_not_fit() {
+async fn an_overflow_that_only_the_store_can_detect_parks_at_the_first_event_that_does_not_fit() {
     let amounts: Vec<&str> = std::iter::once(NINES).chain(["-3", "1", "1", "1", "3", "1", "1", "1"]).collect();
     let events = account("alice", &amounts);
     for size in 1..events.len() {
@@ -553,7 +554,7 @@ async fn a_balance_that_only_the_store_knows_to_overflow_parks_at_the_first_even
 }
 
 #[tokio::test]
-async fn a_shared_counter_that_would_overflow_parks_whoever_overflows_it() {
+async fn an_event_that_would_overflow_a_shared_counter_parks_its_aggregate() {
     let came = |who, spent: &str| (who, "Came", Value::Map([("page".into(), "home".into()), ("spent".into(), number(spent))].into()));
     let first = recorded([came("ann", NINES)]);
     let world = World::with(Registry::new(ODD)).await;
@@ -567,7 +568,7 @@ async fn a_shared_counter_that_would_overflow_parks_whoever_overflows_it() {
 }
 
 #[tokio::test]
-async fn a_poison_record_parks_its_aggregate_and_its_neighbours_go_on() {
+async fn a_poison_event_parks_its_aggregate_and_its_neighbours_continue() {
     let world = World::new().await;
     let events = recorded([
         ("alice", "AccountOpened", data! { initialDeposit: 1 }),

@@ -1,4 +1,4 @@
-//! What goes wrong around the worker: calls that fail, answers that are lost, other workers, crashes, deadlines, bad deployments.
+//! Faults around the worker: failing calls, lost answers, concurrent workers, crashes, deadlines, bad deployments.
 
 use std::{
     collections::BTreeMap,
@@ -28,7 +28,7 @@ const THROTTLED: [(u16, &str); 5] = [
 ];
 
 fn applied(report: &Report) -> [u64; 4] {
-    assert_eq!(report.total.parked, 0, "infrastructure error never parks");
+    assert_eq!(report.total.parked, 0, "an infrastructure error never parks");
     [report.total.applied, report.total.duplicate, report.total.healed, report.total.failed]
 }
 
@@ -43,13 +43,13 @@ fn posts(topic: &str, category: &str) -> Vec<RecordedEvent> {
     recorded(facts.into_iter().map(|(name, data)| (topic, name, data)))
 }
 
-/// An account alone, and two topics of a category, whose rows go in one transaction.
+/// One account, and two topics of one category, whose rows go into one transaction.
 fn mixed() -> Vec<RecordedEvent> {
     [account("alice", &["1", "2"]), posts("t1", "news"), posts("t2", "news")].concat()
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_fails_before_it_is_applied_is_tried_again_and_counts_once() {
+async fn a_call_that_fails_before_it_is_applied_is_retried_and_counts_once() {
     for (status, name) in THROTTLED {
         let world = World::new().await;
         let tapped = world.tapped(move |call| if call.number <= 5 { Fault::error(status, name) } else { Fault::None });
@@ -60,7 +60,7 @@ async fn what_fails_before_it_is_applied_is_tried_again_and_counts_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_that_nobody_can_read_is_asked_for_again() {
+async fn an_unreadable_answer_is_retried() {
     for (status, body) in [(200, "<html>"), (200, r#"{"ConsumedCapacity":{"#), (502, "<html>")] {
         let world = World::new().await;
         let tapped = world.tapped(move |call| if call.number <= 5 { Fault::Answer(status, body.to_owned()) } else { Fault::None });
@@ -75,7 +75,7 @@ async fn a_write_whose_answer_is_lost_counts_once_and_is_reported_as_applied() {
     for operation in ["UpdateItem", "TransactWriteItems"] {
         let world = World::new().await;
         let seen = AtomicU64::new(0);
-        // The first of its kind, and later every second one.
+        // The first call of this operation, and then every other one.
         let tapped = world.tapped(move |call| {
             if call.operation == operation && seen.fetch_add(1, Ordering::Relaxed).is_multiple_of(2) { Fault::Lost } else { Fault::None }
         });
@@ -87,7 +87,7 @@ async fn a_write_whose_answer_is_lost_counts_once_and_is_reported_as_applied() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lost_answer_of_a_parking_leaves_one_parked_aggregate() {
+async fn a_parking_whose_answer_is_lost_parks_one_aggregate_once() {
     let world = World::new().await;
     let events = recorded([("alice", "AccountOpened", data! { initialDeposit: "1" })]);
     let tapped = world.tapped(|call| if call.number == 1 { Fault::Lost } else { Fault::None });
@@ -96,7 +96,7 @@ async fn a_lost_answer_of_a_parking_leaves_one_parked_aggregate() {
     assert_eq!((world.parked().await.len(), world.row("account-summary", "alice").await.as_str()), (1, "parked=true"));
 }
 
-/// A cancelled transaction, with a reason for each of its actions.
+/// A cancelled transaction with a reason for each action.
 fn canceled(reasons: &[(&str, Option<serde_json::Value>)]) -> Fault {
     let reasons: Vec<_> = reasons
         .iter()
@@ -110,12 +110,12 @@ fn canceled(reasons: &[(&str, Option<serde_json::Value>)]) -> Fault {
 }
 
 #[tokio::test(start_paused = true)]
-async fn of_a_cancelled_transaction_only_those_with_a_reason_are_planned_anew() {
+async fn after_a_cancelled_transaction_only_the_writes_with_a_reason_are_re_planned() {
     let world = World::new().await;
     let (one, two) = (posts("t1", "news"), posts("t2", "news"));
     world.process(&two[..1]).await;
     let batch = [&one[..1], &two[..2]].concat();
-    // The first topic meets a conflict, the second is where the store says it is.
+    // The first topic has a conflict; the second is already at the version that the store returns.
     let tapped = world.tapped(|call| {
         let row = json!({"id": {"S": "t2"}, "version": {"N": "1"}, "revision": {"N": "1"}, "lastEventId": {"S": "t2-1"}});
         match call.operation {
@@ -133,7 +133,7 @@ async fn of_a_cancelled_transaction_only_those_with_a_reason_are_planned_anew() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_try_of_a_transaction_has_its_token_and_a_new_plan_a_new_one() {
+async fn every_attempt_of_a_transaction_carries_its_token_and_a_new_plan_a_new_one() {
     let world = World::new().await;
     let events = posts("t1", "news");
     world.process(&events[..1]).await;
@@ -145,7 +145,7 @@ async fn every_try_of_a_transaction_has_its_token_and_a_new_plan_a_new_one() {
         noted.push(token.split('"').next().unwrap_or_default().to_owned());
         if noted.len() < 3 { Fault::error(400, "ThrottlingException") } else { Fault::None }
     });
-    // The third try is refused, for the first event is known; what is left of the batch is another transaction.
+    // The third attempt is refused because the first event is already applied; the rest of the batch is a new transaction.
     let report = tapped.worker.process(&records(&events), Deadline::NONE).await;
     assert_eq!(applied(&report), [2, 1, 0, 0]);
     let tokens = tokens.lock().expect("no test panics while it holds this");
@@ -154,7 +154,7 @@ async fn every_try_of_a_transaction_has_its_token_and_a_new_plan_a_new_one() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_transaction_that_meets_conflicts_or_throttling_alone_is_sent_again() {
+async fn a_transaction_cancelled_only_by_conflicts_or_throttling_is_sent_again() {
     for code in ["TransactionConflict", "ProvisionedThroughputExceeded", "ThrottlingError"] {
         let world = World::new().await;
         let tapped = world.tapped(move |call| match call.operation {
@@ -168,7 +168,7 @@ async fn a_transaction_that_meets_conflicts_or_throttling_alone_is_sent_again() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_missing_permission_or_table_fails_the_records_clearly_and_parks_nothing() {
+async fn a_missing_permission_or_table_fails_the_records_with_a_clear_reason_and_parks_nothing() {
     for name in ["AccessDeniedException", "ResourceNotFoundException", "ExpiredTokenException"] {
         let world = World::new().await;
         let before = world.rows().await;
@@ -183,7 +183,7 @@ async fn a_missing_permission_or_table_fails_the_records_clearly_and_parks_nothi
 }
 
 #[tokio::test]
-async fn a_missing_table_of_one_projection_does_not_keep_the_other_from_its_rows() {
+async fn a_missing_table_of_one_projection_does_not_affect_the_other() {
     let world = World::new().await;
     world.embedded.client().delete_table().table_name("forum-counters").send().await.expect("deleted");
     let report = world.process(&mixed()).await;
@@ -191,7 +191,7 @@ async fn a_missing_table_of_one_projection_does_not_keep_the_other_from_its_rows
 }
 
 #[tokio::test]
-async fn without_a_parking_table_poison_fails_and_the_others_are_applied() {
+async fn without_a_parking_table_poison_events_fail_and_the_others_are_applied() {
     let world = World::new().await;
     world.embedded.client().delete_table().table_name("parked").send().await.expect("deleted");
     let events = [account("bob", &["1"]), recorded([("alice", "AccountOpened", data! { initialDeposit: "1" })])].concat();
@@ -204,7 +204,7 @@ async fn without_a_parking_table_poison_fails_and_the_others_are_applied() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_throttled_parking_table_is_tried_again() {
+async fn a_throttled_parking_table_is_retried() {
     let world = World::new().await;
     let alice = recorded([("alice", "AccountOpened", data! { initialDeposit: "1" })]);
     let mut batch = records(&alice);
@@ -220,7 +220,7 @@ async fn a_throttled_parking_table_is_tried_again() {
 }
 
 #[tokio::test]
-async fn eight_workers_on_the_same_records_end_as_one() {
+async fn eight_concurrent_workers_on_the_same_records_yield_the_rows_of_one() {
     for domain in ["bank", "forum"] {
         let world = World::new().await;
         let events = history(domain, 11, 150, 20);
@@ -245,7 +245,7 @@ async fn eight_workers_on_the_same_records_end_as_one() {
     }
 }
 
-/// Kills the worker at its `k`-th call, for every `k`, and lets another one do the batch again.
+/// Kills the worker at its `k`-th call, for every `k`, and lets another worker repeat the batch.
 async fn crash_at_every_call(
     rules: &'static [&'static dyn projection_vocabulary::DynProjection],
     events: &[RecordedEvent],
@@ -253,7 +253,7 @@ async fn crash_at_every_call(
 ) {
     for k in 1.. {
         let world = World::with(Registry::new(rules)).await;
-        // The first batch is lost whole, so that what follows also heals.
+        // The first fifth is never delivered, so that the rest also heals gaps.
         let (lost, batch) = events.split_at(events.len() / 5);
         world.import(lost).await;
         let tapped = world.tapped(move |call: &Call<'_>| if call.number == k { hang() } else { Fault::None });
@@ -294,7 +294,7 @@ async fn a_crash_after_any_call_is_applied_counts_nothing_twice() {
 }
 
 #[tokio::test]
-async fn a_crash_amid_a_projection_anew_leaves_rows_that_the_next_try_makes_exact() {
+async fn a_crash_during_a_re_projection_is_repaired_by_the_next_attempt() {
     let events = recorded([
         ("villa", "Built", data! { site: "hill", rooms: 9 }),
         ("hut", "Built", data! { site: "hill", rooms: 1 }),
@@ -323,7 +323,7 @@ async fn a_crash_amid_a_projection_anew_leaves_rows_that_the_next_try_makes_exac
 }
 
 #[tokio::test]
-async fn old_and_new_revision_side_by_side_end_as_the_new_one() {
+async fn old_and_new_revision_running_side_by_side_yield_the_rows_of_the_new_one() {
     let events = recorded((0..6).flat_map(|at| {
         let id = ["a", "b", "c", "d", "e", "f"][at];
         [(id, "Built", data! { site: "hill", rooms: 3 }), (id, "Built", data! { site: "vale", rooms: 4 }), (id, "Razed", data! {})]
@@ -354,18 +354,15 @@ async fn after_the_deadline_nothing_is_written_and_the_lowest_record_is_the_chec
     assert_eq!((world.rows().await, world.parked().await), (before, vec![]));
 }
 
-#[tokio::test]
-async fn when_the_deadline_passes_no_further_write_begins() {
+#[tokio::test(start_paused = true)]
+async fn no_write_begins_after_the_deadline_has_passed() {
     let world = World::new().await;
     let events: Vec<_> = (0..100).flat_map(|at| account(&format!("account-{at}"), &["1"])).collect();
-    let deadline = Deadline::at(Instant::now() + Duration::from_millis(200));
-    // The first answers come only when the time is up.
-    let tapped = world.tapped(move |_| {
-        while !deadline.passed() {
-            std::thread::yield_now();
-        }
-        Fault::None
-    });
+    // All calls that begin in time together take less than an attempt may.
+    let time = Duration::from_millis(50);
+    let deadline = Deadline::at(tokio::time::Instant::now().into_std() + time);
+    // Answers arrive only after the deadline.
+    let tapped = world.tapped(move |_| Fault::Meanwhile(Box::pin(tokio::time::advance(time))));
     let report = tapped.worker.process(&records(&events), deadline).await;
     let [applied, .., failed] = applied(&report);
     assert!((1..=32).contains(&applied) && applied + failed == 100, "{applied} were begun in time");
@@ -374,7 +371,7 @@ async fn when_the_deadline_passes_no_further_write_begins() {
     assert_eq!(self::applied(&world.process(&events).await), [failed, applied, 0, 0], "redelivered, each counts once");
 }
 
-/// So many new accounts, of which the first few are poison.
+/// `all` new accounts, the first `poison` of which are poison.
 fn poisoned(poison: usize, all: usize) -> Vec<RecordedEvent> {
     (0..all)
         .flat_map(|at| {
@@ -401,7 +398,7 @@ async fn the_breaker_parks_nothing_when_most_of_a_batch_is_poison() {
     assert_eq!((ends(&report), report.checkpoint), ([14, 0, 16], Some(Some("1".into()))));
     assert!(report.reasons.keys().all(|reason| reason.contains("nothing is parked")), "{:?}", report.reasons);
     assert_eq!((world.parked().await, world.rows().await["account-summary"].len()), (vec![], 14));
-    // Delivered again it trips again, however many are duplicates by now.
+    // The breaker trips again on redelivery, although many records are duplicates by then.
     assert_eq!(ends(&world.process(&events).await), [0, 0, 16]);
 }
 
@@ -413,18 +410,18 @@ async fn the_breaker_lets_a_few_poison_events_park() {
 }
 
 #[tokio::test]
-async fn the_breaker_looks_over_batches_and_counts_each_aggregate_once() {
+async fn the_breaker_looks_across_batches_and_counts_each_aggregate_once() {
     let world = World::new().await;
     let events = poisoned(70, 70);
     let good: Vec<_> = (0..30).flat_map(|at| account(&format!("good-{at}"), &["1"])).collect();
-    // Seven of ten in each batch: the first is too small to tell, the second is not.
+    // Seven of ten in each batch: the first batch is too small to judge, both together are not.
     let batch = |at: usize| [&events[7 * at..7 * (at + 1)], &good[3 * at..3 * (at + 1)]].concat();
     assert_eq!(ends(&world.process(&batch(0)).await), [3, 7, 0]);
     assert_eq!(ends(&world.process(&batch(1)).await), [3, 0, 7]);
 }
 
 #[tokio::test]
-async fn one_bad_record_at_a_time_is_parked_until_there_are_ten() {
+async fn poison_events_that_come_one_at_a_time_are_parked_until_there_are_ten() {
     let world = World::new().await;
     let events = poisoned(12, 12);
     let mut parked = 0;
@@ -435,12 +432,12 @@ async fn one_bad_record_at_a_time_is_parked_until_there_are_ten() {
 }
 
 #[tokio::test]
-async fn an_aggregate_that_moves_on_while_it_is_being_parked_is_looked_at_anew() {
+async fn an_aggregate_that_advances_while_it_is_being_parked_is_examined_again() {
     let world = World::new().await;
     let events = account("alice", &["1", "2"]);
     world.import(&events).await;
     world.process(&events[..1]).await;
-    // What this worker was brought under version 2 is poison; another worker has the true one.
+    // This worker receives a poison event under version 2; another worker has applied the real one.
     let mut odd = impostor(&events[1]);
     odd.data = data! { amount: "2" };
     world.process(&events[1..]).await;

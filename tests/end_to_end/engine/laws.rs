@@ -1,10 +1,10 @@
-//! The laws: whatever way events come, rows end as the pure fold.
+//! The laws: however events are delivered, rows equal the pure fold.
 
 use proptest::prelude::*;
 
 use crate::support::world::{World, fold, history, registry};
 
-/// A history, cut into batches that come in any order, some of them more than once.
+/// A history delivered in any batches and order, partly more than once and partly not at all.
 #[derive(Debug, Clone)]
 struct Delivery {
     domain: &'static str,
@@ -32,17 +32,17 @@ fn deliveries(domain: &'static str) -> impl Strategy<Value = Delivery> {
     )
 }
 
-// Any split into batches, any order within and across them, redeliveries, and records that never come.
+// Any split into batches, any order within and across them, redeliveries, and lost records.
 proptest! {
     #![proptest_config(ProptestConfig { cases: 128, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn any_delivery_of_a_bank_ends_as_the_fold(delivery in deliveries("bank")) {
+    fn any_delivery_of_a_bank_history_yields_the_fold(delivery in deliveries("bank")) {
         run(deliver(delivery));
     }
 
     #[test]
-    fn any_delivery_of_a_forum_ends_as_the_fold(delivery in deliveries("forum")) {
+    fn any_delivery_of_a_forum_history_yields_the_fold(delivery in deliveries("forum")) {
         run(deliver(delivery));
     }
 }
@@ -60,7 +60,7 @@ async fn deliver(Delivery { domain, seed, events, aggregates, batch, shuffle, ag
     stream.extend((0..again).map(|_| events[random.usize(..events.len())].clone()));
     random.shuffle(&mut stream);
     if drop_every > 1 {
-        // Records may be lost, but for the last of each aggregate nothing would follow to heal it.
+        // Any record may be lost except an aggregate's last: no later event would reveal that gap.
         let is_last = |at: usize| !events[at + 1..].iter().any(|later| later.aggregate == events[at].aggregate);
         let lost: Vec<_> = (0..events.len()).step_by(drop_every).filter(|at| !is_last(*at)).map(|at| events[at].event_id.clone()).collect();
         stream.retain(|event| !lost.contains(&event.event_id));

@@ -1,4 +1,4 @@
-//! Thousands of records with something odd about them, among good ones: each has one outcome, and no good one suffers.
+//! Thousands of malformed records among valid ones: each has exactly one outcome, and no valid record suffers.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,22 +21,22 @@ use crate::support::{
     world::{World, account, fold, record, registry},
 };
 
-/// Odd records of a batch, and as many good ones and some: fewer than half may be parked, or the batch fails as a whole.
+/// Malformed records in a batch, and more valid ones: if half or more were to be parked, the whole batch would fail.
 const ODD: usize = 40;
 const GOOD: usize = 50;
-/// A batch takes a fraction of a second; whoever takes this long hangs.
+/// A batch takes a fraction of a second; one that takes this long hangs.
 const BATCH_TIME_MAX: Duration = Duration::from_mins(1);
 
-/// What must become of a record, as far as it decodes.
+/// The expected outcome of a record, given how it decodes.
 #[derive(Debug)]
 enum Expected {
     Applied(RecordedEvent),
     Ignored,
-    /// An aggregate waits in the projection.
+    /// Its aggregate is parked in the projection.
     Waits(AggregateId),
-    /// The record is parked by itself.
+    /// The record is parked as a stray.
     Stray(String),
-    /// The stream is at fault.
+    /// The record fails: the stream is misconfigured.
     Failed,
 }
 
@@ -58,7 +58,7 @@ fn expected(odd: &Odd) -> Expected {
     }
 }
 
-/// Whether an odd record decodes to what is known of it without decoding it.
+/// Whether a record's expected outcome agrees with its claim.
 fn holds(Odd { event, claim, .. }: &Odd, expected: &Expected) -> bool {
     let deposit = |event: &RecordedEvent| if let Value::Map(data) = &event.data { data.get("initialDeposit").cloned() } else { None };
     match (claim, expected) {
@@ -74,15 +74,15 @@ fn holds(Odd { event, claim, .. }: &Odd, expected: &Expected) -> bool {
 }
 
 #[test]
-fn odd_records_decode_to_what_is_known_of_them() {
+fn malformed_records_decode_as_claimed() {
     let odd = odd_records();
     let wrong = odd.iter().map(|odd| (odd, expected(odd))).filter(|(odd, expected)| !holds(odd, expected));
     let wrong: Vec<_> = wrong.map(|(odd, expected)| format!("{}: {:?}, not {expected:?}", odd.what, odd.claim)).collect();
-    assert!(wrong.is_empty(), "of {} are wrong:\n{}", odd.len(), wrong.join("\n"));
+    assert!(wrong.is_empty(), "of {} records these disagree with their claim:\n{}", odd.len(), wrong.join("\n"));
 }
 
 #[tokio::test]
-async fn every_odd_record_has_one_outcome_and_no_good_one_suffers() {
+async fn every_malformed_record_has_one_outcome_and_no_valid_record_suffers() {
     let log = Log::default();
     let _heard = log.listen();
     let world = World::new().await;
@@ -130,7 +130,7 @@ async fn every_odd_record_has_one_outcome_and_no_good_one_suffers() {
     assert_eq!(world.rows().await, rows);
 
     let parked = world.worker.store().parked().await.expect("the parking table");
-    assert!(parked.iter().all(|parked| silent(&parked.reason)), "no reason tells data");
+    assert!(parked.iter().all(|parked| silent(&parked.reason)), "no reason contains event data");
     let (alone, together): (Vec<_>, Vec<_>) = parked.into_iter().partition(|parked| parked.projection == "-");
     assert_eq!(alone.into_iter().map(|parked| (parked.aggregate, parked.count)).collect::<BTreeMap<_, _>>(), strays);
     let together: BTreeSet<_> = together.iter().map(|parked| AggregateId::from(parked.aggregate.as_str())).collect();
@@ -138,9 +138,9 @@ async fn every_odd_record_has_one_outcome_and_no_good_one_suffers() {
     assert!(strays.len() >= 200 && waiting.len() >= 200, "there are {} and {}", strays.len(), waiting.len());
 
     let log = log.text();
-    assert!(log.contains("record parked") && log.contains("aggregate parked"), "the log is heard");
+    assert!(log.contains("record parked") && log.contains("aggregate parked"), "the log is captured");
     let telling: Vec<_> = log.lines().filter(|line| !silent(line)).collect();
-    assert!(telling.is_empty(), "{telling:#?} tell data");
+    assert!(telling.is_empty(), "{telling:#?} contain event data");
 }
 
 #[tokio::test]
@@ -151,17 +151,17 @@ async fn a_batch_of_mostly_unreadable_records_fails_and_is_not_parked() {
     let records: Vec<_> = junk.chain(good.iter().zip(1..).map(|(event, position)| record(event, position))).collect();
     let report = world.worker.process(&records, Deadline::NONE).await;
     assert_eq!((report.total.applied, report.total.parked, report.total.failed), (2, 0, 20), "{:?}", report.reasons);
-    // Without a position of their own they bring the whole batch again.
+    // They have no sequence number, so the whole batch is redelivered.
     assert_eq!((report.checkpoint, world.parked().await), (Some(None), vec![]));
     assert_eq!(world.rows().await, fold(registry(), &good));
 }
 
-/// Whether a text tells nothing of the data.
+/// Whether a text contains none of the event data.
 fn silent(text: &str) -> bool {
     !MARKED.iter().any(|word| text.contains(word))
 }
 
-/// What the worker logs, as the Lambda hears it at its most talkative.
+/// The worker's log at the Lambda's most verbose level.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
 

@@ -1,4 +1,4 @@
-//! The ends of what DynamoDB holds: large items, long batches, deep data, wide numbers, ids in any script and of any length.
+//! DynamoDB's limits: large items, long batches, deep data, wide numbers, ids in any script and of any length.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -11,16 +11,16 @@ use crate::support::{
     world::{World, account, fold, record, recorded, records, registry},
 };
 
-/// DynamoDB's largest item, and some room for its other attributes.
+/// DynamoDB's largest item, less some room for its other attributes.
 const ITEM_BYTES: usize = 400 * 1024 - 1024;
 
-/// An account of one event, which takes up so much room with its note.
+/// An account of one event that carries this note.
 fn noted(id: &str, note: String) -> RecordedEvent {
     let data = BTreeMap::from([("initialDeposit".into(), Value::Number(5.into())), ("note".into(), note.into())]);
     recorded([(id, "AccountOpened", Value::Map(data))]).remove(0)
 }
 
-/// The payload of what is parked for an account, put together from its parts.
+/// The number of parts and the assembled payload of an account's parked event.
 async fn payload(world: &World, id: &str) -> (usize, String) {
     let query = world.embedded.client().query().table_name("parked").key_condition_expression("aggregateId = :id");
     let mut pages = query.expression_attribute_values(":id", AttributeValue::S(id.into())).into_paginator().items().send();
@@ -49,17 +49,17 @@ async fn an_item_of_400_kb_is_applied_and_healed() {
 }
 
 #[tokio::test]
-async fn an_item_of_400_kb_is_parked_to_its_last_byte() {
-    // The second grows sixfold as JSON, where each of these takes six characters.
+async fn an_item_of_400_kb_is_parked_down_to_its_last_byte() {
+    // The second grows sixfold as JSON, where each of its characters is escaped as six.
     for (note, parts) in [("x".repeat(ITEM_BYTES), 2), ("\u{1}".repeat(ITEM_BYTES), 8)] {
         let world = World::new().await;
         let event = noted("long", note);
-        // The event's number is right, and its keys name another.
+        // The event's version contradicts its keys.
         let unreadable = record(&event, 1).get().replace(r#""eventVersion":{"N":"1"}"#, r#""eventVersion":{"N":"2"}"#);
         let unreadable = serde_json::value::RawValue::from_string(unreadable).expect("JSON");
         let report = world.worker.process(std::slice::from_ref(&unreadable), Deadline::NONE).await;
         assert_eq!((report.total.parked, report.total.failed), (1, 0), "{:?}", report.reasons);
-        assert_eq!(world.parked().await.len(), 1, "its parts are no entries of their own");
+        assert_eq!(world.parked().await.len(), 1, "its parts are not entries of their own");
         let (found, payload) = payload(&world, "long").await;
         assert_eq!(found, parts);
         assert!(payload == unreadable.get(), "nothing is lost");
@@ -80,7 +80,7 @@ async fn a_batch_of_ten_thousand_records_is_applied_at_once() {
     assert_eq!((again.total.duplicate, again.usage.requests), (10_000, 501));
 }
 
-/// Lists and maps by turns around a number: so many in all, with the map of the data.
+/// A number inside alternating lists and maps: `levels` in all, including the map of the data.
 fn nested(id: &str, levels: usize) -> RecordedEvent {
     let wrap = |inner, level: usize| {
         if level.is_multiple_of(2) { Value::List(vec![inner]) } else { Value::Map(BTreeMap::from([("m".into(), inner)])) }
@@ -91,10 +91,10 @@ fn nested(id: &str, levels: usize) -> RecordedEvent {
 }
 
 #[tokio::test]
-async fn data_as_deep_as_dynamodb_goes_is_applied_and_healed_and_deeper_data_parks() {
+async fn data_nested_to_dynamodbs_limit_is_applied_and_healed_and_deeper_data_parks() {
     let world = World::new().await;
     let next = account("healed", &["5", "7"]).remove(1);
-    // DynamoDB itself takes a number in 31 lists and maps.
+    // DynamoDB itself accepts a number inside 31 lists and maps.
     world.append_all(&[nested("healed", 31)]).await;
     let report = world.process(&[nested("deep", 31), nested("deeper", 33), nested("deepest", 60), next]).await;
     assert_eq!((report.total.applied, report.total.healed, report.total.parked), (2, 1, 2), "{:?}", report.reasons);
@@ -105,7 +105,7 @@ async fn data_as_deep_as_dynamodb_goes_is_applied_and_healed_and_deeper_data_par
 }
 
 #[tokio::test]
-async fn every_number_that_dynamodb_holds_reaches_its_row_and_leaves_it_without_a_trace() {
+async fn every_number_that_dynamodb_can_store_is_added_and_subtracted_exactly() {
     let world = World::new().await;
     let events: Vec<_> = NUMBERS_HELD.iter().enumerate().flat_map(|(at, text)| account(&format!("account-{at}"), &[text])).collect();
     let report = world.process(&events).await;
@@ -128,7 +128,7 @@ async fn every_number_that_dynamodb_holds_reaches_its_row_and_leaves_it_without_
     }
 }
 
-/// A number written out by moving its point, with no arithmetic.
+/// A number written out in full by moving its decimal point, without arithmetic.
 fn plain(text: &str) -> String {
     let (sign, text) = text.strip_prefix('-').map_or(("", text.trim_start_matches('+')), |text| ("-", text));
     let (digits, exponent) = text.split_once(['e', 'E']).unwrap_or((text, "0"));
@@ -143,10 +143,10 @@ fn plain(text: &str) -> String {
     if fraction.is_empty() { format!("{sign}{whole}") } else { format!("{sign}{whole}.{fraction}") }
 }
 
-/// As long as an id may be: its partition key in the event store has 10 bytes more, and 2048 at most.
+/// The longest id: its partition key in the event store is 10 bytes longer, and limited to 2048.
 const ID_BYTES_MAX: usize = 2_038;
 
-/// Ids that look alike, that normalise to one another, that read from right to left, or that look like keys of ours.
+/// Ids that look alike, that normalise to each other, that read from right to left, or that look like the worker's own keys.
 fn ids() -> Vec<String> {
     let odd = [
         "é",
@@ -217,14 +217,14 @@ fn ids() -> Vec<String> {
 }
 
 #[tokio::test]
-async fn accounts_of_any_id_stay_apart_from_stream_to_row_and_parking_table() {
+async fn accounts_of_any_id_stay_separate_in_the_stream_the_rows_and_the_parking_table() {
     let world = World::new().await;
     let ids = ids();
     assert_eq!(ids.iter().collect::<BTreeSet<_>>().len(), ids.len());
     assert!(ids.iter().any(|id| id.len() == ID_BYTES_MAX) && ids.iter().all(|id| id.len() <= ID_BYTES_MAX));
     let amounts: Vec<String> = (0..ids.len()).map(|at| format!("{at}.5")).collect();
     let histories: Vec<_> = ids.iter().zip(&amounts).map(|(id, amount)| account(id, &[amount, "1", "0.25", "4"])).collect();
-    // The first three are in the store; the stream brings the first, then the third, whose gap is healed.
+    // The first three events are in the store; the stream delivers the first, then the third, whose gap is healed.
     world.append_all(&histories.iter().flat_map(|events| events[..3].to_vec()).collect::<Vec<_>>()).await;
     for (turn, healed) in [(0, 0), (2, ids.len() as u64)] {
         let report = world.process(&histories.iter().map(|events| events[turn].clone()).collect::<Vec<_>>()).await;
@@ -232,7 +232,7 @@ async fn accounts_of_any_id_stay_apart_from_stream_to_row_and_parking_table() {
     }
     let rows = fold(registry(), &histories.iter().flat_map(|events| events[..3].to_vec()).collect::<Vec<_>>());
     assert_eq!((world.rows().await, rows["account-summary"].len()), (rows, ids.len()));
-    // Every third waits, by itself.
+    // The next event of every third account is poison and parks only that account.
     let (odd, whole): (Vec<_>, Vec<_>) = histories.iter().enumerate().partition(|(at, _)| at % 3 == 0);
     let unreadable = odd.iter().map(|(_, events)| RecordedEvent { data: data! { amount: "4" }, ..events[3].clone() });
     let batch: Vec<_> = unreadable.chain(whole.iter().map(|(_, events)| events[3].clone())).collect();
@@ -243,7 +243,7 @@ async fn accounts_of_any_id_stay_apart_from_stream_to_row_and_parking_table() {
 }
 
 #[tokio::test]
-async fn shared_rows_of_any_key_stay_apart() {
+async fn shared_rows_of_any_key_stay_separate() {
     let world = World::new().await;
     let created = |(at, category): (usize, &String)| {
         let text = |text: &str| Value::from(text);
@@ -262,7 +262,7 @@ async fn shared_rows_of_any_key_stay_apart() {
 }
 
 #[tokio::test]
-async fn an_event_of_a_longer_id_is_neither_stored_nor_in_the_way() {
+async fn an_event_with_too_long_an_id_is_never_stored_and_blocks_nothing() {
     let world = World::new().await;
     let event = account(&"x".repeat(ID_BYTES_MAX + 1), &["1"]).remove(0);
     let stored = world.worker.store().append(Version::NONE, std::slice::from_ref(&event)).await;

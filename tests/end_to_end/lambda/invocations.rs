@@ -1,4 +1,4 @@
-//! The program that is deployed, under Lambda's Runtime API and on the embedded store behind HTTP.
+//! The deployed program under Lambda's Runtime API, on the embedded DynamoDB behind HTTP.
 
 use std::time::SystemTime;
 
@@ -15,20 +15,20 @@ use crate::support::{
     world::{World, fold, history, record, records, registry},
 };
 
-/// A history of bank and forum, in the order of the event store's writes.
+/// A history of bank and forum, in the order in which the event store received it.
 fn events() -> Vec<RecordedEvent> {
     let mut events = history("bank", 1, 60, 6);
     events.extend(history("forum", 2, 60, 12));
     events
 }
 
-/// The events of all aggregates but one.
+/// The events of all aggregates except one.
 fn without(events: &[RecordedEvent], left_out: &RecordedEvent) -> Vec<RecordedEvent> {
     events.iter().filter(|event| event.aggregate != left_out.aggregate).cloned().collect()
 }
 
 #[tokio::test]
-async fn the_invocations_of_one_process_add_up_to_the_fold() {
+async fn all_invocations_of_one_process_together_yield_the_fold() {
     let (world, events) = (World::new().await, events());
     world.import(&events).await;
     let mut lambda = Lambda::start(&world).await;
@@ -44,11 +44,11 @@ async fn the_invocations_of_one_process_add_up_to_the_fold() {
 }
 
 #[tokio::test]
-async fn the_lowest_unfinished_number_is_answered_and_the_other_records_count() {
+async fn the_response_names_the_lowest_unfinished_record_and_the_others_count() {
     let (world, events) = (World::new().await, history("bank", 3, 40, 5));
     let failing = &events[0];
     let good = without(&events, failing);
-    // 9 is lower than 10, but not as text; and the lowest need not come first.
+    // 9 is lower than 10, but not as text; and the lowest need not come first in the batch.
     let mut records: Vec<_> = good.iter().zip(100..).map(|(event, position)| record(event, position)).collect();
     records.insert(3, keys_only(failing, 10));
     records.insert(5, keys_only(failing, 9));
@@ -62,7 +62,7 @@ async fn the_lowest_unfinished_number_is_answered_and_the_other_records_count() 
 }
 
 #[tokio::test]
-async fn a_failed_record_without_a_number_brings_the_whole_batch_again() {
+async fn a_failed_record_without_a_sequence_number_fails_the_whole_batch() {
     let (world, events) = (World::new().await, history("bank", 4, 10, 2));
     let nameless = with(&keys_only(&events[0], 7), "/dynamodb/SequenceNumber", Json::Null);
     let mut lambda = Lambda::start(&world).await;
@@ -71,7 +71,7 @@ async fn a_failed_record_without_a_number_brings_the_whole_batch_again() {
 }
 
 #[tokio::test]
-async fn a_poison_record_is_parked_and_holds_nobody_up() {
+async fn a_poison_record_is_parked_and_delays_no_other() {
     let (world, mut events) = (World::new().await, history("bank", 5, 40, 5));
     let poison = events.iter_mut().find(|event| event.version.0 == 1).expect("a first event");
     poison.data = deposit_of("a word");
@@ -89,7 +89,7 @@ async fn a_poison_record_is_parked_and_holds_nobody_up() {
 }
 
 #[tokio::test]
-async fn an_invocation_out_of_time_is_delivered_again_from_its_lowest_number() {
+async fn an_invocation_out_of_time_is_redelivered_from_its_lowest_sequence_number() {
     let (world, events) = (World::new().await, events());
     let records = records(&events);
     let mut lambda = Lambda::start(&world).await;
@@ -108,7 +108,7 @@ async fn an_invocation_out_of_time_is_delivered_again_from_its_lowest_number() {
 }
 
 #[tokio::test]
-async fn what_is_missing_in_the_environment_is_told_at_once_and_ends_the_process() {
+async fn missing_environment_variables_are_reported_at_once_and_end_the_process() {
     let world = World::new().await;
     let mut environment = environment(&world).await;
     for variable in ["EVENT_STORE_TABLE", "FORUM_COUNTERS_TABLE", "AWS_REGION", "AWS_SECRET_ACCESS_KEY"] {
@@ -134,7 +134,7 @@ async fn what_is_missing_in_the_environment_is_told_at_once_and_ends_the_process
 }
 
 #[tokio::test]
-async fn what_is_no_batch_is_an_error_of_the_function_and_the_next_batch_counts() {
+async fn a_payload_that_is_not_a_batch_is_a_function_error_and_the_next_batch_counts() {
     let (world, events) = (World::new().await, history("bank", 6, 20, 3));
     let mut lambda = Lambda::start(&world).await;
     let marked = format!(r#"{{"Records":"{MARKER}"}}"#);
@@ -153,7 +153,7 @@ async fn what_is_no_batch_is_an_error_of_the_function_and_the_next_batch_counts(
 }
 
 #[tokio::test]
-async fn log_lines_are_json_for_lambda_and_hold_no_event_data() {
+async fn log_lines_are_json_and_hold_no_event_data() {
     let world = World::new().await;
     let mut environment = environment(&world).await;
     environment.insert("AWS_LAMBDA_LOG_LEVEL", "TRACE".to_owned());
@@ -178,7 +178,7 @@ async fn log_lines_are_json_for_lambda_and_hold_no_event_data() {
 }
 
 #[tokio::test]
-async fn a_panic_is_an_error_of_the_function_and_the_process_goes_on() {
+async fn a_panic_is_a_function_error_and_the_process_continues() {
     let world = World::with(Registry::new(&[&Panicking])).await;
     let mut lambda = panicking_worker(environment(&world).await).await;
 
@@ -194,7 +194,7 @@ async fn a_panic_is_an_error_of_the_function_and_the_process_goes_on() {
     let output = lambda.stop().await;
     let told: Vec<_> = metric_lines(&output).into_iter().filter(|line| line.projection().is_none()).collect();
     let sizes: Vec<_> = told.iter().map(|line| [line.values["BatchSize"], line.values["Failed"]]).collect();
-    assert_eq!(sizes, [[20.0, 20.0], [20.0, 20.0], [0.0, 0.0]], "a panic is told of, too");
+    assert_eq!(sizes, [[20.0, 20.0], [20.0, 20.0], [0.0, 0.0]], "a panic has metrics, too");
     let output = text(&output);
     assert!(output.contains("tests/end_to_end/support/projections.rs") && output.contains("a bug in the worker or in a rule"), "{output}");
     assert!(!output.contains(MARKER), "{output}");

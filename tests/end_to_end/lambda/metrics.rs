@@ -1,4 +1,4 @@
-//! What the deployed program tells CloudWatch, held against the specification of the format and against a replay of the same capture
+//! The deployed program's metrics, checked against the specification of the format and against a replay of the same capture
 //! (<https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/CloudWatch_Embedded_Metric_Format_Specification.html>).
 
 use std::{collections::BTreeMap, fs};
@@ -16,7 +16,7 @@ use crate::support::{
     world::{Fault, World, account, fold, history, record, records, registry},
 };
 
-/// The sums of each metric, for the projection or for the invocations as wholes.
+/// The sum of each metric, for a projection or (`None`) for whole invocations.
 fn sums(lines: &[MetricLine], projection: Option<&str>) -> BTreeMap<String, f64> {
     let mut sums = BTreeMap::new();
     for line in lines.iter().filter(|line| line.projection() == projection) {
@@ -28,17 +28,16 @@ fn sums(lines: &[MetricLine], projection: Option<&str>) -> BTreeMap<String, f64>
     sums
 }
 
-/// A world of the same event store, without a row.
-async fn beside(events: &[RecordedEvent]) -> World {
+/// A world with these events in its event store and no rows.
+async fn unprojected(events: &[RecordedEvent]) -> World {
     let world = World::new().await;
     world.append_all(events).await;
     world
 }
 
-/// What was captured of a stream, and what goes wrong on the way: batches in which records are missing, come again, come late, cannot
-/// be read.
+/// A captured stream and everything that can go wrong with it: batches with missing, repeated, late and unreadable records.
 async fn captured(events: &[RecordedEvent], poison: &RecordedEvent) -> Vec<Vec<Box<RawValue>>> {
-    let world = beside(events).await;
+    let world = unprojected(events).await;
     let captured = stream(&world).await;
     let raw = |record| serde_json::value::to_raw_value(record).expect("JSON");
     let mut records: Vec<_> = captured.iter().map(raw).collect();
@@ -55,23 +54,23 @@ async fn captured(events: &[RecordedEvent], poison: &RecordedEvent) -> Vec<Vec<B
 }
 
 #[tokio::test]
-async fn metrics_add_up_to_what_a_replay_of_the_same_capture_reports() {
+async fn metrics_add_up_to_the_report_of_a_replay_of_the_same_capture() {
     let mut events = history("bank", 21, 80, 9);
     events.extend(history("forum", 22, 80, 12));
     let mut poison = account("spoilt", &["1"]).remove(0);
     poison.data = deposit_of("no number");
     let batches = captured(&events, &poison).await;
 
-    let world = beside(&events).await;
+    let world = unprojected(&events).await;
     let mut lambda = Lambda::start(&world).await;
     for records in &batches {
         assert_eq!(lambda.invoke(batch(records)).await, done());
     }
     let lines = metric_lines(&lambda.stop().await);
-    assert_eq!(lines.len(), 3 * batches.len(), "a line for each of two projections, and one for the batch");
+    assert_eq!(lines.len(), 3 * batches.len(), "one line for each of two projections, and one for the batch");
     assert!(lines.iter().all(|line| line.dimensions["stage"] == "dev"));
 
-    let replayed = beside(&events).await;
+    let replayed = unprojected(&events).await;
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("capture.jsonl");
     fs::write(&path, batches.iter().map(|records| batch(records) + "\n").collect::<String>()).expect("written");
@@ -91,7 +90,7 @@ async fn metrics_add_up_to_what_a_replay_of_the_same_capture_reports() {
     }
     let told = &report["projections"]["account-summary"];
     for name in ["applied", "duplicate", "healed", "gaps", "parked"] {
-        assert!(told[name].as_u64() > Some(0), "the capture has all that can happen: {name} in {told}");
+        assert!(told[name].as_u64() > Some(0), "the capture includes everything that can happen: {name} in {told}");
     }
     let ignored: f64 = report["ignored"].as_object().expect("by reason").values().filter_map(Json::as_f64).sum();
     let told = |name: &str| (name.to_owned(), report[name].as_f64());
@@ -110,14 +109,14 @@ async fn metrics_add_up_to_what_a_replay_of_the_same_capture_reports() {
     }
 }
 
-/// The same event, so long ago.
+/// The same event with a timestamp of this age.
 fn aged(mut event: RecordedEvent, age_ms: i64) -> RecordedEvent {
     event.timestamp = Timestamp::from_epoch_ms(now_ms() - age_ms).expect("these years");
     event
 }
 
 #[tokio::test]
-async fn lag_is_the_age_of_the_oldest_event_that_was_counted_now() {
+async fn lag_is_the_age_of_the_oldest_event_counted_by_the_invocation() {
     let world = World::new().await;
     let mut environment = environment(&world).await;
     environment.insert("STAGE", "prod".to_owned());
@@ -138,13 +137,13 @@ async fn lag_is_the_age_of_the_oldest_event_that_was_counted_now() {
     };
     let [Some(applied), None, Some(healed), Some(ahead)] = lag("account-summary")[..] else { panic!("{:?}", lag("account-summary")) };
     assert!((90_000.0..100_000.0).contains(&applied), "{applied}");
-    assert!((60_000.0..70_000.0).contains(&healed), "what is healed is older than what was delivered: {healed}");
-    assert!(ahead < 0.5, "a clock that is ahead is no lag");
+    assert!((60_000.0..70_000.0).contains(&healed), "the healed event is older than the delivered one: {healed}");
+    assert!(ahead < 0.5, "an event from a clock that is ahead has no lag");
     assert_eq!(lag("forum-counters"), [None; 4], "nothing of it was counted");
 }
 
 #[tokio::test]
-async fn an_invocation_that_fails_is_told_of_as_well() {
+async fn failed_invocations_have_metrics_too() {
     let world = World::new().await;
     world.append_all(&history("bank", 23, 20, 3)).await;
     let mut lambda = Lambda::start(&world).await;
@@ -163,7 +162,7 @@ async fn an_invocation_that_fails_is_told_of_as_well() {
     let told: Vec<_> = lines.iter().filter(|line| line.projection().is_none()).map(|line| &line.values).collect();
     let failed: Vec<_> = told.iter().map(|values| (values.get("BatchSize").copied(), values["Failed"] > 0.0)).collect();
     assert_eq!(failed, [(None, true), (None, true), (None, true), (None, false), (Some(1.0), true)]);
-    assert!(told[3]["Requests"] > 0.0 && told[3]["WriteUnits"] > 0.0, "a task costs as well: {:?}", told[3]);
+    assert!(told[3]["Requests"] > 0.0 && told[3]["WriteUnits"] > 0.0, "tasks have costs, too: {:?}", told[3]);
     let text = String::from_utf8_lossy(&output.stdout);
     let logged =
         text.lines().filter(|line| line.contains("invocation failed\"")).map(|line| serde_json::from_str::<Json>(line).expect("JSON"));
@@ -172,7 +171,7 @@ async fn an_invocation_that_fails_is_told_of_as_well() {
 }
 
 #[tokio::test]
-async fn tasks_are_told_of_by_projection() {
+async fn tasks_have_metrics_by_projection() {
     let world = World::new().await;
     let events = ["alice", "bob", "carol"].map(|id| account(id, &["1", "2"])).concat();
     world.append_all(&events).await;
@@ -207,7 +206,7 @@ async fn tasks_are_told_of_by_projection() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn retries_are_counted_and_conflicts_among_them() {
+async fn retries_and_conflicts_are_counted() {
     let world = World::new().await;
     let events = account("alice", &["1", "2"]);
     let tapped = world.tapped(|call| match call.number {

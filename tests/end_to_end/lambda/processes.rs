@@ -1,7 +1,7 @@
-//! The program that is deployed, as processes that are killed, over a network that fails, fed as Lambda feeds it.
+//! The deployed program as processes that are killed, on a failing network, invoked as Lambda invokes them.
 //!
-//! What is chosen is chosen by a seed; when things happen is up to the machine. `PROCESSES_SEED=7 cargo test --test end_to_end
-//! processes -- --nocapture` chooses otherwise, and tells what was met.
+//! A seed determines all choices; the timing depends on the machine. `PROCESSES_SEED=7 cargo test --test end_to_end
+//! processes -- --nocapture` chooses another seed and prints what occurred.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -26,7 +26,7 @@ use crate::support::{
     world::{Call, Everything, World, account, fold, history, record, records, registry},
 };
 
-/// What a load balancer says in a store's place.
+/// What a load balancer may answer instead of DynamoDB.
 const GARBAGE: [&str; 3] = ["<html><body>Service Unavailable</body></html>", r#"{"ConsumedCapacity":{"Table"#, "\0\u{1}\u{2}"];
 const THROTTLED: [&str; 3] = ["ProvisionedThroughputExceededException", "ThrottlingException", "RequestLimitExceeded"];
 const CONFLICTS: [&str; 3] = ["TransactionConflict", "ThrottlingError", "ProvisionedThroughputExceeded"];
@@ -36,7 +36,7 @@ fn error(name: &str) -> String {
     json!({"__type": format!("com.amazonaws.dynamodb.v20120810#{name}"), "message": "as planned"}).to_string()
 }
 
-/// What a call is answered that met another's transaction.
+/// The answer to a call that conflicts with a concurrent transaction.
 fn conflict(call: &Call<'_>, random: &mut Rng) -> Fault {
     if call.operation != "TransactWriteItems" {
         return Fault::Instead(400, error("TransactionConflictException"));
@@ -49,8 +49,8 @@ fn conflict(call: &Call<'_>, random: &mut Rng) -> Fault {
     Fault::Instead(400, json!({"__type": name, "Message": "as planned", "CancellationReasons": reasons}).to_string())
 }
 
-/// The faults of which each fails an attempt and no record: the worker's own retries get over them.
-const PASSING: [&str; 11] = [
+/// Faults that fail an attempt but no record, because the worker retries.
+const TRANSIENT: [&str; 11] = [
     "throttled",
     "conflict",
     "broken before",
@@ -64,7 +64,7 @@ const PASSING: [&str; 11] = [
     "hung",
 ];
 
-fn passing(name: &str, call: &Call<'_>, random: &mut Rng) -> Fault {
+fn transient(name: &str, call: &Call<'_>, random: &mut Rng) -> Fault {
     let mut broken = || {
         let (status, name) = *random.choice(&BROKEN).expect("there are some");
         (status, error(name))
@@ -95,28 +95,28 @@ fn garbage(random: &mut Rng) -> String {
     (*random.choice(&GARBAGE).expect("there is some")).to_owned()
 }
 
-/// A number's own choices.
+/// Random choices for the call with this number.
 fn choices(seed: u64, number: usize) -> Rng {
     Rng::with_seed(seed ^ (number as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15))
 }
 
-/// A network on which three calls of ten go wrong.
+/// A network on which three calls in ten fail or are delayed.
 fn storm(seed: u64, call: &Call<'_>) -> (&'static str, Fault) {
     let mut random = choices(seed, call.number);
     match random.usize(..1_000) {
         0..60 => ("delayed", Fault::Delayed(Duration::from_micros(random.u64(..20_000)))),
         60..62 => ("denied", Fault::Instead(400, error("AccessDeniedException"))),
-        // It takes three seconds until the worker gives up.
+        // The worker gives up after three seconds.
         65 => ("hung", Fault::Hung),
         choice @ 70..320 => {
-            let name = PASSING[(choice - 70) / 25];
-            (name, passing(name, call, &mut random))
+            let name = TRANSIENT[(choice - 70) / 25];
+            (name, transient(name, call, &mut random))
         }
         _ => ("", Fault::None),
     }
 }
 
-/// A record as the stream has it, with its number.
+/// A record with its sequence number.
 type Numbered = (u64, Arc<RawValue>);
 
 fn payload<'a>(records: impl IntoIterator<Item = &'a RawValue>) -> String {
@@ -124,18 +124,18 @@ fn payload<'a>(records: impl IntoIterator<Item = &'a RawValue>) -> String {
     format!(r#"{{"Records":[{}]}}"#, records.join(","))
 }
 
-/// What is to become of an invocation.
+/// What happens to an invocation.
 enum Fate {
     Lives,
-    /// Killed at its so manieth call.
+    /// Killed at its call of this number.
     KilledAtCall(usize, Applied),
-    /// Killed after so long.
+    /// Killed after this time.
     KilledAfter(Duration),
-    /// Killed when it has answered and before Lambda has heard of it.
+    /// Killed after it has answered, but before Lambda receives the answer.
     AnswerLost,
     /// Killed by Lambda at its deadline.
     Deadline(Duration),
-    /// It loses its permissions at its so manieth call.
+    /// Loses its permissions at its call of this number.
     ShutOut(usize),
 }
 
@@ -143,7 +143,7 @@ fn fate(random: &mut Rng) -> Fate {
     match random.u32(..100) {
         0..38 => {
             let applied = [Applied::Never, Applied::Before, Applied::After][random.usize(..3)];
-            // Rather an early call than a late one: small batches make few.
+            // Early calls are preferred, because small batches make few.
             Fate::KilledAtCall(1 + random.usize(..8).min(random.usize(..12)), applied)
         }
         38..44 => Fate::KilledAfter(Duration::from_micros(random.u64(..60_000))),
@@ -154,10 +154,10 @@ fn fate(random: &mut Rng) -> Fate {
     }
 }
 
-/// What all workers of a test have in common.
+/// What all workers of a test share.
 struct Run {
     proxy: Proxy,
-    /// How often things happened.
+    /// How often each thing happened.
     counts: Mutex<BTreeMap<String, u64>>,
 }
 
@@ -166,7 +166,7 @@ impl Run {
         *lock(&self.counts).entry(what.to_owned()).or_default() += times;
     }
 
-    /// Reads what a process wrote until it ended.
+    /// Checks and counts what a process logged.
     fn read(&self, output: &Output) {
         assert_eq!(output.status.code(), None, "it was killed, and did not end by itself");
         assert_eq!(String::from_utf8_lossy(&output.stderr), "");
@@ -187,7 +187,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Where one process after the other serves.
+/// A place where one process at a time serves invocations.
 struct Place<'a> {
     run: &'a Run,
     door: Door,
@@ -200,7 +200,7 @@ impl<'a> Place<'a> {
         Self { run, door: run.proxy.door().await, lambda: None, random }
     }
 
-    /// Invokes the function, whatever becomes of it.
+    /// Invokes the function with a random fate.
     async fn deliver(&mut self, payload: String) -> poller::Answer {
         let run = self.run;
         run.count("invocations", 1);
@@ -264,7 +264,7 @@ impl<'a> Place<'a> {
     }
 }
 
-/// The identifiers of a response. What is no such response would count as full success on AWS.
+/// The identifiers of a response. AWS would take any other response for a full success.
 fn failures(response: &str) -> Vec<String> {
     let response: Json = serde_json::from_str(response).expect("JSON");
     assert_eq!(response.as_object().map(serde_json::Map::len), Some(1), "{response}");
@@ -272,11 +272,11 @@ fn failures(response: &str) -> Vec<String> {
     failures.iter().map(|failure| failure["itemIdentifier"].as_str().unwrap_or_default().to_owned()).collect()
 }
 
-/// What is delivered beside the shard's own batches.
+/// A delivery in addition to the shard's own batches.
 enum Extra {
-    /// The so manieth batch that has succeeded, again.
+    /// A batch that has succeeded, by its index, again.
     Duplicate(usize),
-    /// What was given up, from the bucket.
+    /// Records that were given up, from the bucket.
     Object(PathBuf),
 }
 
@@ -286,7 +286,7 @@ struct Shard {
     name: String,
     partitions: usize,
     bucket: PathBuf,
-    /// The numbers of records that were given up, delivered from the bucket, and done.
+    /// The sequence numbers of records that were given up and then processed from the bucket.
     replayed: Mutex<Vec<u64>>,
 }
 
@@ -303,14 +303,14 @@ impl Shard {
             let answer = place.deliver(payload(batch.records.iter().map(|(_, record)| &**record))).await;
             if let poller::Answer::Responded(identifiers) = &answer {
                 let names_one = |identifier: &String| batch.records.iter().any(|(number, _)| number.to_string() == *identifier);
-                assert!(identifiers.iter().all(names_one), "{identifiers:?} are no numbers of the batch");
+                assert!(identifiers.iter().all(names_one), "{identifiers:?} are not sequence numbers of the batch");
             }
             let (discarded, succeeded) = {
                 let mut poller = lock(&self.poller);
                 poller.answer(batch.id, &answer);
                 (poller.take_discarded(), poller.succeeded().len())
             };
-            // The other side lives until this one ends.
+            // The receiver lives until all senders are dropped.
             for discarded in discarded {
                 extras.send(Extra::Object(self.put(&discarded))).expect("someone takes them");
             }
@@ -321,7 +321,7 @@ impl Shard {
         place.leave().await;
     }
 
-    /// Delivers beside them what comes again.
+    /// Makes the additional deliveries.
     async fn deliver_extras(&self, place: &mut Place<'_>, mut extras: UnboundedReceiver<Extra>) {
         while let Some(extra) = extras.recv().await {
             match extra {
@@ -342,7 +342,7 @@ impl Shard {
         place.leave().await;
     }
 
-    /// Writes what was given up as Lambda does.
+    /// Writes records that were given up, as Lambda does.
     /// <https://docs.aws.amazon.com/lambda/latest/dg/services-dynamodb-errors.html>
     fn put(&self, discarded: &Discarded<Arc<RawValue>>) -> PathBuf {
         let (first, last) = (discarded.records[0].0, discarded.records[discarded.records.len() - 1].0);
@@ -361,7 +361,7 @@ impl Shard {
         path
     }
 
-    /// Every record is done once: in its batch, or from the bucket.
+    /// Fails unless every record is done once: in its batch, or from the bucket.
     fn assert_accounted_for(&self, records: &[Numbered]) {
         let poller = lock(&self.poller);
         assert!(poller.is_idle());
@@ -383,12 +383,12 @@ fn number(record: &RawValue) -> u64 {
     record["dynamodb"]["SequenceNumber"].as_str().and_then(|number| number.parse().ok()).expect("a number")
 }
 
-/// What names the item that a record is of.
+/// The name of the item that a record belongs to.
 fn item(event: &RecordedEvent) -> String {
     format!("{} {}", event.aggregate, event.version)
 }
 
-/// Bank and forum as they come to one table: each history in its order, one with the other by chance.
+/// Bank and forum in one table: each history in its order, randomly interleaved.
 fn both(seed: u64, events: usize) -> Vec<RecordedEvent> {
     let mut random = Rng::with_seed(seed);
     let mut left = [history("bank", seed, events / 2, 32), history("forum", seed, events / 2, 48)].map(Vec::into_iter);
@@ -399,7 +399,7 @@ fn both(seed: u64, events: usize) -> Vec<RecordedEvent> {
     both
 }
 
-/// How the rows differ, if they do.
+/// The differences between rows, one per line.
 fn differences(found: &Everything, expected: &Everything) -> String {
     let mut differences = Vec::new();
     for (projection, expected) in expected {
@@ -413,15 +413,15 @@ fn differences(found: &Everything, expected: &Everything) -> String {
     differences.concat()
 }
 
-/// How often things must have happened, or a run shows little: about half of what they do.
-const MET: [(&str, u64); 28] = [
-    // In the middle of an invocation.
+/// How often things must occur for a run to prove anything: about half of how often they do.
+const OCCURRED_MIN: [(&str, u64); 28] = [
+    // During an invocation.
     ("killed", 200),
     ("killed at a call that is not applied", 30),
     ("killed at a call that is applied", 30),
     ("killed at a call that is applied afterwards", 30),
     ("killed after some time", 15),
-    // Beyond those.
+    // In addition.
     ("killed at the deadline", 3),
     ("killed after its answer", 5),
     ("answered: all done", 100),
@@ -452,7 +452,7 @@ fn at_least(counts: &BTreeMap<String, u64>, what: &str, times: u64) {
     assert!(count >= times, "{what}: {count} times, and {times} would matter");
 }
 
-/// The line that a process logged of its so manieth batch.
+/// The line that a process logged for its `nth` batch.
 fn logged(output: &Output, nth: usize) -> Json {
     let text = String::from_utf8_lossy(&output.stdout);
     let lines = text.lines().filter_map(|line| serde_json::from_str::<Json>(line).ok());
@@ -471,10 +471,10 @@ fn all_done() -> Answer {
 async fn one_batch_amid(name: &'static str) {
     let (world, events) = (World::new().await, both(2, 60));
     let proxy = Proxy::new(&world, move |call| match name {
-        // It takes three seconds until the worker gives up.
+        // The worker gives up after three seconds.
         "hung" if call.number > 1 => ("", Fault::None),
         _ if call.number % 2 == 0 => ("", Fault::None),
-        _ => (name, passing(name, call, &mut choices(2, call.number))),
+        _ => (name, transient(name, call, &mut choices(2, call.number))),
     })
     .await;
     let mut lambda = Lambda::start_in(environment_at(&proxy.door().await.url)).await;
@@ -485,15 +485,15 @@ async fn one_batch_amid(name: &'static str) {
     let differences = differences(&world.rows().await, &fold(registry(), &events));
     assert!(differences.is_empty(), "{name}: rows differ:{differences}");
     let told = ["applied", "duplicate", "healed", "failed"].map(|count| line[count].as_u64().expect("a count"));
-    assert_eq!(told, [60, 0, 0, 0], "{name}: a try whose answer was lost is no redelivery");
+    assert_eq!(told, [60, 0, 0, 0], "{name}: retrying after a lost answer is not a redelivery");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn each_fault_by_itself_costs_tries_and_no_invocation() {
-    join_all(PASSING.map(one_batch_amid)).await;
+async fn each_single_fault_costs_retries_but_no_invocation() {
+    join_all(TRANSIENT.map(one_batch_amid)).await;
 }
 
-/// Kills a process at its `nth` call, and returns what is logged of the batch by the one after it.
+/// Kills a process at its `nth` call, and returns the next process's log line for the batch.
 async fn killed_at(nth: usize, applied: Applied, events: &[RecordedEvent], rows_left: impl AsyncFnOnce(&World)) -> Json {
     let world = World::new().await;
     let proxy = Proxy::new(&world, |_| ("", Fault::None)).await;
@@ -513,7 +513,7 @@ async fn killed_at(nth: usize, applied: Applied, events: &[RecordedEvent], rows_
 }
 
 #[tokio::test]
-async fn a_killed_process_leaves_what_was_applied_and_the_next_one_knows() {
+async fn the_process_after_a_killed_one_recognises_what_was_applied() {
     let events = account("alice", &["1", "2", "3"]);
     for (applied, [row, count]) in
         [(Applied::Never, ["", "applied"]), (Applied::Before, ["balance=6 ", "duplicate"]), (Applied::After, ["balance=6 ", "duplicate"])]
@@ -527,8 +527,8 @@ async fn a_killed_process_leaves_what_was_applied_and_the_next_one_knows() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_process_may_be_killed_between_the_writes_of_one_event() {
-    // A topic raises its category's last post, and adds to it in a transaction.
+async fn a_process_killed_between_the_writes_of_one_event_loses_and_repeats_nothing() {
+    // A topic applies a monotone change to its category's last post, and adds to its counts in a transaction.
     let events: Vec<_> = history("forum", 2, 20, 3);
     let moments = (1..=4).flat_map(|nth| [Applied::Never, Applied::Before, Applied::After].map(|applied| (nth, applied)));
     join_all(moments.map(|(nth, applied)| killed_at(nth, applied, &events, async |_| {}))).await;
@@ -544,7 +544,7 @@ async fn two_hundred_kills_and_a_failing_network_leave_exact_rows() {
         Settings { batch_size: 80, parallelization: 3, retries_max: Some(1), bisect: true },
     ];
     let seed = std::env::var("PROCESSES_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1);
-    // Stands in the output of a failed test.
+    // For the output of a failed test.
     println!("PROCESSES_SEED={seed}");
     let mut random = Rng::with_seed(seed);
     let world = World::new().await;
@@ -566,7 +566,7 @@ async fn two_hundred_kills_and_a_failing_network_leave_exact_rows() {
     let mut homes = BTreeMap::new();
     let mut streams: Vec<Vec<Numbered>> = vec![Vec::new(); shards.len()];
     let mut stream: Vec<_> = events.iter().collect();
-    // Events that were written in one transaction come in any order.
+    // Events written in one transaction come in any order.
     for together in stream.chunks_mut(4) {
         if random.u32(..4) == 0 {
             random.shuffle(together);
@@ -605,8 +605,8 @@ async fn two_hundred_kills_and_a_failing_network_leave_exact_rows() {
         shard.assert_accounted_for(records);
     }
     let again = world.worker.process(&records(&events), Deadline::NONE).await;
-    assert_eq!(again.total.duplicate, EVENTS as u64, "each has counted: {again:?}");
-    for (what, times) in MET {
+    assert_eq!(again.total.duplicate, EVENTS as u64, "each event has counted: {again:?}");
+    for (what, times) in OCCURRED_MIN {
         at_least(&counts, what, times);
     }
 }

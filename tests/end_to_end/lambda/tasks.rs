@@ -1,4 +1,4 @@
-//! The Lambda's tasks: a segment of a rebuild, and catching up, while others work the stream.
+//! The Lambda's tasks: rebuilding a segment, catching up and verifying, while others process the stream.
 
 use std::time::{Duration, SystemTime};
 
@@ -14,12 +14,13 @@ use crate::support::{
     world::{World, fold, history, records, registry},
 };
 
-/// Invokes it as a state machine does until it is done. Returns its last answer, and how often it was invoked and came no further.
+/// Invokes it as a state machine does, until it is done. Returns the last answer, the number of invocations, and how many of them made
+/// no progress.
 async fn drive(lambda: &mut Lambda, mut task: Json, time: Duration) -> (Json, u32, u32) {
     let (mut invoked, mut failed) = (0, 0);
     loop {
         invoked += 1;
-        assert!(invoked < 2_000, "it comes to an end: {task}");
+        assert!(invoked < 2_000, "it finishes: {task}");
         match lambda.invoke_until(SystemTime::now() + time, json!({ "rebuild": task }).to_string()).await {
             Answer::Response(answer) => {
                 let answer: Json = serde_json::from_str(&answer).expect("JSON");
@@ -27,9 +28,9 @@ async fn drive(lambda: &mut Lambda, mut task: Json, time: Duration) -> (Json, u3
                     assert!(answer["cursor"].is_null(), "{answer}");
                     return (answer, invoked, failed);
                 }
-                assert_ne!(answer["cursor"], task["cursor"], "each invocation that answers has come further");
+                assert_ne!(answer["cursor"], task["cursor"], "each invocation that answers has made progress");
                 task = answer;
-                // As a state machine adds its own.
+                // A state machine adds fields of its own.
                 task["executionName"] = json!("x");
             }
             Answer::Error(error) => {
@@ -41,7 +42,7 @@ async fn drive(lambda: &mut Lambda, mut task: Json, time: Duration) -> (Json, u3
 }
 
 #[tokio::test]
-async fn many_processes_rebuild_all_segments_while_others_work_the_stream() {
+async fn many_processes_rebuild_all_segments_while_another_processes_the_stream() {
     const SEGMENTS: u32 = 4;
     let events = stays(31, 900, 40, FAT);
     let (old, new) = events.split_at(700);
@@ -52,7 +53,7 @@ async fn many_processes_rebuild_all_segments_while_others_work_the_stream() {
         let task = json!({ "projection": "stays", "segment": segment, "segments": SEGMENTS, "cursor": null });
         let (answer, invoked, _) = drive(&mut lambda, task, Duration::from_millis(1_500)).await;
         let Answer::Response(again) = lambda.invoke(json!({ "rebuild": answer }).to_string()).await else { panic!("an error") };
-        assert_eq!(serde_json::from_str::<Json>(&again).expect("JSON"), answer, "what is done does not begin anew");
+        assert_eq!(serde_json::from_str::<Json>(&again).expect("JSON"), answer, "a finished task does not start again");
         lambda.stop().await;
         (serde_json::from_value::<Counts>(answer["counts"].clone()).expect("counts"), invoked)
     };
@@ -75,8 +76,8 @@ async fn many_processes_rebuild_all_segments_while_others_work_the_stream() {
 }
 
 #[tokio::test]
-async fn each_invocation_with_time_for_a_page_comes_further() {
-    // One guest fills six pages, and is missing or old.
+async fn every_invocation_with_time_for_a_page_makes_progress() {
+    // One guest's history fills six pages; its row is missing, or of the old revision.
     for stale in [false, true] {
         let mut events = stays(32, 600, 1, FAT);
         let others = |event: &RecordedEvent| event.aggregate.as_str() != "guest-000";
@@ -86,7 +87,7 @@ async fn each_invocation_with_time_for_a_page_comes_further() {
             world.append_all(&events).await;
         }
         let mut lambda = worker_of_the_new_rule(&world).await;
-        // The shortest time in which it comes to an end is the machine's: it grows until it does.
+        // The shortest sufficient time depends on the machine: it grows until the task finishes.
         let mut time = Duration::from_millis(40);
         let mut task = json!({ "projection": "stays" });
         let (mut answered, mut amid, mut done) = (0, false, false);
@@ -109,14 +110,14 @@ async fn each_invocation_with_time_for_a_page_comes_further() {
         let rows = rows_in(world.worker_of(STAYS_2).store()).await;
         assert_eq!((rows, &task["counts"]["parked"]), (expected(&events), &json!(0)), "{stale}");
         assert!(answered > 1, "in several invocations: {task}");
-        // A history that is to be replaced must be read whole; one that is to be written grows by what there is time for.
-        assert!(amid || stale, "in the time of a page or two it came to the middle of that history");
+        // A row can only be replaced after its whole history has been read; a new row can be written piece by piece.
+        assert!(amid || stale, "in the time of a page or two it stopped in the middle of that history");
         lambda.stop().await;
     }
 }
 
 #[tokio::test]
-async fn a_schedule_catches_up_with_what_the_stream_lost() {
+async fn a_scheduled_catch_up_applies_what_the_stream_lost() {
     let (world, events) = (World::new().await, history("bank", 34, 200, 20));
     world.append_all(&events).await;
     world.process(&events[..100]).await;
@@ -126,7 +127,7 @@ async fn a_schedule_catches_up_with_what_the_stream_lost() {
         serde_json::from_str::<Json>(&answer).expect("JSON")
     };
     let late = invoke(json!({ "catchUp": { "projection": "account-summary", "since": "0s" } })).await;
-    assert_eq!((&late["done"], &late["counts"]["events"]), (&json!(true), &json!(0)), "nothing happened of late");
+    assert_eq!((&late["done"], &late["counts"]["events"]), (&json!(true), &json!(0)), "there are no recent events");
     let answer = invoke(json!({ "catchUp": { "projection": "account-summary", "since": "36500d" } })).await;
     assert_eq!((&answer["done"], &answer["projection"]), (&json!(true), &json!("account-summary")));
     assert!(answer["counts"]["caughtUp"].as_u64() > Some(0), "{answer}");
@@ -148,7 +149,7 @@ async fn a_schedule_catches_up_with_what_the_stream_lost() {
 }
 
 #[tokio::test]
-async fn a_task_that_is_none_is_an_error_of_the_function() {
+async fn an_invalid_task_is_a_function_error() {
     const MARKER: &str = "only-the-event-may-say-this";
     let world = World::new().await;
     let mut lambda = Lambda::start(&world).await;

@@ -1,4 +1,4 @@
-//! What the deployed program tells a collector of traces, and that no trouble with one is trouble of an invocation.
+//! The traces that the deployed program sends to a collector, and that a failing collector never fails an invocation.
 
 use std::{
     collections::BTreeMap,
@@ -35,16 +35,16 @@ const TRACE: &str = "5759e988bd862e3fe1be46a994272793";
 const SAMPLED: &str = "Root=1-5759e988-bd862e3fe1be46a994272793;Parent=53995c3f42cd8ad8;Sampled=1";
 const UNSAMPLED: &str = "Root=1-5759e988-bd862e3fe1be46a994272793;Parent=53995c3f42cd8ad8;Sampled=0";
 
-/// A collector as an extension of the function has it.
+/// A collector, as an extension of the function would run it.
 struct Collector {
     url: String,
-    /// What came, as it came.
+    /// The bodies of the requests received.
     requests: Arc<Mutex<Vec<Bytes>>>,
     /// Served as long as this value lives.
     _serving: JoinSet<std::io::Result<()>>,
 }
 
-/// What it does with what comes.
+/// How it treats requests.
 #[derive(Clone, Copy, PartialEq)]
 enum Conduct {
     Answers(StatusCode),
@@ -69,12 +69,12 @@ impl Collector {
         Self { url, requests, _serving: serving }
     }
 
-    /// One that takes everything.
+    /// A collector that accepts everything.
     async fn new() -> Self {
         Self::start(Conduct::Answers(StatusCode::OK)).await
     }
 
-    /// The environment of a worker that knows of it.
+    /// The environment of a worker that sends traces to it.
     async fn environment(&self, world: &World) -> Environment {
         traced(environment(world).await, &self.url)
     }
@@ -83,13 +83,13 @@ impl Collector {
         self.requests.lock().expect("no test panics while it holds this").clone()
     }
 
-    /// What has come since the last look.
+    /// The requests received since the last call.
     fn take(&self) -> Vec<ExportTraceServiceRequest> {
         let requests = std::mem::take(&mut *self.requests.lock().expect("no test panics while it holds this"));
         requests.into_iter().map(|request| ExportTraceServiceRequest::decode(request).expect("OTLP")).collect()
     }
 
-    /// The trace of the one invocation since the last look.
+    /// The trace of the only invocation since the last call.
     fn invocation(&self) -> Invocation {
         let spans: Vec<_> = self.take().into_iter().flat_map(spans).collect();
         let (mut own, requests): (Vec<_>, Vec<_>) = spans.into_iter().partition(|span| span.kind() == SpanKind::Server);
@@ -98,14 +98,14 @@ impl Collector {
     }
 }
 
-/// With time enough for a slow machine: what comes is looked for.
+/// With a long timeout, so that a slow machine loses no trace that a test expects.
 fn traced(mut environment: Environment, url: &str) -> Environment {
     environment.insert("OTEL_EXPORTER_OTLP_ENDPOINT", url.to_owned());
     environment.insert("OTEL_EXPORTER_OTLP_TIMEOUT", "30000".to_owned());
     environment
 }
 
-/// A trace, and that of an invocation it is.
+/// The trace of one invocation.
 struct Invocation {
     own: Span,
     requests: Vec<Span>,
@@ -141,7 +141,7 @@ fn hex(id: &[u8]) -> String {
     id.iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"))
 }
 
-/// What was logged of traces.
+/// The logged warnings about traces.
 fn warnings(output: &Output) -> Vec<String> {
     let lines = log_lines(output).into_iter().filter(|line| line["level"] == "WARN");
     lines.filter_map(|line| line["message"].as_str().filter(|message| message.contains("trace")).map(str::to_owned)).collect()
@@ -152,7 +152,7 @@ fn events() -> Vec<RecordedEvent> {
 }
 
 #[tokio::test]
-async fn an_invocation_is_a_span_below_x_rays_and_its_requests_are_spans_below_it() {
+async fn an_invocation_is_a_child_of_the_x_ray_segment_and_its_requests_are_its_children() {
     let (world, collector, events) = (World::new().await, Collector::new().await, events());
     let mut lambda = Lambda::start_in(collector.environment(&world).await).await;
     lambda.trace = Some(SAMPLED.to_owned());
@@ -199,7 +199,7 @@ async fn an_invocation_is_a_span_below_x_rays_and_its_requests_are_spans_below_i
     let about = attributes(&own.attributes);
     assert_eq!((&about["faas.coldstart"], &about["faas.invocation_id"]), (&json!(false), &json!("request-2")));
     assert_eq!((&about["batch.applied"], &about["batch.duplicate"]), (&json!(0), &json!(40)));
-    assert!(!about.contains_key("batch.lag_ms") && !requests.is_empty(), "a redelivery says nothing of lag: {about:?}");
+    assert!(!about.contains_key("batch.lag_ms") && !requests.is_empty(), "a redelivery has no lag: {about:?}");
 
     let Answer::Response(_) = lambda.invoke(r#"{"verify":{"projection":"account-summary"}}"#).await else { panic!("it is a task") };
     let Invocation { own, requests } = collector.invocation();
@@ -212,7 +212,7 @@ async fn an_invocation_is_a_span_below_x_rays_and_its_requests_are_spans_below_i
 }
 
 #[tokio::test]
-async fn a_request_tells_how_often_it_was_sent_again_and_why() {
+async fn a_request_span_records_its_retries_and_their_causes() {
     let (world, collector) = (World::new().await, Collector::new().await);
     let refused = |name: &str| Fault::Instead(400, json!({ "__type": format!("com.amazonaws.dynamodb.v20120810#{name}") }).to_string());
     let proxy = Proxy::new(&world, move |call| match call.number {
@@ -259,11 +259,11 @@ async fn no_trace_holds_event_data() {
     }
     let own = spans(ExportTraceServiceRequest::decode(told[0].clone()).expect("OTLP")).pop().expect("the invocation ends last");
     let events: Vec<_> = own.events.iter().map(|event| event.name.as_str()).collect();
-    assert!(events.contains(&"aggregate parked") && events.contains(&"records failed"), "as the log has it: {events:?}");
+    assert!(events.contains(&"aggregate parked") && events.contains(&"records failed"), "as in the log: {events:?}");
 }
 
 #[tokio::test]
-async fn log_lines_are_the_same_with_traces_and_without() {
+async fn log_lines_are_the_same_with_and_without_traces() {
     let collector = Collector::new().await;
     let mut logs = Vec::new();
     for traces in [false, true] {
@@ -288,11 +288,11 @@ async fn log_lines_are_the_same_with_traces_and_without() {
 }
 
 #[tokio::test]
-async fn a_collector_in_trouble_is_no_trouble_of_an_invocation() {
+async fn a_failing_collector_never_fails_an_invocation() {
     let (world, events) = (World::new().await, events());
     let refusing = Collector::start(Conduct::Answers(StatusCode::INTERNAL_SERVER_ERROR)).await;
     let hanging = Collector::start(Conduct::Hangs).await;
-    // It has a port, and does not listen.
+    // Bound to a port, but not listening.
     let absent = TcpSocket::new_v4().expect("a socket");
     absent.bind("127.0.0.1:0".parse().expect("an address")).expect("a free port");
     let absent_url = format!("http://{}", absent.local_addr().expect("an address"));
@@ -308,11 +308,11 @@ async fn a_collector_in_trouble_is_no_trouble_of_an_invocation() {
         let Answer::Error(error) = lambda.invoke("{}").await else { panic!("it is no batch") };
         assert!(error.contains("NotABatch"), "{error}");
         let output = lambda.stop().await;
-        assert_eq!(warnings(&output).len(), 1, "told once: {}", text(&output));
+        assert_eq!(warnings(&output).len(), 1, "warned once: {}", text(&output));
     }
     assert_eq!(world.rows().await, fold(registry(), &events));
-    assert_eq!(refusing.requests().len(), 4, "what is refused holds nobody up");
-    assert_eq!(hanging.requests().len(), 1, "what hangs is left alone for a while");
+    assert_eq!(refusing.requests().len(), 4, "a refused request delays nothing");
+    assert_eq!(hanging.requests().len(), 1, "a hanging collector is left alone for a while");
 }
 
 #[tokio::test]
@@ -326,7 +326,7 @@ async fn an_invocation_out_of_time_does_not_wait_for_a_collector() {
 }
 
 #[tokio::test]
-async fn what_x_ray_does_not_sample_is_not_sent_unless_the_sampler_says_so() {
+async fn unsampled_invocations_are_not_sent_unless_the_sampler_is_set() {
     let (world, collector) = (World::new().await, Collector::new().await);
     let mut environment = collector.environment(&world).await;
     let mut lambda = Lambda::start_in(environment.clone()).await;
@@ -338,7 +338,7 @@ async fn what_x_ray_does_not_sample_is_not_sent_unless_the_sampler_says_so() {
         lambda.trace = header.map(str::to_owned);
         assert_eq!(lambda.invoke(batch(&records)).await, done());
         let own = collector.invocation().own;
-        assert!(own.parent_span_id.is_empty() && hex(&own.trace_id) != TRACE, "it begins a trace: {own:?}");
+        assert!(own.parent_span_id.is_empty() && hex(&own.trace_id) != TRACE, "it starts a new trace: {own:?}");
     }
 
     environment.insert("OTEL_TRACES_SAMPLER", "always_on".to_owned());
@@ -355,7 +355,7 @@ async fn what_x_ray_does_not_sample_is_not_sent_unless_the_sampler_says_so() {
 }
 
 #[tokio::test]
-async fn traces_come_from_the_function_unless_the_standard_variables_say_otherwise() {
+async fn the_resource_is_the_function_unless_standard_variables_override_it() {
     let (world, collector) = (World::new().await, Collector::new().await);
     let resource = async |variables: &[(&'static str, &str)]| {
         let mut environment = environment(&world).await;
@@ -391,7 +391,7 @@ async fn traces_come_from_the_function_unless_the_standard_variables_say_otherwi
 }
 
 #[tokio::test]
-async fn a_collector_that_cannot_be_spoken_to_is_told_of_at_the_start() {
+async fn an_unusable_collector_address_is_reported_at_startup() {
     let world = World::new().await;
     for url in ["https://collector.example", "localhost:4318", "http://", "http://a b"] {
         let mut lambda = Lambda::start_in(traced(environment(&world).await, url)).await;

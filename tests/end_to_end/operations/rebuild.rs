@@ -1,4 +1,4 @@
-//! A rule changes: every row by the new one, while the worker works.
+//! A rule changes: a rebuild rewrites every row by the new rule, while the worker processes the stream.
 
 use std::{
     collections::BTreeSet,
@@ -32,13 +32,13 @@ use crate::support::{
     world::{Fault, World, names, records},
 };
 
-/// One pass over all segments at once.
+/// Rebuilds all segments concurrently.
 pub async fn rebuild(worker: &Worker, task: Task, segments: u32) -> Counts {
     let rule = worker.registry().projections()[0];
     let each = Segment::all(segments).map(async |segment| {
-        let mut pass = SegmentRebuild::new(worker, rule, task, segment, (None, Counts::default()));
-        while pass.step(Deadline::NONE).await.expect("nothing fails") {}
-        pass.counts()
+        let mut rebuilding = SegmentRebuild::new(worker, rule, task, segment, (None, Counts::default()));
+        while rebuilding.step(Deadline::NONE).await.expect("nothing fails") {}
+        rebuilding.counts()
     });
     let mut total = Counts::default();
     for counts in futures::future::join_all(each).await {
@@ -51,25 +51,25 @@ fn stored(events: &[RecordedEvent]) -> Vec<(AggregateId, Stored)> {
     events.iter().map(|event| (event.aggregate.clone(), Stored::Event(event.clone()))).collect()
 }
 
-/// A store of the same database in which the rule has another table.
-fn beside(embedded: &Embedded, table: &str) -> Worker {
+/// A worker on the same database in which the rule has another table.
+fn worker_into(embedded: &Embedded, table: &str) -> Worker {
     let mut names = names(Registry::new(STAYS_2));
     names.projections.insert("stays", table.to_owned());
     Worker::new(Store::new(embedded.client(), names), Registry::new(STAYS_2))
 }
 
 #[tokio::test]
-async fn however_a_history_is_cut_into_pieces_and_in_whatever_order_they_come_rows_are_whole() {
+async fn a_rebuild_from_pieces_of_histories_in_any_order_yields_the_fold() {
     let events = stays(1, 60, 6, 1);
     for (seed, task) in (0..16).flat_map(|seed| [(seed, Task::Rebuild), (seed, Task::IntoTable)]) {
         let (mut random, world) = (Rng::with_seed(seed), World::with(Registry::new(STAYS_1)).await);
         world.append_all(&events).await;
-        // Every other time a third of the events have been counted.
+        // In half of the cases a third of the events have been counted already.
         if seed / 4 % 2 == 0 {
             world.process(&events[..20]).await;
         }
         let worker = world.worker_of(STAYS_2);
-        // As the stream has them; as a scan has them; as segments in any order; and in no order at all.
+        // In the order of the stream, of a scan, of segments in any order, and in no order at all.
         let mut ordered = events.clone();
         match seed % 4 {
             0 => {}
@@ -81,7 +81,7 @@ async fn however_a_history_is_cut_into_pieces_and_in_whatever_order_they_come_ro
             random.shuffle(&mut pieces);
         }
         let rule = STAYS_2[0];
-        // Two at once, as two segments of a table whose histories lie in both.
+        // Two at once, like two segments that share histories.
         let (mut one, mut other) = (Rebuild::new(&worker, rule, task), Rebuild::new(&worker, rule, task));
         for (at, piece) in pieces.iter().enumerate() {
             let empty = Vec::new();
@@ -96,14 +96,14 @@ async fn however_a_history_is_cut_into_pieces_and_in_whatever_order_they_come_ro
 }
 
 #[tokio::test]
-async fn rows_are_the_new_rules_while_batches_are_worked_and_a_second_run_does_nothing() {
+async fn a_rebuild_under_live_traffic_yields_the_new_rows_and_a_second_run_does_nothing() {
     for segments in [1, 3, 8] {
         let events = stays(2, 700, 25, FAT / 4);
         let (old, new) = events.split_at(600);
         let world = world_of_stays(old).await;
         world.append_all(&events[600..]).await;
         let worker = world.worker_of(STAYS_2);
-        // The stream brings the rest meanwhile, and some of the old again.
+        // Meanwhile the stream delivers the rest, and redelivers some of the old events.
         let live = async {
             let worker = world.worker_of(STAYS_2);
             for batch in new.chunks(20).chain(old.chunks(200).take(1)) {
@@ -129,29 +129,29 @@ async fn rows_are_the_new_rules_while_batches_are_worked_and_a_second_run_does_n
     }
 }
 
-/// The pass as another machine would take it up.
-fn resumed<'a>(worker: &'a Worker, pass: &SegmentRebuild<'_>, task: Task) -> SegmentRebuild<'a> {
-    let (cursor, counts) = pass.checkpoint();
+/// The rebuild of a segment as another machine would resume it.
+fn resumed<'a>(worker: &'a Worker, rebuilding: &SegmentRebuild<'_>, task: Task) -> SegmentRebuild<'a> {
+    let (cursor, counts) = rebuilding.checkpoint();
     let kept = serde_json::to_string(&(cursor, counts)).expect("JSON");
     let from: (Option<Cursor>, Counts) = serde_json::from_str(&kept).expect("JSON");
-    SegmentRebuild::new(worker, worker.registry().projections()[0], task, pass.segment(), from)
+    SegmentRebuild::new(worker, worker.registry().projections()[0], task, rebuilding.segment(), from)
 }
 
 #[tokio::test]
-async fn whoever_goes_on_at_a_checkpoint_comes_to_the_same_rows() {
-    // Histories that lie in two pages; and such that a page ends with one that is whole.
+async fn resuming_at_any_checkpoint_yields_the_same_rows() {
+    // Histories that span two pages, and histories that end with their page.
     let (long, short) = (stays(3, 450, 12, FAT), stays(3, 16, 16, 300_000));
     for (events, guests, stop_after) in (0..4).flat_map(|stop_after| [(&long, 12, stop_after), (&short, 16, stop_after)]) {
         let world = world_of_stays(events).await;
         let worker = world.worker_of(STAYS_2);
         let rule = STAYS_2[0];
-        let mut pass = SegmentRebuild::new(&worker, rule, Task::Rebuild, Segment::ALL, (None, Counts::default()));
+        let mut rebuilding = SegmentRebuild::new(&worker, rule, Task::Rebuild, Segment::ALL, (None, Counts::default()));
         let mut pages = 0;
-        while pages < stop_after && pass.step(Deadline::NONE).await.expect("nothing fails") {
+        while pages < stop_after && rebuilding.step(Deadline::NONE).await.expect("nothing fails") {
             pages += 1;
         }
         assert_eq!(pages, stop_after, "pages of a megabyte");
-        // The next one fails at each of its calls in turn, and goes on.
+        // The next ones fail at one of their calls, and half of them try again.
         for failing in [1, 2, 3, 5, 8] {
             let tapped =
                 world.tapped_of(
@@ -160,23 +160,23 @@ async fn whoever_goes_on_at_a_checkpoint_comes_to_the_same_rows() {
                         if call.number == failing { Fault::error(400, "AccessDeniedException") } else { Fault::None }
                     },
                 );
-            let mut other = resumed(&tapped.worker, &pass, Task::Rebuild);
+            let mut other = resumed(&tapped.worker, &rebuilding, Task::Rebuild);
             let stepped = other.step(Deadline::NONE).await;
             if stepped.is_err() && failing % 2 == 0 {
                 _ = other.step(Deadline::NONE).await;
             }
         }
         let next = world.worker_of(STAYS_2);
-        let mut pass = resumed(&next, &pass, Task::Rebuild);
-        while pass.step(Deadline::NONE).await.expect("nothing fails") {}
+        let mut rebuilding = resumed(&next, &rebuilding, Task::Rebuild);
+        while rebuilding.step(Deadline::NONE).await.expect("nothing fails") {}
         assert_eq!(rows_in(worker.store()).await, expected(events), "{guests} {stop_after}");
-        assert_eq!(pass.counts().aggregates, guests, "each was settled once: {:?}", pass.counts());
+        assert_eq!(rebuilding.counts().aggregates, guests, "each is counted once: {:?}", rebuilding.counts());
     }
 }
 
 #[tokio::test]
-async fn what_a_failed_step_has_done_is_counted_once() {
-    // More rows than a transaction takes, and the second one is refused.
+async fn the_completed_work_of_a_failed_step_is_counted_once() {
+    // More rows than a transaction holds; the second transaction is refused.
     let events = stays(4, 600, 150, 1);
     let world = world_of_stays(&events).await;
     let transactions = AtomicUsize::new(0);
@@ -184,18 +184,18 @@ async fn what_a_failed_step_has_done_is_counted_once() {
         "TransactWriteItems" if transactions.fetch_add(1, Relaxed) == 1 => Fault::error(400, "AccessDeniedException"),
         _ => Fault::None,
     });
-    let mut pass = SegmentRebuild::new(&tapped.worker, STAYS_2[0], Task::Rebuild, Segment::ALL, (None, Counts::default()));
-    pass.step(Deadline::NONE).await.expect_err("a write is refused");
-    let done = pass.counts();
+    let mut rebuilding = SegmentRebuild::new(&tapped.worker, STAYS_2[0], Task::Rebuild, Segment::ALL, (None, Counts::default()));
+    rebuilding.step(Deadline::NONE).await.expect_err("a write is refused");
+    let done = rebuilding.counts();
     assert!(done.replaced > 0 && done.replaced < 150 && done.aggregates == 0, "{done:?}");
-    while pass.step(Deadline::NONE).await.expect("nothing fails") {}
-    let Counts { events: read, aggregates, replaced, .. } = pass.counts();
+    while rebuilding.step(Deadline::NONE).await.expect("nothing fails") {}
+    let Counts { events: read, aggregates, replaced, .. } = rebuilding.counts();
     assert_eq!((read, aggregates, replaced), (600, 150, 150));
     assert_eq!(rows_in(tapped.worker.store()).await, expected(&events));
 }
 
 #[tokio::test]
-async fn a_history_over_many_pages_is_one_row_wherever_it_is_closed() {
+async fn a_history_across_many_pages_is_one_row_wherever_the_rebuild_is_closed() {
     let (mut events, others) = (stays(5, 5_000, 1, 1_200), stays(6, 40, 4, 10));
     events.extend(others.into_iter().filter(|event| event.aggregate.as_str() != "guest-000"));
     let world = World::with(Registry::new(STAYS_1)).await;
@@ -207,7 +207,7 @@ async fn a_history_over_many_pages_is_one_row_wherever_it_is_closed() {
         (Task::IntoTable, false, 2),
         (Task::IntoTable, false, 0),
     ] {
-        let worker = beside(&world.embedded, &format!("stays-{task:?}-{stale}-{close_at}"));
+        let worker = worker_into(&world.embedded, &format!("stays-{task:?}-{stale}-{close_at}"));
         worker.store().create_table_of(STAYS_2[0]).await.expect("a table");
         if stale {
             let mut names = names(Registry::new(STAYS_1));
@@ -215,16 +215,16 @@ async fn a_history_over_many_pages_is_one_row_wherever_it_is_closed() {
             let old = Worker::new(Store::new(world.embedded.client(), names), Registry::new(STAYS_1));
             assert_eq!(old.process(&records(&events), Deadline::NONE).await.total.failed, 0);
         }
-        let mut pass = SegmentRebuild::new(&worker, STAYS_2[0], task, Segment::ALL, (None, Counts::default()));
+        let mut rebuilding = SegmentRebuild::new(&worker, STAYS_2[0], task, Segment::ALL, (None, Counts::default()));
         let mut pages = 0;
         loop {
-            let more = pass.step(Deadline::NONE).await.expect("nothing fails");
+            let more = rebuilding.step(Deadline::NONE).await.expect("nothing fails");
             pages += 1;
             if pages == close_at {
-                let before = pass.checkpoint().0.cloned();
-                pass.close(Deadline::NONE).await.expect("nothing fails");
-                assert_ne!(pass.checkpoint().0, before.as_ref());
-                pass = resumed(&worker, &pass, task);
+                let before = rebuilding.checkpoint().0.cloned();
+                rebuilding.close(Deadline::NONE).await.expect("nothing fails");
+                assert_ne!(rebuilding.checkpoint().0, before.as_ref());
+                rebuilding = resumed(&worker, &rebuilding, task);
             }
             if !more {
                 break;
@@ -235,7 +235,7 @@ async fn a_history_over_many_pages_is_one_row_wherever_it_is_closed() {
     }
 }
 
-/// The events with that one made such that the second revision refuses it.
+/// The events, with one changed so that the second revision refuses it.
 fn with_poison(events: &[RecordedEvent], at: usize) -> Vec<RecordedEvent> {
     let mut events = events.to_vec();
     let Value::Map(data) = &mut events[at].data else { panic!("data is a map") };
@@ -244,7 +244,7 @@ fn with_poison(events: &[RecordedEvent], at: usize) -> Vec<RecordedEvent> {
 }
 
 #[tokio::test]
-async fn an_event_that_the_new_rule_refuses_parks_in_place_and_only_stops_beside() {
+async fn a_refused_event_parks_in_the_live_table_and_only_stops_the_row_in_a_new_one() {
     let good = stays(7, 120, 10, 10);
     let at = good.iter().rposition(|event| &*event.event_type == "Stayed" && event.version.0 > 2).expect("some");
     let events = with_poison(&good, at);
@@ -252,43 +252,43 @@ async fn an_event_that_the_new_rule_refuses_parks_in_place_and_only_stops_beside
     let before = |event: &&RecordedEvent| event.aggregate != poisoned.aggregate || event.version < poisoned.version;
     let until = expected(&events.iter().filter(before).cloned().collect::<Vec<_>>());
 
-    // Beside: the row ends before it, once and again, and nobody hears of it in the parking table.
+    // Into a new table: the row stops before it, in every run, and nothing is parked.
     let world = world_of_stays(&events).await;
-    let aside = beside(&world.embedded, "stays-2");
-    aside.store().create_table_of(STAYS_2[0]).await.expect("a table");
+    let into_table = worker_into(&world.embedded, "stays-2");
+    into_table.store().create_table_of(STAYS_2[0]).await.expect("a table");
     for created in [10, 0] {
-        let counts = rebuild(&aside, Task::IntoTable, 3).await;
+        let counts = rebuild(&into_table, Task::IntoTable, 3).await;
         assert_eq!((counts.created, counts.stopped, counts.parked, counts.caught_up), (created, 1, 0, 0), "{counts:?}");
-        assert_eq!((rows_in(aside.store()).await, world.parked().await), (until.clone(), vec![]));
+        assert_eq!((rows_in(into_table.store()).await, world.parked().await), (until.clone(), vec![]));
     }
 
-    // In place an older row that stands behind it stays as it is; one that is made anew waits in front of it.
+    // In place: an existing row beyond it stays unchanged; a new row stops before it. Both are parked.
     let row = (&poisoned.aggregate).into();
-    for is_there in [true, false] {
-        let world = if is_there { world_of_stays(&events).await } else { World::with(Registry::new(STAYS_1)).await };
-        if !is_there {
+    for row_exists in [true, false] {
+        let world = if row_exists { world_of_stays(&events).await } else { World::with(Registry::new(STAYS_1)).await };
+        if !row_exists {
             world.append_all(&events).await;
         }
         let (worker, old) = (world.worker_of(STAYS_2), rows_in(world.worker.store()).await);
         let dry = rebuild(&worker, Task::DryRun, 2).await;
-        assert_eq!((dry.stopped, dry.replaced + dry.created), (1, if is_there { 9 } else { 10 }), "{dry:?}");
+        assert_eq!((dry.stopped, dry.replaced + dry.created), (1, if row_exists { 9 } else { 10 }), "{dry:?}");
         for parked in [1, 1] {
             let counts = rebuild(&worker, Task::Rebuild, 3).await;
             assert_eq!((counts.parked, counts.stopped), (parked, 0), "{counts:?}");
         }
         let mut rows = rows_in(worker.store()).await;
-        let mut waiting: Attributes = rows.remove(&row).expect("it waits");
-        assert_eq!(waiting.remove("parked"), Some(true.into()));
-        let stands = if is_there { &old[&row] } else { &until[&row] };
-        assert_eq!(waiting, *stands, "{is_there}");
+        let mut parked_row: Attributes = rows.remove(&row).expect("it is parked");
+        assert_eq!(parked_row.remove("parked"), Some(true.into()));
+        let expected_row = if row_exists { &old[&row] } else { &until[&row] };
+        assert_eq!(parked_row, *expected_row, "{row_exists}");
         let others = |rows: &Visible| rows.iter().filter(|(key, _)| **key != row && key.as_str().starts_with("guest")).count();
         assert_eq!((others(&rows), world.parked().await.len()), (9, 1));
 
-        // Mended, it is redriven.
+        // Once it is corrected, a redrive recovers it.
         world.correct(&good[at]).await;
         let parked = worker.store().parked().await.expect("parked").remove(0);
         worker.redrive(&parked, projection_worker::internals::operations::catch_up::Trust::Row, Deadline::NONE).await.expect("redriven");
-        assert_eq!(rows_in(worker.store()).await, expected(&good), "{is_there}");
+        assert_eq!(rows_in(worker.store()).await, expected(&good), "{row_exists}");
         assert_eq!(world.parked().await, []);
     }
 }
@@ -299,9 +299,9 @@ async fn a_rule_that_refuses_everything_parks_nothing() {
     let world = world_of_stays(&events).await;
     let before = world.rows().await;
     let worker = world.worker_of(STAYS_3);
-    let mut pass = SegmentRebuild::new(&worker, STAYS_3[0], Task::Rebuild, Segment::ALL, (None, Counts::default()));
+    let mut rebuilding = SegmentRebuild::new(&worker, STAYS_3[0], Task::Rebuild, Segment::ALL, (None, Counts::default()));
     for _ in 0..3 {
-        let failed = pass.step(Deadline::NONE).await.expect_err("the breaker").to_string();
+        let failed = rebuilding.step(Deadline::NONE).await.expect_err("the breaker").to_string();
         assert!(failed.contains("it is the deployment that is at fault"), "{failed}");
     }
     assert_eq!((world.rows().await, world.parked().await), (before, vec![]));
@@ -310,7 +310,7 @@ async fn a_rule_that_refuses_everything_parks_nothing() {
 #[tokio::test]
 async fn a_dry_run_counts_what_a_rebuild_does_and_writes_nothing() {
     let events = stays(9, 300, 20, 10);
-    // Some rows are missing, some behind, most old.
+    // Some rows are missing, most are of the old revision.
     let (missing, rest): (Vec<_>, Vec<_>) = events.iter().cloned().partition(|event| event.aggregate.as_str() < "guest-003");
     let world = World::with(Registry::new(STAYS_1)).await;
     world.append_all(&events).await;
@@ -325,21 +325,21 @@ async fn a_dry_run_counts_what_a_rebuild_does_and_writes_nothing() {
 }
 
 #[tokio::test]
-async fn a_table_beside_becomes_equal_and_the_live_one_stays_as_it_is() {
+async fn a_rebuild_into_a_new_table_leaves_the_live_one_unchanged() {
     let events = stays(10, 400, 30, FAT / 2);
     let world = world_of_stays(&events).await;
     let before = world.rows().await;
-    let aside = beside(&world.embedded, "stays-2");
-    assert!(aside.store().create_table_of(STAYS_2[0]).await.expect("a table"));
-    assert!(!aside.store().create_table_of(STAYS_2[0]).await.expect("it is there"));
-    let counts = rebuild(&aside, Task::IntoTable, 4).await;
+    let into_table = worker_into(&world.embedded, "stays-2");
+    assert!(into_table.store().create_table_of(STAYS_2[0]).await.expect("a table"));
+    assert!(!into_table.store().create_table_of(STAYS_2[0]).await.expect("it is there"));
+    let counts = rebuild(&into_table, Task::IntoTable, 4).await;
     assert_eq!((counts.created, counts.replaced, counts.changed), (30, 0, 30));
-    assert_eq!((rows_in(aside.store()).await, world.rows().await), (expected(&events), before));
-    assert!(rebuild(&aside, Task::IntoTable, 4).await.nothing_done());
+    assert_eq!((rows_in(into_table.store()).await, world.rows().await), (expected(&events), before));
+    assert!(rebuild(&into_table, Task::IntoTable, 4).await.nothing_done());
 }
 
 #[tokio::test]
-async fn cursors_are_kept_for_one_revision_and_one_table_and_are_nothing_parked() {
+async fn cursors_belong_to_one_revision_and_one_table_and_do_not_count_as_parked() {
     let world = World::with(Registry::new(STAYS_2)).await;
     let (store, rule) = (world.worker.store(), STAYS_2[0]);
     let cursor = |segment: Segment, version| SavedCursor {
@@ -353,8 +353,8 @@ async fn cursors_are_kept_for_one_revision_and_one_table_and_are_nothing_parked(
         store.save_cursor(rule, &SavedCursor::beginning(*segment), Deadline::NONE).await.expect("saved");
         store.save_cursor(rule, &cursor(*segment, u64::from(segment.number())), Deadline::NONE).await.expect("saved");
     }
-    let aside = beside(&world.embedded, "stays-2");
-    aside.store().save_cursor(rule, &cursor(segments[3], 99), Deadline::NONE).await.expect("saved");
+    let into_table = worker_into(&world.embedded, "stays-2");
+    into_table.store().save_cursor(rule, &cursor(segments[3], 99), Deadline::NONE).await.expect("saved");
     world.worker_of(STAYS_3).store().save_cursor(STAYS_3[0], &cursor(Segment::ALL, 77), Deadline::NONE).await.expect("saved");
 
     let mut kept = store.saved_cursors(rule, Deadline::NONE).await.expect("kept");
@@ -368,11 +368,11 @@ async fn cursors_are_kept_for_one_revision_and_one_table_and_are_nothing_parked(
     store.forget_cursors(rule, Deadline::NONE).await.expect("forgotten");
     store.forget_cursors(rule, Deadline::NONE).await.expect("nothing to forget");
     assert_eq!(store.saved_cursors(rule, Deadline::NONE).await.expect("kept"), []);
-    assert_eq!(aside.store().saved_cursors(rule, Deadline::NONE).await.expect("kept").len(), 1, "those of another table stay");
+    assert_eq!(into_table.store().saved_cursors(rule, Deadline::NONE).await.expect("kept").len(), 1, "those of another table remain");
 }
 
 #[tokio::test]
-async fn those_behind_are_found_by_a_scan_or_by_the_index_alone() {
+async fn rows_behind_are_found_by_a_scan_or_by_the_index() {
     for by_index in [false, true] {
         let events = stays(11, 900, 60, FAT / 10);
         let (before, lost) = events.split_at(700);
@@ -381,7 +381,7 @@ async fn those_behind_are_found_by_a_scan_or_by_the_index_alone() {
         world.process(before).await;
         let behind: BTreeSet<_> = lost.iter().filter(|event| &*event.event_type != "Complained").map(|event| &event.aggregate).collect();
         let tapped = world.tapped_of(STAYS_2, |_| Fault::None);
-        let sweep = async || {
+        let catch_up = async || {
             if !by_index {
                 return rebuild(&tapped.worker, Task::CatchUp, 3).await;
             }
@@ -389,28 +389,28 @@ async fn those_behind_are_found_by_a_scan_or_by_the_index_alone() {
             while recent.step(Deadline::NONE).await.expect("nothing fails") {}
             recent.counts()
         };
-        let counts = sweep().await;
+        let counts = catch_up().await;
         assert_eq!((counts.caught_up, counts.replaced + counts.created), (behind.len() as u64, 0), "{counts:?}");
-        assert!(sweep().await.nothing_done());
+        assert!(catch_up().await.nothing_done());
         assert_eq!(tapped.calls().contains(&"Scan".to_owned()), !by_index);
         assert_eq!(rows_in(tapped.worker.store()).await, expected(&events));
         if by_index {
-            assert!(counts.events < 200, "only what came since: {counts:?}");
+            assert!(counts.events < 200, "it reads only the events since then: {counts:?}");
         }
     }
 }
 
 #[tokio::test]
-async fn a_first_event_that_comes_last_takes_nothing_back() {
+async fn a_first_event_that_comes_last_retracts_nothing() {
     let events = stays(12, 12, 2, 1);
     let (one, other): (Vec<_>, Vec<_>) = events.iter().cloned().partition(|event| event.aggregate.as_str() == "guest-000");
     for task in [Task::Rebuild, Task::IntoTable] {
         let world = World::with(Registry::new(STAYS_2)).await;
         world.append_all(&events).await;
-        let mut pass = Rebuild::new(&world.worker, STAYS_2[0], task);
+        let mut rebuilding = Rebuild::new(&world.worker, STAYS_2[0], task);
         let page = [&one[1..], &other[..1], &one[..1], &other[1..]].concat();
-        pass.page(stored(&page), Deadline::NONE).await.expect("nothing fails");
-        pass.end(Deadline::NONE).await.expect("nothing fails");
+        rebuilding.page(stored(&page), Deadline::NONE).await.expect("nothing fails");
+        rebuilding.end(Deadline::NONE).await.expect("nothing fails");
         assert_eq!(rows_in(world.worker.store()).await, expected(&events), "{task:?}");
     }
 }

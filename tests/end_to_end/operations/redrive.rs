@@ -1,4 +1,4 @@
-//! What is parked and taken up again: the engine's redrive, and `projector parked`.
+//! Parking and redriving.
 
 use std::{
     collections::BTreeSet,
@@ -8,6 +8,7 @@ use std::{
     },
 };
 
+use aws_sdk_dynamodb::types::AttributeValue;
 use futures::future::join_all;
 use projection_vocabulary::{DynProjection, RecordedEvent, Registry, Value, Version, data};
 use projection_worker::{
@@ -29,8 +30,8 @@ fn post(category: &str) -> Value {
     Value::Map([("categoryId".into(), category.into()), ("postId".into(), "p".into())].into())
 }
 
-/// A topic that is parked at its third event, with more that came behind it; others share its categories. The event store is
-/// corrected since.
+/// A topic parked at its third event, with later events behind it; other topics share its categories. The event store has been
+/// corrected since then.
 async fn parked_topic() -> (World, Vec<RecordedEvent>) {
     let truth = recorded([
         ("news", "CategoryCreated", data! { name: "News" }),
@@ -67,56 +68,65 @@ async fn only_entry(world: &World) -> Parked {
     entry.clone()
 }
 
+/// Moves the only entry's sightings into the past, so that every later one has another time.
+async fn backdate(world: &World) {
+    let entry = only_entry(world).await;
+    let request = world.embedded.client().update_item().table_name("parked");
+    let request = request.key("aggregateId", AttributeValue::S(entry.aggregate)).key("projection", AttributeValue::S(entry.projection));
+    let request = request.update_expression("SET firstSeen = :past, lastSeen = :past");
+    request.expression_attribute_values(":past", AttributeValue::S("2020-01-01T00:00:00.000Z".into())).send().await.expect("updated");
+}
+
 async fn redrive(worker: &Worker, entry: &Parked) -> Redriven {
     worker.redrive(entry, Trust::Row, Deadline::NONE).await.expect("the store answers")
 }
 
-/// Redrives the one that is parked.
+/// Redrives the only parked entry.
 async fn redrive_only(world: &World) -> Redriven {
     redrive(&world.worker, &only_entry(world).await).await
 }
 
-fn mended(applied: u64) -> Redriven {
+fn recovered(applied: u64) -> Redriven {
     Redriven::Mended { applied, reprojected: false }
 }
 
-fn still(redriven: Redriven) -> String {
+fn still_parked(redriven: Redriven) -> String {
     let Redriven::Parked(reason) = redriven else { panic!("still parked") };
     reason
 }
 
-/// Its row and what it shares are the fold, and nothing is parked.
+/// Fails unless all rows equal the fold and nothing is parked.
 async fn assert_exact(world: &World, rules: &'static [&'static dyn DynProjection], truth: &[RecordedEvent], case: &str) {
     assert_eq!(world.rows().await, fold(Registry::new(rules), truth), "{case}");
     assert_eq!(entries(world).await, [], "{case}");
 }
 
 #[tokio::test]
-async fn once_the_event_store_is_corrected_a_redrive_ends_in_the_fold_with_all_that_came_while_parked() {
+async fn after_the_event_store_is_corrected_a_redrive_yields_the_fold_including_events_that_came_while_parked() {
     let (world, truth) = parked_topic().await;
-    assert_eq!(redrive_only(&world).await, mended(3));
+    assert_eq!(redrive_only(&world).await, recovered(3));
     assert_exact(&world, projections::ALL, &truth, "").await;
     assert!(world.row("forum-counters", "old").await.ends_with("postCount=3 topicCount=1"));
-    // And life goes on.
+    // Later events continue to count.
     let next = next_post(&truth);
     assert_eq!(world.process(std::slice::from_ref(&next)).await.total.applied, 1);
     assert_exact(&world, projections::ALL, &[truth, vec![next]].concat(), "").await;
 }
 
 #[tokio::test]
-async fn a_topic_deleted_while_it_was_parked_takes_back_all_it_counted() {
+async fn redriving_a_topic_deleted_while_parked_retracts_all_its_counts() {
     let (world, mut truth) = parked_topic().await;
     let deleted = RecordedEvent { event_type: "TopicDeleted".into(), data: data! {}, ..next_post(&truth) };
     world.import(std::slice::from_ref(&deleted)).await;
     assert_eq!(world.process(std::slice::from_ref(&deleted)).await.total.parked, 1);
     truth.push(deleted);
-    assert_eq!(redrive_only(&world).await, mended(4));
+    assert_eq!(redrive_only(&world).await, recovered(4));
     assert_exact(&world, projections::ALL, &truth, "").await;
     assert_eq!(world.row("forum-counters", "t1").await, "version=6");
 }
 
 #[tokio::test]
-async fn a_new_rule_that_accepts_the_event_mends_what_the_old_one_parked() {
+async fn a_new_rule_that_accepts_the_event_recovers_what_the_old_one_parked() {
     let events = recorded([
         ("ann", "Came", data! { page: "home", spent: 5 }),
         ("bob", "Came", data! { page: "home", spent: 7 }),
@@ -126,9 +136,9 @@ async fn a_new_rule_that_accepts_the_event_mends_what_the_old_one_parked() {
     let world = World::with(Registry::new(ODD)).await;
     world.import(&events).await;
     assert_eq!(world.process(&events).await.total.parked, 2);
-    let reason = still(redrive_only(&world).await);
+    let reason = still_parked(redrive_only(&world).await);
     assert!(reason.contains("panicked"), "{reason}");
-    assert_eq!(redrive(&world.worker_of(LIFTED), &only_entry(&world).await).await, mended(2));
+    assert_eq!(redrive(&world.worker_of(LIFTED), &only_entry(&world).await).await, recovered(2));
     assert_eq!(world.row("visits", "home").await, r#"longest=7 spent=7 visitors=["ann","bob"] visits=1"#);
     assert_eq!(world.row("visits", "ann").await, "curses=1 version=3");
     assert_eq!(world.rows().await["visits"], fold(Registry::new(LIFTED), &events)["visits"]);
@@ -136,30 +146,30 @@ async fn a_new_rule_that_accepts_the_event_mends_what_the_old_one_parked() {
 }
 
 #[tokio::test]
-async fn what_is_still_poison_is_parked_again_with_its_first_sighting_kept() {
+async fn an_event_that_is_still_poison_is_parked_again_and_keeps_its_first_sighting() {
     let (world, truth) = parked_topic().await;
     let mut odd = truth[4].clone();
     odd.data = data! { categoryId: [] };
     world.correct(&odd).await;
+    backdate(&world).await;
     let (before, first) = (world.rows().await, only_entry(&world).await);
-    tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-    let reason = still(redrive_only(&world).await);
+    let reason = still_parked(redrive_only(&world).await);
     let second = only_entry(&world).await;
     assert_eq!((second.count, &second.first_seen, second.version), (2, &first.first_seen, Some(3)));
     assert!(second.last_seen > first.last_seen);
     assert_eq!((&second.reason, world.rows().await), (&reason, before));
     world.correct(&truth[4]).await;
-    assert_eq!(redrive_only(&world).await, mended(3));
+    assert_eq!(redrive_only(&world).await, recovered(3));
     assert_exact(&world, projections::ALL, &truth, "").await;
 }
 
 #[tokio::test]
-async fn a_second_poison_event_parks_at_its_own_version_and_what_is_before_it_counts() {
+async fn a_second_poison_event_parks_at_its_own_version_and_the_events_before_it_count() {
     let (world, mut truth) = parked_topic().await;
     let mut poison = next_post(&truth);
     poison.data = data! { categoryId: 8 };
     world.import(std::slice::from_ref(&poison)).await;
-    still(redrive_only(&world).await);
+    still_parked(redrive_only(&world).await);
     let entry = only_entry(&world).await;
     assert_eq!((entry.version, entry.count), (Some(6), 2));
     let (_, payload) = world.worker.store().parked_entry("forum-counters", "t1", Deadline::NONE).await.expect("read").expect("there");
@@ -167,13 +177,14 @@ async fn a_second_poison_event_parks_at_its_own_version_and_what_is_before_it_co
     poison.data = post("old");
     world.correct(&poison).await;
     truth.push(poison);
-    assert_eq!(redrive_only(&world).await, mended(1));
+    assert_eq!(redrive_only(&world).await, recovered(1));
     assert_exact(&world, projections::ALL, &truth, "").await;
 }
 
-/// Another worker is brought the next event before each call of a redrive in turn: between taking the mark off and reading, too.
+/// Another worker receives the next event before the `k`-th call of a redrive, for every `k`: also between removing the mark and
+/// reading the history.
 #[tokio::test]
-async fn an_event_that_the_stream_brings_at_any_moment_of_a_redrive_counts_once() {
+async fn an_event_delivered_at_any_moment_of_a_redrive_counts_once() {
     for k in 1.. {
         let (world, mut truth) = parked_topic().await;
         let next = next_post(&truth);
@@ -201,7 +212,7 @@ async fn an_event_that_the_stream_brings_at_any_moment_of_a_redrive_counts_once(
     }
 }
 
-/// A network on which calls of different workers come in between each other, differently by seed.
+/// A network that interleaves the calls of different workers, depending on the seed.
 fn jittery(world: &World, seed: u64) -> Tapped {
     let random = std::sync::Mutex::new(fastrand::Rng::with_seed(seed));
     world.tapped(move |_| {
@@ -215,7 +226,7 @@ fn jittery(world: &World, seed: u64) -> Tapped {
 }
 
 #[tokio::test]
-async fn redrives_that_race_each_other_and_the_stream_end_in_the_fold() {
+async fn redrives_that_race_each_other_and_the_stream_yield_the_fold() {
     for seed in 0..25 {
         let (world, mut truth) = parked_topic().await;
         let entry = only_entry(&world).await;
@@ -240,7 +251,7 @@ async fn redrives_that_race_each_other_and_the_stream_end_in_the_fold() {
             }
         };
         tokio::join!(live, redrive(&tapped[1].worker, &entry), redrive(&tapped[2].worker, &entry));
-        // The worker may have parked it once more on what it had been brought before the correction.
+        // The worker may have parked it again because of a record from before the correction.
         for entry in entries(&world).await {
             redrive(&world.worker, &entry).await;
         }
@@ -249,7 +260,7 @@ async fn redrives_that_race_each_other_and_the_stream_end_in_the_fold() {
     }
 }
 
-/// Kills a redrive at its `k`-th call, for every `k`, and then redrives what is still parked.
+/// Kills a redrive at its `k`-th call, for every `k`, and then redrives the entries that are still parked.
 async fn kill_at_every_call(hang: fn() -> Fault) {
     for k in 1.. {
         let (world, truth) = parked_topic().await;
@@ -261,10 +272,7 @@ async fn kill_at_every_call(hang: fn() -> Fault) {
             _ = redrive(&tapped.worker, &entry) => false,
         };
         let left = entries(&world).await;
-        assert!(
-            !left.is_empty() || world.rows().await == fold(registry(), &truth),
-            "killed at call {k}: forgotten before its row is exact"
-        );
+        assert!(!left.is_empty() || world.rows().await == fold(registry(), &truth), "killed at call {k}: deleted before its row is exact");
         for entry in left {
             assert!(matches!(redrive(&world.worker, &entry).await, Redriven::Mended { .. }), "killed at call {k}");
         }
@@ -277,7 +285,7 @@ async fn kill_at_every_call(hang: fn() -> Fault) {
 }
 
 #[tokio::test]
-async fn a_redrive_killed_before_any_call_is_applied_is_taken_up_by_the_next() {
+async fn a_redrive_killed_before_any_call_is_applied_is_resumed_by_the_next() {
     kill_at_every_call(|| Fault::HungBefore).await;
 }
 
@@ -292,7 +300,7 @@ async fn a_lost_answer_of_any_call_changes_neither_rows_nor_counts() {
         let (world, truth) = parked_topic().await;
         let lost = move |call: &Call<'_>| if call.number == k { Fault::Lost } else { Fault::None };
         let tapped = world.tapped(lost);
-        assert_eq!(redrive(&tapped.worker, &only_entry(&world).await).await, mended(3), "at call {k}");
+        assert_eq!(redrive(&tapped.worker, &only_entry(&world).await).await, recovered(3), "at call {k}");
         assert_exact(&world, projections::ALL, &truth, &format!("at call {k}")).await;
         if tapped.calls().len() < k {
             break;
@@ -304,7 +312,7 @@ async fn a_lost_answer_of_any_call_changes_neither_rows_nor_counts() {
         poison.data = data! { categoryId: 7 };
         world.correct(&poison).await;
         let tapped = world.tapped(move |call: &Call<'_>| if call.number == k { Fault::Lost } else { Fault::None });
-        still(redrive(&tapped.worker, &only_entry(&world).await).await);
+        still_parked(redrive(&tapped.worker, &only_entry(&world).await).await);
         assert_eq!(only_entry(&world).await.count, 2, "at call {k}");
         if tapped.calls().len() < k {
             break;
@@ -312,9 +320,11 @@ async fn a_lost_answer_of_any_call_changes_neither_rows_nor_counts() {
     }
 }
 
-/// Redrives while a second poison event is brought before the call that deletes the entry, perhaps after `before` happened.
-async fn parked_again_before_it_is_forgotten(lose_first: bool, another_redrives: bool) {
+/// Redrives while a second poison event is delivered just before the call that deletes the entry. First that call's answer may be
+/// lost, or another worker may redrive the entry.
+async fn parked_again_before_its_entry_is_deleted(lose_first: bool, another_redrives: bool) {
     let (world, truth) = parked_topic().await;
+    backdate(&world).await;
     let entry = only_entry(&world).await;
     let world = Arc::new(world);
     let mut poison = next_post(&truth);
@@ -330,41 +340,39 @@ async fn parked_again_before_it_is_forgotten(lose_first: bool, another_redrives:
             let (world, entry, poison) = (world.clone(), entry.clone(), poison.clone());
             let happens = async move {
                 if another_redrives {
-                    assert_eq!(redrive(&world.worker, &entry).await, mended(0));
+                    assert_eq!(redrive(&world.worker, &entry).await, recovered(0));
                 }
-                // A new sighting, at another time.
-                std::thread::sleep(std::time::Duration::from_millis(2));
                 world.import(std::slice::from_ref(&poison)).await;
                 assert_eq!(world.process(&[poison]).await.total.parked, 1);
             };
             if at == usize::from(lose_first) { Fault::Meanwhile(Box::pin(happens)) } else { Fault::None }
         }
     });
-    let reason = still(redrive(&tapped.worker, &entry).await);
+    let reason = still_parked(redrive(&tapped.worker, &entry).await);
     assert!(reason.contains("parked it meanwhile"), "{reason}");
     let left = only_entry(&world).await;
     assert_eq!((left.version, left.count), (Some(6), if lose_first || another_redrives { 1 } else { 2 }));
     assert!(world.row("forum-counters", "t1").await.contains("parked=true"));
     poison.data = post("old");
     world.correct(&poison).await;
-    assert_eq!(redrive_only(&world).await, mended(1));
+    assert_eq!(redrive_only(&world).await, recovered(1));
     assert_exact(&world, projections::ALL, &[truth, vec![poison]].concat(), "").await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_aggregate_that_is_parked_again_meanwhile_keeps_its_entry() {
-    parked_again_before_it_is_forgotten(false, false).await;
+async fn an_aggregate_parked_again_during_a_redrive_keeps_its_entry() {
+    parked_again_before_its_entry_is_deleted(false, false).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_entry_that_was_deleted_and_parked_anew_is_not_taken_for_the_old_one() {
-    parked_again_before_it_is_forgotten(false, true).await;
-    // The same, where it was this redrive's own try that deleted it, and its answer was lost.
-    parked_again_before_it_is_forgotten(true, false).await;
+async fn an_entry_deleted_and_parked_again_is_not_mistaken_for_the_old_one() {
+    parked_again_before_its_entry_is_deleted(false, true).await;
+    // Same, if this redrive's own attempt deleted the entry and its answer was lost.
+    parked_again_before_its_entry_is_deleted(true, false).await;
 }
 
 #[tokio::test]
-async fn a_row_on_another_history_is_projected_anew_as_far_as_the_event_store_reaches() {
+async fn a_row_of_a_diverged_history_is_re_projected_to_the_head_of_the_event_store() {
     let (world, truth) = (World::new().await, account("alice", &["1", "2", "4"]));
     let other: Vec<_> = account("alice", &["1", "20", "40"]).iter().map(impostor).collect();
     world.process(&other).await;
@@ -377,11 +385,11 @@ async fn a_row_on_another_history_is_projected_anew_as_far_as_the_event_store_re
 }
 
 #[tokio::test]
-async fn shares_of_a_row_on_another_history_follow_it_and_later_events_count_too() {
+async fn contributions_of_a_diverged_row_are_re_projected_with_it_and_later_events_count() {
     let (world, truth) = parked_topic().await;
     redrive_only(&world).await;
-    // The store is restored to before the move, and something else has happened since: the row stands on version 5, and only
-    // its id tells.
+    // The store was restored to before the move and has received other events since: the row's version is the same, only its event
+    // id differs.
     let mut other = truth.clone();
     for event in other.iter_mut().filter(|event| event.aggregate.as_str() == "t1" && event.version >= Version(4)) {
         *event = impostor(event);
@@ -395,7 +403,7 @@ async fn shares_of_a_row_on_another_history_follow_it_and_later_events_count_too
     assert_eq!(redrive_only(&world).await, Redriven::Mended { applied: 0, reprojected: true });
     other.push(more);
     let (rows, mut expected) = (world.rows().await, fold(registry(), &other));
-    // What was once added to a category is taken back, and leaves a zero; when it was last posted to is never taken back.
+    // A category's counts are taken back and leave zeros; the time of its last post is never taken back.
     assert!(world.row("forum-counters", "old").await.ends_with("postCount=0 topicCount=0"));
     expected.get_mut("forum-counters").expect("there").insert("old".into(), rows["forum-counters"][&"old".into()].clone());
     assert_eq!((rows, entries(&world).await), (expected, vec![]));
@@ -415,12 +423,12 @@ async fn a_row_ahead_of_the_event_store_stays_parked_until_the_store_reaches_it(
     let entry = only_entry(&world).await;
     assert_eq!(entry.version, Some(3));
     assert!(entry.reason.contains("the event store ends before the row does"), "{}", entry.reason);
-    let reason = still(redrive(&worker, &entry).await);
+    let reason = still_parked(redrive(&worker, &entry).await);
     assert!(reason.starts_with("the event store does not have version 3") && reason.contains("ends before the row does"), "{reason}");
-    // Others have happened since the store was restored, and not yet as many as the row has seen.
+    // The restored store has received other events, but fewer than the row has seen.
     let since: Vec<_> = events[2..].iter().map(impostor).collect();
     world.import(&since[..1]).await;
-    let reason = still(redrive(&worker, &entry).await);
+    let reason = still_parked(redrive(&worker, &entry).await);
     assert!(reason.contains("ends before the row does"), "{reason}");
     assert_eq!((only_entry(&world).await.version, only_entry(&world).await.count, world.rows().await), (Some(4), 2, before));
     world.import(&since[1..]).await;
@@ -429,7 +437,7 @@ async fn a_row_ahead_of_the_event_store_stays_parked_until_the_store_reaches_it(
 }
 
 #[tokio::test]
-async fn a_row_ahead_of_a_restored_event_store_is_taken_back_where_the_operator_trusts_the_store() {
+async fn a_row_ahead_of_a_restored_event_store_is_taken_back_if_the_operator_trusts_the_store() {
     let events = account("alice", &["1", "2", "4"]);
     let world = World::new().await;
     world.import(&events[..2]).await;
@@ -437,16 +445,16 @@ async fn a_row_ahead_of_a_restored_event_store_is_taken_back_where_the_operator_
     let other = impostor(&events[2]);
     assert_eq!(world.process(std::slice::from_ref(&other)).await.total.parked, 1);
     let entry = only_entry(&world).await;
-    let mended = world.worker.redrive(&entry, Trust::Store, Deadline::NONE).await;
-    assert_eq!(mended.expect("the store answers"), Redriven::Mended { applied: 0, reprojected: true });
+    let recovered = world.worker.redrive(&entry, Trust::Store, Deadline::NONE).await;
+    assert_eq!(recovered.expect("the store answers"), Redriven::Mended { applied: 0, reprojected: true });
     assert_eq!((world.rows().await, entries(&world).await), (fold(registry(), &events[..2]), vec![]));
 }
 
 #[tokio::test]
-async fn two_that_project_one_row_anew_at_once_add_to_shared_rows_once() {
+async fn two_concurrent_re_projections_of_a_row_add_to_shared_rows_once() {
     let (world, truth) = parked_topic().await;
     redrive_only(&world).await;
-    // Somebody has changed what the row says it has contributed; version and revision are as they were.
+    // Both re-project the whole row, although nothing about it has changed.
     let rule = registry().get("forum-counters").expect("there");
     let (id, expected) = (truth[1].aggregate.clone(), world.rows().await);
     let tapped = world.tapped(|_| Fault::None);
@@ -456,25 +464,25 @@ async fn two_that_project_one_row_anew_at_once_add_to_shared_rows_once() {
         async move { worker.catch_up(rule, &id, Trust::Store, Deadline::NONE).await.expect("the store answers") }
     };
     let (one, other) = tokio::join!(again("one"), again("other"));
-    assert!(one.reprojected && other.reprojected, "each has done it, one after the other");
+    assert!(one.reprojected && other.reprojected, "both re-projected it, one after the other");
     assert_eq!(world.rows().await, expected);
 }
 
 #[tokio::test]
-async fn an_event_that_only_the_parking_table_has_is_never_forgotten() {
+async fn an_event_that_only_the_parking_table_holds_is_never_deleted() {
     let world = World::new().await;
     let mut events = account("alice", &["1", "2"]);
     events[1].data = data! { amount: "two" };
     world.import(&events[..1]).await;
     world.process(&events).await;
     let (entry, before) = (only_entry(&world).await, world.rows().await);
-    let reason = still(redrive(&world.worker, &entry).await);
+    let reason = still_parked(redrive(&world.worker, &entry).await);
     assert!(reason.starts_with("the event store does not have version 2") && reason.contains("`amount`"), "{reason}");
     assert_eq!((only_entry(&world).await, world.rows().await), (entry, before));
 }
 
 #[tokio::test]
-async fn a_row_of_a_newer_revision_fails_and_stays_as_it_is() {
+async fn redriving_a_row_of_a_newer_revision_fails_and_changes_nothing() {
     let events = recorded([("tent", "Built", data! { site: "hill", rooms: 1 }), ("tent", "Built", data! { site: "hill", rooms: 0 })]);
     let world = World::with(Registry::new(HOUSES_2)).await;
     world.import(&events).await;
@@ -488,38 +496,38 @@ async fn a_row_of_a_newer_revision_fails_and_stays_as_it_is() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_row_that_something_else_wrote_and_that_takes_no_write_fails_and_is_given_up() {
-    use aws_sdk_dynamodb::types::AttributeValue::{N, S};
+async fn redriving_a_row_that_refuses_every_write_fails_in_the_end() {
+    use AttributeValue::{N, S};
     let (world, events) = (World::new().await, account("alice", &["1", "2"]));
     world.import(&events).await;
     let client = world.embedded.client();
     let put = |table: &str| client.put_item().table_name(table);
-    // A watermark, and no revision that any condition could name.
+    // A row with a watermark but without a revision, so that no condition can match it.
     let row = put("account-summary").item("accountId", S("alice".into())).item("version", N("1".into()));
     row.item("parkedAt", S("then".into())).send().await.expect("put");
     let entry = put("parked").item("aggregateId", S("alice".into())).item("projection", S("account-summary".into()));
     let entry = entry.item("version", N("2".into())).item("reason", S("as planned".into())).item("count", N("1".into()));
     entry.item("firstSeen", S("then".into())).item("lastSeen", S("then".into())).send().await.expect("put");
     let parked = only_entry(&world).await;
-    let failed = world.worker.redrive(&parked, Trust::Row, Deadline::NONE).await.expect_err("nothing takes it");
+    let failed = world.worker.redrive(&parked, Trust::Row, Deadline::NONE).await.expect_err("every write is refused");
     assert!(failed.to_string().contains("keeps refusing"), "{failed}");
     assert_eq!(only_entry(&world).await, parked);
 }
 
-/// How many items the parking table has, parts of payloads included.
+/// The number of items in the parking table, including parts of payloads.
 async fn items_parked(world: &World) -> usize {
     world.embedded.client().scan().table_name("parked").send().await.expect("read").items().len()
 }
 
 #[tokio::test]
-async fn a_payload_in_several_parts_is_shown_whole_and_goes_whole() {
+async fn a_payload_in_several_parts_is_shown_and_deleted_as_a_whole() {
     let world = World::new().await;
     let truth = account("alice", &["1", "2"]);
     let poison = |note: &str| RecordedEvent {
         data: Value::Map([("amount".into(), "two".into()), ("note".into(), note.into())].into()),
         ..truth[1].clone()
     };
-    // As JSON each of these lines' ends has two characters.
+    // In JSON each of these line ends is escaped as two characters.
     let lines = "ä\n".repeat(120_000);
     let long = poison(&lines);
     let events = [truth[0].clone(), long.clone()];
@@ -532,53 +540,53 @@ async fn a_payload_in_several_parts_is_shown_whole_and_goes_whole() {
     assert_eq!(items_parked(&world).await, 2);
     let whole: Json = serde_json::from_str(&payload(&world).await).expect("one JSON document");
     assert!(whole["eventData"]["M"]["note"]["S"] == lines);
-    // Parked again with a payload of one part, it is not followed by what is left of the long one.
+    // Parked again with a payload of one part, it keeps no part of the long one.
     world.correct(&poison("short")).await;
-    still(redrive_only(&world).await);
+    still_parked(redrive_only(&world).await);
     let short: Json = serde_json::from_str(&payload(&world).await).expect("one JSON document");
     assert_eq!(short["eventData"]["M"]["note"]["S"], "short");
     world.correct(&truth[1]).await;
-    assert_eq!(redrive_only(&world).await, mended(1));
+    assert_eq!(redrive_only(&world).await, recovered(1));
     assert_exact(&world, projections::ALL, &truth, "").await;
     assert_eq!(items_parked(&world).await, 0);
 }
 
-/// The stream's record of an event, with something missing that its aggregate's projections can only be told by.
-fn nameless(event: &RecordedEvent) -> Box<RawValue> {
+/// The stream's record of an event without its type, so that nobody can know which projections it concerns.
+fn without_type(event: &RecordedEvent) -> Box<RawValue> {
     let mut record: Json = serde_json::from_str(record(event, 1).get()).expect("JSON");
     record["dynamodb"]["NewImage"].as_object_mut().expect("an item").remove("eventType");
     serde_json::value::to_raw_value(&record).expect("JSON")
 }
 
 #[tokio::test]
-async fn a_nameless_record_is_mended_by_the_event_that_the_store_has_in_its_place() {
+async fn a_stray_record_is_recovered_by_the_stored_event_of_its_version() {
     let (world, events) = (World::new().await, account("alice", &["1", "2", "4"]));
     world.import(&events).await;
     world.process(&events[..1]).await;
-    assert_eq!(world.worker.process(&[nameless(&events[1])], Deadline::NONE).await.total.parked, 1);
+    assert_eq!(world.worker.process(&[without_type(&events[1])], Deadline::NONE).await.total.parked, 1);
     let entry = only_entry(&world).await;
     assert_eq!((entry.projection.as_str(), entry.version), (NO_PROJECTION, Some(2)));
-    assert_eq!(redrive(&world.worker, &entry).await, mended(2));
+    assert_eq!(redrive(&world.worker, &entry).await, recovered(2));
     assert_exact(&world, projections::ALL, &events, "").await;
-    assert_eq!(redrive(&world.worker, &entry).await, mended(0), "it is gone");
+    assert_eq!(redrive(&world.worker, &entry).await, recovered(0), "it is gone");
 }
 
 #[tokio::test]
 async fn a_record_that_stays_unreadable_stays_parked_and_counts_its_sightings() {
     let (world, events) = (World::new().await, account("alice", &["1", "2"]));
     let nothing = serde_json::value::to_raw_value(&json!({"eventID": "odd", "dynamodb": {}})).expect("JSON");
-    world.worker.process(&[nameless(&events[1]), nothing], Deadline::NONE).await;
+    world.worker.process(&[without_type(&events[1]), nothing], Deadline::NONE).await;
     for (count, entry) in [(2, 0), (2, 1), (3, 0)] {
         let before = entries(&world).await[entry].clone();
-        assert_eq!(still(redrive(&world.worker, &before).await), before.reason);
+        assert_eq!(still_parked(redrive(&world.worker, &before).await), before.reason);
         let after = entries(&world).await[entry].clone();
         assert_eq!((after.count, after.first_seen, after.version), (count, before.first_seen, before.version));
     }
-    assert_eq!(world.row("account-summary", "alice").await, "", "nobody can tell that it concerns this projection");
+    assert_eq!(world.row("account-summary", "alice").await, "", "nothing shows that it concerns this projection");
 }
 
 #[tokio::test(start_paused = true)]
-async fn all_tries_to_park_a_record_have_one_token_so_that_its_sighting_counts_once() {
+async fn all_attempts_to_park_a_record_share_a_token_so_that_its_sighting_counts_once() {
     let world = World::new().await;
     let odd = serde_json::value::to_raw_value(&json!({"eventID": "odd"})).expect("JSON");
     let tokens = Arc::<std::sync::Mutex<BTreeSet<String>>>::default();
@@ -597,38 +605,38 @@ async fn all_tries_to_park_a_record_have_one_token_so_that_its_sighting_counts_o
 }
 
 #[tokio::test]
-async fn many_records_that_stay_unreadable_are_not_taken_for_a_bad_deployment() {
+async fn redriving_many_unreadable_records_does_not_trip_the_breaker() {
     let world = World::new().await;
     for at in 0..12 {
         let record = serde_json::value::to_raw_value(&json!({"eventID": format!("odd-{at}")})).expect("JSON");
-        // Each delivered to a worker of its own, so that none stops at its breaker.
+        // Each is delivered to a new worker, so that no breaker trips.
         assert_eq!(world.worker_of(projections::ALL).process(&[record], Deadline::NONE).await.total.parked, 1);
     }
     for entry in entries(&world).await {
-        still(redrive(&world.worker, &entry).await);
+        still_parked(redrive(&world.worker, &entry).await);
     }
     assert!(entries(&world).await.iter().all(|entry| entry.count == 2));
 }
 
 #[tokio::test]
-async fn a_record_stays_parked_with_its_aggregate() {
+async fn a_record_stays_parked_while_its_aggregate_is_parked() {
     let (world, truth) = (World::new().await, account("alice", &["1", "2", "4"]));
     let mut events = truth.clone();
     events[2].data = data! { amount: "four" };
     world.import(&events).await;
-    world.worker.process(&[nameless(&events[1])], Deadline::NONE).await;
+    world.worker.process(&[without_type(&events[1])], Deadline::NONE).await;
     let record = only_entry(&world).await;
-    assert_eq!(still(redrive(&world.worker, &record).await), "its aggregate is parked in account-summary");
+    assert_eq!(still_parked(redrive(&world.worker, &record).await), "its aggregate is parked in account-summary");
     world.correct(&truth[2]).await;
-    let [still_there, alice] = &entries(&world).await[..] else { panic!("both are parked") };
-    assert_eq!((still_there, alice.version), (&record, Some(3)));
-    assert_eq!(redrive(&world.worker, alice).await, mended(1));
-    assert_eq!(redrive(&world.worker, &record).await, mended(0));
+    let [stray, alice] = &entries(&world).await[..] else { panic!("both are parked") };
+    assert_eq!((stray, alice.version), (&record, Some(3)));
+    assert_eq!(redrive(&world.worker, alice).await, recovered(1));
+    assert_eq!(redrive(&world.worker, &record).await, recovered(0));
     assert_exact(&world, projections::ALL, &truth, "").await;
 }
 
 #[tokio::test]
-async fn a_record_that_this_version_can_read_is_worked_as_if_the_stream_had_brought_it() {
+async fn a_record_that_this_version_can_read_is_processed_like_one_from_the_stream() {
     let (world, events) = (World::new().await, account("alice", &["1"]));
     let payload = record(&events[0], 1);
     let parking = Parking {
@@ -640,11 +648,11 @@ async fn a_record_that_this_version_can_read_is_worked_as_if_the_stream_had_brou
         payload: payload.get(),
     };
     world.worker.store().park_record(&parking, Deadline::NONE).await.expect("parked");
-    assert_eq!(redrive_only(&world).await, mended(1));
+    assert_eq!(redrive_only(&world).await, recovered(1));
     assert_exact(&world, projections::ALL, &events, "").await;
 }
 
-/// An account with so many events that no rule names between its opening and a deposit.
+/// An account with this number of irrelevant events between its opening and a deposit.
 fn audited(unnamed: usize) -> Vec<RecordedEvent> {
     let mut facts = vec![("alice", "AccountOpened", data! { initialDeposit: 1 })];
     facts.extend((0..unnamed).map(|_| ("alice", "AccountAudited", data! {})));
@@ -652,7 +660,7 @@ fn audited(unnamed: usize) -> Vec<RecordedEvent> {
     recorded(facts)
 }
 
-/// The history without these versions.
+/// Appends the history without these versions.
 async fn append_with_holes(world: &World, events: &[RecordedEvent], holes: &[u64]) {
     world.append_all(events).await;
     for hole in holes {
@@ -664,7 +672,7 @@ async fn append_with_holes(world: &World, events: &[RecordedEvent], holes: &[u64
 }
 
 #[tokio::test]
-async fn a_hole_in_the_event_store_parks_until_it_is_filled_and_the_next_one_parks_in_its_place() {
+async fn a_gap_in_the_event_store_parks_until_it_is_filled_and_then_the_next_gap_parks() {
     for (unnamed, holes) in
         [(0, [2, 3]), (4, [2, 3]), (4, [3, 5]), (1_200, [2, 500]), (1_200, [2, 1_100]), (1_200, [1_000, 1_001]), (1_200, [700, 1_202])]
     {
@@ -678,12 +686,12 @@ async fn a_hole_in_the_event_store_parks_until_it_is_filled_and_the_next_one_par
         assert_eq!(world.process(std::slice::from_ref(&last)).await.total.parked, 1);
         let entry = only_entry(&world).await;
         assert_eq!(entry.version, Some(holes[0]), "{holes:?}");
-        let reason = still(redrive(&world.worker, &entry).await);
+        let reason = still_parked(redrive(&world.worker, &entry).await);
         assert!(reason.starts_with(&format!("the event store does not have version {}", holes[0])), "{reason}");
-        assert_eq!(only_entry(&world).await, entry, "there is nothing to try");
+        assert_eq!(only_entry(&world).await, entry, "without the event there is nothing to try");
         world.correct(&events[usize::try_from(holes[0] - 1).expect("small")]).await;
         if holes[1] < last.version.0 {
-            let reason = still(redrive_only(&world).await);
+            let reason = still_parked(redrive_only(&world).await);
             assert!(reason.contains("does not have this version"), "{reason}");
             assert_eq!(only_entry(&world).await.version, Some(holes[1]), "{holes:?}");
             world.correct(&events[usize::try_from(holes[1] - 1).expect("small")]).await;
@@ -696,7 +704,7 @@ async fn a_hole_in_the_event_store_parks_until_it_is_filled_and_the_next_one_par
 }
 
 #[tokio::test]
-async fn what_follows_thousands_of_events_that_no_rule_names_is_found() {
+async fn an_event_after_thousands_of_irrelevant_ones_is_found() {
     for unnamed in [998, 999, 1_000, 2_001] {
         let (world, truth) = (World::new().await, audited(unnamed));
         let mut events = truth.clone();
@@ -706,22 +714,22 @@ async fn what_follows_thousands_of_events_that_no_rule_names_is_found() {
         world.process(&[&events[..1], &events[deposit..=deposit]].concat()).await;
         assert_eq!(only_entry(&world).await.version, Some(deposit as u64 + 1));
         world.correct(&truth[deposit]).await;
-        assert_eq!(redrive_only(&world).await, mended(1), "{unnamed}");
+        assert_eq!(redrive_only(&world).await, recovered(1), "{unnamed}");
         assert_exact(&world, projections::ALL, &truth, &format!("{unnamed}")).await;
     }
 }
 
 #[tokio::test]
-async fn an_aggregate_parked_before_its_first_event_that_nothing_concerns_leaves_no_row() {
+async fn redriving_an_aggregate_without_relevant_events_leaves_no_row() {
     let events = recorded([("ann", "Cursed", data! {}), ("ann", "Cursed", data! {})]);
     let world = World::with(Registry::new(ODD)).await;
     world.import(&events).await;
     world.process(&events).await;
     assert_eq!(world.row("visits", "ann").await, "parked=true");
     let uncursed = world.worker_of(UNCURSED);
-    assert_eq!(redrive(&uncursed, &only_entry(&world).await).await, mended(0));
+    assert_eq!(redrive(&uncursed, &only_entry(&world).await).await, recovered(0));
     assert_eq!((world.rows().await["visits"].len(), entries(&world).await), (0, vec![]));
-    // What remains of the row is in nobody's way.
+    // The remains of the row do not block later events.
     let left = RecordedEvent { version: Version(3), event_id: "left".into(), event_type: "Left".into(), ..events[1].clone() };
     world.import(std::slice::from_ref(&left)).await;
     assert_eq!(uncursed.process(&records(&[left]), Deadline::NONE).await.total.applied, 1);
@@ -729,7 +737,7 @@ async fn an_aggregate_parked_before_its_first_event_that_nothing_concerns_leaves
 }
 
 #[tokio::test]
-async fn aggregates_of_one_shared_row_are_redriven_at_once() {
+async fn aggregates_of_one_shared_row_can_be_redriven_concurrently() {
     let world = World::new().await;
     let truth = recorded((0..12).flat_map(|at| {
         let id = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l"][at];

@@ -1,4 +1,4 @@
-//! What verifying finds, what repairing mends, and that it leaves alone what is right.
+//! What verification finds, what `--repair` repairs, and that neither touches correct rows.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -17,21 +17,21 @@ use crate::support::{
 
 type Items = BTreeMap<String, HashMap<String, AttributeValue>>;
 
-const FOUND: Options = Options { segments: 3, sample: None, repair: false };
-const MENDED: Options = Options { repair: true, ..FOUND };
+const CHECK: Options = Options { segments: 3, sample: None, repair: false };
+const REPAIR: Options = Options { repair: true, ..CHECK };
 
 async fn verified(world: &World, projection: &str, options: Options) -> Verified {
     let rule = world.worker.registry().get(projection).expect("a projection");
     world.worker.verify(rule, options, Deadline::NONE).await.expect("verified")
 }
 
-/// A row's whole item, the worker's own attributes included, by its key.
+/// All items of a projection's table by key, including the worker's own attributes.
 async fn items(world: &World, rule: &dyn DynProjection) -> Items {
     let page = world.embedded.client().scan().table_name(rule.name()).send().await.expect("a scan");
     page.items().iter().map(|item| (item[rule.key()].as_s().expect("a text").clone(), item.clone())).collect()
 }
 
-/// Does something to a row behind the worker's back.
+/// Changes a row behind the worker's back.
 async fn tamper(world: &World, projection: &str, key: &str, update: &str, value: Option<AttributeValue>) {
     let rule = world.worker.registry().get(projection).expect("a projection");
     let request = world.embedded.client().update_item().table_name(projection).key(rule.key(), AttributeValue::S(key.to_owned()));
@@ -69,11 +69,11 @@ async fn projected(domain: &str, events: usize, aggregates: usize) -> (World, Ve
 }
 
 #[tokio::test]
-async fn what_is_as_it_must_be_is_clean_and_not_written() {
+async fn correct_rows_are_clean_and_are_not_written() {
     let (world, events) = projected("forum", 2_000, 60).await;
     let rule = registry().get("forum-counters").expect("a projection");
     let before = items(&world, rule).await;
-    let clean = verified(&world, "forum-counters", MENDED).await;
+    let clean = verified(&world, "forum-counters", REPAIR).await;
     let aggregates = events.iter().map(|event| &event.aggregate).collect::<BTreeSet<_>>().len() as u64;
     assert!(clean.is_clean() && clean.home.is_empty() && clean.shared.is_empty());
     assert_eq!((clean.events, clean.aggregates, clean.repaired), (2_000, aggregates, 0));
@@ -82,11 +82,11 @@ async fn what_is_as_it_must_be_is_clean_and_not_written() {
 }
 
 #[tokio::test]
-async fn of_a_hundred_rows_the_one_that_was_tampered_with_is_found_and_mended() {
+async fn one_tampered_row_among_a_hundred_is_found_and_repaired() {
     let (world, _) = projected("bank", 2_500, 300).await;
     let rule = registry().get("account-summary").expect("a projection");
     let before = items(&world, rule).await;
-    // One in a hundred, in one way or another.
+    // One row in a hundred, each in one of three ways.
     let chosen: Vec<_> = before.keys().step_by(100).cloned().collect();
     for (at, key) in chosen.iter().enumerate() {
         match at % 3 {
@@ -96,21 +96,21 @@ async fn of_a_hundred_rows_the_one_that_was_tampered_with_is_found_and_mended() 
         }
     }
     assert!(chosen.len() >= 3);
-    let found = verified(&world, rule.name(), FOUND).await;
+    let found = verified(&world, rule.name(), CHECK).await;
     let drifted: Vec<_> = chosen.iter().map(|key| (key.as_str(), Finding::Drifted)).collect();
     assert_eq!((home(&found), shared(&found), found.is_clean()), (drifted, vec![], false));
 
-    let mended = verified(&world, rule.name(), MENDED).await;
-    assert_eq!((mended.repaired, mended.is_clean()), (chosen.len() as u64, true));
+    let repaired = verified(&world, rule.name(), REPAIR).await;
+    assert_eq!((repaired.repaired, repaired.is_clean()), (chosen.len() as u64, true));
     let mut after = items(&world, rule).await;
-    // A row that was projected anew says so, and no other does.
+    // Re-projected rows are marked, and no others.
     let rewritten: Vec<_> = after.iter_mut().filter_map(|(key, item)| item.remove("rewritten").map(|_| key.clone())).collect();
     assert_eq!((after, rewritten), (before, chosen));
-    assert!(verified(&world, rule.name(), FOUND).await.home.is_empty());
+    assert!(verified(&world, rule.name(), CHECK).await.home.is_empty());
 }
 
 #[tokio::test]
-async fn each_thing_that_can_be_wrong_with_a_row_has_its_name() {
+async fn every_kind_of_wrong_row_has_its_own_finding() {
     let world = World::new().await;
     let ids = ["ahead", "behind", "drifted", "fine", "missing", "orphaned", "parked", "version"];
     let mut events: Vec<_> = ids.iter().flat_map(|id| account(id, &["1", "2", "3"])).collect();
@@ -130,7 +130,7 @@ async fn each_thing_that_can_be_wrong_with_a_row_has_its_name() {
     world.correct(&RecordedEvent { version: projection_vocabulary::Version(4), event_id: "p4".into(), ..poison[1].clone() }).await;
     world.process(&[RecordedEvent { version: projection_vocabulary::Version(4), event_id: "p4".into(), ..poison[1].clone() }]).await;
 
-    let found = verified(&world, "account-summary", FOUND).await;
+    let found = verified(&world, "account-summary", CHECK).await;
     let expected = [
         ("ahead", Finding::Ahead),
         ("behind", Finding::Behind),
@@ -142,37 +142,37 @@ async fn each_thing_that_can_be_wrong_with_a_row_has_its_name() {
     ];
     assert_eq!(home(&found), expected);
 
-    let mended = verified(&world, "account-summary", MENDED).await;
-    // A parked row is for a redrive.
-    assert_eq!((mended.repaired, mended.is_clean()), (6, false));
-    assert_eq!(home(&verified(&world, "account-summary", FOUND).await), [("parked", Finding::Parked)]);
+    let repaired = verified(&world, "account-summary", REPAIR).await;
+    // A parked row is left to a redrive.
+    assert_eq!((repaired.repaired, repaired.is_clean()), (6, false));
+    assert_eq!(home(&verified(&world, "account-summary", CHECK).await), [("parked", Finding::Parked)]);
     assert_eq!(world.row("account-summary", "orphaned").await, "");
     assert!(world.row("account-summary", "ahead").await.starts_with("balance=3 "));
     assert!(world.row("account-summary", "missing").await.starts_with("balance=6 "));
 }
 
 #[tokio::test]
-async fn a_sum_that_is_wrong_is_told_by_how_much_and_what_is_mended_is_mended_once() {
+async fn a_wrong_sum_is_reported_with_its_difference_and_concurrent_repairs_fix_it_once() {
     let (world, events) = projected("forum", 1_500, 50).await;
     tamper(&world, "forum-counters", "category-0001", "ADD postCount :v", Some(number("5"))).await;
     tamper(&world, "forum-counters", "category-0002", "SET lastPostAt = :v", Some(AttributeValue::S("2020-01-01T00:00:00.000Z".into())))
         .await;
-    let found = verified(&world, "forum-counters", FOUND).await;
+    let found = verified(&world, "forum-counters", CHECK).await;
     let expected = vec![
         ("category-0001/postCount".to_owned(), SharedFinding::Sum("5".parse().expect("a number"))),
         ("category-0002/lastPostAt".to_owned(), SharedFinding::Lower),
     ];
     assert_eq!((home(&found), shared(&found)), (vec![], expected));
-    // Two at once: the difference is taken away once.
+    // Two concurrent repairs remove the difference once.
     let other = world.worker_of(projections::ALL);
     let rule = registry().get("forum-counters").expect("a projection");
-    let (one, two) = futures::join!(verified(&world, "forum-counters", MENDED), other.verify(rule, MENDED, Deadline::NONE));
+    let (one, two) = futures::join!(verified(&world, "forum-counters", REPAIR), other.verify(rule, REPAIR, Deadline::NONE));
     assert!(one.is_clean() && two.expect("verified").is_clean());
     assert_eq!(world.rows().await, fold(registry(), &events));
 }
 
 #[tokio::test]
-async fn a_tampered_contribution_is_the_contributors_fault() {
+async fn a_tampered_contribution_is_a_finding_of_the_contributing_row() {
     let (world, events) = projected("forum", 1_500, 50).await;
     let rule = registry().get("forum-counters").expect("a projection");
     let before = items(&world, rule).await;
@@ -184,9 +184,9 @@ async fn a_tampered_contribution_is_the_contributors_fault() {
     let request = request.update_expression("ADD #c :v").expression_attribute_names("#c", &cell);
     request.expression_attribute_values(":v", AttributeValue::N("3".into())).send().await.expect("updated");
 
-    let found = verified(&world, rule.name(), FOUND).await;
+    let found = verified(&world, rule.name(), CHECK).await;
     assert_eq!((home(&found), shared(&found)), (vec![(topic.as_str(), Finding::Drifted)], vec![]));
-    assert!(verified(&world, rule.name(), MENDED).await.is_clean());
+    assert!(verified(&world, rule.name(), REPAIR).await.is_clean());
     assert_eq!(world.rows().await, fold(registry(), &events));
     let mut after = items(&world, rule).await;
     for item in after.values_mut() {
@@ -196,7 +196,7 @@ async fn a_tampered_contribution_is_the_contributors_fault() {
 }
 
 #[tokio::test]
-async fn a_parked_row_is_not_mended_and_no_sum_is_made_to_fit_it() {
+async fn a_parked_row_is_not_repaired_and_no_sum_is_adjusted_to_it() {
     let (world, events) = projected("forum", 600, 30).await;
     let rule = registry().get("forum-counters").expect("a projection");
     let items = items(&world, rule).await;
@@ -207,29 +207,29 @@ async fn a_parked_row_is_not_mended_and_no_sum_is_made_to_fit_it() {
     let request = request.expression_attribute_values(":v", number("3"));
     request.expression_attribute_values(":p", AttributeValue::S("2026-01-01T00:00:00.000Z".into())).send().await.expect("updated");
 
-    let mended = verified(&world, rule.name(), MENDED).await;
-    assert_eq!((home(&mended), shared(&mended), mended.is_clean()), (vec![(topic.as_str(), Finding::Drifted)], vec![], false));
+    let repaired = verified(&world, rule.name(), REPAIR).await;
+    assert_eq!((home(&repaired), shared(&repaired), repaired.is_clean()), (vec![(topic.as_str(), Finding::Drifted)], vec![], false));
     tamper(&world, rule.name(), &topic, "REMOVE parkedAt", None).await;
-    assert!(verified(&world, rule.name(), MENDED).await.is_clean());
+    assert!(verified(&world, rule.name(), REPAIR).await.is_clean());
     assert_eq!(world.rows().await, fold(registry(), &events));
 }
 
 #[tokio::test]
-async fn a_deleted_row_leaves_its_contributions_and_both_are_mended() {
+async fn a_deleted_row_and_the_contributions_it_left_are_both_repaired() {
     let (world, events) = projected("forum", 1_500, 50).await;
     let rule = registry().get("forum-counters").expect("a projection");
     let topic = items(&world, rule).await.into_iter().find_map(|(key, item)| item.contains_key("title").then_some(key)).expect("a topic");
     delete(&world, rule.name(), &[("id", &topic)]).await;
-    let found = verified(&world, rule.name(), FOUND).await;
+    let found = verified(&world, rule.name(), CHECK).await;
     assert_eq!(home(&found), [(topic.as_str(), Finding::Missing)]);
     assert!(!found.shared.is_empty() && found.shared.values().all(|finding| matches!(finding, SharedFinding::Sum(_))));
-    assert!(verified(&world, rule.name(), MENDED).await.is_clean());
+    assert!(verified(&world, rule.name(), REPAIR).await.is_clean());
     assert_eq!(world.rows().await, fold(registry(), &events));
-    assert!(verified(&world, rule.name(), FOUND).await.home.is_empty());
+    assert!(verified(&world, rule.name(), CHECK).await.home.is_empty());
 }
 
 #[tokio::test]
-async fn rows_that_move_meanwhile_are_not_reported() {
+async fn rows_that_change_during_verification_are_not_reported() {
     let world = World::new().await;
     let events = history("forum", 11, 1_500, 40);
     let worker = world.worker_of(projections::ALL);
@@ -242,8 +242,8 @@ async fn rows_that_move_meanwhile_are_not_reported() {
     let watched = async {
         let mut looks = 0;
         while looks < 12 {
-            let found = verified(&world, "forum-counters", FOUND).await;
-            assert_eq!((home(&found), shared(&found)), (vec![], vec![]), "look {looks}");
+            let found = verified(&world, "forum-counters", CHECK).await;
+            assert_eq!((home(&found), shared(&found)), (vec![], vec![]), "verification {looks}");
             looks += 1;
         }
     };
@@ -252,9 +252,9 @@ async fn rows_that_move_meanwhile_are_not_reported() {
 }
 
 #[tokio::test]
-async fn a_sample_looks_at_some_rows_and_at_no_sums() {
+async fn a_sample_checks_some_rows_and_no_sums() {
     let (world, _) = projected("bank", 3_000, 400).await;
-    let options = |percent| Options { sample: Some(percent), ..FOUND };
+    let options = |percent| Options { sample: Some(percent), ..CHECK };
     let some = verified(&world, "account-summary", options(20)).await;
     let all = verified(&world, "account-summary", options(100)).await;
     assert!(some.aggregates > 0 && some.aggregates < all.aggregates && some.sums == 0);
@@ -262,21 +262,21 @@ async fn a_sample_looks_at_some_rows_and_at_no_sums() {
 }
 
 #[tokio::test]
-async fn rows_of_an_older_revision_are_outdated_and_of_a_newer_one_a_clear_failure() {
+async fn rows_of_an_older_revision_are_outdated_and_those_of_a_newer_one_are_an_error() {
     let world = World::with(projection_vocabulary::Registry::new(HOUSES_1)).await;
     let events = recorded([("h1", "Built", data! { site: "elm", rooms: 3 })]);
     world.append_all(&events).await;
     world.process(&events).await;
     let newer = world.worker_of(HOUSES_2);
-    let found = newer.verify(HOUSES_2[0], FOUND, Deadline::NONE).await.expect("verified");
+    let found = newer.verify(HOUSES_2[0], CHECK, Deadline::NONE).await.expect("verified");
     assert_eq!(home(&found), [("h1", Finding::Outdated)]);
-    assert!(newer.verify(HOUSES_2[0], MENDED, Deadline::NONE).await.expect("verified").is_clean());
-    let error = world.worker.verify(HOUSES_1[0], FOUND, Deadline::NONE).await.expect_err("an older rule").to_string();
+    assert!(newer.verify(HOUSES_2[0], REPAIR, Deadline::NONE).await.expect("verified").is_clean());
+    let error = world.worker.verify(HOUSES_1[0], CHECK, Deadline::NONE).await.expect_err("an older rule").to_string();
     assert!(error.contains("written by revision 2"), "{error}");
 }
 
 #[tokio::test]
-async fn an_operator_sees_what_is_wrong_and_mends_it() {
+async fn an_operator_sees_the_findings_and_repairs_them() {
     let (world, events) = projected("forum", 400, 30).await;
     let url = world.serve().await;
     let run = async |arguments: &[&str]| {

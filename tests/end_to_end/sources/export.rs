@@ -1,4 +1,4 @@
-//! Exports of the event store's table: written as DynamoDB writes them, read in the order of aggregates and versions.
+//! Exports of the event store's table: written as DynamoDB writes them, read in order of aggregate and version.
 
 use std::{fs, path::Path};
 
@@ -31,7 +31,7 @@ fn sorted(folder: &Path) -> Result<Sorted, ExportError> {
     Export::open(folder)?.sort(None, |_| {})
 }
 
-/// All events in the order in which they come, each page of so many.
+/// All events in the order in which they are read, in pages of this size.
 fn events(mut sorted: Sorted, page: usize) -> Vec<RecordedEvent> {
     let mut events = Vec::new();
     loop {
@@ -53,13 +53,13 @@ fn versions(events: &[RecordedEvent]) -> Vec<u64> {
     events.iter().map(|event| event.version.0).collect()
 }
 
-/// What is wrong, with the export's own folder as `EXPORT`.
+/// The error of reading this export, with its folder written as `EXPORT`.
 fn wrong(folder: &Path) -> String {
     let error = sorted(folder).expect_err("it is wrong").to_string();
     error.replace(&folder.display().to_string(), "EXPORT")
 }
 
-/// An export of two aggregates in three files, and what comes of it when it was changed.
+/// The error of an export of two aggregates in three files, after this change.
 fn changed(change: impl FnOnce(&Path)) -> String {
     let bucket = bucket();
     let events = [account("ann", &["1", "2", "3"]), account("ben", &["4", "5"])].concat();
@@ -74,7 +74,7 @@ fn events_come_by_aggregate_and_version_whatever_their_order_in_the_files() {
     let ids = ["a", "a\0b", "a#1", "A", "B", "b", "é", "日本", "𐀀", "\u{ffff}", "10", "9", "aa"];
     let mut all: Vec<_> = ids.iter().flat_map(|id| account(id, &["1"; 12])).collect();
     let mut shuffled = items(&all);
-    // Among them what else lives in the table.
+    // Along with the table's other items.
     shuffled.extend(ids.iter().map(|id| {
         let text = |text: String| AttributeValue::S(text);
         [
@@ -97,7 +97,7 @@ fn events_come_by_aggregate_and_version_whatever_their_order_in_the_files() {
 }
 
 #[test]
-fn an_item_comes_as_it_is_in_the_table() {
+fn an_item_is_read_unchanged() {
     let data = data! {
         most: 99999999999999999999999999999999999999, least: 0.00000000000000000000000000000000000001,
         tail: 1.0000000000000000000000000000000000001, list: [1, [null, true]], map: { "a": 1 }
@@ -113,7 +113,7 @@ fn an_item_comes_as_it_is_in_the_table() {
 }
 
 #[test]
-fn holes_and_what_cannot_be_read_come_as_they_are() {
+fn gaps_and_unreadable_items_are_passed_on() {
     let history = account("ann", &["1", "2", "3", "4"]);
     let mut all = items(&[history[3].clone(), history[0].clone(), history[1].clone()]);
     all[0].insert("timestamp".into(), AttributeValue::S("now".into()));
@@ -122,7 +122,7 @@ fn holes_and_what_cannot_be_read_come_as_they_are() {
         item.insert(name.into(), AttributeValue::S(value.into()));
         item
     };
-    // Under no event's key: nothing waits for them.
+    // Their keys are not keys of events: they are left out.
     all.extend([with("SK", "EVENT#3"), with("SK", "EVENT#0000000000"), with("SK", "PROFILE"), with("PK", "ann"), with("PK", "AGGREGATE#")]);
     let bucket = bucket();
     write_export(bucket.path(), 2, &all);
@@ -137,7 +137,7 @@ fn holes_and_what_cannot_be_read_come_as_they_are() {
 }
 
 #[test]
-fn an_item_that_comes_twice_counts_once() {
+fn an_item_exported_twice_counts_once() {
     let history = account("ann", &["1", "2", "3"]);
     let twice = items(&[history.clone(), history.clone()].concat());
     let bucket = bucket();
@@ -151,7 +151,7 @@ fn an_export_is_found_from_any_folder_above_it() {
     let history = account("ann", &["1", "2"]);
     let mut folder = write_export(&copy.path().join("of/2026"), 2, &items(&history));
     fs::create_dir(copy.path().join("something else")).expect("created");
-    // A file that another version of the table's export had, say.
+    // A file that the manifest does not list.
     fs::write(folder.join("data/more.json.gz"), "no gzip").expect("written");
     loop {
         let export = Export::open(&folder).expect("found");
@@ -165,7 +165,7 @@ fn an_export_is_found_from_any_folder_above_it() {
 }
 
 #[test]
-fn a_manifest_needs_no_checksum_beside_it_and_no_type_of_export_in_it() {
+fn the_checksum_of_a_manifest_and_its_export_type_are_optional() {
     let bucket = bucket();
     let folder = write_export(bucket.path(), 2, &items(&account("ann", &["1", "2"])));
     for name in ["manifest-summary", "manifest-files"] {
@@ -179,7 +179,7 @@ fn a_manifest_needs_no_checksum_beside_it_and_no_type_of_export_in_it() {
 }
 
 #[test]
-fn a_folder_must_have_one_export() {
+fn a_folder_must_hold_exactly_one_export() {
     let bucket = bucket();
     let empty = format!("no manifest-summary.json in folder {};", bucket.path().display());
     assert!(Export::open(bucket.path()).expect_err("empty").to_string().starts_with(&empty));
@@ -193,7 +193,7 @@ fn a_folder_must_have_one_export() {
 }
 
 #[test]
-fn only_a_full_export_in_dynamodb_json_is_taken() {
+fn only_a_full_export_in_dynamodb_json_is_accepted() {
     let with = |find: &'static str, put: &'static str| {
         changed(move |folder| {
             let summary = folder.join("manifest-summary.json");
@@ -213,14 +213,14 @@ fn only_a_full_export_in_dynamodb_json_is_taken() {
 }
 
 #[test]
-fn a_missing_file_is_named() {
+fn a_missing_file_is_reported_with_its_name() {
     let missing =
         |names: &'static [&str]| changed(|folder| names.iter().for_each(|name| fs::remove_file(folder.join(name)).expect("removed")));
     let again = "copy the export again, with all of its files";
     assert_eq!(missing(&["data/1.json.gz"]), format!("EXPORT/data/1.json.gz is missing; {again}"));
     assert_eq!(missing(&["data/2.json.gz", "data/1.json.gz"]), format!("EXPORT/data/1.json.gz and 1 more are missing; {again}"));
     assert_eq!(missing(&["manifest-files.json"]), format!("EXPORT/manifest-files.json is missing; {again}"));
-    // Nothing of the file list may lead out of the export.
+    // A path in the file list must not lead out of the export.
     let out = changed(|folder| {
         let text = fs::read_to_string(folder.join("manifest-files.json")).expect("read");
         seal(&folder.join("manifest-files.json"), &text.replace("data/0.json.gz", "data/.."));
@@ -229,7 +229,7 @@ fn a_missing_file_is_named() {
 }
 
 #[test]
-fn a_damaged_data_file_is_named_whatever_the_damage() {
+fn any_damage_to_a_data_file_is_reported_with_its_name() {
     let damaged = "EXPORT/data/1.json.gz is damaged or cut short: its MD5 is not the one in EXPORT/manifest-files.json; copy both again";
     let ways: [fn(&mut Vec<u8>); 6] = [
         |content| content.truncate(content.len() / 2),
@@ -237,7 +237,7 @@ fn a_damaged_data_file_is_named_whatever_the_damage() {
         Vec::clear,
         |content| content[0] ^= 1,
         |content| content.push(0),
-        // The time, which nobody reads: only the checksum tells.
+        // The time in gzip's header, which nothing reads: only the checksum reveals it.
         |content| content[4] ^= 1,
     ];
     for damage in ways {
@@ -248,7 +248,7 @@ fn a_damaged_data_file_is_named_whatever_the_damage() {
         });
         assert_eq!(told, damaged);
     }
-    // Sound, but another file.
+    // Undamaged, but a different file.
     let other = changed(|folder| {
         fs::copy(data_file(folder, 0), data_file(folder, 1)).expect("copied");
     });
@@ -256,7 +256,7 @@ fn a_damaged_data_file_is_named_whatever_the_damage() {
 }
 
 #[test]
-fn a_damaged_manifest_is_named() {
+fn a_damaged_manifest_is_reported_with_its_name() {
     let cut = |name: &'static str, sealed: bool| {
         changed(move |folder| {
             let manifest = folder.join(name);
@@ -281,7 +281,7 @@ fn a_damaged_manifest_is_named() {
 }
 
 #[test]
-fn what_dynamodb_does_not_write_is_an_error_that_names_the_line_and_shows_nothing() {
+fn a_line_that_is_not_an_item_is_an_error_that_names_the_line_and_shows_no_data() {
     let item = r#"{"Item":{"PK":{"S":"secret"}}}"#;
     let told = |files: &[(usize, Vec<u8>)]| {
         let bucket = bucket();
@@ -312,11 +312,11 @@ fn what_dynamodb_does_not_write_is_an_error_that_names_the_line_and_shows_nothin
 }
 
 #[test]
-fn a_file_may_be_packed_in_pieces_or_have_nothing_in_it() {
+fn a_data_file_may_have_several_gzip_members_or_be_empty() {
     let history = account("ann", &["1", "2", "3"]);
     let line = |at: usize| format!("{}\n", json!({ "Item": Item::from(encode_event(&history[at])) }));
     let (one, two, three) = (line(0), line(1), line(2));
-    // A piece need not end with a line.
+    // A gzip member may end in the middle of a line.
     let (start, end) = two.split_at(40);
     let pieces = [gzip(format!("{one}{start}").as_bytes()), gzip(b""), gzip(end.as_bytes()), gzip(three.trim_end().as_bytes())].concat();
     let bucket = bucket();
@@ -325,7 +325,7 @@ fn a_file_may_be_packed_in_pieces_or_have_nothing_in_it() {
 }
 
 #[test]
-fn a_page_of_large_items_is_short() {
+fn a_page_of_large_items_holds_fewer_of_them() {
     let text = "x".repeat(300 << 10);
     let history = recorded((0..9).map(|_| ("ann", "Said", Value::Map([("text".into(), Value::Text(text.as_str().into()))].into()))));
     let bucket = bucket();
@@ -337,7 +337,7 @@ fn a_page_of_large_items_is_short() {
 }
 
 #[test]
-fn progress_goes_up_to_the_size_of_all_files() {
+fn progress_ends_at_the_size_of_all_files() {
     let bucket = bucket();
     let events: Vec<_> = (0..100).flat_map(|id| account(&format!("{id}"), &["1"; 20])).collect();
     write_export(bucket.path(), 3, &items(&events));
@@ -349,14 +349,14 @@ fn progress_goes_up_to_the_size_of_all_files() {
 }
 
 #[test]
-fn nothing_is_left_of_sorting_and_nothing_is_seen_of_it() {
+fn sorting_leaves_no_files_behind_and_shows_none() {
     let (bucket, spill) = (bucket(), tempfile::tempdir().expect("a folder"));
     let files = || fs::read_dir(spill.path()).expect("read").count();
     let folder = write_export(bucket.path(), 2, &items(&account("ann", &["1", "2"])));
     let export = Export::open(&folder).expect("sound");
     let mut files_seen = 0;
     let sorted = export.sort(Some(spill.path()), |_| files_seen = files_seen.max(files())).expect("sorted");
-    // However this process ends.
+    // So nothing is left behind, however the process ends.
     assert_eq!((files_seen, files()), (0, 0));
     let elsewhere = std::thread::spawn(move || events(sorted, 1));
     assert_eq!(elsewhere.join().expect("it may move to another thread").len(), 2);

@@ -1,6 +1,6 @@
-//! Where the fixtures `bank` and `forum` come from: appended through the event store, read from the table's stream.
+//! The origin of the fixtures `bank` and `forum`: appended through the event store, read from the table's stream.
 //!
-//! `cargo test --test end_to_end sources::stream -- --ignored` captures them anew.
+//! `cargo test --test end_to_end sources::stream -- --ignored` captures them again.
 
 use std::{fs, path::Path};
 
@@ -75,7 +75,7 @@ fn forum() -> Vec<Fact> {
     ]
 }
 
-/// Appends events as writers do: those of one aggregate that follow each other in one transaction.
+/// Appends events as writers do: consecutive events of one aggregate in one transaction.
 async fn append(world: &World, events: &[RecordedEvent]) {
     for together in events.chunk_by(|one, two| one.aggregate == two.aggregate) {
         let expected: Version = together[0].version.previous();
@@ -99,7 +99,7 @@ async fn capture() {
 }
 
 #[tokio::test]
-async fn what_is_appended_is_what_the_stream_carries() {
+async fn the_stream_carries_every_appended_event() {
     for (facts, projection) in [(bank(), "account-summary"), (forum(), "forum-counters")] {
         let world = World::new().await;
         let events: Vec<_> = record(facts).collect();
@@ -110,6 +110,6 @@ async fn what_is_appended_is_what_the_stream_carries() {
         assert_eq!(report.projections[projection].applied, events.len() as u64);
         assert_eq!(world.rows().await, fold(registry(), &events));
         let aggregates: std::collections::BTreeSet<&AggregateId> = events.iter().map(|event| &event.aggregate).collect();
-        assert!(report.ignored_total() >= aggregates.len() as u64, "the VERSION items come by as well");
+        assert!(report.ignored_total() >= aggregates.len() as u64, "the stream carries the VERSION items, too");
     }
 }

@@ -55,7 +55,7 @@ async fn an_append_takes_one_to_ninety_nine_events_at_once() {
 }
 
 #[tokio::test]
-async fn an_append_of_events_that_do_not_follow_is_refused_before_anything_is_sent() {
+async fn an_append_of_non_consecutive_events_is_refused_before_anything_is_sent() {
     let world = World::new().await;
     let events = deposits(3);
     let bob = account("bob", &["1", "1"]);
@@ -70,7 +70,7 @@ async fn an_append_of_events_that_do_not_follow_is_refused_before_anything_is_se
 }
 
 #[tokio::test]
-async fn a_conflict_says_what_was_expected_and_what_is_there() {
+async fn a_conflict_names_the_expected_and_the_actual_version() {
     let world = World::new().await;
     let events = deposits(5);
     world.append(&events[..3]).await.expect("appended");
@@ -82,7 +82,7 @@ async fn a_conflict_says_what_was_expected_and_what_is_there() {
 }
 
 #[tokio::test]
-async fn an_event_that_is_there_without_its_version_item_is_a_conflict_with_that_event() {
+async fn an_event_stored_without_its_version_item_is_a_conflict() {
     let world = World::new().await;
     let events = deposits(3);
     world.append(&events[..2]).await.expect("appended");
@@ -92,7 +92,7 @@ async fn an_event_that_is_there_without_its_version_item_is_a_conflict_with_that
 }
 
 #[tokio::test]
-async fn of_twenty_appends_at_one_version_exactly_one_wins_and_the_rest_learn_the_version() {
+async fn of_twenty_concurrent_appends_exactly_one_wins_and_the_rest_learn_the_version() {
     let world = World::new().await;
     let events = deposits(4);
     world.append(&events[..1]).await.expect("appended");
@@ -135,7 +135,7 @@ async fn an_append_that_lost_its_answer_and_the_race_is_a_conflict() {
 }
 
 #[tokio::test]
-async fn a_page_holds_the_first_versions_asked_for() {
+async fn a_page_holds_the_first_versions_requested() {
     let world = World::new().await;
     let events = deposits(25);
     world.import(&events).await;
@@ -147,7 +147,7 @@ async fn a_page_holds_the_first_versions_asked_for() {
 }
 
 #[tokio::test]
-async fn a_page_goes_on_beyond_the_megabyte_of_one_answer() {
+async fn a_page_may_exceed_the_megabyte_of_one_answer() {
     let world = World::new().await;
     let long = format!("{{\"amount\":1,\"note\":\"{}\"}}", "x".repeat(200_000));
     let long = projection_vocabulary::literal(&long);
@@ -158,7 +158,7 @@ async fn a_page_goes_on_beyond_the_megabyte_of_one_answer() {
 }
 
 #[tokio::test]
-async fn events_of_a_type_come_newest_first_and_no_more_than_asked_for() {
+async fn events_of_a_type_come_newest_first_up_to_the_limit() {
     let world = World::new().await;
     let events = recorded([
         ("alice", "AccountOpened", data! { initialDeposit: 1 }),
@@ -176,7 +176,7 @@ async fn events_of_a_type_come_newest_first_and_no_more_than_asked_for() {
 }
 
 #[tokio::test]
-async fn an_import_may_be_repeated_in_any_order_and_appends_go_on_after_it() {
+async fn an_import_may_be_repeated_in_any_order_and_appends_continue_after_it() {
     let world = World::new().await;
     let events = deposits(6);
     let store = world.worker.store();
@@ -194,7 +194,7 @@ async fn an_import_may_be_repeated_in_any_order_and_appends_go_on_after_it() {
 }
 
 #[tokio::test]
-async fn an_import_whose_answer_is_lost_is_repeated_without_harm() {
+async fn an_import_whose_answer_is_lost_can_be_repeated() {
     let world = World::new().await;
     let events = deposits(2);
     let tapped = world.tapped(|call| if call.number % 2 == 1 { Fault::Lost } else { Fault::None });

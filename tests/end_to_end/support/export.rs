@@ -18,7 +18,7 @@ pub const ID: &str = "01693685827463-2d8752fd";
 
 pub const TABLE: &str = "arn:aws:dynamodb:eu-west-1:123456789012:table/event-store";
 
-/// Writes an export of these items into a copied bucket, one after the other into so many files in turn. Returns its own folder.
+/// Writes an export of these items into a copied bucket, distributed in turn over this number of data files. Returns its folder.
 pub fn write_export(bucket: &Path, files: usize, items: &[SdkItem]) -> PathBuf {
     let mut texts = vec![String::new(); files];
     for (at, item) in items.iter().enumerate() {
@@ -28,7 +28,7 @@ pub fn write_export(bucket: &Path, files: usize, items: &[SdkItem]) -> PathBuf {
     write(bucket, &files)
 }
 
-/// Writes an export whose data files, `0.json.gz` and so on, are these and are said to hold so many items.
+/// Writes an export with these data files (`0.json.gz`, `1.json.gz`, ...), each with the number of items its manifest states.
 pub fn write(bucket: &Path, files: &[(usize, Vec<u8>)]) -> PathBuf {
     let key = format!("AWSDynamoDB/{ID}");
     let folder = bucket.join(&key);

@@ -1,7 +1,7 @@
-//! Thousands of records with something odd about them, each a whole record with one realistic defect and an aggregate of its own.
+//! Thousands of malformed or unusual records. Each is a complete record with one realistic defect and an aggregate of its own.
 //!
-//! They are made anew for each run and not kept as files: the defects are products (every member by everything that may stand
-//! in its place), which a page of code says better than megabytes of JSON.
+//! They are generated for each run instead of being kept as files: the defects are products (every member times every value that
+//! could replace it), which a page of code expresses better than megabytes of JSON.
 
 use std::fmt::Display;
 
@@ -10,27 +10,27 @@ use serde_json::{Value as Json, json, value::RawValue};
 
 use crate::support::world::{record, recorded};
 
-/// What stands in the data of each event, whole or in part. No message may repeat one.
+/// Markers in the data of each event, whole or in part. No message may repeat one.
 pub const MARKED: [&str; 2] = ["swordfish", "47114711"];
 
-/// A record and what is known of it without decoding it.
+/// A record, with what must hold for it, known without decoding it.
 pub struct Odd {
-    /// What is odd about it.
+    /// The defect.
     pub what: String,
     pub record: Box<RawValue>,
-    /// What it would be without the defect.
+    /// The event without the defect.
     pub event: RecordedEvent,
     pub claim: Claim,
 }
 
-/// What must become of an odd record.
+/// The required outcome of a record.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Claim {
-    /// It is never applied.
+    /// Never applied.
     Refused,
-    /// If it is applied, then the defect stood where it carries no meaning for a row.
+    /// May be applied, because the defect is in a place that has no meaning for a row.
     Meaningless,
-    /// It is applied: as odd as it looks, DynamoDB holds such events.
+    /// Applied as this event: unusual, but DynamoDB can store it.
     Event(RecordedEvent),
 }
 
@@ -52,7 +52,7 @@ pub fn odd_records() -> Vec<Odd> {
 const IMAGE: &str = "/dynamodb/NewImage";
 const DEPOSIT: &str = "/dynamodb/NewImage/eventData/M/initialDeposit";
 
-/// Members without which there is no event, or not this one.
+/// Members without which the record is not an event, or not this one.
 const ESSENTIAL: [&str; 10] = [
     "/eventName",
     "/dynamodb/Keys/PK",
@@ -66,16 +66,16 @@ const ESSENTIAL: [&str; 10] = [
     DEPOSIT,
 ];
 
-/// Whether nothing is left of an event once something else stands at this place.
+/// Whether replacing the member at this place destroys the event.
 fn is_essential(place: &str) -> bool {
-    // Keys that are missing as a whole are in the image as well.
+    // If `Keys` is missing as a whole, the image still has them.
     place != "/dynamodb/Keys" && ESSENTIAL.iter().any(|essential| essential.starts_with(place) || place.starts_with(essential))
 }
 
 struct Odds(Vec<Odd>);
 
 impl Odds {
-    /// The event that the next odd record is made of.
+    /// The event from which the next record is made.
     fn event(&self) -> RecordedEvent {
         let id = format!("odd-{:04}", self.0.len());
         let data = data! {
@@ -87,7 +87,7 @@ impl Odds {
         event
     }
 
-    /// Adds a record that is changed as a text.
+    /// Adds a record changed as text.
     fn spelled(&mut self, what: impl Display, claim: Claim, change: impl FnOnce(String) -> String) {
         let event = self.event();
         let text = change(record(&event, self.0.len() as u64 + 1).get().to_owned());
@@ -95,7 +95,7 @@ impl Odds {
         self.0.push(Odd { what: what.to_string(), record, event, claim });
     }
 
-    /// Adds a record that is changed as JSON.
+    /// Adds a record changed as JSON.
     fn changed(&mut self, what: impl Display, claim: Claim, change: impl FnOnce(&mut Json)) {
         self.spelled(what, claim, |text| {
             let mut json = serde_json::from_str(&text).expect("a record");
@@ -104,7 +104,7 @@ impl Odds {
         });
     }
 
-    /// Everything that may stand in the place of every member.
+    /// Every member, replaced by every other kind of value, and removed.
     fn members(&mut self) {
         let others = [
             json!(null),
@@ -134,7 +134,7 @@ impl Odds {
         }
     }
 
-    /// Every attribute under every other type, with a content that is right for it and with its own.
+    /// Every attribute under every other type, with content that fits that type and with its own content.
     fn tags(&mut self) {
         let contents = [
             ("S", json!("swordfish")),
@@ -193,7 +193,7 @@ impl Odds {
             self.changed(format_args!("an id of {} bytes", id.len()), Claim::Refused, |json| rename(json, &id));
         }
         for id in IDS {
-            // Another's, which no other record has.
+            // The id of another aggregate, which no other record has.
             let id = format!("{id}-{}", self.0.len());
             let image = format!("{IMAGE}/aggregateId/S");
             self.changed(format_args!("the id {id:?} in the image"), Claim::Refused, |json| *at(json, &image) = json!(id));
@@ -221,13 +221,13 @@ impl Odds {
         let stated = format!("{IMAGE}/eventVersion/N");
         for version in ["0", "2", "9999999999", "10000000000", "18446744073709551615", "18446744073709551616", "1.0", "1e0"] {
             self.changed(format_args!("version {version} by itself"), Claim::Refused, |json| *at(json, &stated) = json!(version));
-            // A version that is right in itself waits for those before it, which are nowhere.
+            // A consistent version waits for the versions before it, which do not exist.
             self.changed(format_args!("version {version}, and keys that agree"), Claim::Refused, |json| {
                 *at(json, &stated) = json!(version);
                 sort_at(json, &keys, &format!("EVENT#{version:0>10}"));
             });
         }
-        // Another spelling of the same version: whoever writes it so is odd, not wrong.
+        // Another spelling of the same version is unusual, not wrong.
         for version in ["+1", "01"] {
             let event = self.event();
             self.changed(format_args!("version {version}"), Claim::Event(event), |json| *at(json, &stated) = json!(version));
@@ -245,7 +245,7 @@ impl Odds {
         }
     }
 
-    /// What the stream calls the change, and what the event is called.
+    /// Names of the change and of the event type.
     fn names(&mut self) {
         for name in ["insert", "Insert", "INSERT ", "UPSERT", "DELETE", "MODIFY", "REMOVE", "swordfish", "\u{0}", "IN\u{200b}SERT"] {
             self.changed(format_args!("a change named {name:?}"), Claim::Refused, |json| json["eventName"] = json!(name));
@@ -272,7 +272,7 @@ impl Odds {
         }
     }
 
-    /// Members that say different things.
+    /// Members that contradict each other.
     fn contradictions(&mut self) {
         let swap = |one: &'static str, two: &'static str| {
             move |json: &mut Json| {
@@ -316,7 +316,7 @@ impl Odds {
         self.changed("a record in a text", Claim::Refused, |json| *json = json!(json.to_string()));
     }
 
-    /// What only a text can hold: names twice, escapes that are no characters, numbers beyond any type.
+    /// Defects that only JSON text can hold: duplicate names, escapes that are not characters, numbers beyond any type.
     fn spellings(&mut self) {
         let event = json_of(&self.event());
         for place in places(&event) {
@@ -358,13 +358,13 @@ impl Odds {
         }
     }
 
-    /// Deep and long ones.
+    /// Deeply nested and very long records.
     fn sizes(&mut self) {
         for depth in [32, 33, 60, 61, 62, 63, 64, 100, 126, 127, 128, 1_000, 20_000] {
             for (open, close) in [(r#"{"L":["#, "]}"), (r#"{"M":{"swordfish":"#, "}}"), ("[", "]"), (r#"{"swordfish":"#, "}")] {
                 let deep = format!("{}{}{}", open.repeat(depth), r#"{"S":"swordfish"}"#, close.repeat(depth));
                 for place in ["/dynamodb/NewImage/eventData/M/note", "/dynamodb/NewImage/note", "/note"] {
-                    // As deep as DynamoDB goes: the map of the data is the first level.
+                    // DynamoDB's limit on nesting: the map of the data is the first level.
                     let claim = if place == "/dynamodb/NewImage/eventData/M/note" { Claim::Refused } else { Claim::Meaningless };
                     self.spelled(format_args!("{depth} of {open} at {place}"), claim, |record| spell(&record, place, &deep));
                 }
@@ -395,7 +395,7 @@ fn at<'a>(json: &'a mut Json, place: &str) -> &'a mut Json {
     json.pointer_mut(place).expect("records have this place")
 }
 
-/// The record with a text at a place that a JSON value cannot hold.
+/// The record with raw text at a place, for text that a JSON value cannot hold.
 fn spell(record: &str, place: &str, spelling: &str) -> String {
     let mut json: Json = serde_json::from_str(record).expect("a record");
     let (holder, name) = place.rsplit_once('/').expect("a place within");
@@ -415,7 +415,7 @@ fn remove(holder: &mut Json, name: &str) {
     }
 }
 
-/// The whole record as another aggregate's.
+/// The whole record, renamed to another aggregate.
 fn rename(json: &mut Json, id: &str) {
     for keys in ["Keys", "NewImage"] {
         json["dynamodb"][keys]["PK"] = json!({ "S": format!("AGGREGATE#{id}") });
@@ -423,7 +423,7 @@ fn rename(json: &mut Json, id: &str) {
     json["dynamodb"]["NewImage"]["aggregateId"] = json!({ "S": AggregateId::from(id).as_str() });
 }
 
-/// The JSON pointers of all that a document holds, itself included.
+/// The JSON pointers of every value in a document, including the document itself.
 fn places(json: &Json) -> Vec<String> {
     let within: Vec<(String, &Json)> = match json {
         Json::Object(members) => members.iter().map(|(name, member)| (name.clone(), member)).collect(),
@@ -463,7 +463,7 @@ pub const NUMBERS_HELD: [&str; 26] = [
     "1E+0000000003",
 ];
 
-/// Each with something of the data's in it where it is long enough.
+/// Each contains a marker where it is long enough.
 const NUMBERS_NOT_HELD: [&str; 34] = [
     "",
     " ",

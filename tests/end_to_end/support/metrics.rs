@@ -1,4 +1,4 @@
-//! The lines of metrics that a process wrote, held against the specification of the format
+//! The metric lines that a process wrote, checked against the specification of the format
 //! (<https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/CloudWatch_Embedded_Metric_Format_Specification.html>).
 
 use std::{
@@ -9,10 +9,10 @@ use std::{
 
 use serde_json::Value as Json;
 
-/// Units of CloudWatch that stand in the specification's schema and are of use here.
+/// The units of the specification's schema that the worker uses.
 const UNITS: [&str; 2] = ["Count", "Milliseconds"];
 
-/// One line of metrics.
+/// One metric line.
 pub struct MetricLine {
     pub dimensions: BTreeMap<String, String>,
     pub values: BTreeMap<String, f64>,
@@ -24,7 +24,7 @@ impl MetricLine {
     }
 }
 
-/// The lines of metrics in what a process wrote, each as the specification wants it, and with nothing else in it.
+/// The metric lines in a process's output. Fails unless each is valid and has no other members.
 pub fn metric_lines(output: &Output) -> Vec<MetricLine> {
     let text = String::from_utf8_lossy(&output.stdout);
     let lines = text.lines().filter_map(|line| serde_json::from_str::<Json>(line).ok());
@@ -36,7 +36,7 @@ fn metric_line(line: &Json) -> MetricLine {
     let aws = line["_aws"].as_object().expect("metadata");
     assert_eq!(aws.keys().collect::<Vec<_>>(), ["CloudWatchMetrics", "Timestamp"], "{line}");
     let written_ms = aws["Timestamp"].as_i64().expect("whole milliseconds");
-    // CloudWatch takes what is neither two weeks old nor two hours ahead.
+    // CloudWatch accepts metrics up to two weeks old and up to two hours ahead.
     assert!((0..120_000).contains(&(now_ms() - written_ms)), "{line}");
     let [directive] = aws["CloudWatchMetrics"].as_array().expect("directives").as_slice() else { panic!("one directive: {line}") };
     assert_eq!(directive["Namespace"], "ProjectionWorker");
@@ -57,7 +57,7 @@ fn metric_line(line: &Json) -> MetricLine {
         assert!(value >= 0.0 && values.insert(name.to_owned(), value).is_none(), "{line}");
     }
     let expected: BTreeSet<_> = dimensions.keys().chain(values.keys()).map(String::as_str).chain(["_aws"]).collect();
-    assert_eq!(members.keys().map(String::as_str).collect::<BTreeSet<_>>(), expected, "no id and no data is beside them");
+    assert_eq!(members.keys().map(String::as_str).collect::<BTreeSet<_>>(), expected, "a metric line holds no id and no data");
     MetricLine { dimensions, values }
 }
 

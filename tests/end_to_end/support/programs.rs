@@ -1,4 +1,4 @@
-//! Lambdas of projections that only the tests have: this program, started as one of its own tests.
+//! Lambdas with projections that only the tests have: the test binary, started as one of its own tests.
 
 use projection_vocabulary::Registry;
 use tokio::process::Command;
@@ -30,7 +30,7 @@ pub async fn panicking_worker(environment: Environment) -> Lambda {
     start("a_worker_whose_rule_panics", environment, ("PANICKING_TABLE", "panicking")).await
 }
 
-/// A Lambda of the second revision of `stays`.
+/// A Lambda with the second revision of `stays`.
 pub async fn worker_of_the_new_rule(world: &World) -> Lambda {
     start("a_worker_of_the_new_rule", environment(world).await, ("STAYS_TABLE", "stays")).await
 }

@@ -1,29 +1,29 @@
-//! Projections that tests need and the repository has no other use for.
+//! Projections that only the tests use.
 
 use projection_vocabulary::{
     Attributes, Change, Decimal, DynProjection, Index, Projection, Recorded, RecordedEvent, Refusal, Value, nothing, own, retract, shared,
 };
 use serde::Deserialize;
 
-/// One rule for each odd thing that a rule may do.
+/// One rule for each unusual thing that a rule may do.
 pub const ODD: &[&dyn DynProjection] = &[&Records, &Visits, &Spreads];
-/// Visits by a rule that a curse no longer stops.
+/// `visits` with a rule that handles `Cursed`.
 pub const LIFTED: &[&dyn DynProjection] = &[&Lifted];
-/// Visits by a rule that no curse concerns.
+/// `visits` with a rule for which `Cursed` is irrelevant.
 pub const UNCURSED: &[&dyn DynProjection] = &[&Uncursed];
-/// Houses by the rule's first revision.
+/// `houses`, first revision.
 pub const HOUSES_1: &[&dyn DynProjection] = &[&one::Houses];
-/// Houses by its second.
+/// `houses`, second revision.
 pub const HOUSES_2: &[&dyn DynProjection] = &[&two::Houses];
 
-/// Stays by the rule's first revision.
+/// `stays`, first revision.
 pub const STAYS_1: &[&dyn DynProjection] = &[&one::Stays];
-/// Stays by its second.
+/// `stays`, second revision.
 pub const STAYS_2: &[&dyn DynProjection] = &[&two::Stays];
-/// Stays by a third that refuses every one.
+/// `stays`, third revision, which refuses every event.
 pub const STAYS_3: &[&dyn DynProjection] = &[&three::Stays];
 
-/// The best of a player: a rule that reads its row.
+/// The best score of each player: a rule that reads its row.
 pub struct Records;
 
 #[derive(Deserialize)]
@@ -46,7 +46,7 @@ impl Projection for Records {
     }
 }
 
-/// Who came to which page: every operation that a shared row has. It panics on `Cursed`.
+/// Visits by page: uses every operation on shared rows, and panics on `Cursed`.
 pub struct Visits;
 
 #[derive(Deserialize)]
@@ -73,7 +73,7 @@ impl Projection for Visits {
     }
 }
 
-/// [`Visits`] without its bug: whoever is cursed has never been anywhere.
+/// [`Visits`] without its bug: `Cursed` retracts all visits of the visitor.
 pub struct Lifted;
 
 impl Projection for Lifted {
@@ -89,7 +89,7 @@ impl Projection for Lifted {
     }
 }
 
-/// [`Visits`] that knows of no curse.
+/// [`Visits`] without `Cursed` among its events.
 pub struct Uncursed;
 
 #[derive(Deserialize)]
@@ -108,7 +108,7 @@ impl Projection for Uncursed {
     }
 }
 
-/// One event that reaches as many shared rows as it says.
+/// One event that changes as many shared rows as its data states.
 pub struct Spreads;
 
 #[derive(Deserialize)]
@@ -130,7 +130,7 @@ impl Projection for Spreads {
 pub mod three {
     use super::*;
 
-    /// A deployment with a fault.
+    /// A faulty deployment: refuses every event.
     pub struct Stays;
 
     impl Projection for Stays {
@@ -148,7 +148,7 @@ pub mod three {
 pub mod one {
     use super::*;
 
-    /// How long who stayed.
+    /// Nights by guest, and by city.
     pub struct Stays;
 
     impl Projection for Stays {
@@ -164,7 +164,7 @@ pub mod one {
         }
     }
 
-    /// What stands where.
+    /// Houses, and their number by site.
     pub struct Houses;
 
     #[derive(Deserialize)]
@@ -198,7 +198,7 @@ pub enum Stay {
 pub mod two {
     use super::*;
 
-    /// How long who stayed: `in` is now `city`, stays are counted, and nights count for the hotel and no longer for the city.
+    /// Nights by guest: `in` is now `city`, stays are counted, and nights count for the hotel instead of the city.
     pub struct Stays;
 
     impl Projection for Stays {
@@ -219,7 +219,7 @@ pub mod two {
         }
     }
 
-    /// What stands where: `label` is now `title`, a site counts rooms and knows its latest house, and paint no longer matters.
+    /// Houses: `label` is now `title`, a site counts rooms and has the time of its latest house, and `Painted` is irrelevant.
     pub struct Houses;
 
     #[derive(Deserialize)]
@@ -247,7 +247,7 @@ pub mod two {
     }
 }
 
-/// A rule with a bug that no projection could have: it panics where nobody catches it.
+/// A rule with a bug that a [`Projection`] cannot have: it panics where nothing catches it.
 pub struct Panicking;
 
 impl DynProjection for Panicking {

@@ -1,20 +1,15 @@
-//! `projector` as an operator runs it: as a process of its own.
+//! `projector` as an operator runs it: in its own process.
 
-use std::{
-    process::Stdio,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    },
-};
+use std::process::{Command, Stdio};
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
+    process::Child,
     sync::watch,
 };
 
-/// Exit code, output, error output.
+/// Runs `projector`. Returns exit code, standard output and standard error.
 pub async fn projector(arguments: &[&str]) -> (i32, String, String) {
     let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_projector"));
     let command = command.args(arguments).env_clear().env("RUST_LOG", "debug").stdin(Stdio::null());
@@ -23,27 +18,61 @@ pub async fn projector(arguments: &[&str]) -> (i32, String, String) {
     (output.status.code().expect("it exits"), text(output.stdout), text(output.stderr))
 }
 
-/// An address that forwards to another, and holds every `UpdateItem` until it is opened.
-pub async fn gate(upstream: String, open: watch::Receiver<bool>, held: Arc<AtomicUsize>) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    let url = format!("http://{}", listener.local_addr().expect("an address"));
-    tokio::spawn(async move {
-        while let Ok((client, _)) = listener.accept().await {
-            let server = TcpStream::connect(upstream.trim_start_matches("http://")).await.expect("the database is served");
-            let (mut open, held) = (open.clone(), held.clone());
-            let ((mut from_client, mut to_client), (mut from_server, mut to_server)) = (client.into_split(), server.into_split());
-            tokio::spawn(async move { tokio::io::copy(&mut from_server, &mut to_client).await });
-            tokio::spawn(async move {
-                let mut bytes = vec![0; 65_536];
-                while let Ok(count @ 1..) = from_client.read(&mut bytes).await {
-                    if bytes[..count].windows(11).any(|window| window == b".UpdateItem") {
-                        held.fetch_add(1, Relaxed);
-                        open.wait_for(|open| *open).await.expect("the test goes on");
+/// Starts `projector` with its output piped. Dropping the value kills the process.
+pub fn start_projector(arguments: &[&str]) -> Child {
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_projector"));
+    command.args(arguments).env_clear().stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.kill_on_drop(true).spawn().expect("projector runs")
+}
+
+/// Interrupts the process, as Ctrl-C does.
+pub fn interrupt(child: &Child) {
+    let id = child.id().expect("it runs").to_string();
+    assert!(Command::new("kill").args(["-INT", &id]).status().expect("kill runs").success());
+}
+
+/// Forwards connections to a database, and holds back every `UpdateItem` until it is opened.
+pub struct Gate {
+    /// The address to give the process as DynamoDB's endpoint.
+    pub url: String,
+    opener: watch::Sender<bool>,
+    held: watch::Sender<usize>,
+}
+
+impl Gate {
+    pub async fn new(upstream: String) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let url = format!("http://{}", listener.local_addr().expect("an address"));
+        let gate = Self { url, opener: watch::Sender::new(false), held: watch::Sender::new(0) };
+        let (opener, held) = (gate.opener.clone(), gate.held.clone());
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let server = TcpStream::connect(upstream.trim_start_matches("http://")).await.expect("the database is served");
+                let (mut open, held) = (opener.subscribe(), held.clone());
+                let ((mut from_client, mut to_client), (mut from_server, mut to_server)) = (client.into_split(), server.into_split());
+                tokio::spawn(async move { tokio::io::copy(&mut from_server, &mut to_client).await });
+                tokio::spawn(async move {
+                    let mut bytes = vec![0; 65_536];
+                    while let Ok(count @ 1..) = from_client.read(&mut bytes).await {
+                        if bytes[..count].windows(11).any(|window| window == b".UpdateItem") {
+                            held.send_modify(|held| *held += 1);
+                            open.wait_for(|open| *open).await.expect("the gate is opened in the end");
+                        }
+                        to_server.write_all(&bytes[..count]).await.expect("the database is served");
                     }
-                    to_server.write_all(&bytes[..count]).await.expect("the database is served");
-                }
-            });
-        }
-    });
-    url
+                });
+            }
+        });
+        gate
+    }
+
+    /// Waits until this number of calls are held back.
+    pub async fn holds(&self, calls: usize) {
+        self.held.subscribe().wait_for(|held| *held >= calls).await.expect("the gate exists");
+    }
+
+    /// Lets all calls through.
+    pub fn open(&self) {
+        self.opener.send_replace(true);
+    }
 }

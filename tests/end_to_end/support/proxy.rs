@@ -1,4 +1,4 @@
-//! The network between a worker's process and DynamoDB: HTTP in between, where calls are delayed, refused, lost, cut or late.
+//! The network between a worker's process and DynamoDB: an HTTP proxy that delays, refuses, loses, cuts or postpones calls.
 
 use std::{
     collections::BTreeMap,
@@ -19,28 +19,28 @@ use tokio::{
 
 use crate::support::world::{Call, World};
 
-/// What becomes of a call.
+/// What happens to a call.
 pub enum Fault {
     None,
-    /// Applied and answered, later.
+    /// Applied and answered after this time.
     Delayed(Duration),
-    /// Answered in the store's place with this status and body; nothing is applied.
+    /// Not applied; answered with this status and body instead.
     Instead(u16, String),
-    /// Applied, and answered with this status and body all the same.
+    /// Applied, but answered with this status and body.
     AppliedBut(u16, String),
-    /// The connection is cut; nothing is applied.
+    /// Not applied; the connection is cut.
     CutBefore,
     /// Applied; the connection is cut instead of an answer.
     Lost,
-    /// Applied; the connection is cut amid the answer.
+    /// Applied; the connection is cut in the middle of the answer.
     CutAmid,
-    /// The connection is cut, and it is applied when so many more calls have come by.
+    /// The connection is cut; the call is applied after this number of further calls.
     Late(usize),
-    /// Never answered; applied when the worker has given up waiting.
+    /// Never answered; applied after the worker has given up waiting.
     Hung,
 }
 
-/// When a call that a worker's process is to be killed at is applied.
+/// When the call at which a process is killed is applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Applied {
     Never,
@@ -51,7 +51,7 @@ pub enum Applied {
 
 type Plan = Box<dyn Fn(&Call<'_>) -> (&'static str, Fault) + Send + Sync>;
 
-/// Between the processes of a test and its DynamoDB. Its ways in end with this value.
+/// Sits between the processes of a test and its DynamoDB. Dropping it closes all its doors.
 pub struct Proxy {
     shared: Arc<Shared>,
     doors: Mutex<JoinSet<()>>,
@@ -62,15 +62,15 @@ struct Shared {
     upstream: String,
     plan: Plan,
     calls: AtomicUsize,
-    /// What is to be applied at that call.
+    /// Postponed requests, each with the number of the call at which it is applied.
     late: Mutex<Vec<(usize, Message)>>,
     seen: Mutex<BTreeMap<String, u64>>,
     connections: Mutex<JoinSet<io::Result<()>>>,
 }
 
-/// A process's own way in.
+/// One process's entrance to the proxy, at an address of its own.
 pub struct Door {
-    /// The address to give to the process as DynamoDB's.
+    /// The address to give the process as DynamoDB's endpoint.
     pub url: String,
     state: Arc<DoorState>,
 }
@@ -83,13 +83,13 @@ struct DoorState {
     struck: Notify,
 }
 
-/// No test panics while it holds one of these; if one does, that is what should be read.
+/// No test panics while holding a lock; if one does, its own panic message should be the one that is read.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Proxy {
-    /// Calls to the world's database go as the plan says, which also names each fault.
+    /// Passes calls on to the world's database as planned. The plan also names each fault.
     pub async fn new(world: &World, plan: impl Fn(&Call<'_>) -> (&'static str, Fault) + Send + Sync + 'static) -> Self {
         let upstream = world.serve().await.trim_start_matches("http://").to_owned();
         let shared = Shared {
@@ -103,7 +103,7 @@ impl Proxy {
         Self { shared: Arc::new(shared), doors: Mutex::default() }
     }
 
-    /// Another way in.
+    /// Opens another entrance.
     pub async fn door(&self) -> Door {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let url = format!("http://{}", listener.local_addr().expect("an address"));
@@ -119,34 +119,34 @@ impl Proxy {
         door
     }
 
-    /// Waits until all that was sent is applied or lost. The processes must have ended.
+    /// Waits until every call sent is applied or lost. The processes must have ended.
     pub async fn settle(&self) {
         let mut connections = std::mem::take(&mut *lock(&self.shared.connections));
         while let Some(ended) = connections.join_next().await {
-            // It ends with an error where either side does, which is what connections do here.
+            // A connection ends with an error when either side ends, which is normal here.
             let _ = ended.expect("no connection panics");
         }
         self.shared.arrive(usize::MAX).await;
     }
 
-    /// How often each fault was met, and each operation.
+    /// How often each fault and each operation occurred.
     pub fn seen(&self) -> BTreeMap<String, u64> {
         lock(&self.shared.seen).clone()
     }
 }
 
 impl Door {
-    /// From here on, the `nth` call is the last of the process: [`struck`](Self::struck) ends when it comes.
+    /// Makes the `nth` call from now fatal to the process: [`struck`](Self::struck) returns when it arrives.
     pub fn arm(&self, nth: usize, applied: Applied) {
         *lock(&self.state.fatal) = Some((self.state.calls.load(Relaxed) + nth, applied));
     }
 
-    /// From the `nth` call on, none is let through: the process has lost its permissions.
+    /// Denies all calls from the `nth` on, as if the process had lost its permissions.
     pub fn shut(&self, nth: usize) {
         *lock(&self.state.shut_from) = Some(self.state.calls.load(Relaxed) + nth);
     }
 
-    /// No call is fatal, and all are let through.
+    /// Makes no call fatal and lets all calls through.
     pub fn disarm(&self) {
         *lock(&self.state.fatal) = None;
         *lock(&self.state.shut_from) = None;
@@ -173,7 +173,7 @@ impl Shared {
         *lock(&self.seen).entry(what.to_owned()).or_default() += 1;
     }
 
-    /// Applies what is due at this call.
+    /// Applies the postponed requests that are due at this call.
     async fn arrive(&self, number: usize) {
         let due: Vec<_> = lock(&self.late).extract_if(.., |(due, _)| *due <= number).collect();
         for (_, request) in due {
@@ -187,7 +187,7 @@ impl Shared {
     }
 }
 
-/// Serves one connection until one of its ends is cut.
+/// Serves one connection until either end closes it.
 async fn serve(shared: &Shared, door: &DoorState, client: TcpStream) -> io::Result<()> {
     client.set_nodelay(true)?;
     let mut client = BufReader::new(client);
@@ -217,7 +217,7 @@ async fn serve(shared: &Shared, door: &DoorState, client: TcpStream) -> io::Resu
         if !name.is_empty() {
             shared.note(name);
         }
-        // What is applied is applied whether or not someone waits for the answer.
+        // A call is applied whether or not anyone still waits for its answer.
         let answer = match fault {
             Fault::None => forward(&shared.upstream, &mut upstream, &request).await?,
             Fault::Delayed(time) => {
@@ -254,7 +254,7 @@ async fn serve(shared: &Shared, door: &DoorState, client: TcpStream) -> io::Resu
     Ok(())
 }
 
-/// Waits until the other side has closed the connection, by will or by death.
+/// Waits until the other side has closed the connection or died.
 async fn ended(client: &mut BufReader<TcpStream>) {
     let mut rest = Vec::new();
     // An error means the same.
@@ -272,14 +272,14 @@ async fn forward(upstream: &str, connection: &mut Option<BufReader<TcpStream>>, 
     Message::read(connection).await?.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
 }
 
-/// One request or response of HTTP/1.1 as it came.
+/// One HTTP/1.1 request or response, byte for byte.
 struct Message {
     bytes: Vec<u8>,
     head: usize,
 }
 
 impl Message {
-    /// None at the end of the stream. All messages here tell their length.
+    /// `None` at the end of the stream. All messages here state their length.
     async fn read(stream: &mut BufReader<TcpStream>) -> io::Result<Option<Self>> {
         let mut bytes = Vec::new();
         let mut length = 0;
@@ -325,7 +325,7 @@ impl Message {
     }
 }
 
-/// The value of this header, if the line has it.
+/// The value of this header, if this line is that header.
 fn value<'a>(line: &'a [u8], header: &str) -> Option<&'a str> {
     let (name, value) = std::str::from_utf8(line).ok()?.split_once(':')?;
     name.eq_ignore_ascii_case(header).then(|| value.trim())

@@ -1,32 +1,32 @@
-//! Records that tell too little, or that no rule can read.
+//! Records that are incomplete, or that no rule can read.
 
 use projection_vocabulary::{RecordedEvent, Value};
 use serde_json::{Value as Json, json, value::RawValue};
 
 use crate::support::world::{record, records};
 
-/// Stands in event data, and must stand nowhere else.
+/// Part of event data, and must not appear anywhere else.
 pub const MARKER: &str = "only-the-event-may-say-this";
 
-/// The same record with one of its members put to something else.
+/// The same record with one member replaced.
 pub fn with(record: &RawValue, pointer: &str, value: Json) -> Box<RawValue> {
     let mut record: Json = serde_json::from_str(record.get()).expect("JSON");
     *record.pointer_mut(pointer).expect("a member") = value;
     serde_json::value::to_raw_value(&record).expect("JSON")
 }
 
-/// An event as a stream without images tells it.
+/// The record of an event in a stream without images.
 pub fn keys_only(event: &RecordedEvent, position: u64) -> Box<RawValue> {
     let record = with(&record(event, position), "/dynamodb/NewImage", Json::Null);
     with(&record, "/dynamodb/StreamViewType", json!("KEYS_ONLY"))
 }
 
-/// The data of an opened account whose deposit is no number.
+/// The data of `AccountOpened` with a deposit that is not a number.
 pub fn deposit_of(word: &str) -> Value {
     Value::Map([("initialDeposit".to_owned(), Value::from(word))].into())
 }
 
-/// Records of these events, and of some that cannot be applied, each with the marker in its data.
+/// Records of these events and some that cannot be applied, all with the marker in their data.
 pub fn marked(mut events: Vec<RecordedEvent>) -> Vec<Box<RawValue>> {
     for event in &mut events {
         event.metadata = Some(Value::from(MARKER));

@@ -1,4 +1,4 @@
-//! Lambda as the worker's process sees it: its environment, and the Runtime API on a port of its own
+//! Lambda as the worker's process sees it: environment variables, and the Runtime API on a port of its own
 //! (<https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html>).
 
 use std::{
@@ -31,24 +31,24 @@ use tokio::{
 
 use crate::support::world::World;
 
-/// What an invocation may take unless a test says otherwise, and how long a test waits for what the worker does not do.
+/// The time of an invocation unless a test states another, and how long a test waits before it fails.
 pub const PLENTY: Duration = Duration::from_mins(1);
 
-/// The environment of the worker's process, by variable. No other variable reaches it.
+/// The environment of the worker's process, by variable. It sees no other variable.
 pub type Environment = BTreeMap<&'static str, String>;
 
-/// How an invocation was answered.
+/// The answer of an invocation.
 #[derive(Debug, PartialEq)]
 pub enum Answer {
-    /// With what the handler returned.
+    /// What the handler returned.
     Response(String),
-    /// As an error of the function.
+    /// A function error.
     Error(String),
 }
 
-/// One process of the worker. It ends with this value.
+/// One process of the worker. Dropping it ends the process.
 pub struct Lambda {
-    /// X-Ray's header of the invocations to come.
+    /// X-Ray's header for the following invocations.
     pub trace: Option<String>,
     process: Child,
     stdout: JoinHandle<Vec<u8>>,
@@ -73,12 +73,12 @@ struct Service {
     answers: UnboundedSender<(String, Answer)>,
 }
 
-/// The variables that the function has by its configuration and from Lambda, with the world's database as DynamoDB.
+/// The variables set by the function's configuration and by Lambda, with the world's database as DynamoDB.
 pub async fn environment(world: &World) -> Environment {
     environment_at(&world.serve().await)
 }
 
-/// The same with DynamoDB at this address.
+/// Same, with DynamoDB at this address.
 pub fn environment_at(dynamodb: &str) -> Environment {
     let variables = [
         ("EVENT_STORE_TABLE", "event-store"),
@@ -98,17 +98,17 @@ pub fn environment_at(dynamodb: &str) -> Environment {
 }
 
 impl Lambda {
-    /// The program that is deployed, on the world's database.
+    /// Starts the deployed program on the world's database.
     pub async fn start(world: &World) -> Self {
         Self::start_in(environment(world).await).await
     }
 
-    /// The program that is deployed, in this environment.
+    /// Starts the deployed program in this environment.
     pub async fn start_in(environment: Environment) -> Self {
         Self::start_program(Command::new(env!("CARGO_BIN_EXE_lambda")), environment).await
     }
 
-    /// Another program that serves Lambda.
+    /// Starts another program that serves Lambda.
     pub async fn start_program(mut program: Command, environment: Environment) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("an address").to_string();
@@ -141,13 +141,13 @@ impl Lambda {
         self.invoke_until(SystemTime::now() + PLENTY, payload).await
     }
 
-    /// Invokes the function with a deadline. Lambda would end the process then; here it goes on.
+    /// Invokes the function with a deadline. Lambda would end the process then; here it continues.
     pub async fn invoke_until(&mut self, deadline: SystemTime, payload: impl Into<String>) -> Answer {
         self.invoke_or_kill(deadline, payload, pending()).await.expect("no moment comes")
     }
 
-    /// Invokes the function, and kills its process at this moment after it has taken the invocation. `None`: it had not
-    /// answered by then, and is dead.
+    /// Invokes the function, and kills its process when `moment` completes, counted from when it took the invocation. `None`: it was
+    /// killed before it answered.
     pub async fn invoke_or_kill(
         &mut self,
         deadline: SystemTime,
@@ -178,20 +178,20 @@ impl Lambda {
         Some(answer)
     }
 
-    /// Ends the process, and returns what it wrote until then.
+    /// Kills the process and returns its output.
     pub async fn stop(mut self) -> Output {
         self.process.start_kill().expect("it still runs");
         self.ended().await
     }
 
-    /// Waits until the process ends by itself.
+    /// Waits until the process ends on its own.
     pub async fn ended(mut self) -> Output {
         let status = tokio::time::timeout(PLENTY, self.process.wait()).await.expect("it ends").expect("its status");
         Output { status, stdout: self.stdout.await.expect("read"), stderr: self.stderr.await.expect("read") }
     }
 }
 
-/// Reads while the process writes, or it would wait for a reader once the pipe is full.
+/// Reads while the process writes; otherwise it would block once the pipe is full.
 async fn read(mut pipe: impl AsyncRead + Unpin) -> Vec<u8> {
     let mut bytes = Vec::new();
     pipe.read_to_end(&mut bytes).await.expect("a pipe");
@@ -210,7 +210,7 @@ async fn next(State(service): State<Arc<Service>>) -> Response {
         ("content-type", "application/json".to_owned()),
     ];
     headers.extend(trace.map(|trace| ("lambda-runtime-trace-id", trace)));
-    // Nobody may wait for it any more.
+    // The test may no longer be waiting.
     let _ = taken.send(());
     (AppendHeaders(headers), payload).into_response()
 }
@@ -240,7 +240,7 @@ pub fn done() -> Answer {
     Answer::Response(ALL_DONE.to_owned())
 }
 
-/// What the process logged on its standard output; there must be nothing on the other, and only JSON on either.
+/// The log lines of a process. Fails unless standard error is empty and standard output is all JSON.
 pub fn log_lines(output: &Output) -> Vec<Json> {
     assert_eq!(String::from_utf8_lossy(&output.stderr), "");
     let text = String::from_utf8_lossy(&output.stdout);
@@ -248,7 +248,7 @@ pub fn log_lines(output: &Output) -> Vec<Json> {
     lines.filter(|line: &Json| line.get("_aws").is_none()).collect()
 }
 
-/// All that the process wrote.
+/// Everything the process wrote.
 pub fn text(output: &Output) -> String {
     [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes)).concat()
 }

@@ -1,4 +1,4 @@
-//! Histories of `stays`, and what their rows must be by the second revision of its rule.
+//! Histories for `stays`, and their rows by the second revision of its rule.
 
 use std::collections::BTreeMap;
 
@@ -11,10 +11,10 @@ use crate::support::{
     world::{World, fold, recorded},
 };
 
-/// A page of the store is 1 MB: a hundred events of this size.
+/// Bytes of a note. A page of a scan is 1 MB, a hundred events of this size.
 pub const FAT: usize = 10_000;
 
-/// Who stayed where, by chance: so many events of so many guests, whose notes have so many bytes.
+/// Random stays: this number of events of this number of guests, each with a note of this number of bytes.
 pub fn stays(seed: u64, events: usize, guests: usize, note: usize) -> Vec<RecordedEvent> {
     let mut random = Rng::with_seed(seed);
     let note = "x".repeat(note);
@@ -37,7 +37,7 @@ pub fn stays(seed: u64, events: usize, guests: usize, note: usize) -> Vec<Record
     recorded(facts.iter().map(|(who, event_type, data)| (who.as_str(), *event_type, data.clone())))
 }
 
-/// A world whose rows the rule's first revision has written.
+/// A world whose rows were written by the rule's first revision.
 pub async fn world_of_stays(events: &[RecordedEvent]) -> World {
     let world = World::with(Registry::new(STAYS_1)).await;
     world.append_all(events).await;
@@ -49,7 +49,7 @@ pub async fn world_of_stays(events: &[RecordedEvent]) -> World {
 
 pub type Visible = BTreeMap<RowKey, Attributes>;
 
-/// The rows as they are, without shared rows that nothing counts for any more.
+/// The visible rows, without shared rows in which every counter is zero.
 pub async fn rows_in(store: &Store) -> Visible {
     let mut rows = store.visible_rows(STAYS_2[0]).await.expect("rows");
     rows.retain(|_, row| !row.values().all(|value| value.as_number().is_some_and(projection_vocabulary::Decimal::is_zero)));

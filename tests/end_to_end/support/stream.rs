@@ -5,7 +5,7 @@ use serde_json::Value as Json;
 
 use crate::support::world::World;
 
-/// Reads the event store's stream from its beginning, each record as Lambda hands it to a function.
+/// Reads the event store's stream from its beginning, each record in the form in which Lambda passes it to a function.
 pub async fn stream(world: &World) -> Vec<Json> {
     let arn = world.worker.store().event_store_stream().await.expect("a table").expect("a stream");
     let mut capture = Capture::new(world.embedded.streams_client(), arn, Begin::Oldest);

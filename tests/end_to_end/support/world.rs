@@ -1,4 +1,4 @@
-//! A store of a test's own, and what a test says about it.
+//! A database for each test, with a worker on it, and the histories and rows that tests compare.
 
 use std::{
     collections::BTreeMap,
@@ -29,13 +29,13 @@ use serde_dynamo::Item;
 use serde_json::{json, value::RawValue};
 use tokio::sync::Notify;
 
-/// An empty database with all tables, and the worker of this repository's projections on it.
+/// A database with all tables, and a worker with this repository's projections.
 pub struct World {
     pub embedded: Embedded,
     pub worker: Worker,
 }
 
-/// Rows by projection, as a reader sees them.
+/// Visible rows by projection.
 pub type Everything = BTreeMap<&'static str, BTreeMap<RowKey, Attributes>>;
 
 pub fn registry() -> Registry {
@@ -63,17 +63,17 @@ impl World {
         Worker::new(Store::new(self.embedded.client_with(wrap), names(registry)), registry)
     }
 
-    /// A worker of other rules on the same database; the tables must be there.
+    /// A worker with other rules on the same database; their tables must exist.
     pub fn worker_of(&self, rules: &'static [&'static dyn DynProjection]) -> Worker {
         self.worker_behind(Registry::new(rules), |connector| connector)
     }
 
-    /// Another worker on the same database, over a network that does as the plan says, call by call.
+    /// Another worker on the same database, over a network that treats each call as planned.
     pub fn tapped(&self, plan: impl Fn(&Call<'_>) -> Fault + Send + Sync + 'static) -> Tapped {
         self.tapped_of(self.worker.registry().projections(), plan)
     }
 
-    /// The same for a worker of other rules.
+    /// Same, with other rules.
     pub fn tapped_of(
         &self,
         rules: &'static [&'static dyn DynProjection],
@@ -104,13 +104,13 @@ impl World {
         }
     }
 
-    /// Puts an event in the place of what the event store has under its version, as an operator does by hand.
+    /// Overwrites the stored event of this version, as an operator does by hand.
     pub async fn correct(&self, event: &RecordedEvent) {
         let request = self.embedded.client().put_item().table_name("event-store").set_item(Some(encode_event(event)));
         request.send().await.expect("put");
     }
 
-    /// Appends whole histories: quicker than importing them.
+    /// Appends whole histories; faster than importing them.
     pub async fn append_all(&self, events: &[RecordedEvent]) {
         let mut events = events.to_vec();
         events.sort_by_key(|event| (event.aggregate.clone(), event.version));
@@ -125,13 +125,13 @@ impl World {
         self.worker.process(&records(events), Deadline::NONE).await
     }
 
-    /// One row of a projection as a reader sees it, `name=value name=value`; empty if it is absent.
+    /// One visible row as `name=value name=value`; empty if there is none.
     pub async fn row(&self, projection: &str, key: &str) -> String {
         let row = self.rows().await[projection].get(&RowKey::from(key)).cloned().unwrap_or_default();
         row.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" ")
     }
 
-    /// What is parked: aggregate, version and reason.
+    /// The parking table's entries: aggregate, version and reason.
     pub async fn parked(&self) -> Vec<(String, Option<u64>, String)> {
         let parked = self.worker.store().parked().await.expect("the parking table");
         parked.into_iter().map(|Parked { aggregate, version, reason, .. }| (aggregate, version, reason)).collect()
@@ -154,29 +154,29 @@ pub struct Call<'a> {
     pub body: &'a str,
 }
 
-/// What becomes of a call.
+/// What happens to a call.
 pub enum Fault {
     None,
-    /// Answered in the store's place, with this status and JSON; nothing is applied.
+    /// Not applied; answered with this status and JSON instead.
     Answer(u16, String),
-    /// Applied, and the answer is lost.
+    /// Applied; the answer is lost.
     Lost,
-    /// This happens first, and then the call is answered.
+    /// Applied and answered normally, after this future has completed.
     Meanwhile(BoxFuture<'static, ()>),
-    /// Never answered: nothing is applied.
+    /// Not applied and never answered.
     HungBefore,
-    /// Never answered, although it is applied.
+    /// Applied, but never answered.
     HungAfter,
 }
 
 impl Fault {
-    /// An error of DynamoDB's own, by its name.
+    /// An error of DynamoDB, by its name.
     pub fn error(status: u16, name: &str) -> Self {
         Self::Answer(status, json!({"__type": format!("com.amazonaws.dynamodb.v20120810#{name}"), "message": "as planned"}).to_string())
     }
 }
 
-/// A worker, and what its network saw.
+/// A worker, and the calls its network saw.
 pub struct Tapped {
     pub worker: Worker,
     /// Notified when a call hangs.
@@ -219,7 +219,7 @@ impl HttpConnector for Network {
             match fault {
                 Fault::None => inner.call(request).await,
                 Fault::Answer(status, json) => {
-                    // As on a network, others come in between.
+                    // Yields, so that other workers' calls can come in between, as on a real network.
                     tokio::task::yield_now().await;
                     Ok(HttpResponse::new(StatusCode::try_from(status).expect("a status"), json.into()))
                 }
@@ -245,13 +245,13 @@ impl HttpConnector for Network {
     }
 }
 
-/// Events as the event store numbers them: aggregate, type, data.
+/// Events from (aggregate, type, data), numbered as the event store numbers them.
 pub fn recorded<'a>(facts: impl IntoIterator<Item = (&'a str, &'static str, Value)>) -> Vec<RecordedEvent> {
     let facts = facts.into_iter().map(|(aggregate, event_type, data)| Fact { aggregate: aggregate.into(), event_type, data });
     projection_vocabulary::sample::record(facts.collect::<Vec<_>>()).collect()
 }
 
-/// The events of an account that is opened with the first amount and given the others.
+/// The events of an account that is opened with the first amount and receives the others as deposits.
 pub fn account(id: &str, amounts: &[&str]) -> Vec<RecordedEvent> {
     let amount = |text: &str| Value::Number(text.parse().expect("a test's number"));
     recorded(amounts.iter().enumerate().map(|(at, text)| match at {
@@ -260,12 +260,12 @@ pub fn account(id: &str, amounts: &[&str]) -> Vec<RecordedEvent> {
     }))
 }
 
-/// Another event with the same version, as a restored event store may have it.
+/// A different event with the same version, as a restored event store may hold.
 pub fn impostor(event: &RecordedEvent) -> RecordedEvent {
     RecordedEvent { event_id: format!("{}-other", event.event_id).into(), ..event.clone() }
 }
 
-/// The stream's record of each event, positioned in the order given.
+/// The stream's record of each event, with sequence numbers in the order given.
 pub fn records(events: &[RecordedEvent]) -> Vec<Box<RawValue>> {
     events.iter().zip(1..).map(|(event, position)| record(event, position)).collect()
 }
@@ -282,7 +282,7 @@ pub fn record(event: &RecordedEvent, position: u64) -> Box<RawValue> {
     serde_json::value::to_raw_value(&record).expect("JSON")
 }
 
-/// What the rows must be: the fold of each aggregate's events in order of version.
+/// The expected rows: the fold of each aggregate's events in version order.
 pub fn fold(registry: Registry, events: &[RecordedEvent]) -> Everything {
     let mut events: Vec<_> = events.to_vec();
     events.sort_by_key(|event| (event.aggregate.clone(), event.version));
@@ -297,7 +297,7 @@ pub fn fold(registry: Registry, events: &[RecordedEvent]) -> Everything {
     registry.projections().iter().map(fold_one).collect()
 }
 
-/// The history of a sample domain, with its choices made by a seed.
+/// A random history of a sample domain, determined by the seed.
 pub fn history(domain: &str, seed: u64, events: usize, aggregates: usize) -> Vec<RecordedEvent> {
     let sample = projections::samples::ALL.iter().find(|sample| sample.name == domain).expect("a sample domain");
     let mut random = fastrand::Rng::with_seed(seed);

@@ -1,15 +1,16 @@
-//! The projections of this repository: what a row means.
+//! The projections of this repository: the rules that turn events into rows.
 //!
-//! To add one: a file beside these, and a line in [`ALL`].
+//! To add one, write a file in its domain's folder and add a line to [`ALL`]. The author's guide,
+//! [`projection_vocabulary::guide`], shows how.
 
-pub mod account_summary;
-pub mod forum_counters;
+pub mod bank;
+pub mod forum;
 pub mod samples;
 
 use projection_vocabulary::DynProjection;
 
 /// Every projection that the worker runs.
 pub const ALL: &[&dyn DynProjection] = &[
-    &account_summary::AccountSummary, //
-    &forum_counters::ForumCounters,
+    &bank::account_summary::AccountSummary, //
+    &forum::forum_counters::ForumCounters,
 ];

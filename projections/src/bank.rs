@@ -1,0 +1,4 @@
+//! Bank accounts: what a balance is.
+
+pub mod account_summary;
+pub(crate) mod sample;

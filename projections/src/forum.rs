@@ -1,0 +1,4 @@
+//! A forum: categories, their topics and the posts in them.
+
+pub mod forum_counters;
+pub(crate) mod sample;

@@ -30,7 +30,7 @@ mod tests {
     use super::ALL;
 
     #[test]
-    fn every_fact_of_every_sample_is_applied_by_the_projections_it_concerns() {
+    fn the_projections_of_a_sample_domain_apply_every_fact_of_it() {
         for sample in ALL {
             let mut state = 7_u64;
             let mut pick = |bound| {
@@ -49,7 +49,7 @@ mod tests {
                 assert_eq!(rows.home.is_empty(), !concerned);
                 assert!(
                     !concerned || rule.event_types().iter().all(|name| kinds.contains(name)),
-                    "{} makes every kind of event",
+                    "{} generates every event type",
                     sample.name
                 );
             }

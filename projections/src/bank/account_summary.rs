@@ -3,20 +3,21 @@
 //! | attribute | holds |
 //! |---|---|
 //! | `accountId` | the account: the key |
-//! | `balance` | number: deposits less withdrawals, exact, in the account's currency |
+//! | `balance` | deposits minus withdrawals, as an exact number in the account's currency |
 //! | `status` | `ACTIVE` or `CLOSED` |
-//! | `createdAt`, `updatedAt` | when its first and its last event happened |
+//! | `createdAt` | when it was opened |
+//! | `updatedAt` | when its latest event happened |
 
 use projection_vocabulary::{Change, Decimal, Projection, Recorded, Refusal, own};
 use serde::Deserialize;
 
-/// The rule. Deposits and withdrawals merge to one ADD.
+/// The rule. The deposits and withdrawals of a span merge into one `ADD`.
 pub struct AccountSummary;
 
 /// What happens to an account.
 #[derive(Deserialize)]
 #[serde(rename_all_fields = "camelCase")]
-#[allow(missing_docs, reason = "the names say it")]
+#[allow(missing_docs, reason = "the names are self-explanatory")]
 pub enum Event {
     AccountOpened { initial_deposit: Decimal },
     MoneyDeposited { amount: Decimal },
@@ -50,7 +51,7 @@ mod tests {
     use super::AccountSummary;
 
     #[test]
-    fn deposits_and_withdrawals_sum_up_exactly() {
+    fn deposits_and_withdrawals_add_up_exactly() {
         let rows = given(&AccountSummary)
             .event("alice", "AccountOpened", data! { initialDeposit: 100 })
             .event("alice", "MoneyDeposited", data! { amount: 0.10 })
@@ -79,11 +80,11 @@ mod tests {
     }
 
     #[test]
-    fn an_amount_written_as_text_is_refused() {
+    fn an_amount_stored_as_a_string_is_refused() {
         let refusal = given(&AccountSummary)
             .event("alice", "AccountOpened", data! { initialDeposit: 5 })
             .event("alice", "MoneyDeposited", data! { amount: "5" })
             .refusal();
-        expect!["alice 2: the event's data does not fit: `amount`: a text where an exact number belongs"].assert_eq(&refusal);
+        expect!["alice 2: cannot read the event's data: `amount`: expected an exact number, found a string"].assert_eq(&refusal);
     }
 }

@@ -2,27 +2,28 @@
 //!
 //! | attribute | category's row | topic's row |
 //! |---|---|---|
-//! | `id` | the category: the key | the topic: the key |
+//! | `id` | the category's id: the key | the topic's id: the key |
 //! | `name`, `description` | as created | |
-//! | `categoryId`, `title`, `authorId` | | where it stands now; as created |
+//! | `categoryId` | | the category that the topic is in now |
+//! | `title`, `authorId` | | as created |
 //! | `topicCount` | topics in it now | |
-//! | `postCount` | posts of the topics in it now | posts in it now |
-//! | `lastPostAt` | the latest post ever made in it | its latest post |
+//! | `postCount` | posts in the topics that are in it now | posts in it now |
+//! | `lastPostAt` | time of the latest post ever made in it | time of its latest post |
 //!
-//! A category's row is the home of its own events and shared by its topics, which own the counters on it. A deleted topic
-//! leaves an empty row: its watermark keeps a late redelivery from counting it again. The index `topics-by-category` holds
-//! nothing that a post changes, so posts cost it no write.
+//! A category's row is the home row of the category and a shared row of its topics, which own the counters on it. A deleted
+//! topic leaves an empty row, whose watermark stops a late redelivery from counting the topic again. The index
+//! `topics-by-category` contains no attribute that a post changes, so a post does not rewrite an index entry.
 
 use projection_vocabulary::{Change, Index, Own, Projection, Recorded, Refusal, own, retract, shared, transfer};
 use serde::Deserialize;
 
-/// The rule. What a topic counts for its category is added in the transaction that moves the topic's watermark.
+/// The rule. A topic's contribution to its category is written in the same transaction as the topic's watermark.
 pub struct ForumCounters;
 
-/// What happens in a forum. The aggregate is a category or a topic.
+/// What happens in a forum. Each aggregate is a category or a topic.
 #[derive(Deserialize)]
 #[serde(rename_all_fields = "camelCase")]
-#[allow(missing_docs, reason = "the names say it")]
+#[allow(missing_docs, reason = "the names are self-explanatory")]
 pub enum Event {
     CategoryCreated { name: String, description: Option<String> },
     TopicCreated { category_id: String, title: String, author_id: String },
@@ -93,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn a_moved_topic_takes_its_posts_along() {
+    fn a_moved_topic_takes_its_posts_with_it() {
         let rows = topic_with_two_posts()
             .event("t1", "TopicMoved", data! { fromCategoryId: "news", toCategoryId: "archive" })
             .event("t1", "PostAdded", data! { postId: "p3", authorId: "ann", categoryId: "archive" })
@@ -107,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn a_deleted_topic_takes_back_what_it_counted_and_leaves_an_empty_row() {
+    fn a_deleted_topic_takes_back_its_contributions_and_leaves_an_empty_row() {
         let rows = topic_with_two_posts().event("t1", "TopicDeleted", data! { categoryId: "news" }).rows();
         expect![[r#"
             news: description=What happened lastPostAt=2026-01-01T00:00:04.000Z name=News postCount=0 topicCount=0 version=1

@@ -1,13 +1,14 @@
-//! The algebra of changes: what an event may do to rows, and how the changes of many events become one.
+//! The algebra of changes: what an event may do to rows, and how the changes of many events merge into one.
 //!
-//! A home row belongs to one aggregate, whose events are applied in order, so anything may be done to it: `add`, `set`,
-//! `remove`. A shared row is written by many aggregates in no order at all, so only what commutes may be done to it: `add`
-//! (made exact by the writer's home row), `max` and `insert` (idempotent). The builders [`own`] and [`shared`] offer just
-//! that; anything else does not compile.
+//! A home row belongs to one aggregate, whose events are applied in order, so a rule may `add`, `set` and `remove` there. Many
+//! aggregates write to a shared row, in no particular order, so a rule may only use operations that commute: `add` (the
+//! contributing aggregate's home row makes it exact) and the monotone `max` and `insert` (idempotent). The builders [`own`] and
+//! [`shared`] offer exactly these operations; nothing else compiles.
 //!
-//! What an aggregate has added to shared rows so far are its *contributions*, a vector with one number for each attribute of
-//! each shared row. Every change acts on it as an affine map: [`transfer`] and [`retract`] move or drop coordinates, `add`
-//! adds. Affine maps compose, and composition is associative; so [`Change::then`] is, and n events cost one write.
+//! The amounts that an aggregate has added to shared rows so far are its *contributions*: a vector with one number for each
+//! attribute of each shared row. Every change acts on that vector as an affine map: [`transfer`] and [`retract`] move or drop
+//! coordinates, and `add` adds. Affine maps compose associatively. [`Change::then`] is therefore associative, and the events of
+//! a span cost one write.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,7 +18,7 @@ use std::{
 
 use crate::{AggregateId, Decimal, DecimalError, Value};
 
-/// Attributes of a row that are the worker's, not a rule's.
+/// Names of row attributes that belong to the worker. A rule cannot use them.
 pub const RESERVED: [&str; 7] = ["version", "revision", "lastEventId", "parkedAt", "owned", "rewritten", "corrected"];
 
 /// The key of one row of a read model.
@@ -25,7 +26,7 @@ pub const RESERVED: [&str; 7] = ["version", "revision", "lastEventId", "parkedAt
 pub struct RowKey(Arc<str>);
 
 impl RowKey {
-    /// The key as text.
+    /// The key as a string.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -62,7 +63,7 @@ impl fmt::Debug for RowKey {
     }
 }
 
-/// One number attribute of one shared row.
+/// One attribute of one shared row.
 pub type Cell = (RowKey, String);
 /// Amounts by shared row and attribute.
 pub type Sums = BTreeMap<Cell, Decimal>;
@@ -74,48 +75,49 @@ pub type Attributes = BTreeMap<String, Value>;
 pub struct Change {
     own: BTreeMap<String, OwnOp>,
     route: Route,
-    /// Added to contributions, after `route` moved what stood before.
+    /// Added to contributions after `route` has moved the earlier ones.
     adds: Sums,
-    /// Every cell that any event of the span wrote to, also where the sum comes to nothing: the shared row then shows a
-    /// zero, whether the events were applied one by one or at once.
+    /// Every cell that any event of the span added to, even if the sum is zero. The shared row then shows a zero, whether the
+    /// events are applied one by one or at once.
     touched: BTreeSet<Cell>,
     max: BTreeMap<Cell, Value>,
     insert: BTreeMap<Cell, BTreeSet<Arc<str>>>,
 }
 
-/// What becomes of one attribute of the home row: first `base`, then `add`.
+/// The change of one attribute of the home row: first `base`, then `add`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct OwnOp {
-    /// What to start from.
+    /// The value to start from.
     pub base: Base,
-    /// What to add to it.
+    /// The amount to add to it.
     pub add: Option<Decimal>,
 }
 
-/// What an [`OwnOp`] starts from.
+/// The value that an [`OwnOp`] starts from.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Base {
-    /// What the row holds.
+    /// The row's present value.
     Keep,
     /// This value.
     Set(Value),
-    /// Nothing: the attribute goes.
+    /// None: the attribute is removed.
     Remove,
 }
 
-/// Where contributions to a shared row count from now on; `None` is nowhere.
+/// Where contributions to each shared row count from now on.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Route {
     moved: BTreeMap<RowKey, Way>,
-    /// Whether every row that `moved` does not name loses its contributions.
+    /// Whether every row that is not in `moved` loses its contributions.
     retracted: bool,
 }
 
-/// Where the contributions to one row go.
+/// Where the contributions to one row move.
 #[derive(Clone, Debug, PartialEq)]
 struct Way {
+    /// `None` if they are taken back.
     to: Option<RowKey>,
-    /// Rows where they stood in between. Applied one by one, the events leave a zero there; so does their merged change.
+    /// The rows that they moved through. Applied one by one, the events leave a zero there, so the merged change must too.
     through: BTreeSet<RowKey>,
 }
 
@@ -153,7 +155,7 @@ impl Route {
             }
         }
         let retracted = self.retracted || later.retracted;
-        // One spelling for each map, so that equal changes are equal values.
+        // A canonical form, so that equal changes compare as equal.
         moved.retain(|from, way| {
             way.through.retain(|row| row != from && Some(row) != way.to.as_ref());
             !way.through.is_empty() || if retracted { way.to.is_some() } else { way.to.as_ref() != Some(from) }
@@ -161,7 +163,7 @@ impl Route {
         Self { moved, retracted }
     }
 
-    /// Moves sums along; cells that stay are left alone.
+    /// Moves sums to where they count from now on.
     fn push(&self, sums: Sums) -> Sums {
         let mut pushed = Sums::new();
         for ((key, attribute), amount) in sums {
@@ -204,13 +206,13 @@ impl Change {
         self
     }
 
-    /// `then` under the name that reads well where one event does several things.
+    /// Combines several changes of one event; the same as [`Change::then`].
     #[must_use]
     pub fn and(self, more: impl Into<Self>) -> Self {
         self.then(more.into())
     }
 
-    /// What becomes of the home row's attributes, by name.
+    /// The changes of the home row's attributes, by name.
     #[must_use]
     pub fn own(&self) -> &BTreeMap<String, OwnOp> {
         &self.own
@@ -228,13 +230,13 @@ impl Change {
         &self.insert
     }
 
-    /// The `max` and `insert` operations alone. They may be repeated, and merge over aggregates.
+    /// Only the monotone operations, `max` and `insert`. They are idempotent, and merge across aggregates.
     #[must_use]
     pub fn monotone(&self) -> Self {
         Self { max: self.max.clone(), insert: self.insert.clone(), ..Self::default() }
     }
 
-    /// Those of the `max` and `insert` operations that are asked for.
+    /// Only the monotone operations that the two filters select.
     #[must_use]
     pub fn monotone_where(&self, max: impl Fn(&Cell, &Value) -> bool, insert: impl Fn(&Cell, &BTreeSet<Arc<str>>) -> bool) -> Self {
         let mut monotone = self.monotone();
@@ -243,13 +245,14 @@ impl Change {
         monotone
     }
 
-    /// Whether what this comes to depends on what the aggregate has contributed before.
+    /// Whether the effect of this change depends on the aggregate's earlier contributions.
     #[must_use]
     pub fn needs_contributions(&self) -> bool {
         !self.route.is_identity()
     }
 
-    /// What this comes to for an aggregate with these contributions. Unless [`Change::needs_contributions`], any will do.
+    /// The effect of this change for an aggregate with the contributions `before`, which matter only if
+    /// [`Change::needs_contributions`].
     #[must_use]
     pub fn resolve(&self, before: &Sums) -> Resolved {
         let mut resolved =
@@ -273,7 +276,7 @@ impl Change {
             }
             if !stays {
                 *resolved.shared.entry(cell.clone()).or_default() -= amount;
-                // The cell that it moves to shows, even if nothing was in it to move.
+                // The target cell becomes visible even if the amount that moves to it is zero.
                 if let Some(to) = self.route.of(&cell.0) {
                     *resolved.shared.entry((to, cell.1.clone())).or_default() += amount;
                 }
@@ -298,7 +301,7 @@ impl Change {
     /// Whether DynamoDB can hold every number of this change.
     ///
     /// # Errors
-    /// [`DecimalError`]: write fewer events at once; one event that fails by itself is poison.
+    /// [`DecimalError`]: write fewer events at once. If a single event fails, it can never be applied.
     pub fn check(&self) -> Result<(), DecimalError> {
         for op in self.own.values() {
             op.add.as_ref().map_or(Ok(()), Decimal::check)?;
@@ -316,7 +319,7 @@ fn merge_own(first: &mut OwnOp, later: OwnOp) {
     } else if let Some(more) = later.add {
         *first.add.get_or_insert_default() += &more;
     }
-    // A sum whose parts are known is itself a value; a text that is added to stays as it is, for the writer to refuse.
+    // A sum whose parts are all known is itself a value. Adding to a string stays a separate operation, so that DynamoDB refuses it.
     if let (Base::Set(Value::Number(_)) | Base::Remove, Some(add)) = (&first.base, &first.add) {
         let mut sum = add.clone();
         if let Base::Set(Value::Number(number)) = &first.base {
@@ -326,14 +329,14 @@ fn merge_own(first: &mut OwnOp, later: OwnOp) {
     }
 }
 
-/// A change whose effect on shared rows is worked out.
+/// A change with its effect on shared rows worked out.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Resolved {
-    /// What to add to shared rows; zeros make a row show that it exists.
+    /// The amounts to add to shared rows. A zero makes the attribute visible.
     pub shared: Sums,
-    /// What to add to the contributions on the home row.
+    /// The amounts to add to the contributions on the home row.
     pub adds: Sums,
-    /// Contributions that end.
+    /// The contributions to remove from the home row.
     pub removes: BTreeSet<Cell>,
 }
 
@@ -345,38 +348,163 @@ pub struct Own(Change);
 #[derive(Clone, Debug)]
 pub struct Shared(RowKey, Change);
 
-/// Nothing changes; the watermark moves on all the same. For an event that a rule knows and need not act on.
+/// Changes nothing, but moves the watermark. For an event type that a rule declares without acting on it (see
+/// [`Projection::Event`](crate::Projection::Event)).
 #[must_use]
 pub fn nothing() -> Change {
     Change::default()
 }
 
-/// Begins a change of the aggregate's own row.
+/// Starts a change of the aggregate's own row, its home row.
+///
+/// ```
+/// # use projection_vocabulary::{Change, Decimal, Projection, Recorded, Refusal, data, own, testkit::given};
+/// # struct Orders;
+/// #[derive(serde::Deserialize)]
+/// enum Event {
+///     Placed { note: String, total: Decimal },
+///     Paid { amount: Decimal },
+/// }
+///
+/// # impl Projection for Orders {
+/// #     type Event = Event;
+/// #     const NAME: &str = "orders";
+/// #     const KEY: &str = "orderId";
+/// fn project(&self, event: &Recorded<'_, Event>) -> Result<Change, Refusal> {
+///     Ok(match &event.event {
+///         Event::Placed { note, total } => own().set("status", "OPEN").set("note", note).add("due", total).into(),
+///         Event::Paid { amount } => own().add("due", -amount).remove("note").into(),
+///     })
+/// }
+/// # }
+/// let rows = given(&Orders)
+///     .event("order-1", "Placed", data! { note: "a gift", total: 30 })
+///     .event("order-1", "Paid", data! { amount: 29.50 })
+///     .rows();
+/// assert_eq!(rows, "order-1: due=0.5 status=OPEN version=2\n");
+/// ```
 #[must_use]
 pub fn own() -> Own {
     Own(Change::default())
 }
 
-/// Begins a change of a row that many aggregates write to.
+/// Starts a change of a shared row: one that many aggregates write to. The row needs no creation.
+///
+/// ```
+/// # use projection_vocabulary::{Change, Decimal, Projection, Recorded, Refusal, data, shared, testkit::given};
+/// # struct Sales;
+/// #[derive(serde::Deserialize)]
+/// enum Event {
+///     Sold { shop: String, price: Decimal },
+/// }
+///
+/// # impl Projection for Sales {
+/// #     type Event = Event;
+/// #     const NAME: &str = "sales";
+/// #     const KEY: &str = "id";
+/// fn project(&self, event: &Recorded<'_, Event>) -> Result<Change, Refusal> {
+///     let Event::Sold { shop, price } = &event.event;
+///     Ok(shared(shop).add("taken", price).max("highestPrice", price).insert("articles", event.aggregate.as_str()).into())
+/// }
+/// # }
+/// let rows = given(&Sales)
+///     .event("hat", "Sold", data! { shop: "corner", price: 20 })
+///     .event("scarf", "Sold", data! { shop: "corner", price: 9.99 })
+///     .rows();
+/// assert_eq!(rows, r#"
+/// corner: articles=["hat","scarf"] highestPrice=20 taken=29.99
+/// hat: version=1
+/// scarf: version=1
+/// "#.trim_start());
+/// ```
 pub fn shared(row: impl Into<RowKey>) -> Shared {
     Shared(row.into(), Change::default())
 }
 
-/// All that this aggregate has contributed to the row `from` counts for the row `to` from now on.
+/// Moves this aggregate's contributions: all that it has added to the shared row `from` counts for the row `to` instead.
+///
+/// It moves sums only. `max` and `insert` leave their values on the row `from`.
+///
+/// ```
+/// # use projection_vocabulary::{Change, Projection, Recorded, Refusal, data, own, shared, testkit::given, transfer};
+/// # struct Headcount;
+/// #[derive(serde::Deserialize)]
+/// enum Event {
+///     Joined { team: String },
+///     Moved { from: String, to: String },
+/// }
+///
+/// # impl Projection for Headcount {
+/// #     type Event = Event;
+/// #     const NAME: &str = "headcount";
+/// #     const KEY: &str = "id";
+/// fn project(&self, event: &Recorded<'_, Event>) -> Result<Change, Refusal> {
+///     Ok(match &event.event {
+///         Event::Joined { team } => own().set("team", team).and(shared(team).add("people", 1)),
+///         Event::Moved { from, to } => own().set("team", to).and(transfer(from, to)),
+///     })
+/// }
+/// # }
+/// let rows = given(&Headcount)
+///     .event("ann", "Joined", data! { team: "search" })
+///     .event("ben", "Joined", data! { team: "search" })
+///     .event("ann", "Moved", data! { from: "search", to: "billing" })
+///     .rows();
+/// assert_eq!(rows, "\
+/// ann: team=billing version=2
+/// ben: team=search version=1
+/// billing: people=1
+/// search: people=1
+/// ");
+/// ```
 pub fn transfer(from: impl Into<RowKey>, to: impl Into<RowKey>) -> Change {
     let (from, to) = (from.into(), to.into());
     let moved = if from == to { BTreeMap::new() } else { BTreeMap::from([(from, Way { to: Some(to), through: BTreeSet::new() })]) };
     Change { route: Route { moved, retracted: false }, ..Change::default() }
 }
 
-/// All that this aggregate has contributed to shared rows is taken back.
+/// Takes back all that this aggregate has added to shared rows.
+///
+/// It takes back sums only. `max` and `insert` leave their values.
+///
+/// ```
+/// # use projection_vocabulary::{Change, Decimal, Projection, Recorded, Refusal, data, own, retract, shared, testkit::given};
+/// # struct Orders;
+/// #[derive(serde::Deserialize)]
+/// enum Event {
+///     Placed { customer: String, total: Decimal },
+///     Cancelled {},
+/// }
+///
+/// # impl Projection for Orders {
+/// #     type Event = Event;
+/// #     const NAME: &str = "orders";
+/// #     const KEY: &str = "id";
+/// fn project(&self, event: &Recorded<'_, Event>) -> Result<Change, Refusal> {
+///     Ok(match &event.event {
+///         Event::Placed { customer, total } => own().set("total", total).and(shared(customer).add("orders", 1).add("ordered", total)),
+///         Event::Cancelled {} => own().remove("total").and(retract()),
+///     })
+/// }
+/// # }
+/// let rows = given(&Orders)
+///     .event("order-1", "Placed", data! { customer: "ann", total: 30 })
+///     .event("order-2", "Placed", data! { customer: "ann", total: 12 })
+///     .event("order-1", "Cancelled", data! {})
+///     .rows();
+/// assert_eq!(rows, "\
+/// ann: ordered=12 orders=1
+/// order-1: version=2
+/// order-2: total=12 version=1
+/// ");
+/// ```
 #[must_use]
 pub fn retract() -> Change {
     Change { route: Route { moved: BTreeMap::new(), retracted: true }, ..Change::default() }
 }
 
 impl Own {
-    /// Adds an amount, negative to subtract. An attribute that is not there counts as zero.
+    /// Adds an amount; a negative one subtracts. An absent attribute counts as zero.
     #[must_use]
     pub fn add(self, attribute: &str, amount: impl Into<Decimal>) -> Self {
         self.op(attribute, OwnOp { base: Base::Keep, add: Some(amount.into()) })
@@ -394,7 +522,7 @@ impl Own {
         self.op(attribute, OwnOp { base: Base::Remove, add: None })
     }
 
-    /// And another change of the same event.
+    /// Combines this with another change of the same event.
     #[must_use]
     pub fn and(self, more: impl Into<Change>) -> Change {
         self.0.and(more)
@@ -407,7 +535,7 @@ impl Own {
 }
 
 impl Shared {
-    /// Adds an amount, negative to subtract, exactly once however often the event is delivered.
+    /// Adds an amount; a negative one subtracts. It counts exactly once, however often the event is delivered.
     #[must_use]
     pub fn add(mut self, attribute: &str, amount: impl Into<Decimal>) -> Self {
         let cell = self.cell(attribute);
@@ -416,7 +544,7 @@ impl Shared {
         self
     }
 
-    /// Raises the attribute to a value if it is lower or not there. Numbers compare as numbers, texts by their bytes.
+    /// Sets the attribute to the value if it is absent or lower. Numbers compare as numbers, strings by their bytes.
     #[must_use]
     pub fn max(mut self, attribute: &str, value: impl Into<Value>) -> Self {
         let raise = Change { max: BTreeMap::from([(self.cell(attribute), value.into())]), ..Change::default() };
@@ -424,7 +552,7 @@ impl Shared {
         self
     }
 
-    /// Inserts a text into a set.
+    /// Inserts a string into a set of strings.
     #[must_use]
     pub fn insert(mut self, attribute: &str, member: impl Into<Arc<str>>) -> Self {
         let cell = self.cell(attribute);
@@ -432,7 +560,7 @@ impl Shared {
         self
     }
 
-    /// And another change of the same event.
+    /// Combines this with another change of the same event.
     #[must_use]
     pub fn and(self, more: impl Into<Change>) -> Change {
         self.1.and(more)
@@ -456,8 +584,11 @@ impl From<Shared> for Change {
 }
 
 fn named(attribute: &str) -> String {
-    assert!(!RESERVED.contains(&attribute), "the attribute `{attribute}` is the worker's own: name yours differently");
-    assert!(!attribute.is_empty() && !attribute.contains('#'), "an attribute's name is not empty and has no `#`");
+    assert!(!RESERVED.contains(&attribute), "the worker reserves the attribute `{attribute}`: choose another name");
+    assert!(
+        !attribute.is_empty() && !attribute.contains('#'),
+        "an attribute's name must not be empty or contain `#`: choose another name than `{attribute}`"
+    );
     attribute.to_owned()
 }
 
@@ -480,7 +611,7 @@ mod tests {
     }
 
     #[test]
-    fn a_transfer_moves_what_came_before_and_not_what_comes_after() {
+    fn a_transfer_moves_earlier_contributions_and_not_later_ones() {
         let change = shared("a").add("posts", 3).and(transfer("a", "b")).and(shared("a").add("posts", 1));
         let resolved = change.resolve(&sums(&[("a", "posts", 10)]));
         assert_eq!(resolved.shared, sums(&[("a", "posts", -9), ("b", "posts", 13)]));
@@ -489,7 +620,7 @@ mod tests {
     }
 
     #[test]
-    fn a_retraction_takes_back_everything_wherever_it_was_moved() {
+    fn a_retraction_takes_back_all_contributions_wherever_they_moved() {
         let change = transfer("a", "b").and(retract());
         let resolved = change.resolve(&sums(&[("a", "posts", 10), ("c", "posts", 1)]));
         assert_eq!(resolved.shared, sums(&[("a", "posts", -10), ("b", "posts", 0), ("c", "posts", -1)]));
@@ -498,7 +629,7 @@ mod tests {
     }
 
     #[test]
-    fn contributions_that_go_and_come_back_leave_a_zero_where_they_were() {
+    fn contributions_that_move_away_and_back_leave_a_zero_in_between() {
         let there_and_back = transfer("a", "b").and(transfer("b", "a"));
         let resolved = there_and_back.resolve(&sums(&[("a", "posts", 10)]));
         assert_eq!((resolved.shared, resolved.adds), (sums(&[("b", "posts", 0)]), Sums::new()));
@@ -506,7 +637,7 @@ mod tests {
         assert_eq!(resolved.shared, sums(&[("a", "posts", 3), ("b", "posts", 0)]));
     }
 
-    /// One of each thing that an event may do, and some that meet each other.
+    /// At least one of each operation, and some that interact.
     fn steps() -> Vec<Change> {
         vec![
             nothing(),
@@ -526,7 +657,7 @@ mod tests {
         ]
     }
 
-    /// The first law, over every three steps.
+    /// The first law, for every sequence of three steps.
     #[test]
     fn merging_is_associative_and_nothing_is_neutral() {
         let steps = steps();
@@ -541,9 +672,9 @@ mod tests {
         }
     }
 
-    /// The second law, over every four steps: events applied at once leave the rows that they leave one by one.
+    /// The second law, for every sequence of four steps: applied at once, events give the same rows as one by one.
     #[test]
-    fn a_merged_change_does_what_its_parts_do_one_after_the_other() {
+    fn a_merged_change_has_the_effect_of_its_parts_in_order() {
         let steps = steps();
         let apply = |rows: &mut crate::Rows, change: &Change| {
             rows.apply(&"x".into(), change, (crate::Version(1), 1, "e".into())).expect("these steps apply");
@@ -564,7 +695,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_without_transfer_needs_no_contributions() {
+    fn only_a_transfer_or_a_retraction_needs_contributions() {
         assert!(!Change::from(shared("a").add("posts", 1)).needs_contributions());
         assert!(!transfer("a", "a").needs_contributions());
         assert!(transfer("a", "b").needs_contributions());
@@ -572,7 +703,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sum_too_wide_for_dynamodb_fails_the_check() {
+    fn a_sum_of_too_many_digits_for_dynamodb_fails_the_check() {
         let wide: Decimal = "99999999999999999999999999999999999999".parse().expect("valid");
         let change = own().add("n", &wide).and(own().add("n", 2));
         assert!(change.check().is_err());
@@ -580,8 +711,8 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "the worker's own")]
-    fn the_watermark_is_out_of_a_rules_reach() {
+    #[should_panic(expected = "the worker reserves the attribute `version`")]
+    fn a_rule_cannot_change_the_watermark() {
         let _ = own().set("version", 1);
     }
 }

@@ -1,7 +1,7 @@
-//! From an event's data to a rule's own type.
+//! Reads an event's data into a rule's own type.
 //!
 //! A rule's events are an `enum` whose variants are event types: `eventType` picks the variant and `eventData` fills it.
-//! The same `enum` says which event types the rule handles, so the list is written once.
+//! The same `enum` lists the event types that the rule handles, so the list is written only once.
 
 use std::{
     collections::{BTreeMap, btree_map},
@@ -16,7 +16,7 @@ use serde::{
 
 use crate::{Value, decimal::NEWTYPE};
 
-/// Why an event's data does not fit a rule's type: a sentence that names attributes and kinds of value, never a value.
+/// Why an event's data cannot be read into a rule's type. The message names attributes and kinds of value, never a value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Misfit(String);
@@ -26,41 +26,41 @@ impl de::Error for Misfit {
         Self(message.to_string())
     }
 
-    // serde's own words quote the value, and messages must never carry an event's data.
+    // serde's own messages quote the value, and a message must never contain event data.
     fn invalid_type(unexpected: de::Unexpected<'_>, expected: &dyn de::Expected) -> Self {
-        Self(format!("{} where {expected} belongs", kind_of(unexpected)))
+        Self(format!("expected {expected}, found {}", kind_of(unexpected)))
     }
 
     fn invalid_value(unexpected: de::Unexpected<'_>, expected: &dyn de::Expected) -> Self {
-        Self(format!("{} that is not {expected}", kind_of(unexpected)))
+        Self(format!("expected {expected}, found {} with an invalid value", kind_of(unexpected)))
     }
 
     fn unknown_variant(_: &str, expected: &'static [&'static str]) -> Self {
-        Self(format!("not one of {}", expected.join(", ")))
+        Self(format!("expected one of {}", expected.join(", ")))
     }
 
     fn unknown_field(_: &str, expected: &'static [&'static str]) -> Self {
-        Self(format!("an attribute beside {}", expected.join(", ")))
+        Self(format!("expected no attribute other than {}", expected.join(", ")))
     }
 }
 
 fn kind_of(unexpected: de::Unexpected<'_>) -> &'static str {
     match unexpected {
-        de::Unexpected::Bool(_) => "a flag",
+        de::Unexpected::Bool(_) => "a boolean",
         de::Unexpected::Unsigned(_) | de::Unexpected::Signed(_) | de::Unexpected::Float(_) => "a number",
-        de::Unexpected::Char(_) | de::Unexpected::Str(_) => "a text",
+        de::Unexpected::Char(_) | de::Unexpected::Str(_) => "a string",
         de::Unexpected::Bytes(_) => "bytes",
         de::Unexpected::Unit | de::Unexpected::Option => "nothing",
         de::Unexpected::Seq => "a list",
         de::Unexpected::Map => "a map",
-        _ => "something",
+        _ => "another kind of value",
     }
 }
 
 /// The event types that `E` has a variant for.
 #[must_use]
 pub fn variants_of<E: DeserializeOwned>() -> &'static [&'static str] {
-    /// Answers every question with an error, after noting the names of an enum's variants.
+    /// Notes the names of an enum's variants, and then fails.
     struct Ask<'a>(&'a mut &'static [&'static str]);
 
     impl<'de> Deserializer<'de> for Ask<'_> {
@@ -77,7 +77,7 @@ pub fn variants_of<E: DeserializeOwned>() -> &'static [&'static str] {
             _: V,
         ) -> Result<V::Value, value::Error> {
             *self.0 = variants;
-            Err(de::Error::custom("only asked"))
+            Err(de::Error::custom("only the names are needed"))
         }
 
         forward_to_deserialize_any! {
@@ -94,7 +94,7 @@ pub fn variants_of<E: DeserializeOwned>() -> &'static [&'static str] {
 /// Reads `data` as the variant of `E` that is named `event_type`.
 ///
 /// # Errors
-/// [`Misfit`] if there is no such variant, or the data does not fit it: the event is poison to this rule.
+/// [`Misfit`] if there is no such variant or the data does not match it. The worker then parks the aggregate.
 pub fn event<E: DeserializeOwned>(event_type: &str, data: &Value) -> Result<E, Misfit> {
     struct Event<'a>(&'a str, &'a Value);
 
@@ -114,7 +114,7 @@ pub fn event<E: DeserializeOwned>(event_type: &str, data: &Value) -> Result<E, M
     E::deserialize(Event(event_type, data))
 }
 
-/// A value as a source for serde, without a copy of it.
+/// Lets serde read a value without copying it.
 #[derive(Clone, Copy)]
 struct Borrowed<'a>(&'a Value);
 
@@ -126,7 +126,7 @@ impl IntoDeserializer<'_, Misfit> for Borrowed<'_> {
     }
 }
 
-/// A map that names the member which does not fit, if its names are the rule's own: those of a free map are the event's data.
+/// A map's members. An error names the member if the rule's type declares the names; in a free map the names are event data.
 struct Members<'a> {
     rest: btree_map::Iter<'a, String, Value>,
     due: Option<(&'a str, &'a Value)>,
@@ -148,13 +148,13 @@ impl<'de> de::MapAccess<'de> for Members<'_> {
     }
 
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Misfit> {
-        let (name, member) = self.due.take().expect("serde asks for a value only after its key");
+        let (name, member) = self.due.take().expect("serde reads a value only after its key");
         let read = seed.deserialize(Borrowed(member));
         read.map_err(|misfit| if self.named { Misfit(format!("`{name}`: {misfit}")) } else { misfit })
     }
 }
 
-/// An enum's variant by name, and what it holds.
+/// An enum's variant: its name and its content.
 struct Variant<'a>(&'a str, Borrowed<'a>);
 
 impl<'de, 'a> de::EnumAccess<'de> for Variant<'a> {
@@ -196,7 +196,7 @@ impl<'de> Deserializer<'de> for Borrowed<'_> {
             Value::Number(number) => match number.to_i128() {
                 Some(whole) if u64::try_from(whole).is_ok() => visitor.visit_u64(u64::try_from(whole).expect("just checked")),
                 Some(whole) if i64::try_from(whole).is_ok() => visitor.visit_i64(i64::try_from(whole).expect("just checked")),
-                _ => Err(Misfit("a number that only a `Decimal` holds exactly".into())),
+                _ => Err(Misfit("a number that only a `Decimal` field holds exactly".into())),
             },
             Value::Text(text) => visitor.visit_str(text),
             Value::Bytes(bytes) => visitor.visit_bytes(bytes),
@@ -216,8 +216,8 @@ impl<'de> Deserializer<'de> for Borrowed<'_> {
     fn deserialize_newtype_struct<V: Visitor<'de>>(self, name: &'static str, visitor: V) -> Result<V::Value, Misfit> {
         match self.0 {
             Value::Number(number) if name == NEWTYPE => visitor.visit_str(&number.to_string()),
-            // A text that looks like a number is not one: the writer of the event has a bug that must not go by unseen.
-            Value::Text(_) if name == NEWTYPE => Err(Misfit("a text where an exact number belongs".into())),
+            // A string that looks like a number is still a string. The writer of the event has a bug, and accepting it would hide the bug.
+            Value::Text(_) if name == NEWTYPE => Err(Misfit("expected an exact number, found a string".into())),
             _ => visitor.visit_newtype_struct(self),
         }
     }
@@ -229,7 +229,7 @@ impl<'de> Deserializer<'de> for Borrowed<'_> {
         }
     }
 
-    /// What the rule does not name may be anything, also a number that none of serde's own kinds holds.
+    /// An attribute that the rule does not name may hold anything, even a number that no primitive type holds.
     fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Misfit> {
         visitor.visit_unit()
     }
@@ -255,7 +255,7 @@ impl<'de> Deserializer<'de> for Borrowed<'_> {
     }
 
     fn deserialize_f64<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Misfit> {
-        Err(Misfit("a float field: take a `Decimal`, floats are not exact".into()))
+        Err(Misfit("floats are not exact: declare the field as `Decimal`".into()))
     }
 
     forward_to_deserialize_any! {
@@ -302,14 +302,31 @@ mod tests {
 
     #[derive(Debug, Deserialize)]
     enum Floating {
-        #[allow(dead_code, reason = "it is the refusal that is tested")]
+        #[allow(dead_code, reason = "the test expects an error")]
         Paid { amount: f64 },
     }
 
     #[test]
-    fn the_enum_says_which_event_types_it_handles() {
+    fn the_enum_lists_the_event_types_it_handles() {
         assert_eq!(variants_of::<Bank>(), ["AccountOpened", "Counted", "Closed"]);
         assert_eq!(variants_of::<String>(), [""; 0]);
+    }
+
+    #[test]
+    fn an_old_shape_of_an_event_is_read_with_aliases_and_defaults() {
+        #[derive(Debug, Deserialize, PartialEq)]
+        enum Renamed {
+            #[serde(alias = "Rang")]
+            Called {
+                #[serde(alias = "number")]
+                to: u64,
+                #[serde(default)]
+                seconds: u32,
+            },
+        }
+        assert_eq!(variants_of::<Renamed>(), ["Called", "Rang"]);
+        assert_eq!(event("Rang", &data! { number: 7 }), Ok(Renamed::Called { to: 7, seconds: 0 }));
+        assert_eq!(event("Called", &data! { to: 7, seconds: 9 }), Ok(Renamed::Called { to: 7, seconds: 9 }));
     }
 
     #[test]
@@ -324,35 +341,38 @@ mod tests {
     #[test]
     fn a_misfit_names_the_attribute_and_never_its_value() {
         let misfit = |event_type, data: &Value| event::<Bank>(event_type, data).expect_err("does not fit").to_string();
-        assert_eq!(misfit("AccountOpened", &data! { initialDeposit: "4711" }), "`initialDeposit`: a text where an exact number belongs");
+        assert_eq!(
+            misfit("AccountOpened", &data! { initialDeposit: "4711" }),
+            "`initialDeposit`: expected an exact number, found a string"
+        );
         assert_eq!(misfit("AccountOpened", &data! {}), "missing field `initialDeposit`");
-        assert_eq!(misfit("Counted", &data! { times: "4711" }), "`times`: a text where u32 belongs");
-        assert_eq!(misfit("Counted", &data! { times: 4711.5 }), "`times`: a number that only a `Decimal` holds exactly");
-        assert_eq!(misfit("Counted", &data! { times: 99999999999 }), "`times`: a number that is not u32");
-        assert_eq!(misfit("Secret", &data! {}), "not one of AccountOpened, Counted, Closed");
+        assert_eq!(misfit("Counted", &data! { times: "4711" }), "`times`: expected u32, found a string");
+        assert_eq!(misfit("Counted", &data! { times: 4711.5 }), "`times`: a number that only a `Decimal` field holds exactly");
+        assert_eq!(misfit("Counted", &data! { times: 99999999999 }), "`times`: expected u32, found a number with an invalid value");
+        assert_eq!(misfit("Secret", &data! {}), "expected one of AccountOpened, Counted, Closed");
     }
 
     #[test]
-    fn what_a_rule_does_not_name_may_hold_anything() {
+    fn an_attribute_that_the_rule_does_not_name_may_hold_anything() {
         let data = data! { times: 3, rate: 0.5, big: 99999999999999999999, list: [1.5, {"x": -0.1}], none: null };
         assert_eq!(event("Counted", &data), Ok(Bank::Counted { times: 3 }));
         assert_eq!(event("Closed", &data), Ok(Bank::Closed {}));
     }
 
     #[test]
-    fn a_misfit_never_names_what_the_event_names() {
+    fn a_misfit_never_repeats_a_name_from_the_event() {
         let misfit = |event_type, data: &Value| event::<Odd>(event_type, data).expect_err("does not fit").to_string();
-        assert_eq!(misfit("Shared", &data! { shares: {"4711": "1"} }), "`shares`: a text where an exact number belongs");
-        assert_eq!(misfit("Strict", &data! { times: 1, secret: 4711 }), "an attribute beside times");
-        assert_eq!(misfit("Sorted", &data! { kind: {"secret": 1} }), "`kind`: not one of Plain, Sized, Boxed, Paired");
+        assert_eq!(misfit("Shared", &data! { shares: {"4711": "1"} }), "`shares`: expected an exact number, found a string");
+        assert_eq!(misfit("Strict", &data! { times: 1, secret: 4711 }), "expected no attribute other than times");
+        assert_eq!(misfit("Sorted", &data! { kind: {"secret": 1} }), "`kind`: expected one of Plain, Sized, Boxed, Paired");
         assert_eq!(
             misfit("Sorted", &data! { kind: {"Boxed": {"height": 1, "width": "4711"}} }),
-            "`kind`: `width`: a text where u32 belongs"
+            "`kind`: `width`: expected u32, found a string"
         );
     }
 
     #[test]
-    fn an_enum_within_the_data_is_read_in_all_its_forms() {
+    fn an_enum_inside_the_data_is_read_in_all_its_forms() {
         let kind = |data: &Value| match event("Sorted", data) {
             Ok(Odd::Sorted { kind }) => kind,
             other => panic!("{other:?}"),
@@ -367,6 +387,6 @@ mod tests {
     #[test]
     fn a_float_field_is_refused() {
         let refused = event::<Floating>("Paid", &data! { amount: 1 }).expect_err("floats are refused");
-        assert_eq!(refused.to_string(), "`amount`: a float field: take a `Decimal`, floats are not exact");
+        assert_eq!(refused.to_string(), "`amount`: floats are not exact: declare the field as `Decimal`");
     }
 }

@@ -1,4 +1,4 @@
-//! Exact decimals, as DynamoDB keeps them: 38 significant digits, no float anywhere.
+//! Exact decimals as DynamoDB stores them: 38 significant digits, and never a float.
 
 use std::{fmt, ops, str::FromStr};
 
@@ -11,28 +11,28 @@ pub const SIGNIFICANT_DIGITS_MAX: u64 = 38;
 /// The decimal exponent of the leading digit lies within these bounds (same source).
 const EXPONENT_MAX: i64 = 125;
 const EXPONENT_MIN: i64 = -130;
-/// DynamoDB's longest plain form has 171 characters; a longer text is not a number of its making, and refusing it
-/// early keeps a hostile record from buying seconds of parsing.
+/// DynamoDB prints no number with more than 171 characters. Refusing a much longer text early stops a hostile record from
+/// costing seconds of parsing.
 const TEXT_LEN_MAX: usize = 256;
 
-/// How a [`crate::Value`] tells a `Decimal` apart from other newtypes while it is deserialised.
+/// Marks a `Decimal` among other newtypes when it is deserialised from a [`crate::Value`].
 pub(crate) const NEWTYPE: &str = "projection_vocabulary::Decimal";
 
 /// An exact decimal number.
 ///
-/// A parsed `Decimal` is always a number that DynamoDB can hold. Sums are exact and may outgrow that; whoever writes one
-/// asks [`Decimal::check`] first, so that a sum is refused and never rounded.
+/// DynamoDB can hold every parsed `Decimal`. A sum is exact and may exceed DynamoDB's limits; call [`Decimal::check`] before
+/// writing one, so that it is refused and never rounded.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Decimal(BigDecimal);
 
 /// Why a text or a sum is not a number that DynamoDB can hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum DecimalError {
-    /// The text is not a decimal number. The record that holds it is poison.
+    /// The text is not a decimal number.
     #[error("not a decimal number")]
     NotANumber,
-    /// Exact, but wider than DynamoDB's numbers.
-    #[error("a number of {0} significant digits, of which DynamoDB holds 38")]
+    /// The number has more digits than DynamoDB can hold.
+    #[error("a number of {0} significant digits; DynamoDB holds at most 38")]
     TooManyDigits(u64),
     /// The magnitude lies outside 1E-130 to 9.99E+125.
     #[error("a number outside DynamoDB's range of 1E-130 to 9.99E+125")]
@@ -40,13 +40,13 @@ pub enum DecimalError {
 }
 
 impl Decimal {
-    /// Zero, the neutral element of addition.
+    /// Zero.
     #[must_use]
     pub fn zero() -> Self {
         Self(BigDecimal::zero())
     }
 
-    /// Whether this is zero, whatever its scale.
+    /// Whether this is zero.
     #[must_use]
     pub fn is_zero(&self) -> bool {
         self.0.is_zero()
@@ -69,13 +69,13 @@ impl Decimal {
         if (EXPONENT_MIN..=EXPONENT_MAX).contains(&leading) { Ok(()) } else { Err(DecimalError::OutOfRange) }
     }
 
-    /// The whole number this is, if it is one and fits.
+    /// The number as an `i128`, if it is whole and fits.
     #[must_use]
     pub fn to_i128(&self) -> Option<i128> {
         self.0.is_integer().then(|| self.0.to_plain_string().split('.').next()?.parse().ok()).flatten()
     }
 
-    /// The magnitude without its sign.
+    /// The absolute value.
     #[must_use]
     pub fn abs(&self) -> Self {
         Self(self.0.abs())
@@ -90,7 +90,7 @@ impl FromStr for Decimal {
         if text.is_empty() || text.len() > TEXT_LEN_MAX || !text.bytes().all(plain) {
             return Err(DecimalError::NotANumber);
         }
-        // An exponent beyond four digits is out of range whatever stands before it, and must not reach the parser's arithmetic.
+        // With more than four digits in the exponent the number is out of range whatever its digits; do not let the parser compute it.
         if let Some((_, exponent)) = text.split_once(['e', 'E'])
             && exponent.trim_start_matches(['+', '-']).trim_start_matches('0').len() > 4
         {
@@ -146,7 +146,7 @@ impl ops::Neg for &Decimal {
     }
 }
 
-/// The plain form without exponent and without trailing zeros, as DynamoDB prints it.
+/// As DynamoDB prints it: without an exponent and without trailing zeros.
 impl fmt::Display for Decimal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0.normalized().to_plain_string())
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn the_edges_of_the_range_are_in_and_what_lies_beyond_is_out() {
+    fn the_edges_of_the_range_are_accepted_and_numbers_beyond_are_refused() {
         for text in ["1E-130", "9.9999999999999999999999999999999999999E+125", "-9.9999999999999999999999999999999999999E+125"] {
             assert!(text.parse::<Decimal>().is_ok(), "{text}");
         }
@@ -242,14 +242,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_number_is_refused() {
+    fn anything_but_a_number_is_refused() {
         for text in ["", " 1", "NaN", "inf", "1_000", "0x10", "--1", "1e", "e5", ".", "1.2.3", &"9".repeat(300)] {
             assert_eq!(text.parse::<Decimal>(), Err(DecimalError::NotANumber), "{text}");
         }
     }
 
     #[test]
-    fn whole_numbers_are_known() {
+    fn whole_numbers_are_recognised() {
         assert_eq!(decimal("1E+2").to_i128(), Some(100));
         assert_eq!(decimal("-7.0").to_i128(), Some(-7));
         assert_eq!(decimal("0.5").to_i128(), None);

@@ -1,4 +1,4 @@
-//! Facts as the event store records them.
+//! Events as the event store records them.
 
 use std::{fmt, sync::Arc};
 
@@ -6,12 +6,12 @@ use time::{OffsetDateTime, UtcOffset, format_description::well_known::Rfc3339, m
 
 use crate::{Attributes, Value};
 
-/// What an event is about: the stable, opaque name of one aggregate.
+/// The stable, opaque id of one aggregate.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AggregateId(Arc<str>);
 
 impl AggregateId {
-    /// The id as text.
+    /// The id as a string.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -36,14 +36,14 @@ impl fmt::Debug for AggregateId {
     }
 }
 
-/// The number of an event within its aggregate: 1, 2, 3 and so on without a hole.
+/// The number of an event within its aggregate: 1, 2, 3 and so on, with no holes.
 ///
-/// On a row it is the watermark, where [`Version::NONE`] says that nothing was applied.
+/// On a row it is the watermark; [`Version::NONE`] there means that nothing was applied yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Version(pub u64);
 
 impl Version {
-    /// Before the first event.
+    /// The version before the first event.
     pub const NONE: Self = Self(0);
 
     /// The version that follows this one.
@@ -65,28 +65,28 @@ impl fmt::Display for Version {
     }
 }
 
-/// When an event happened, as a text whose order is the order of time: RFC 3339 in UTC with milliseconds.
+/// When an event happened: RFC 3339 in UTC with milliseconds, so that strings sort in the order of time.
 ///
-/// Rows keep timestamps as text and `max` compares them as text, so every spelling of an instant must become one.
+/// Rows store timestamps as strings and `max` compares strings, so every spelling of an instant is normalised to one.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(Arc<str>);
 
-/// The text is not an RFC 3339 timestamp. The record that holds it is poison.
+/// The text is not an RFC 3339 timestamp.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not an RFC 3339 timestamp")]
 pub struct NotATimestamp;
 
 impl Timestamp {
-    /// Reads any RFC 3339 timestamp; what is finer than a millisecond is cut off.
+    /// Reads any RFC 3339 timestamp and truncates it to milliseconds.
     ///
     /// # Errors
-    /// [`NotATimestamp`] if the text is none.
+    /// [`NotATimestamp`] if the text is not one.
     pub fn parse(text: &str) -> Result<Self, NotATimestamp> {
         let instant = OffsetDateTime::parse(text, &Rfc3339).map_err(|_| NotATimestamp)?;
         Self::of(instant).ok_or(NotATimestamp)
     }
 
-    /// The instant so many milliseconds after 1970-01-01T00:00:00Z; `None` outside the years 0 to 9999.
+    /// The instant `epoch_ms` milliseconds after 1970-01-01T00:00:00Z; `None` outside the years 0 to 9999.
     #[must_use]
     pub fn from_epoch_ms(epoch_ms: i64) -> Option<Self> {
         Self::of(OffsetDateTime::from_unix_timestamp_nanos(i128::from(epoch_ms) * 1_000_000).ok()?)
@@ -108,7 +108,7 @@ impl Timestamp {
         Some(Self(text.ok()?.into()))
     }
 
-    /// The timestamp as text, for example `2026-01-05T09:00:00.000Z`.
+    /// The timestamp as a string, for example `2026-01-05T09:00:00.000Z`.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -127,29 +127,29 @@ impl fmt::Debug for Timestamp {
     }
 }
 
-/// One event as it stands in the event store.
+/// One event as the event store holds it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RecordedEvent {
-    /// What the event is about.
+    /// The aggregate that the event belongs to.
     pub aggregate: AggregateId,
     /// Its number within the aggregate, from 1.
     pub version: Version,
-    /// Tells this event from every other, also from one that took its version in a restored store.
+    /// Unique to this event. If a restored store later reuses the version, the id shows that it is another event.
     pub event_id: Arc<str>,
-    /// The name of the kind of event, for example `MoneyDeposited`.
+    /// The event type, for example `MoneyDeposited`.
     pub event_type: Arc<str>,
     /// What happened: a [`Value::Map`].
     pub data: Value,
     /// When it happened.
     pub timestamp: Timestamp,
-    /// What the writer noted beside it (a correlation id, a user); rules do not see it.
+    /// What the writer added about the event, such as a correlation id or a user. Rules do not see it.
     pub metadata: Option<Value>,
 }
 
-/// A recorded event whose data a rule has in its own type.
+/// A recorded event with its data in the rule's own type: the argument of [`crate::Projection::project`].
 #[derive(Clone, Debug)]
 pub struct Recorded<'a, E> {
-    /// What the event is about.
+    /// The aggregate that the event belongs to.
     pub aggregate: &'a AggregateId,
     /// Its number within the aggregate, from 1.
     pub version: Version,
@@ -166,13 +166,13 @@ impl<'a, E> Recorded<'a, E> {
         Self { aggregate, version: *version, timestamp, event, row }
     }
 
-    /// The present attributes of the aggregate's own row.
+    /// The present attributes of the aggregate's own row, after all earlier events.
     ///
     /// # Panics
     /// Unless the projection sets [`crate::Projection::READS_ROW`].
     #[must_use]
     pub fn row(&self) -> &'a Attributes {
-        self.row.expect("a rule that looks at its row sets READS_ROW")
+        self.row.expect("a rule that reads its row sets READS_ROW")
     }
 }
 
@@ -181,7 +181,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_spelling_of_an_instant_becomes_one_text() {
+    fn every_spelling_of_an_instant_becomes_the_same_string() {
         for text in ["2026-01-05T09:00:00Z", "2026-01-05T09:00:00.000Z", "2026-01-05T10:00:00+01:00", "2026-01-05T09:00:00.0009-00:00"] {
             assert_eq!(Timestamp::parse(text).map(|t| t.to_string()), Ok("2026-01-05T09:00:00.000Z".into()), "{text}");
         }
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn the_order_of_texts_is_the_order_of_time() {
+    fn strings_sort_in_the_order_of_time() {
         let whole = Timestamp::parse("2026-01-05T09:00:00Z").expect("valid");
         let half = Timestamp::parse("2026-01-05T09:00:00.5Z").expect("valid");
         let offset = Timestamp::parse("2026-01-05T08:00:00-03:00").expect("valid");
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_timestamp_is_refused() {
+    fn anything_but_a_timestamp_is_refused() {
         for text in ["", "yesterday", "2026-01-05", "2026-13-05T09:00:00Z", "1767603600", "0000-01-01T00:00:00+23:59"] {
             assert_eq!(Timestamp::parse(text), Err(NotATimestamp), "{text}");
         }

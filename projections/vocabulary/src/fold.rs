@@ -1,28 +1,28 @@
-//! HistoryFold events into changes and rows.
+//! Folds events into changes and rows.
 
 use std::ops::ControlFlow;
 
 use crate::{AggregateId, Change, DynProjection, HomeRow, Inapplicable, RecordedEvent, Refusal, Rows};
 
-/// The change of the first events of a span, and what kept the rest out of it.
+/// The merged change of a span's first events, and why the rest was left out.
 #[derive(Debug)]
 pub struct Merged {
     /// The change of the events taken.
     pub change: Change,
-    /// How many events, from the first, it is the change of.
+    /// How many events it covers, from the first.
     pub taken: usize,
     /// How many of those concern the rule.
     pub concerning: usize,
-    /// Why the event after those was left out.
+    /// Why the next event was left out; `None` if the change covers the whole span.
     pub stop: Option<Stop>,
 }
 
 /// Why a span was not merged to its end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Stop {
-    /// The next event cannot be applied: it is poison.
+    /// The next event can never be applied.
     Poison(Refusal),
-    /// The events so far and the next one do not fit into one write, but may fit into two.
+    /// The next event does not fit into the same write as those before it, but may fit into a write of its own.
     Full,
 }
 
@@ -32,9 +32,9 @@ pub fn concerns(rule: &dyn DynProjection, event: &RecordedEvent) -> bool {
     rule.event_types().contains(&&*event.event_type)
 }
 
-/// Merges the changes of contiguous events, as far as one write can carry them.
+/// Merges the changes of contiguous events until one write can hold no more.
 ///
-/// `row` is the aggregate's row before the first event; only a rule that reads its row looks at it.
+/// `row` is the aggregate's row before the first event. Only a rule that sets `READS_ROW` uses it.
 #[must_use]
 pub fn merge<'a>(rule: &dyn DynProjection, events: impl IntoIterator<Item = &'a RecordedEvent>, row: &HomeRow) -> Merged {
     let mut merged = Merged { change: Change::default(), taken: 0, concerning: 0, stop: None };
@@ -59,13 +59,15 @@ fn merge_one(rule: &dyn DynProjection, event: &RecordedEvent, row: &mut Option<H
         Err(refusal) => return ControlFlow::Break(Stop::Poison(refusal)),
     };
     if change.check().is_err() && merged.concerning == 0 {
-        return ControlFlow::Break(Stop::Poison(Refusal::Rule("a number of this event is wider than DynamoDB's 38 digits")));
+        return ControlFlow::Break(Stop::Poison(Refusal::Rule(
+            "a number in this event exceeds DynamoDB's 38 significant digits or its range",
+        )));
     }
     if let Some(row) = row
         && row.apply(&change).is_err()
     {
         return ControlFlow::Break(if merged.concerning == 0 {
-            Stop::Poison(Refusal::Rule("the event does not fit the row's values"))
+            Stop::Poison(Refusal::Rule("the event cannot be applied to the values that the row has"))
         } else {
             Stop::Full
         });
@@ -79,19 +81,19 @@ fn merge_one(rule: &dyn DynProjection, event: &RecordedEvent, row: &mut Option<H
     ControlFlow::Continue(())
 }
 
-/// Why the fold of an aggregate ends before its history does.
+/// Why an aggregate's history could not be folded to its end.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Unfolded {
     /// The rule refuses the event.
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// The rows cannot take it.
+    /// The change cannot be applied to the rows.
     #[error(transparent)]
     Inapplicable(#[from] Inapplicable),
 }
 
 impl Rows {
-    /// Applies one event, which must be the next of its aggregate that concerns the rule, and returns its change.
+    /// Applies one event and returns its change. Pass each aggregate's events in the order of their versions.
     ///
     /// # Errors
     /// [`Unfolded`], with nothing applied: the worker parks the aggregate at this event.

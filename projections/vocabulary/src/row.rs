@@ -1,4 +1,4 @@
-//! Rows as values: what a read model holds, without the database that holds it.
+//! Rows as values: a read model without its database.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,30 +15,30 @@ use crate::{
 pub struct HomeRow {
     /// The last version applied.
     pub version: Version,
-    /// The revision of the rule that wrote it; 0 if no rule did.
+    /// The revision of the rule that wrote it; 0 if it was never written.
     pub revision: u32,
     /// The id of the event with the last version applied.
     pub last_event_id: Option<Arc<str>>,
-    /// Names the last time that the row was projected anew; empty if it never was. Version and revision may be the same before
-    /// and after.
+    /// Identifies the latest re-projection of the row; empty if there was none. A re-projection may leave version and revision
+    /// unchanged, so they cannot identify it.
     pub rewritten: Arc<str>,
-    /// Since when the aggregate is parked, if it is.
+    /// When the aggregate was parked; `None` if it is not parked.
     pub parked_at: Option<String>,
-    /// The attributes that this aggregate owns; others on the same row belong to those who share it.
+    /// The attributes that this aggregate owns. Other attributes of the same row belong to the aggregates that share it.
     pub own: Attributes,
-    /// Every attribute that it has owned, also those now removed.
+    /// The names of all attributes that it has ever owned, including those since removed.
     pub owned: BTreeSet<String>,
-    /// What it has added to each shared row so far.
+    /// What it has added to each shared row so far: its contributions.
     pub contributions: Sums,
 }
 
-/// The change asks for what the row's values do not allow, such as adding to a text. The event is poison.
+/// The row's values do not allow the change. The worker parks the aggregate at the event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Inapplicable {
-    /// An amount was added to an attribute that holds no number.
-    #[error("an amount was added to an attribute that holds no number")]
+    /// An amount was added to an attribute that is not a number.
+    #[error("an amount was added to an attribute that is not a number")]
     AddToNonNumber,
-    /// The sum is no number that DynamoDB can hold.
+    /// DynamoDB cannot hold the sum.
     #[error("the sum is {0}")]
     Sum(#[from] crate::DecimalError),
 }
@@ -47,7 +47,7 @@ impl HomeRow {
     /// Applies a change to the attributes this row owns and to its contributions.
     ///
     /// # Errors
-    /// [`Inapplicable`], with nothing applied: the events of the change cannot be applied together.
+    /// [`Inapplicable`]; nothing is applied. The events of the change cannot be applied together.
     pub fn apply(&mut self, change: &Change) -> Result<Resolved, Inapplicable> {
         let mut own = self.own.clone();
         for (name, op) in change.own() {
@@ -90,7 +90,7 @@ fn resolve(op: &OwnOp, present: Option<&Value>) -> Result<Option<Value>, Inappli
     Ok(Some(Value::Number(sum)))
 }
 
-/// All rows of one projection: the pure fold that every other way of making them must equal.
+/// All rows of one projection, computed by a pure fold. The rows that the worker writes must equal them.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Rows {
     /// Home rows, by aggregate.
@@ -100,10 +100,10 @@ pub struct Rows {
 }
 
 impl Rows {
-    /// Applies a change of one aggregate and sets its watermark.
+    /// Applies a change of one aggregate and sets its watermark: version, revision and last event id.
     ///
     /// # Errors
-    /// [`Inapplicable`], with nothing applied.
+    /// [`Inapplicable`]; nothing is applied.
     pub fn apply(&mut self, aggregate: &AggregateId, change: &Change, mark: (Version, u32, Arc<str>)) -> Result<(), Inapplicable> {
         let mut row = self.home.get(aggregate).cloned().unwrap_or_default();
         let resolved = row.apply(change)?;
@@ -131,7 +131,10 @@ impl Rows {
         Ok(())
     }
 
-    /// The rows as a reader sees them, by key: own and shared attributes together, and the home row's `version`.
+    /// The rows as a reader sees them, by key: own and shared attributes together, plus the home row's `version`.
+    ///
+    /// # Panics
+    /// If an attribute of a row has two owners: a mistake in the rule.
     #[must_use]
     pub fn visible(&self) -> BTreeMap<RowKey, Attributes> {
         let mut rows: BTreeMap<RowKey, Attributes> = BTreeMap::new();
@@ -142,7 +145,10 @@ impl Rows {
         }
         for ((key, attribute), value) in &self.shared {
             let before = rows.entry(key.clone()).or_default().insert(attribute.clone(), value.clone());
-            assert!(before.is_none(), "`{attribute}` of row `{key}` has two owners: its aggregate and those who share the row");
+            assert!(
+                before.is_none(),
+                "`{attribute}` of row `{key}` has two owners, its own aggregate and one that shares the row: use two attributes"
+            );
         }
         rows
     }

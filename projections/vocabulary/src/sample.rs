@@ -1,37 +1,37 @@
-//! Made-up histories: what tests project at random and `projector generate` writes.
+//! Made-up histories, for random tests and for `projector generate`.
 
 use std::collections::HashMap;
 
 use crate::{AggregateId, RecordedEvent, Timestamp, Value, Version};
 
-/// Chooses a whole number below the one given, which is at least 1. Whoever calls hands the randomness in.
+/// Returns a whole number below its argument, which is at least 1. The caller supplies the randomness.
 pub type Pick<'a> = dyn FnMut(u64) -> u64 + 'a;
 
-/// Something that happened, before the event store numbers it.
+/// An event before the event store numbers it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Fact {
-    /// To which aggregate.
+    /// The aggregate that it belongs to.
     pub aggregate: AggregateId,
-    /// What.
+    /// The event type.
     pub event_type: &'static str,
-    /// With which data: a [`Value::Map`].
+    /// The event's data: a [`Value::Map`].
     pub data: Value,
 }
 
-/// A source of valid histories of one domain.
+/// A generator of valid histories of one domain.
 #[derive(Clone, Copy)]
 pub struct Sample {
     /// The domain, in `kebab-case`.
     pub name: &'static str,
-    /// So many facts about around so many aggregates, in the order in which they happen.
+    /// Returns `facts` facts about roughly `aggregates` aggregates, in the order in which they happen.
     pub facts: fn(pick: &mut Pick<'_>, facts: usize, aggregates: usize) -> Vec<Fact>,
 }
 
-/// The first fact happens a second after this: 2026-01-01T00:00:00Z.
+/// 2026-01-01T00:00:00Z. The first fact happens one second later.
 const EPOCH_MS: i64 = 1_767_225_600_000;
 
-/// Numbers facts as the event store would: versions count up within each aggregate, and each happens a second after the one
-/// before. The same facts make the same events.
+/// Numbers facts as the event store would: versions count up within each aggregate, and facts happen one second apart. The
+/// same facts always make the same events.
 ///
 /// # Panics
 /// If there are more facts than seconds until the year 9999.

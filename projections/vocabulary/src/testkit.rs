@@ -1,4 +1,6 @@
-//! Tests that read: given these events, expect these rows.
+//! A test kit for rules: given these events, expect these rows.
+//!
+//! [`Given::rows`] also checks that the rows do not depend on how events are split into batches.
 //!
 //! ```
 //! # use projection_vocabulary::{Change, Decimal, Projection, Recorded, Refusal, data, own, testkit::given};
@@ -24,57 +26,62 @@ use crate::{
     sample::{Fact, record},
 };
 
-/// Events to project, in the order in which they happened.
+/// Events to project, in the order in which they happened. Made by [`given`].
 pub struct Given<'a> {
     rule: &'a dyn DynProjection,
     facts: Vec<Fact>,
 }
 
-/// Begins a test of a rule.
+/// Starts a test of a rule.
 pub fn given(rule: &dyn DynProjection) -> Given<'_> {
     Given { rule, facts: Vec::new() }
 }
 
 impl Given<'_> {
-    /// One more event. Versions count up within its aggregate; each event happens a second after the one before.
+    /// Adds an event. Versions count up within each aggregate. The first event happens at 2026-01-01T00:00:01Z, and each of the
+    /// others one second after the one before it.
     #[must_use]
     pub fn event(mut self, aggregate: &str, event_type: &'static str, data: Value) -> Self {
         self.facts.push(Fact { aggregate: aggregate.into(), event_type, data });
         self
     }
 
-    /// The rows, a line each: `key: attribute=value ...`.
+    /// Returns the rows, one per line: `key: attribute=value ...`.
     ///
-    /// On the way it holds the rule to the laws that the worker relies on: the same rows whether events are applied one by
-    /// one, all at once, or split in two anywhere, and whatever order aggregates come in.
+    /// It also checks what the worker relies on: the rows are the same whether the events are applied one by one, all at once,
+    /// or in two batches with any split between them, and whatever the order of the aggregates within a batch.
     ///
     /// # Panics
-    /// If an event is refused, or a law does not hold.
+    /// If the rule refuses an event, if the rows depend on the batches, or if an attribute of a row has two owners.
     #[must_use]
     pub fn rows(self) -> String {
         let events: Vec<_> = record(self.facts).collect();
         let one_by_one = one_by_one(self.rule, &events).unwrap_or_else(|refusal| panic!("{refusal}"));
         for split in 0..=events.len() {
-            assert_eq!(in_spans(self.rule, &events, split), one_by_one, "the rows depend on how events are batched (split after {split})");
+            assert_eq!(
+                in_spans(self.rule, &events, split),
+                one_by_one,
+                "the rows depend on how the events are split into batches (split after event {split})"
+            );
         }
         let mut text = String::new();
         for (key, attributes) in one_by_one.visible() {
-            write!(text, "{key}:").expect("a String takes all");
+            write!(text, "{key}:").expect("writing to a String cannot fail");
             for (name, value) in attributes {
-                write!(text, " {name}={value}").expect("a String takes all");
+                write!(text, " {name}={value}").expect("writing to a String cannot fail");
             }
             text.push('\n');
         }
         text
     }
 
-    /// Why the events cannot all be applied: `aggregate version: reason`.
+    /// Returns why an event cannot be applied: `aggregate version: reason`.
     ///
     /// # Panics
-    /// If they can.
+    /// If every event is applied.
     #[must_use]
     pub fn refusal(self) -> String {
-        one_by_one(self.rule, &record(self.facts).collect::<Vec<_>>()).expect_err("every event was applied")
+        one_by_one(self.rule, &record(self.facts).collect::<Vec<_>>()).expect_err("expected a refusal, but every event was applied")
     }
 }
 
@@ -86,7 +93,7 @@ fn one_by_one(rule: &dyn DynProjection, events: &[RecordedEvent]) -> Result<Rows
     Ok(rows)
 }
 
-/// Applies each aggregate's events in two spans, last aggregate first.
+/// Applies the events as two batches. Within a batch each aggregate's events are one span; the last aggregate goes first.
 fn in_spans(rule: &dyn DynProjection, events: &[RecordedEvent], split: usize) -> Rows {
     let mut rows = Rows::default();
     for part in [&events[..split], &events[split..]] {

@@ -1,4 +1,4 @@
-//! What events carry and rows hold: DynamoDB's kinds of value without DynamoDB.
+//! The values in events and rows: DynamoDB's types without DynamoDB.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,32 +9,32 @@ use serde_json::value::RawValue;
 
 use crate::{AggregateId, Decimal, Timestamp};
 
-/// DynamoDB nests documents at most this deep.
+/// The deepest nesting that DynamoDB allows.
 /// <https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Constraints.html>
 pub const DEPTH_MAX: usize = 32;
 
 /// One value, with exact numbers.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[allow(missing_docs, reason = "the names say it")]
+#[allow(missing_docs, reason = "the names are self-explanatory")]
 pub enum Value {
     Null,
     Bool(bool),
     Number(Decimal),
     Text(Arc<str>),
     Bytes(Vec<u8>),
-    /// A set of texts; DynamoDB has no empty one.
+    /// A set of strings. DynamoDB does not allow an empty one.
     TextSet(BTreeSet<Arc<str>>),
     List(Vec<Value>),
     Map(BTreeMap<String, Value>),
 }
 
-/// Why a JSON text is not a [`Value`].
+/// Why JSON is not a [`Value`].
 #[derive(Debug, thiserror::Error)]
 pub enum NotAValue {
     /// The text is not JSON.
     #[error("not valid JSON")]
     Json(#[from] serde_json::Error),
-    /// A number that DynamoDB cannot hold exactly.
+    /// DynamoDB cannot hold a number exactly.
     #[error(transparent)]
     Number(#[from] crate::DecimalError),
     /// Nested deeper than DynamoDB allows.
@@ -43,10 +43,10 @@ pub enum NotAValue {
 }
 
 impl Value {
-    /// Reads JSON with its numbers to the last digit (`serde_json::Value` would make floats of them).
+    /// Reads JSON and keeps every digit of its numbers (`serde_json::Value` would turn them into floats).
     ///
     /// # Errors
-    /// [`NotAValue`] if the text is no JSON, or holds what DynamoDB cannot.
+    /// [`NotAValue`] if the text is not valid JSON or DynamoDB cannot hold its content.
     pub fn from_json(json: &RawValue) -> Result<Self, NotAValue> {
         Self::from_json_at(json, 0)
     }
@@ -73,7 +73,7 @@ impl Value {
         })
     }
 
-    /// The value as JSON with its numbers to the last digit. A set becomes a list, bytes become a list of numbers.
+    /// The value as JSON, with every digit of its numbers. A set becomes a list; bytes become a list of numbers.
     #[must_use]
     pub fn to_json(&self) -> Box<RawValue> {
         let raw = |text: String| RawValue::from_string(text).expect("a rendered value is valid JSON");
@@ -89,7 +89,7 @@ impl Value {
         }
     }
 
-    /// The text, if this is one.
+    /// The string, if this is one.
     #[must_use]
     pub fn as_text(&self) -> Option<&str> {
         if let Self::Text(text) = self { Some(text) } else { None }
@@ -103,10 +103,10 @@ impl Value {
 }
 
 fn to_raw(value: &(impl serde::Serialize + ?Sized)) -> Box<RawValue> {
-    serde_json::value::to_raw_value(value).expect("texts, lists and maps with text keys always serialise")
+    serde_json::value::to_raw_value(value).expect("strings, lists and maps with string keys always serialise")
 }
 
-/// Numbers bare, texts bare, the rest as JSON: the form in which tests and terminals show a cell.
+/// As tests and terminals show it: numbers and strings bare, everything else as JSON.
 impl std::fmt::Display for Value {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -140,9 +140,9 @@ value_from! {
     &AggregateId => |id| Self::Text(id.as_str().into());
 }
 
-/// An event's data, written as it reads: `data! { amount: 30.50, note: "rent" }`.
+/// Makes an event's data: `data! { amount: 30.50, note: "rent" }`.
 ///
-/// A number is taken from the source text, so it is exact to its last digit.
+/// Numbers are taken from the source text, so they keep every digit.
 #[macro_export]
 macro_rules! data {
     ($($name:ident : $value:tt),* $(,)?) => {
@@ -152,10 +152,10 @@ macro_rules! data {
     };
 }
 
-/// What [`data!`] makes of one literal.
+/// The value of one literal in [`data!`].
 ///
 /// # Panics
-/// If the literal is no JSON; it stands in a test's source, where that is a mistake of the author's.
+/// If the literal is not valid JSON: a mistake in the test's source.
 #[doc(hidden)]
 #[must_use]
 pub fn literal(source: &str) -> Value {

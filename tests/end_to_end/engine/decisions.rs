@@ -580,7 +580,7 @@ async fn a_poison_event_parks_its_aggregate_and_its_neighbours_continue() {
     assert_eq!((counts(&report), report.checkpoint.clone()), ([2, 0, 0, 2, 0], None));
     let parked = world.parked().await;
     assert_eq!((parked[0].0.as_str(), parked[0].1), ("alice", Some(2)));
-    assert_eq!(parked[0].2, "the event's data does not fit: `amount`: a text where an exact number belongs");
+    assert_eq!(parked[0].2, "cannot read the event's data: `amount`: expected an exact number, found a string");
     assert!(world.row("account-summary", "alice").await.starts_with("balance=1 "));
 }
 

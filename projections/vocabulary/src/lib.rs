@@ -1,12 +1,61 @@
-//! The words of projections.
+//! Everything that the author of a projection needs: events, changes, the [`Projection`] trait and a test kit.
 //!
-//! An author of a projection needs this crate and nothing else. It knows no DynamoDB, no clock and no I/O: events come in
-//! as values, changes go out as values, and rows are values too, so what the worker must end with can be computed beside it.
+//! A projection turns events into the rows of a read model. The worker feeds it events from DynamoDB Streams and makes each
+//! event count exactly once; the author writes a pure function. This crate knows no DynamoDB, no clock and no I/O: events,
+//! changes and rows are all plain values.
 //!
-//! - [`RecordedEvent`], [`AggregateId`], [`Version`], [`Timestamp`], [`Value`], [`Decimal`]: facts and their parts.
-//! - [`own`], [`shared`], [`transfer`], [`retract`], [`nothing`]: what an event may do, as a [`Change`].
-//! - [`Projection`]: what an author writes; [`Registry`]: the list of them.
-//! - [`Rows`]: the pure fold. [`sample`]: made-up histories. [`testkit`]: tests that read "given these events, expect these rows".
+//! ```
+//! use projection_vocabulary::{Change, Decimal, Projection, Recorded, Refusal, data, own, testkit::given};
+//!
+//! /// One variant per event type; the fields are the event's data.
+//! #[derive(serde::Deserialize)]
+//! enum Event {
+//!     Deposited { amount: Decimal },
+//!     Withdrawn { amount: Decimal },
+//! }
+//!
+//! struct Balances;
+//!
+//! impl Projection for Balances {
+//!     type Event = Event;
+//!     const NAME: &str = "balances";
+//!     const KEY: &str = "accountId";
+//!
+//!     fn project(&self, event: &Recorded<'_, Event>) -> Result<Change, Refusal> {
+//!         Ok(match &event.event {
+//!             Event::Deposited { amount } => own().add("balance", amount).into(),
+//!             Event::Withdrawn { amount } => own().add("balance", -amount).into(),
+//!         })
+//!     }
+//! }
+//!
+//! let rows = given(&Balances)
+//!     .event("alice", "Deposited", data! { amount: 100 })
+//!     .event("alice", "Withdrawn", data! { amount: 30.55 })
+//!     .rows();
+//! assert_eq!(rows, "alice: balance=69.45 version=2\n");
+//! ```
+//!
+//! Start with the [`guide`]: a larger example, when to raise [`Projection::REVISION`], and a glossary.
+//!
+//! # What authors use
+//!
+//! | to | use |
+//! |---|---|
+//! | define a projection | [`Projection`], [`Recorded`] (its argument), [`Refusal`], [`Index`] |
+//! | change the aggregate's own row | [`own`] with [`add`](Own::add), [`set`](Own::set), [`remove`](Own::remove) |
+//! | change a row that aggregates share | [`shared`] with [`add`](Shared::add), [`max`](Shared::max), [`insert`](Shared::insert) |
+//! | move or take back contributions | [`transfer`], [`retract`] |
+//! | move only the watermark | [`nothing`] |
+//! | hold amounts and values | [`Decimal`], [`Value`], [`Timestamp`] |
+//! | test | [`testkit::given`], [`data!`] |
+//! | make up histories for `projector generate` | [`sample`] |
+//! | list the projections of a worker | [`Registry`] |
+//!
+//! # What the worker uses
+//!
+//! [`Change::then`] merges the changes of many events into one write, and [`fold`] applies them. [`Rows`] is the pure fold of
+//! a history: the rows that the worker writes must equal it, and tests compare the two.
 
 mod change;
 mod de;
@@ -18,6 +67,10 @@ mod row;
 pub mod sample;
 pub mod testkit;
 mod value;
+
+// Compiled here, so that the guide's example is a test.
+#[doc = include_str!("../../README.md")]
+pub mod guide {}
 
 pub use change::{
     Attributes, Base, Cell, Change, Own, OwnOp, RESERVED, Resolved, RowKey, Shared, Sums, nothing, own, retract, shared, transfer,

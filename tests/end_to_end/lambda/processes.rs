@@ -14,10 +14,10 @@ use std::{
 
 use fastrand::Rng;
 use futures::future::join_all;
+use poller::{Discarded, Poller, Settings};
 use projection_vocabulary::RecordedEvent;
 use projection_worker::internals::{retry::Deadline, sources::input};
 use serde_json::{Value as Json, json, value::RawValue};
-use simulation::poller::{self, Discarded, Poller, Settings};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::support::{

@@ -7,7 +7,6 @@ pub mod faults;
 pub mod network;
 pub mod oracle;
 pub mod plan;
-pub mod poller;
 pub mod rules;
 pub mod run;
 pub mod shrink;

@@ -1,7 +1,5 @@
 //! `cargo simulate`: see `--help`.
 
-mod mutants;
-
 use std::{
     process::ExitCode,
     sync::{
@@ -28,7 +26,6 @@ Runs the real worker on a simulated DynamoDB under a seeded scheduler that injec
 
 cargo simulate [--schedules N] [--seed S]   N schedules of the seeds from S on (1,000 from 0)
 cargo simulate --seed S --trace             one schedule, told line by line
-cargo simulate --mutants                    breaks the worker in known ways; each must be found
 
 Exit codes: 0 all holds, 1 not, 2 usage.";
 
@@ -36,7 +33,6 @@ struct Options {
     schedules: u64,
     seed: u64,
     trace: bool,
-    mutants: bool,
     /// Whether a failure is only told, and not made small.
     first: bool,
 }
@@ -48,9 +44,6 @@ fn main() -> ExitCode {
     };
     // A panic of the worker is caught and told as what it is; its message twice helps nobody.
     std::panic::set_hook(Box::new(|_| {}));
-    if options.mutants {
-        return mutants::kill_all();
-    }
     if options.trace {
         return trace(Choices::of_seed(options.seed));
     }
@@ -58,7 +51,7 @@ fn main() -> ExitCode {
 }
 
 fn options() -> Option<Options> {
-    let mut options = Options { schedules: 1_000, seed: 0, trace: false, mutants: false, first: false };
+    let mut options = Options { schedules: 1_000, seed: 0, trace: false, first: false };
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         let mut number = || arguments.next()?.replace('_', "").parse().ok();
@@ -66,7 +59,6 @@ fn options() -> Option<Options> {
             "--schedules" => options.schedules = number()?,
             "--seed" => options.seed = number()?,
             "--trace" => options.trace = true,
-            "--mutants" => options.mutants = true,
             "--first" => options.first = true,
             _ => return None,
         }

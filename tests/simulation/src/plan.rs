@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use poller::Settings;
+
 use crate::{
     choices::Choices,
     faults::Fault,
-    poller::Settings,
     rules::{FIRST, MENDED, NEXT},
 };
 

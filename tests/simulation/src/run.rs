@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use poller::Poller;
 use projection_worker::{
     Worker,
     internals::{operations::verify::Verified, store::parking::Parked},
@@ -23,7 +24,6 @@ use crate::{
     network::{Network, lock},
     oracle::{EVENTS, Oracle, PARKED},
     plan::Plan,
-    poller::Poller,
     rules::{BAD, DEPLOYMENTS, FIRST, MENDED},
     stream::Delivered,
 };

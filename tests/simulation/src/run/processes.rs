@@ -10,6 +10,7 @@ use std::{
     task::{Context, Poll, Wake, Waker},
 };
 
+use poller::{Answer, BatchId};
 use projection_vocabulary::{AggregateId, DynProjection, Registry};
 use projection_worker::{
     Worker,
@@ -33,7 +34,6 @@ use crate::{
     network::{Line, lock},
     oracle::{EVENTS, PARKED},
     plan::GIVERS,
-    poller::{Answer, BatchId},
     rules::{BAD, DEPLOYMENTS, FIRST, NEXT},
     stream::Delivered,
 };

@@ -27,11 +27,13 @@ use serde_json::value::RawValue;
 #[cfg(not(feature = "opentelemetry"))]
 use self::untraced as traces;
 use self::{
-    metrics::{Done, Invocation, Stage},
+    metrics::{Invocation, Stage, TaskCount},
+    tasks::{Task, TaskResult},
     traces::Traces,
 };
 use crate::{
     Worker, clients,
+    config::ConfigError,
     engine::report::{Report, Tally},
     retry::{Deadline, WORKING_PERCENT},
     store::{self, Store, TableNames, Usage},
@@ -39,19 +41,19 @@ use crate::{
 
 /// Answers invocations until Lambda ends the process.
 ///
-/// It ends by itself, with a code other than 0 and the reason in the log, if environment variables are missing or wrong (all
-/// of them in one message), or if Lambda's Runtime API is out of reach.
+/// It ends by itself, with a code other than 0 and the reason in the log, if environment variables are missing or wrong (one
+/// message names them all), or if Lambda's Runtime API is unreachable.
 ///
 /// # Panics
-/// If variables that Lambda itself sets are missing: this is no Lambda.
+/// If variables that Lambda itself sets are missing: this process does not run in Lambda.
 #[must_use]
 pub fn run(registry: Registry) -> ExitCode {
     let var = |name: &str| std::env::var(name).ok();
     let traces = traces::start(var);
-    // One thread: the work is waiting for DynamoDB, and below 1,769 MB of memory a function has less than one processor
+    // One thread: the worker mostly waits for DynamoDB, and with less than 1,769 MB of memory a function has less than one processor
     // (<https://docs.aws.amazon.com/lambda/latest/dg/configuration-memory.html>).
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let served = runtime.map_err(Error::from).and_then(|runtime| runtime.block_on(serve(configured(registry, var)?, &traces)));
+    let served = runtime.map_err(Error::from).and_then(|runtime| runtime.block_on(serve(Function::from_env(registry, var)?, &traces)));
     match served {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -61,96 +63,101 @@ pub fn run(registry: Registry) -> ExitCode {
     }
 }
 
-async fn serve((worker, stage): (Worker, Stage), traces: &Traces) -> Result<(), Error> {
-    lambda_runtime::run(service_fn(|event| traces.follow(event, |event| handle(&worker, &stage, event)))).await
+async fn serve(function: Function, traces: &Traces) -> Result<(), Error> {
+    lambda_runtime::run(service_fn(|event| traces.follow(event, |event| handle(&function, event)))).await
 }
 
-fn configured(registry: Registry, var: impl Fn(&str) -> Option<String>) -> Result<(Worker, Stage), String> {
-    match (TableNames::from_env(registry, &var), clients::of_environment(&var), Stage::from_env(&var)) {
-        (Ok(names), Ok(client), Ok(stage)) => Ok((Worker::new(Store::new(client, names), registry), stage)),
-        (names, client, stage) => Err([names.err(), client.err(), stage.err()].into_iter().flatten().collect::<Vec<_>>().join("; ")),
+/// What all invocations of the process share.
+struct Function {
+    worker: Worker,
+    stage: Stage,
+}
+
+impl Function {
+    /// # Errors
+    /// One error for all variables that are missing or wrong.
+    fn from_env(registry: Registry, var: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
+        match (TableNames::from_env(registry, &var), clients::of_environment(&var), Stage::from_env(&var)) {
+            (Ok(names), Ok(client), Ok(stage)) => Ok(Self { worker: Worker::new(Store::new(client, names), registry), stage }),
+            (names, client, stage) => {
+                let errors = [names.err(), client.err(), stage.err()].into_iter().flatten();
+                Err(ConfigError(errors.flat_map(|error| error.0).collect()))
+            }
+        }
     }
 }
 
-/// One invocation: a batch of records in, the first one to deliver again out. Or a task, and how far it came.
+/// One invocation. Takes a batch of records and answers the first one to redeliver, or takes a task and answers its progress.
 ///
-/// An error or a panic in here is answered as an error of the function, so that Lambda delivers the whole batch again.
-async fn handle(worker: &Worker, stage: &Stage, event: LambdaEvent<Box<RawValue>>) -> Result<Answer, Diagnostic> {
-    let mut account = Account { worker, stage, before: worker.store().usage(), batch: None, task: None };
-    let answered = answer(event, &mut account).await;
-    if let Err(Diagnostic { error_type, .. }) = &answered {
-        tracing::error!(error_type, "invocation failed");
+/// An error or a panic in here is answered as a function error, so that Lambda redelivers the whole batch.
+async fn handle(function: &Function, event: LambdaEvent<Box<RawValue>>) -> Result<Answer, Diagnostic> {
+    let mut log = InvocationLog { function, before: function.worker.store().usage(), batch: None, task: None };
+    let answered = answer(event, &mut log).await;
+    if let Err(Diagnostic { error_type, error_message }) = &answered {
+        tracing::error!(error_type, error_message, "invocation failed");
     }
     answered
 }
 
-async fn answer(event: LambdaEvent<Box<RawValue>>, account: &mut Account<'_>) -> Result<Answer, Diagnostic> {
-    let worker = account.worker;
-    let mut members = members(&event.payload)?;
+async fn answer(event: LambdaEvent<Box<RawValue>>, log: &mut InvocationLog<'_>) -> Result<Answer, Diagnostic> {
+    let worker = &log.function.worker;
+    let members = members(&event.payload)?;
     let time = working_time(time_left(event.context.deadline()));
-    // In boxes, or the types of the futures nest deeper than the compiler follows.
-    if let Some(records) = members.remove("Records") {
-        let batch: Vec<Record<'_>> = serde_json::from_str(records.get()).map_err(|_| not_a_batch())?;
-        account.batch = Some(unfinished(&batch));
+    // The futures are boxed: unboxed, their types nest deeper than the compiler follows.
+    if let Some(records) = members.get("Records") {
+        let batch: Vec<Record<'_>> = serde_json::from_str(records.get()).map_err(|_| unknown_payload())?;
+        log.batch = Some(unfinished(&batch));
         let report = Box::pin(worker.process(&batch, Deadline::at(Instant::now() + time))).await;
         let response = response(&report);
-        account.batch = Some(report);
+        log.batch = Some(report);
         return Ok(Answer::Batch(response));
     }
-    let (answer, told) = if let Some(task) = members.remove("rebuild") {
-        let (answer, told) = Box::pin(tasks::rebuild(worker, tasks::read(task)?, time)).await?;
-        (Answer::Rebuild(answer), told)
-    } else if let Some(task) = members.remove("catchUp") {
-        let (answer, told) = Box::pin(tasks::catch_up(worker, tasks::read(task)?, time)).await?;
-        (Answer::CatchUp(answer), told)
-    } else if let Some(task) = members.remove("verify") {
-        let (answer, told) = Box::pin(tasks::verify(worker, tasks::read(task)?, time)).await?;
-        (Answer::Verified(answer), told)
-    } else {
-        return Err(not_a_batch());
-    };
-    account.task = Some(told);
-    Ok(answer)
+    let task = Task::read(&members)?.ok_or_else(unknown_payload)?;
+    let TaskResult { answer, projection, count } = Box::pin(task.run(worker, time)).await?;
+    log.task = Some((projection, count));
+    Ok(Answer::Task(answer))
 }
 
-/// What is told of an invocation when it ends, however it ends: by an answer, an error or a panic.
-struct Account<'a> {
-    worker: &'a Worker,
-    stage: &'a Stage,
+/// Writes the log lines and the metrics of an invocation when it is dropped. A destructor, because the invocation may end by a panic,
+/// and its records must be counted then, too.
+struct InvocationLog<'a> {
+    function: &'a Function,
+    /// The store's usage when the invocation began.
     before: Usage,
-    /// What became of its records, from when it is known that they are some. Failed, until something else became of them.
+    /// The outcome of its records, once the payload is known to be a batch. All count as failed until the worker reports otherwise.
     batch: Option<Report>,
-    /// The projection of a task, and what it came to, if it did what its time was enough for.
-    task: Option<(&'static str, Done)>,
+    /// The projection and the count of a task that completed, or progressed as far as its time allowed.
+    task: Option<(&'static str, TaskCount)>,
 }
 
-impl Drop for Account<'_> {
+impl Drop for InvocationLog<'_> {
     fn drop(&mut self) {
-        let (now, usage) = (store::now(), self.worker.store().usage() - self.before);
+        let Function { worker, stage } = self.function;
+        let (now, usage) = (store::now(), worker.store().usage() - self.before);
         let mut lines = Vec::new();
         let mut invocation = Invocation { batch: None, parked: 0, failed: u64::from(self.task.is_none()), usage };
         if let Some(report) = &mut self.batch {
             report.usage = usage;
             report.log();
-            lines = metrics::of_projections(self.stage, self.worker.registry(), report, &now);
+            lines = metrics::of_projections(stage, worker.registry(), report, &now);
             invocation.batch = Some((report.records, report.ignored_total()));
             invocation.parked = report.total.parked;
             invocation.failed = report.total.failed;
         }
-        if let Some((projection, done)) = self.task {
-            lines.push(metrics::of_task(self.stage, projection, done, &now));
+        if let Some((projection, count)) = self.task {
+            lines.push(metrics::of_task(stage, projection, count, &now));
         }
-        traces::note(self.batch.as_ref(), usage, &now);
-        lines.push(metrics::of_invocation(self.stage, &invocation, &now));
+        traces::record(self.batch.as_ref(), usage, &now);
+        lines.push(metrics::of_invocation(stage, &invocation, &now));
         let mut out = io::stdout().lock();
         for line in lines {
-            // The records count all the same, and nobody is left to be told.
+            // The records are counted even if the metrics cannot be written, and there is no other place to report that.
             let _ = writeln!(out, "{line}");
         }
     }
 }
 
-/// What became of a batch as long as nothing did.
+/// The report of a batch before the worker has finished: every record failed.
 fn unfinished(batch: &[Record<'_>]) -> Report {
     let records = batch.len() as u64;
     let reasons = [("the invocation failed as a whole".to_owned(), records)];
@@ -161,12 +168,10 @@ fn unfinished(batch: &[Record<'_>]) -> Report {
 #[serde(untagged)]
 enum Answer {
     Batch(DynamoDbEventResponse),
-    Rebuild(tasks::Rebuild),
-    CatchUp(tasks::CaughtUp),
-    Verified(tasks::Verified),
+    Task(tasks::Answer),
 }
 
-/// A record as it came. Each is decoded by itself, so that a malformed one does not fail the others.
+/// A raw record. Each is decoded separately, so that a malformed record does not fail the others.
 #[derive(Deserialize)]
 struct Record<'a>(#[serde(borrow)] &'a RawValue);
 
@@ -176,17 +181,22 @@ impl AsRef<RawValue> for Record<'_> {
     }
 }
 
-/// The members of an event. What is no batch at all is a mistake in the wiring: nothing of it may count as processed.
-fn members(event: &RawValue) -> Result<BTreeMap<Cow<'_, str>, &RawValue>, Diagnostic> {
-    // A map and no struct, for a derived reader would also take a list. The parser's own words may quote the data.
-    serde_json::from_str(event.get()).map_err(|_| not_a_batch())
+/// The members of a payload, by name.
+type Members<'a> = BTreeMap<Cow<'a, str>, &'a RawValue>;
+
+/// A payload that is not an object is a mistake in the wiring: none of it may count as processed.
+fn members(payload: &RawValue) -> Result<Members<'_>, Diagnostic> {
+    // A map rather than a struct, because a derived struct would also accept a list. The parser's message is dropped: it may quote
+    // data.
+    serde_json::from_str(payload.get()).map_err(|_| unknown_payload())
 }
 
-fn not_a_batch() -> Diagnostic {
-    Diagnostic {
-        error_type: "NotABatch".to_owned(),
-        error_message: "the event has no list of Records: only a stream of DynamoDB may invoke this function".to_owned(),
-    }
+fn unknown_payload() -> Diagnostic {
+    let error_message = format!(
+        "the payload is neither a batch of a DynamoDB stream (a list named Records) nor a known task ({}): check what invokes this function",
+        tasks::NAMES.join(", ")
+    );
+    Diagnostic { error_type: "NotABatch".to_owned(), error_message }
 }
 
 fn time_left(invocation_ends: SystemTime) -> Duration {
@@ -197,8 +207,8 @@ fn working_time(left: Duration) -> Duration {
     left * WORKING_PERCENT / 100
 }
 
-/// Names what failed, and those behind it that counted are duplicates when they come again. Lambda takes an unknown member for
-/// full success, so the tests hold this against the literal JSON
+/// Names the lowest failed record. Lambda redelivers all records from there on; those that already counted are then duplicates. Lambda
+/// takes a response with an unknown member for full success, so the tests compare it with the literal JSON
 /// (<https://docs.aws.amazon.com/lambda/latest/dg/services-ddb-batchfailurereporting.html>).
 fn response(report: &Report) -> DynamoDbEventResponse {
     let mut response = DynamoDbEventResponse::default();
@@ -215,23 +225,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_fifth_of_the_time_is_kept_back() {
+    fn a_fifth_of_the_time_is_reserved() {
         assert_eq!(working_time(Duration::from_mins(1)), Duration::from_secs(48));
         assert_eq!(working_time(Duration::ZERO), Duration::ZERO);
     }
 
     #[test]
-    fn an_invocation_that_is_over_has_no_time_left() {
+    fn an_invocation_past_its_deadline_has_no_time_left() {
         assert_eq!(time_left(SystemTime::now() - Duration::from_secs(1)), Duration::ZERO);
         assert!(time_left(SystemTime::now() + Duration::from_mins(1)) > Duration::from_secs(59));
     }
 
     #[test]
-    fn tables_and_credentials_are_missed_in_one_message() {
-        let error = configured(Registry::new(&[]), |name| (name == "PARKED_TABLE").then(|| "x".to_owned())).err().unwrap();
+    fn one_message_names_every_missing_table_and_credential() {
+        let var = |name: &str| (name == "PARKED_TABLE").then(|| "x".to_owned());
+        let error = Function::from_env(Registry::new(&[]), var).err().unwrap();
         assert_eq!(
-            error,
-            "EVENT_STORE_TABLE is not set; PARKED_TABLE is no table name (3 to 255 of a-z A-Z 0-9 _ - .) and no table ARN; \
+            error.to_string(),
+            "EVENT_STORE_TABLE is not set; PARKED_TABLE is not a valid table name (3 to 255 of a-z A-Z 0-9 _ - .) or table ARN; \
              AWS_REGION is not set; AWS_ACCESS_KEY_ID is not set; AWS_SECRET_ACCESS_KEY is not set"
         );
     }

@@ -6,6 +6,7 @@ mod age;
 pub mod cli;
 #[cfg(any(feature = "cli", feature = "lambda"))]
 mod clients;
+mod config;
 #[cfg(feature = "cli")]
 mod doctor;
 #[cfg(feature = "cli")]

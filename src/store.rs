@@ -30,7 +30,10 @@ pub use usage::Usage;
 use error::{classify, retry_or_fail};
 use usage::Meter;
 
-use crate::retry::{Attempt, Deadline, retry};
+use crate::{
+    config::{ConfigError, ConfigProblem},
+    retry::{Attempt, Deadline, retry},
+};
 
 /// The names of the tables.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -128,51 +131,46 @@ impl TableNames {
     /// The tables that the environment names.
     ///
     /// # Errors
-    /// One message for all variables that are missing or name no possible table.
-    pub fn from_env(registry: Registry, var: impl Fn(&str) -> Option<String>) -> Result<Self, String> {
-        let variables = [EVENT_STORE_VAR.to_owned(), PARKED_VAR.to_owned()]
-            .into_iter()
-            .chain(registry.projections().iter().map(|rule| table_var(rule.name())));
-        let mut wrong: Vec<String> = variables
-            .filter_map(|name| match var(&name).as_deref() {
-                None | Some("") => Some(format!("{name} is not set")),
-                Some(table) if !possible_table_name(table) => {
-                    Some(format!("{name} is no table name (3 to 255 of a-z A-Z 0-9 _ - .) and no table ARN"))
-                }
-                Some(_) => None,
-            })
-            .collect();
-        let names = Self::from_env_or_default(registry, var);
-        let mut seen = BTreeMap::new();
-        for table in [&names.event_store, &names.parked].into_iter().chain(names.projections.values()) {
-            *seen.entry(table).or_insert(0) += 1;
+    /// One error for all variables that are missing, are not valid table names, or name the same table.
+    pub fn from_env(registry: Registry, var: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
+        let variables = [EVENT_STORE_VAR.to_owned(), PARKED_VAR.to_owned()];
+        let variables = variables.into_iter().chain(registry.projections().iter().map(|rule| table_var(rule.name())));
+        let mut problems = Vec::new();
+        let mut named = BTreeMap::<String, Vec<String>>::new();
+        for variable in variables {
+            match var(&variable).filter(|table| !table.is_empty()) {
+                None => problems.push(ConfigProblem::missing(&variable)),
+                Some(table) if !is_table_name(&table) => problems.push(ConfigProblem::invalid(variable, TABLE_NAME)),
+                Some(table) => named.entry(table).or_default().push(variable),
+            }
         }
-        wrong.extend(
-            seen.into_iter()
-                .filter(|(table, count)| *count > 1 && possible_table_name(table))
-                .map(|(table, _)| format!("the table `{table}` is named more than once")),
-        );
-        if wrong.is_empty() { Ok(names) } else { Err(wrong.join("; ")) }
+        let shared = named.into_iter().filter(|(_, variables)| variables.len() > 1);
+        problems.extend(shared.map(|(table, variables)| ConfigProblem::SameTable { variables, table }));
+        ConfigError::check(problems)?;
+        Ok(Self::from_env_or_default(registry, var))
     }
 
-    /// Puts another table in the place of a projection's own.
+    /// These tables, but with another one for a projection.
     ///
     /// # Errors
-    /// It is no table's name, or that of a table in use.
-    pub fn beside(mut self, projection: &'static str, table: &str) -> Result<Self, String> {
-        if !possible_table_name(table) {
-            return Err(format!("`{table}` is no table name (3 to 255 of a-z A-Z 0-9 _ - .) and no table ARN"));
-        }
-        if self.projections.get(projection).is_some_and(|own| own == table) {
-            return Err(format!("`{table}` is the table of `{projection}` itself"));
-        }
-        if [&self.event_store, &self.parked].into_iter().chain(self.projections.values()).any(|used| used == table) {
-            return Err(format!("the table `{table}` is in use for something else"));
-        }
-        self.projections.insert(projection, table.to_owned());
-        Ok(self)
+    /// It is not a valid table name, or the table is already in use.
+    pub fn with_table(mut self, projection: &'static str, table: &str) -> Result<Self, ConfigError> {
+        let problem = if !is_table_name(table) {
+            ConfigProblem::invalid(format!("`{table}`"), TABLE_NAME)
+        } else if self.projections.get(projection).is_some_and(|own| own == table) {
+            ConfigProblem::OwnTable { projection, table: table.to_owned() }
+        } else if [&self.event_store, &self.parked].into_iter().chain(self.projections.values()).any(|used| used == table) {
+            ConfigProblem::TableInUse { table: table.to_owned() }
+        } else {
+            self.projections.insert(projection, table.to_owned());
+            return Ok(self);
+        };
+        Err(problem.into())
     }
 }
+
+/// What the name of a table must be, in error messages.
+const TABLE_NAME: &str = "a valid table name (3 to 255 of a-z A-Z 0-9 _ - .) or table ARN";
 
 pub(crate) const EVENT_STORE_VAR: &str = "EVENT_STORE_TABLE";
 pub(crate) const PARKED_VAR: &str = "PARKED_TABLE";
@@ -182,7 +180,7 @@ pub(crate) fn table_var(projection: &str) -> String {
     format!("{}_TABLE", projection.to_ascii_uppercase().replace('-', "_"))
 }
 
-fn possible_table_name(name: &str) -> bool {
+fn is_table_name(name: &str) -> bool {
     let plain = (3..=255).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-.".contains(&b));
     plain || (name.starts_with("arn:") && name.contains(":table/") && name.len() <= 1024)
 }

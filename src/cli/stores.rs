@@ -22,7 +22,7 @@ pub async fn open_beside(
     rule: &'static dyn DynProjection,
     table: &str,
 ) -> anyhow::Result<(Store, bool)> {
-    let names = names(options, registry)?.beside(rule.name(), table).map_err(anyhow::Error::msg)?;
+    let names = names(options, registry)?.with_table(rule.name(), table).map_err(anyhow::Error::msg)?;
     let store = open_as(options, registry, true, names).await?;
     let created = store.create_table_of(rule).await?;
     if !options.is_remote() {

@@ -1,44 +1,46 @@
-//! What an invocation came to, as metrics of CloudWatch: lines of the log in its embedded metric format. CloudWatch makes metrics of them,
-//! so an invocation calls nothing and waits for nothing
+//! The results of an invocation as CloudWatch metrics: log lines in the embedded metric format. CloudWatch extracts the metrics from the
+//! log, so an invocation makes no call and waits for nothing
 //! (<https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/CloudWatch_Embedded_Metric_Format_Specification.html>).
 //!
-//! Ours, for the format is one JSON object and what goes into it stands in [`Report`] already. Of the crates that write it,
-//! `metrics_cloudwatch_embedded` 0.10 is a recorder for the whole process, set once, which counts everything a second time;
-//! `metrique-writer-format-emf` 0.1 has no such state, and brings 32 crates along.
+//! Written by hand, because the format is one JSON object and [`Report`] already holds its values. Of the crates that write it,
+//! `metrics_cloudwatch_embedded` 0.10 is a global recorder, set once per process, which would count everything a second time;
+//! `metrique-writer-format-emf` 0.1 has no such state but brings in 32 crates.
 //!
-//! Dimensions are the stage and the projection, never an id: each combination is a metric of its own, and is paid for.
+//! The dimensions are the stage and the projection, never an id: each combination is a separate metric with its own price.
 
 use projection_vocabulary::{Registry, Timestamp};
 use serde_json::{Value as Json, json};
 
 use crate::{
+    config::{ConfigError, ConfigProblem},
     engine::report::{Report, Tally},
     store::Usage,
 };
 
 const NAMESPACE: &str = "ProjectionWorker";
 const STAGE_VAR: &str = "STAGE";
-/// Where nobody says otherwise: nobody is called at night for it.
+/// The default: a stage that pages nobody at night.
 const STAGE_DEFAULT: &str = "dev";
-/// CloudWatch takes 1,024; no stage needs them.
+/// CloudWatch accepts 1,024 characters; no stage needs that many.
 const STAGE_LEN_MAX: usize = 64;
 
-/// Which deployment it is: `dev`, `prod`. One of the two dimensions.
+/// The deployment: `dev` or `prod`, for example. One of the two dimensions.
 pub struct Stage(String);
 
 impl Stage {
     /// The stage that the environment names.
     ///
     /// # Errors
-    /// It is no plain word.
-    pub fn from_env(var: impl Fn(&str) -> Option<String>) -> Result<Self, String> {
+    /// It is not a plain word.
+    pub fn from_env(var: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
         let stage = var(STAGE_VAR).filter(|stage| !stage.is_empty()).unwrap_or_else(|| STAGE_DEFAULT.to_owned());
         let plain = stage.len() <= STAGE_LEN_MAX && stage.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-.".contains(&b));
-        if plain { Ok(Self(stage)) } else { Err(format!("{STAGE_VAR} is no plain word (1 to {STAGE_LEN_MAX} of a-z A-Z 0-9 _ - .)")) }
+        let expected = || format!("a plain word (1 to {STAGE_LEN_MAX} of a-z A-Z 0-9 _ - .)");
+        if plain { Ok(Self(stage)) } else { Err(ConfigProblem::invalid(STAGE_VAR, expected()).into()) }
     }
 }
 
-/// A line for each projection, also of one that nothing concerned: a zero ends an alarm, and no value at all does not.
+/// One line for each projection, even if no record concerned it: a zero ends an alarm, a missing value does not.
 pub fn of_projections(stage: &Stage, registry: Registry, report: &Report, now: &Timestamp) -> Vec<String> {
     let lines = registry.projections().iter().map(|rule| {
         let tally = report.projections.get(rule.name()).copied().unwrap_or_default();
@@ -60,36 +62,36 @@ pub fn of_projections(stage: &Stage, registry: Registry, report: &Report, now: &
     lines.collect()
 }
 
-/// What a task came to.
+/// The one count of a task, named as its metric.
 #[derive(Clone, Copy)]
-pub enum Done {
-    /// A rebuild: the rows that were put in place now.
-    Rebuilt(u64),
-    /// Catching up: the aggregates that were behind.
+pub enum TaskCount {
+    /// Rows that this invocation of a rebuild replaced or created.
+    Reprojected(u64),
+    /// Aggregates that a catch-up found behind.
     CaughtUp(u64),
-    /// A verification: the rows and sums that are not right.
-    Verified(u64),
+    /// Rows and sums that a verification found wrong.
+    Differing(u64),
 }
 
 /// The line of a task's projection.
-pub fn of_task(stage: &Stage, projection: &str, done: Done, now: &Timestamp) -> String {
-    let metrics = [match done {
-        Done::Rebuilt(rows) => count("Reprojected", rows),
-        Done::CaughtUp(aggregates) => count("CaughtUp", aggregates),
-        Done::Verified(differing) => count("Differing", differing),
+pub fn of_task(stage: &Stage, projection: &str, task: TaskCount, now: &Timestamp) -> String {
+    let metrics = [match task {
+        TaskCount::Reprojected(rows) => count("Reprojected", rows),
+        TaskCount::CaughtUp(aggregates) => count("CaughtUp", aggregates),
+        TaskCount::Differing(differing) => count("Differing", differing),
     }];
     line(now, &[("stage", &stage.0), ("projection", projection)], &metrics)
 }
 
-/// What an invocation was, as far as it is known.
+/// The totals of an invocation, of whatever kind.
 pub struct Invocation {
-    /// Records delivered and those of them with nothing to project; `None` if it was no batch.
+    /// The number of records, and of those with nothing to project; `None` if it was not a batch.
     pub batch: Option<(u64, u64)>,
-    /// Records that wait, those that name no event among them, which no projection counts.
+    /// Parked records, including strays, which no projection counts.
     pub parked: u64,
-    /// Records to deliver again; 1 for whatever else failed.
+    /// Records to redeliver; 1 if a task failed or the payload was not a batch.
     pub failed: u64,
-    /// What it cost.
+    /// Requests and capacity spent.
     pub usage: Usage,
 }
 
@@ -142,33 +144,33 @@ mod tests {
     use super::*;
 
     fn stage(value: &str) -> Result<String, String> {
-        Stage::from_env(|name| (name == "STAGE").then(|| value.to_owned())).map(|Stage(stage)| stage)
+        Stage::from_env(|name| (name == "STAGE").then(|| value.to_owned())).map(|Stage(stage)| stage).map_err(|error| error.to_string())
     }
 
     #[test]
-    fn a_stage_is_a_plain_word_and_dev_unless_it_is_named() {
+    fn a_stage_is_a_plain_word_and_dev_by_default() {
         assert_eq!(Stage::from_env(|_| None).map(|Stage(stage)| stage), Ok("dev".to_owned()));
         assert_eq!((stage(""), stage("prod.eu-1")), (Ok("dev".to_owned()), Ok("prod.eu-1".to_owned())));
         for odd in ["a b", "größe", "a\"b", &"x".repeat(65)] {
-            assert_eq!(stage(odd).unwrap_err(), "STAGE is no plain word (1 to 64 of a-z A-Z 0-9 _ - .)");
+            assert_eq!(stage(odd).unwrap_err(), "STAGE is not a plain word (1 to 64 of a-z A-Z 0-9 _ - .)");
         }
     }
 
     #[test]
-    fn a_line_is_what_cloudwatch_reads() {
+    fn a_line_has_the_format_that_cloudwatch_reads() {
         let usage = Usage { requests: 3, write_units: 4.5, read_units: 0.5, retries: 2, conflicts: 1 };
         let now = Timestamp::parse("2026-01-05T09:00:00Z").unwrap();
-        let told = |batch| of_invocation(&Stage("prod".to_owned()), &Invocation { batch, parked: 3, failed: 1, usage }, &now);
+        let line = |batch| of_invocation(&Stage("prod".to_owned()), &Invocation { batch, parked: 3, failed: 1, usage }, &now);
         let literal = r#"{"BatchSize":20,"Conflicts":1,"Failed":1,"Ignored":4,"Parked":3,"ReadUnits":0.5,"Requests":3,"Retries":2,"WriteUnits":4.5,"_aws":{"CloudWatchMetrics":[{"Dimensions":[["stage"]],"Metrics":[{"Name":"BatchSize","Unit":"Count"},{"Name":"Ignored","Unit":"Count"},{"Name":"Parked","Unit":"Count"},{"Name":"Failed","Unit":"Count"},{"Name":"Requests","Unit":"Count"},{"Name":"WriteUnits","Unit":"Count"},{"Name":"ReadUnits","Unit":"Count"},{"Name":"Retries","Unit":"Count"},{"Name":"Conflicts","Unit":"Count"}],"Namespace":"ProjectionWorker"}],"Timestamp":1767603600000},"stage":"prod"}"#;
-        assert_eq!(told(Some((20, 4))), literal);
-        assert!(!told(None).contains("BatchSize"), "a task has no size, and a zero would lower the average");
+        assert_eq!(line(Some((20, 4))), literal);
+        assert!(!line(None).contains("BatchSize"), "a task has no batch size, and a zero would lower the average");
     }
 
     #[test]
-    fn lag_is_that_of_the_oldest_and_never_negative() {
+    fn lag_is_the_age_of_the_oldest_event_and_never_negative() {
         let now = Timestamp::parse("2026-01-05T09:00:00Z").unwrap();
         let lag_ms = |oldest: Option<i64>| Tally { oldest_ms: oldest, ..Tally::default() }.lag_ms(&now);
-        assert_eq!(lag_ms(None), None, "a redelivery says nothing of it");
+        assert_eq!(lag_ms(None), None, "a redelivery has no lag");
         assert_eq!(lag_ms(Some(now.epoch_ms() - 1500)), Some(1500));
         assert_eq!(lag_ms(Some(now.epoch_ms() + 1500)), Some(0), "a writer's clock may be ahead");
     }

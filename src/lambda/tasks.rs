@@ -1,10 +1,11 @@
-//! What the function does beside working the stream: a segment of a rebuild, catching up with what happened of late, verifying.
+//! The function's tasks other than working the stream: rebuild a segment, catch up with recent events, verify.
 //!
-//! Each works for an invocation's time and answers how far it came. A state machine invokes it with `{"rebuild": <its answer>}` until
-//! that says `done`, one such loop for each segment; a schedule invokes it with `{"catchUp": ...}`.
+//! Each works for an invocation's time and answers its progress. A state machine invokes the function with `{"rebuild": <the last
+//! answer>}` until the answer says `done`, in one such loop per segment; a schedule invokes it with `{"catchUp": ...}`.
 
 use std::{
     collections::BTreeMap,
+    fmt::Display,
     time::{Duration, Instant},
 };
 
@@ -13,13 +14,12 @@ use projection_vocabulary::DynProjection;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 
-use super::metrics::Done;
+use super::{Members, metrics::TaskCount};
 use crate::{
     Worker,
     age::Age,
     operations::{
-        catch_up::Failed,
-        rebuild::{Task, segment::SegmentRebuild},
+        rebuild::{self, segment::SegmentRebuild},
         recent::Recent,
         verify::{Finding, Options},
     },
@@ -28,26 +28,56 @@ use crate::{
     store::segment::{Cursor, Segment},
 };
 
-/// An aggregate that took one in so many parts of an invocation's time to scan, and is not through, is settled as far as it was
-/// scanned. Each invocation would else begin with it anew, and none come further. There must be time left to settle it.
-const OPEN_FOR_A_PART_IN: u32 = 3;
-/// How many parts of the event store are read at once to verify: one page of each is in memory.
-const VERIFIED_AT_ONCE: u32 = 8;
+const REBUILD: &str = "rebuild";
+const CATCH_UP: &str = "catchUp";
+const VERIFY: &str = "verify";
 
-/// A segment of a rebuild: the task, and the answer.
+/// The names of all tasks.
+pub const NAMES: [&str; 3] = [REBUILD, CATCH_UP, VERIFY];
+
+/// If a single aggregate has taken this fraction (one part in so many) of the invocation's time, apply what has been scanned of it so
+/// far. Otherwise every invocation would restart that aggregate and never finish it. The rest of the time must suffice to apply it.
+const OPEN_FOR_A_PART_IN: u32 = 3;
+/// How many segments of the event store a verification reads at once. It holds one page of each in memory.
+const VERIFY_SEGMENTS: u32 = 8;
+
+/// A task, as the payload describes it.
+pub enum Task {
+    Rebuild(RebuildAnswer),
+    CatchUp(CatchUp),
+    Verify(Verify),
+}
+
+/// The answer to a task.
+#[derive(Serialize)]
+#[serde(untagged)]
+pub enum Answer {
+    Rebuild(RebuildAnswer),
+    CatchUp(CatchUpAnswer),
+    Verify(VerifyAnswer),
+}
+
+/// The answer to a task, and what the metrics of its projection count.
+pub struct TaskResult {
+    pub answer: Answer,
+    pub projection: &'static str,
+    pub count: TaskCount,
+}
+
+/// Progress of one segment of a rebuild: the answer of an invocation, and the task of the next.
 #[derive(Serialize, Deserialize)]
-pub struct Rebuild {
+pub struct RebuildAnswer {
     projection: String,
     #[serde(default)]
     segment: u32,
     #[serde(default = "one")]
     segments: u32,
-    /// Where to go on; null at the beginning, and when it is done.
+    /// Where the next invocation continues; null at the beginning and when done.
     #[serde(default)]
     cursor: Option<Cursor>,
     #[serde(default)]
     done: bool,
-    /// What it came to, over all invocations.
+    /// Totals over all invocations.
     #[serde(default)]
     counts: Counts,
 }
@@ -56,11 +86,19 @@ fn one() -> u32 {
     1
 }
 
-/// What to catch up with.
+/// Which events to catch up with.
 #[derive(Deserialize)]
 pub struct CatchUp {
     projection: String,
     since: String,
+}
+
+/// Progress of a catch-up.
+#[derive(Serialize)]
+pub struct CatchUpAnswer {
+    projection: String,
+    done: bool,
+    counts: Counts,
 }
 
 /// What to verify.
@@ -71,83 +109,97 @@ pub struct Verify {
     sample: Option<u32>,
 }
 
-/// What that found. Which rows they are, `projector verify` tells.
+/// The result of a verification. `projector verify` shows which rows differ.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Verified {
+pub struct VerifyAnswer {
     projection: String,
     clean: bool,
     events: u64,
     aggregates: u64,
-    /// Home rows, by what is wrong with them.
+    /// The number of home rows with each finding.
     findings: BTreeMap<&'static str, u64>,
-    /// Attributes of shared rows.
+    /// The number of attributes of shared rows that differ.
     shared: usize,
 }
 
-/// How far that came.
-#[derive(Serialize)]
-pub struct CaughtUp {
-    projection: String,
-    done: bool,
-    counts: Counts,
+impl Task {
+    /// The task in a payload; `None` if the payload holds none.
+    pub fn read(members: &Members<'_>) -> Result<Option<Self>, Diagnostic> {
+        let member = |name: &str| members.get(name);
+        if let Some(task) = member(REBUILD) {
+            let shape = r#"{"rebuild": {"projection", "segment", "segments", "cursor", "counts"}}"#;
+            Ok(Some(Self::Rebuild(parsed(task, REBUILD, shape)?)))
+        } else if let Some(task) = member(CATCH_UP) {
+            Ok(Some(Self::CatchUp(parsed(task, CATCH_UP, r#"{"catchUp": {"projection", "since"}}"#)?)))
+        } else if let Some(task) = member(VERIFY) {
+            Ok(Some(Self::Verify(parsed(task, VERIFY, r#"{"verify": {"projection", "sample"}}"#)?)))
+        } else {
+            Ok(None)
+        }
+    }
+
+    /// Works on the task for at most this time.
+    pub async fn run(self, worker: &Worker, time: Duration) -> Result<TaskResult, Diagnostic> {
+        match self {
+            Self::Rebuild(task) => rebuild(worker, task, time).await,
+            Self::CatchUp(task) => catch_up(worker, task, time).await,
+            Self::Verify(task) => verify(worker, task, time).await,
+        }
+    }
 }
 
-/// An answer, and what the metrics of its projection are told.
-pub type Told<T> = (T, (&'static str, Done));
-
-/// Reads a task. The parser's own words may quote what somebody sent by mistake.
-pub fn read<T: DeserializeOwned>(task: &RawValue) -> Result<T, Diagnostic> {
-    let shape = r#"{"rebuild": {"projection", "segment", "segments", "cursor", "counts"}} or {"catchUp": {"projection", "since"}} or {"verify": {"projection"}}"#;
-    // A map first, for a derived reader would also take a list.
+/// The parser's message is dropped: it may quote data that was sent by mistake.
+fn parsed<T: DeserializeOwned>(task: &RawValue, name: &str, shape: &str) -> Result<T, Diagnostic> {
+    // A map first, because a derived struct would also accept a list.
     let members: Result<serde_json::Map<_, _>, _> = serde_json::from_str(task.get());
-    let read = members.and_then(|members| serde_json::from_value(serde_json::Value::Object(members)));
-    read.map_err(|_| invalid(format!("the event is no task as this function knows them: {shape}")))
+    let parsed = members.and_then(|members| serde_json::from_value(serde_json::Value::Object(members)));
+    parsed.map_err(|_| invalid(format!("the task `{name}` is malformed: send {shape}")))
 }
 
-/// Rebuilds a segment for a time.
-pub async fn rebuild(worker: &Worker, task: Rebuild, time: Duration) -> Result<Told<Rebuild>, Diagnostic> {
+async fn rebuild(worker: &Worker, task: RebuildAnswer, time: Duration) -> Result<TaskResult, Diagnostic> {
     let rule = rule(worker, &task.projection)?;
     let segment = Segment::new(task.segment, task.segments).map_err(|error| invalid(error.to_string()))?;
-    let told = |before: &Counts, now: &Counts| {
+    let result = |answer: RebuildAnswer, before: &Counts| {
         let rows = |counts: &Counts| counts.replaced + counts.created;
-        // What was counted before comes with the task, and may be anything.
-        (rule.name(), Done::Rebuilt(rows(now).saturating_sub(rows(before))))
+        // The earlier counts came with the task and may be any numbers.
+        let count = TaskCount::Reprojected(rows(&answer.counts).saturating_sub(rows(before)));
+        TaskResult { answer: Answer::Rebuild(answer), projection: rule.name(), count }
     };
+    let before = task.counts;
     if task.done {
-        let told = told(&task.counts, &task.counts);
-        return Ok((task, told));
+        return Ok(result(task, &before));
     }
-    let (deadline, close_after) = (Deadline::at(Instant::now() + time), Instant::now() + time / OPEN_FOR_A_PART_IN);
-    let mut pass = SegmentRebuild::new(worker, rule, Task::Rebuild, segment, (task.cursor.clone(), task.counts));
-    let has_moved = |pass: &SegmentRebuild| pass.checkpoint().0 != task.cursor.as_ref();
-    let done = loop {
-        let stepped = async {
-            let more = pass.step(deadline).await?;
-            if more && !has_moved(&pass) && Instant::now() >= close_after {
-                pass.close(deadline).await?;
-            }
-            Ok(more)
-        };
-        match stepped.await {
-            Ok(true) if !deadline.passed() => {}
-            Ok(more) => break !more,
-            Err(failed) if has_moved(&pass) => {
-                tracing::warn!("a page is left for the next invocation: {failed}");
-                break false;
-            }
-            Err(failed) => return Err(unfinished(&failed, deadline)),
-        }
-    };
-    let (cursor, counts) = pass.checkpoint();
+    let mut segment = SegmentRebuild::new(worker, rule, rebuild::Task::Rebuild, segment, (task.cursor.clone(), before));
+    let done = advance(&mut segment, task.cursor.as_ref(), time).await?;
+    let (cursor, counts) = segment.checkpoint();
     let cursor = cursor.filter(|_| !done).cloned();
-    tracing::info!(projection = rule.name(), segment = task.segment, segments = task.segments, done, ?counts, "rebuild");
-    let told = told(&task.counts, &counts);
-    Ok((Rebuild { cursor, done, counts, ..task }, told))
+    log_progress("rebuild", rule.name(), Some((task.segment, task.segments)), done, counts);
+    Ok(result(RebuildAnswer { cursor, done, counts, ..task }, &before))
 }
 
-/// Catches up for a time.
-pub async fn catch_up(worker: &Worker, CatchUp { projection, since }: CatchUp, time: Duration) -> Result<Told<CaughtUp>, Diagnostic> {
+/// Rebuilds a segment until it is done or its time is up. Returns whether it is done.
+async fn advance(segment: &mut SegmentRebuild<'_>, start: Option<&Cursor>, time: Duration) -> Result<bool, Diagnostic> {
+    let (deadline, close_after) = (Deadline::at(Instant::now() + time), Instant::now() + time / OPEN_FOR_A_PART_IN);
+    let has_moved = |segment: &SegmentRebuild| segment.checkpoint().0 != start;
+    loop {
+        let stepped = match segment.step(deadline).await {
+            Ok(true) if !has_moved(segment) && Instant::now() >= close_after => segment.close(deadline).await.map(|()| true),
+            stepped => stepped,
+        };
+        match stepped {
+            Ok(true) if !deadline.passed() => {}
+            Ok(more) => return Ok(!more),
+            Err(error) if has_moved(segment) => {
+                tracing::warn!("a page is left for the next invocation: {error}");
+                return Ok(false);
+            }
+            Err(error) => return Err(no_progress(&error, deadline)),
+        }
+    }
+}
+
+async fn catch_up(worker: &Worker, CatchUp { projection, since }: CatchUp, time: Duration) -> Result<TaskResult, Diagnostic> {
     let rule = rule(worker, &projection)?;
     let since: Age = since.parse().map_err(|error| invalid(format!("`since` is {error}")))?;
     let deadline = Deadline::at(Instant::now() + time);
@@ -157,50 +209,76 @@ pub async fn catch_up(worker: &Worker, CatchUp { projection, since }: CatchUp, t
             Ok(true) if !deadline.passed() => {}
             Ok(more) => break !more,
             Err(_) if deadline.passed() => break false,
-            Err(failed) => return Err(unfinished(&failed, deadline)),
+            Err(error) => return Err(no_progress(&error, deadline)),
         }
     };
     let counts = recent.counts();
-    tracing::info!(projection, done, ?counts, "catch-up");
-    Ok((CaughtUp { projection, done, counts }, (rule.name(), Done::CaughtUp(counts.caught_up))))
+    log_progress("catch-up", rule.name(), None, done, counts);
+    let answer = Answer::CatchUp(CatchUpAnswer { projection, done, counts });
+    Ok(TaskResult { answer, projection: rule.name(), count: TaskCount::CaughtUp(counts.caught_up) })
 }
 
 /// Verifies, and repairs nothing.
-pub async fn verify(worker: &Worker, Verify { projection, sample }: Verify, time: Duration) -> Result<Told<Verified>, Diagnostic> {
+async fn verify(worker: &Worker, Verify { projection, sample }: Verify, time: Duration) -> Result<TaskResult, Diagnostic> {
     let rule = rule(worker, &projection)?;
     if sample.is_some_and(|percent| !(1..=100).contains(&percent)) {
-        return Err(invalid("`sample` is no percentage from 1 to 100".to_owned()));
+        return Err(invalid("`sample` is not a percentage from 1 to 100".to_owned()));
     }
     let deadline = Deadline::at(Instant::now() + time);
-    let options = Options { segments: VERIFIED_AT_ONCE, sample, repair: false };
-    let verified = worker.verify(rule, options, deadline).await.map_err(|failed| {
-        let short = "the function's time is too short to verify all rows: take a sample, or verify by `projector verify`";
+    let options = Options { segments: VERIFY_SEGMENTS, sample, repair: false };
+    let verified = worker.verify(rule, options, deadline).await.map_err(|error| {
+        let too_short = "the function's time is too short to verify all rows: verify a sample, or run `projector verify`";
         Diagnostic {
             error_type: "Unfinished".to_owned(),
-            error_message: if deadline.passed() { short.to_owned() } else { failed.to_string() },
+            error_message: if deadline.passed() { too_short.to_owned() } else { error.to_string() },
         }
     })?;
-    let findings: BTreeMap<_, _> = Finding::ALL.iter().map(|finding| (finding.text(), verified.count(*finding))).collect();
     let (clean, shared) = (verified.is_clean(), verified.shared.len());
-    tracing::info!(projection, clean, ?findings, shared, "verification");
-    let told = (rule.name(), Done::Verified((verified.home.len() + shared) as u64));
-    Ok((Verified { projection, clean, events: verified.events, aggregates: verified.aggregates, findings, shared }, told))
+    let count = |finding| verified.count(finding);
+    tracing::info!(
+        projection,
+        clean,
+        events = verified.events,
+        aggregates = verified.aggregates,
+        missing = count(Finding::Missing),
+        drifted = count(Finding::Drifted),
+        ahead = count(Finding::Ahead),
+        behind = count(Finding::Behind),
+        outdated = count(Finding::Outdated),
+        parked = count(Finding::Parked),
+        orphaned = count(Finding::Orphaned),
+        shared,
+        "verification"
+    );
+    let findings = Finding::ALL.iter().map(|finding| (finding.text(), count(*finding))).collect();
+    let differing = (verified.home.len() + shared) as u64;
+    let answer = VerifyAnswer { projection, clean, events: verified.events, aggregates: verified.aggregates, findings, shared };
+    Ok(TaskResult { answer: Answer::Verify(answer), projection: rule.name(), count: TaskCount::Differing(differing) })
 }
 
 fn rule(worker: &Worker, projection: &str) -> Result<&'static dyn DynProjection, Diagnostic> {
     worker.registry().get(projection).ok_or_else(|| invalid(worker.unknown_projection(projection).to_string()))
 }
 
+/// One line with the totals so far, and with a rebuild's segment and the number of segments.
+fn log_progress(task: &'static str, projection: &str, segment: Option<(u32, u32)>, done: bool, counts: Counts) {
+    let (segment, segments) = segment.unzip();
+    let Counts { events, aggregates, replaced, created, changed, caught_up, parked, stopped } = counts;
+    tracing::info!(
+        projection, segment, segments, done, events, aggregates, replaced, created, changed, caught_up, parked, stopped, "{task}"
+    );
+}
+
 fn invalid(error_message: String) -> Diagnostic {
     Diagnostic { error_type: "InvalidTask".to_owned(), error_message }
 }
 
-/// Not one page was done.
-fn unfinished(failed: &Failed, deadline: Deadline) -> Diagnostic {
+/// The error of an invocation that did not complete a single page.
+fn no_progress(error: &impl Display, deadline: Deadline) -> Diagnostic {
     let error_message = if deadline.passed() {
-        "the function's time is too short for a page of the event store: raise its timeout; what was done is done".to_owned()
+        "the function's time is too short for one page of the event store: raise its timeout; completed work is kept".to_owned()
     } else {
-        failed.to_string()
+        error.to_string()
     };
     Diagnostic { error_type: "Unfinished".to_owned(), error_message }
 }

@@ -1,21 +1,22 @@
-//! Where an invocation's time went, as spans of OpenTelemetry: one for the invocation, with the numbers of its batch, and below it one for
-//! each request to DynamoDB (see `store::spans`). The one user of the OpenTelemetry crates.
+//! Where the time of an invocation went, as OpenTelemetry spans: one for the invocation, with the counts of its batch, and below it one
+//! for each request to DynamoDB (see `store::spans`). The one user of the OpenTelemetry crates.
 //!
-//! They are sent by OTLP in plain HTTP, for the collector is an extension of the same function and listens on its localhost. If nobody
-//! says where it is, nothing is recorded. No failure of it is one of the invocation, and none holds it up for longer than
-//! [`EXPORT_TIME`], or than half of the time it has left.
+//! Spans are sent by OTLP over plain HTTP, because the collector is an extension of the same function and listens on localhost. If no
+//! variable names a collector, nothing is recorded. A failing collector never fails an invocation, and never delays its answer by more
+//! than [`EXPORT_TIME`] or half of the time left.
 //!
-//! **Why spans are kept here until the invocation is through.** Lambda freezes the process between two invocations, so what is to be
-//! sent is sent before the answer. The SDK has three processors, and each blocks the thread that ends a span or flushes: the only one
-//! here, which drives all HTTP. The simple one would wait for itself; the batching one exports from a thread of its own, where no
-//! runtime is and hyper panics; the one with a runtime on a thread of its own is experimental, and takes as many lines. So [`Ended`]
-//! keeps what has ended, and `follow` awaits the export as it awaits DynamoDB: cancelled when its time is up.
+//! **Why spans are kept here until the invocation ends.** Lambda freezes the process between invocations, so spans must be sent before
+//! the answer. The SDK has three processors, and each blocks the thread that ends a span or flushes; here that is the only thread, and it
+//! drives all HTTP. The simple processor would wait for itself; the batching one exports from its own thread, which has no runtime, so
+//! hyper panics; the one with a runtime in its own thread is experimental and takes as many lines. So [`EndedSpans`] keeps spans that
+//! ended, and `follow` awaits the export as it awaits DynamoDB: cancelled when its time is up.
 //!
-//! **Why not the layer of `lambda_runtime`** (its feature `opentelemetry`). It flushes by a function that cannot wait, knows neither
-//! X-Ray's parent nor whether an invocation was a batch, and brings an older version of the conventions along.
+//! **Why not the layer of `lambda_runtime`** (its feature `opentelemetry`). It flushes with a function that cannot wait, knows neither
+//! X-Ray's parent nor whether an invocation was a batch, and depends on an older version of the conventions.
 
 use std::{
     cell::Cell,
+    error::Error,
     fmt,
     panic::{AssertUnwindSafe, resume_unwind},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -46,104 +47,105 @@ use tracing_subscriber::{Layer as _, filter::Targets, layer::SubscriberExt as _,
 
 use super::{logs, time_left};
 use crate::{
+    config::{ConfigError, ConfigProblem},
     engine::report::{Report, Tally},
     store::{Usage, spans},
 };
 
-/// How long sending the spans of an invocation may hold up its answer if no variable says it. A collector on the same machine takes them
-/// in milliseconds; one that passes them on first has to connect, too. The standard's 10 s are for those that nobody waits for.
+/// How long sending spans may delay an invocation's answer, unless a variable says otherwise. A collector on the same machine accepts
+/// them in milliseconds; one that forwards them first has to connect, too. The standard's 10 s suit exports that nobody waits for.
 const EXPORT_TIME: Duration = Duration::from_secs(1);
-/// How long nothing is sent to a collector that let that time pass: one that hangs would cost every batch as much.
+/// How long nothing is sent to a collector that timed out: a hanging collector would delay every batch.
 const HUNG_PAUSE: Duration = Duration::from_mins(1);
-/// How many requests' spans are kept of an invocation: as many as the SDK's own processor queues. A span has about 1 KB.
+/// How many request spans are kept per invocation: as many as the SDK's own processor queues. A span takes about 1 KB.
 const REQUESTS_MAX: usize = 2_048;
 
-/// Traces, if somebody listens to them.
+/// Traces, if a collector is configured.
 pub struct Traces(Option<Export>);
 
 struct Export {
-    ended: Ended,
+    ended: EndedSpans,
     exporter: SpanExporter,
     time_max: Duration,
-    /// It ends with this value, and spans with it.
+    /// Kept because spans end when it is dropped.
     provider: SdkTracerProvider,
     /// Whether an invocation has been followed.
     warm: Cell<bool>,
-    /// Whether it was told that something is not exported: once, for it would be every batch.
-    told: Cell<bool>,
-    /// When a collector that hung is tried again.
+    /// Whether a failed export has been logged. It is logged only once, as it would recur with every batch.
+    warned: Cell<bool>,
+    /// When to retry a collector that timed out.
     paused_until: Cell<Option<Instant>>,
 }
 
-/// Begins to write logs, and traces if somebody listens to them.
+/// Starts logging, and tracing if a collector is configured.
 pub fn start(var: impl Fn(&str) -> Option<String>) -> Traces {
-    let (traces, wrong) = match Traces::from_env(&var) {
+    let (traces, error) = match Traces::from_env(&var) {
         Ok(traces) => (traces, None),
-        Err(wrong) => (Traces(None), Some(wrong)),
+        Err(error) => (Traces(None), Some(error)),
     };
     logs::start(var, traces.registry());
-    if let Some(wrong) = wrong {
-        tracing::warn!("nothing is traced: {wrong}");
+    if let Some(error) = error {
+        tracing::warn!("nothing is traced: {error}");
     }
     traces
 }
 
 impl Traces {
-    /// Traces to the collector that the standard variables name. Those of sampler, attributes and headers are read by the SDK and the
-    /// exporter.
+    /// Traces to the collector that the standard variables name. The SDK and the exporter read those for the sampler, attributes and
+    /// headers themselves.
     ///
     /// # Errors
-    /// What is wrong with these variables: the Lambda works without traces.
-    fn from_env(var: impl Fn(&str) -> Option<String>) -> Result<Self, String> {
+    /// These variables are wrong. Log it and continue: the Lambda works without traces.
+    fn from_env(var: impl Fn(&str) -> Option<String>) -> Result<Self, Box<dyn Error>> {
         let set = |name| var(name).filter(|value| !value.is_empty()).map(|value| (name, value));
         let endpoint = [OTEL_EXPORTER_OTLP_TRACES_ENDPOINT, OTEL_EXPORTER_OTLP_ENDPOINT].into_iter().find_map(set);
         let Some((name, url)) = endpoint else { return Ok(Self(None)) };
         if url.strip_prefix("http://").is_none_or(str::is_empty) {
-            return Err(format!("{name} is no http URL: traces go to a collector on this machine"));
+            return Err(ConfigError::from(ConfigProblem::invalid(name, "a valid http URL of a collector on this machine")).into());
         }
         let time_max = export_time(&var);
-        // Its retries would take longer than there is time, and its time-out would come before ours, by which a collector is known to hang.
+        // Its retries would take too long, and its timeout would fire before ours, which detects a hanging collector.
         let exporter = SpanExporter::builder().with_http().with_retry_policy(RetryPolicy::disabled()).with_timeout(2 * time_max).build();
-        let (mut exporter, resource) = (exporter.map_err(|error| error.to_string())?, resource(&var));
+        let (mut exporter, resource) = (exporter?, resource(&var));
         exporter.set_resource(&resource);
-        let ended = Ended::default();
+        let ended = EndedSpans::default();
         let provider = SdkTracerProvider::builder().with_span_processor(ended.clone()).with_resource(resource).build();
-        let (warm, told, paused_until) = Default::default();
-        Ok(Self(Some(Export { ended, exporter, time_max, provider, warm, told, paused_until })))
+        let (warm, warned, paused_until) = Default::default();
+        Ok(Self(Some(Export { ended, exporter, time_max, provider, warm, warned, paused_until })))
     }
 
-    /// A registry that makes traces of spans, and of warnings and errors in them what logs have of these.
+    /// A registry that turns spans into traces. Warnings and errors become events of their spans, with the same text as in the logs.
     fn registry(&self) -> impl Subscriber + for<'a> LookupSpan<'a> + Send + Sync + use<> {
         let layer = self.0.as_ref().map(|export| {
-            let told =
+            let targets =
                 Targets::new().with_target(env!("CARGO_CRATE_NAME"), LevelFilter::WARN).with_target(spans::TARGET, LevelFilter::TRACE);
             tracing_opentelemetry::layer()
                 .with_tracer(export.provider.tracer(env!("CARGO_PKG_NAME")))
-                // Nobody asks for it, and without it a span is entered for nothing.
+                // Nothing here reads OpenTelemetry's current context, and maintaining it costs time for each span.
                 .with_context_activation(false)
                 .with_location(false)
                 .with_target(false)
                 .with_tracked_inactivity(false)
                 .with_threads(false)
-                .with_filter(told)
+                .with_filter(targets)
         });
         tracing_subscriber::registry().with(layer)
     }
 
-    /// Does the work of an invocation in its span, and sends what was traced of it.
+    /// Runs an invocation's work inside its span, then sends the invocation's spans.
     ///
     /// # Errors
     /// Those of the work.
     ///
     /// # Panics
-    /// As the work does.
+    /// If the work panics.
     pub async fn follow<E, T, F>(&self, event: LambdaEvent<E>, work: impl FnOnce(LambdaEvent<E>) -> F) -> Result<T, Diagnostic>
     where
         F: Future<Output = Result<T, Diagnostic>>,
     {
         let Some(export) = &self.0 else { return work(event).await };
         let (span, ends) = (export.span(&event.context), event.context.deadline());
-        // A panic has a trace, too. It goes on as it came.
+        // A panic is traced, too, then resumed unchanged.
         let worked = AssertUnwindSafe(work(event).instrument(span.clone())).catch_unwind().await;
         let error_type = match &worked {
             Ok(Ok(_)) => None,
@@ -159,8 +161,8 @@ impl Traces {
     }
 }
 
-/// Notes on the invocation's span, which must be the current one, what it came to.
-pub fn note(batch: Option<&Report>, usage: Usage, now: &Timestamp) {
+/// Records an invocation's results on its span, which must be the current one.
+pub fn record(batch: Option<&Report>, usage: Usage, now: &Timestamp) {
     let span = Span::current();
     for (name, count) in [("requests", usage.requests), ("retries", usage.retries), ("conflicts", usage.conflicts)] {
         span.record(name, number(count));
@@ -190,13 +192,13 @@ pub fn note(batch: Option<&Report>, usage: Usage, now: &Timestamp) {
     }
 }
 
-/// A number as traces have them: with a sign. One without is taken for a text.
+/// A signed number: an unsigned one would become text in a trace.
 fn number(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
 
 impl Export {
-    /// The span of an invocation, below the one that X-Ray's header names, as the conventions want it
+    /// The span of an invocation, with the span in X-Ray's header as its parent, named by the conventions
     /// (<https://opentelemetry.io/docs/specs/semconv/faas/aws-lambda/>).
     fn span(&self, context: &Context) -> Span {
         let span = tracing::trace_span!(
@@ -226,28 +228,28 @@ impl Export {
             batch.lag_ms = Empty,
         );
         if let Some(parent) = context.xray_trace_id.as_deref().and_then(parent) {
-            // Refused only where others have set up logs, and with them what becomes of spans.
+            // This fails only if the process already has another subscriber, which then decides about spans.
             let _ = span.set_parent(parent);
         }
         span
     }
 
-    /// Sends what has ended, if that can be done within this time.
+    /// Sends the spans that have ended, within this time.
     async fn send(&self, time: Duration) {
         let spans = self.ended.take();
         if spans.is_empty() || time.is_zero() || self.paused_until.get().is_some_and(|until| Instant::now() < until) {
             return;
         }
-        let failed = match tokio::time::timeout(time, self.exporter.export(spans)).await {
+        let error = match tokio::time::timeout(time, self.exporter.export(spans)).await {
             Ok(Ok(())) => return,
             Ok(Err(error)) => error.to_string(),
             Err(_) => {
                 self.paused_until.set(Some(Instant::now() + HUNG_PAUSE));
-                "the collector has not answered in time".to_owned()
+                "the collector did not answer in time".to_owned()
             }
         };
-        if !self.told.replace(true) {
-            tracing::warn!("traces are lost, and no more is said of it: {failed}");
+        if !self.warned.replace(true) {
+            tracing::warn!("traces are lost; further losses are not logged: {error}");
         }
     }
 }
@@ -257,14 +259,14 @@ fn export_time(var: impl Fn(&str) -> Option<String>) -> Duration {
     names.iter().find_map(|name| var(name)?.parse().ok()).map_or(EXPORT_TIME, Duration::from_millis)
 }
 
-/// The span that this header of X-Ray names; none if it names none that there can be, and the invocation begins a trace.
+/// The span that X-Ray's header names. Without a valid one, the invocation begins a trace.
 fn parent(header: &str) -> Option<opentelemetry::Context> {
     let parent = span_context_from_str(header).filter(SpanContext::is_valid)?;
     Some(opentelemetry::Context::new().with_remote_span_context(parent))
 }
 
-/// What the traces come from: what the variables of Lambda say of the function, unless the standard variables say otherwise. Without a
-/// name of its own the service has the function's.
+/// The origin of the traces: the function as Lambda's variables describe it, unless the standard variables override them. The service
+/// is named after the function by default.
 fn resource(var: impl Fn(&str) -> Option<String>) -> Resource {
     let service = |name| var(name).filter(|service| !service.is_empty());
     let mut resource = Resource::builder_empty()
@@ -279,17 +281,17 @@ fn resource(var: impl Fn(&str) -> Option<String>) -> Resource {
 
 /// Spans that have ended and are not yet sent.
 #[derive(Clone, Default)]
-struct Ended(Arc<Mutex<Kept>>);
+struct EndedSpans(Arc<Mutex<Kept>>);
 
 #[derive(Default)]
 struct Kept {
     spans: Vec<SpanData>,
-    /// Requests there was no room for.
+    /// The number of request spans dropped for lack of room.
     left_out: i64,
 }
 
-impl Ended {
-    /// All of them. What was left out stands on the span of its invocation.
+impl EndedSpans {
+    /// Takes all spans. The number of dropped ones is put on the invocation's span.
     fn take(&self) -> Vec<SpanData> {
         let Kept { mut spans, left_out } = std::mem::take(&mut *self.kept());
         if let Some(invocation) = spans.iter_mut().rfind(|span| left_out > 0 && span.span_kind == SpanKind::Server) {
@@ -303,13 +305,13 @@ impl Ended {
     }
 }
 
-impl fmt::Debug for Ended {
+impl fmt::Debug for EndedSpans {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Ended").field("spans", &self.kept().spans.len()).finish()
+        f.debug_struct("EndedSpans").field("spans", &self.kept().spans.len()).finish()
     }
 }
 
-impl SpanProcessor for Ended {
+impl SpanProcessor for EndedSpans {
     fn on_start(&self, _: &mut SdkSpan, _: &opentelemetry::Context) {}
 
     fn on_end(&self, span: SpanData) {
@@ -317,7 +319,7 @@ impl SpanProcessor for Ended {
             return;
         }
         let mut kept = self.kept();
-        // An invocation has one span of its own, and there is always room for it.
+        // There is always room for the one span of the invocation itself.
         if kept.spans.len() < REQUESTS_MAX || span.span_kind == SpanKind::Server {
             kept.spans.push(span);
         } else {
@@ -326,7 +328,7 @@ impl SpanProcessor for Ended {
     }
 
     fn force_flush(&self) -> OTelSdkResult {
-        // Nobody but `send` sends, and it does not wait for this.
+        // Only `send` exports, and it does not use this.
         Ok(())
     }
 
@@ -348,7 +350,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_waits_a_second_at_most_unless_a_variable_says_otherwise() {
+    fn an_answer_waits_at_most_a_second_unless_a_variable_says_otherwise() {
         let time = |variables: &[(&str, &str)]| {
             export_time(|name| variables.iter().find(|(variable, _)| *variable == name).map(|(_, value)| (*value).to_owned())).as_millis()
         };
@@ -361,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn x_rays_header_names_the_parent_and_what_is_none_begins_a_trace() {
+    fn x_rays_header_names_the_parent_and_an_invalid_header_begins_a_trace() {
         let root = "Root=1-5759e988-bd862e3fe1be46a994272793";
         for (rest, sampled) in [(";Sampled=1", true), (";Sampled=0", false), ("", false), (";Sampled=1;Lineage=1:a87bd80c:0", true)] {
             let parent = parent(&format!("{root};Parent=53995c3f42cd8ad8{rest}")).expect("a parent");
@@ -400,8 +402,8 @@ mod tests {
     }
 
     #[test]
-    fn what_there_is_no_room_for_is_counted_on_the_invocation() {
-        let ended = Ended::default();
+    fn dropped_request_spans_are_counted_on_the_invocation() {
+        let ended = EndedSpans::default();
         for _ in 0..REQUESTS_MAX + 3 {
             ended.on_end(span(SpanKind::Client, TraceFlags::SAMPLED));
         }
@@ -413,6 +415,6 @@ mod tests {
         ended.on_end(span(SpanKind::Server, TraceFlags::default()));
         assert_eq!(ended.take(), [], "it is not sampled");
         ended.on_end(span(SpanKind::Server, TraceFlags::SAMPLED));
-        assert_eq!(ended.take()[0].attributes, [], "nothing is left of the invocation before");
+        assert_eq!(ended.take()[0].attributes, [], "the earlier invocation leaves nothing behind");
     }
 }

@@ -1,4 +1,4 @@
-//! What is left of `traces` without the feature `opentelemetry`: nothing is traced.
+//! Stands in for `traces` without the feature `opentelemetry`: nothing is traced.
 
 use lambda_runtime::{Diagnostic, LambdaEvent};
 use projection_vocabulary::Timestamp;
@@ -9,7 +9,7 @@ use crate::{engine::report::Report, store::Usage};
 /// No traces.
 pub struct Traces;
 
-/// Begins to write logs.
+/// Starts logging.
 pub fn start(var: impl Fn(&str) -> Option<String>) -> Traces {
     logs::start(var, tracing_subscriber::registry());
     Traces
@@ -28,5 +28,5 @@ impl Traces {
     }
 }
 
-/// Notes nothing.
-pub fn note(_: Option<&Report>, _: Usage, _: &Timestamp) {}
+/// Records nothing.
+pub fn record(_: Option<&Report>, _: Usage, _: &Timestamp) {}

@@ -108,7 +108,7 @@ async fn a_rebuild_into_a_new_table_creates_and_fills_it_and_refuses_tables_in_u
         ("account-summary", "the table `account-summary` is in use for something else"),
         ("parked", "in use"),
         ("event-store", "in use"),
-        ("a b", "`a b` is no table name"),
+        ("a b", "`a b` is not a valid table name"),
     ] {
         let (code, _, said) = run(&["forum-counters", "--into", table]).await;
         assert!(code == 2 && said.contains(says), "{table}: {said}");
@@ -118,7 +118,7 @@ async fn a_rebuild_into_a_new_table_creates_and_fills_it_and_refuses_tables_in_u
     assert!(out.contains(&format!("{} created", aggregates(&events[120..]))), "{out}");
     let (code, out, _) = run(&["forum-counters", "--into", "forum-2"]).await;
     assert!(code == 0 && out.contains("nothing to do"), "{out}");
-    let beside = names(registry()).beside("forum-counters", "forum-2").expect("a name");
+    let beside = names(registry()).with_table("forum-counters", "forum-2").expect("a name");
     let beside = Worker::new(Store::new(world.embedded.client(), beside), registry());
     let rows = beside.store().visible_rows(registry().projections()[1]).await.expect("rows");
     assert_eq!(rows, fold(registry(), &events)["forum-counters"]);

@@ -126,8 +126,10 @@ async fn missing_environment_variables_are_reported_at_once_and_end_the_process(
         (
             Some("ERROR"),
             Some(
-                "EVENT_STORE_TABLE is not set; FORUM_COUNTERS_TABLE is not set; the table `account-summary` is named more than once; \
-                 AWS_REGION is not set; AWS_SECRET_ACCESS_KEY is not set; AWS_ENDPOINT_URL_DYNAMODB is no http or https URL"
+                "EVENT_STORE_TABLE is not set; FORUM_COUNTERS_TABLE is not set; \
+                 PARKED_TABLE and ACCOUNT_SUMMARY_TABLE name the same table `account-summary`; \
+                 AWS_REGION is not set; AWS_SECRET_ACCESS_KEY is not set; \
+                 AWS_ENDPOINT_URL_DYNAMODB is not a valid http or https URL"
             )
         )
     );
@@ -140,8 +142,10 @@ async fn a_payload_that_is_not_a_batch_is_a_function_error_and_the_next_batch_co
     let marked = format!(r#"{{"Records":"{MARKER}"}}"#);
     for payload in ["{}", "null", r#"{"Records":null}"#, r#"{"records":[]}"#, "[[]]", r#"{"Records":{}}"#, &marked] {
         let answer = lambda.invoke(payload).await;
-        let message = r#"{"errorType":"NotABatch","errorMessage":"the event has no list of Records: only a stream of DynamoDB may invoke this function"}"#;
-        assert_eq!(answer, Answer::Error(message.to_owned()), "{payload}");
+        let message = "the payload is neither a batch of a DynamoDB stream (a list named Records) nor a known task \
+                       (rebuild, catchUp, verify): check what invokes this function";
+        let error = format!(r#"{{"errorType":"NotABatch","errorMessage":"{message}"}}"#);
+        assert_eq!(answer, Answer::Error(error), "{payload}");
     }
     for payload in ["", "{\"Records\":", MARKER] {
         let Answer::Error(error) = lambda.invoke(payload).await else { panic!("{payload} is no JSON") };

@@ -158,13 +158,15 @@ async fn an_invalid_task_is_a_function_error() {
         (json!({ "catchUp": { "projection": "accounts", "since": "1h" } }), "no projection `accounts`"),
         (json!({ "rebuild": { "projection": "account-summary", "segment": 4, "segments": 4 } }), "there is no segment 4 of 4"),
         (json!({ "rebuild": { "projection": "account-summary", "segments": 0 } }), "there is no segment 0 of 0"),
-        (json!({ "rebuild": { "projection": "account-summary", "cursor": MARKER } }), "the event is no task as this function knows them"),
-        (json!({ "rebuild": { "segment": 0 } }), "the event is no task"),
-        (json!({ "rebuild": [MARKER] }), "the event is no task"),
-        (json!({ "catchUp": { "projection": "account-summary" } }), "the event is no task"),
+        (json!({ "rebuild": { "projection": "account-summary", "cursor": MARKER } }), "the task `rebuild` is malformed: send {"),
+        (json!({ "rebuild": { "segment": 0 } }), "the task `rebuild` is malformed"),
+        (json!({ "rebuild": [MARKER] }), "the task `rebuild` is malformed"),
+        (json!({ "catchUp": { "projection": "account-summary" } }), "the task `catchUp` is malformed"),
+        (json!({ "catchup": { "projection": "account-summary", "since": "1h" } }), "nor a known task (rebuild, catchUp, verify)"),
+        (json!({ "verify": 5 }), "the task `verify` is malformed"),
         (json!({ "catchUp": { "projection": "account-summary", "since": MARKER } }), "`since` is not a whole number of seconds"),
-        (json!({ "verify": { "projection": "account-summary", "sample": 0 } }), "`sample` is no percentage"),
-        (json!({ "task": {} }), "only a stream of DynamoDB may invoke this function"),
+        (json!({ "verify": { "projection": "account-summary", "sample": 0 } }), "`sample` is not a percentage"),
+        (json!({ "task": {} }), "nor a known task (rebuild, catchUp, verify)"),
     ] {
         let Answer::Error(error) = lambda.invoke(payload.to_string()).await else { panic!("{payload} is no task") };
         assert!(error.contains(says) && !error.contains(MARKER), "{payload}: {error}");

@@ -5,6 +5,7 @@
 pub mod breaker;
 pub mod content;
 pub mod decode;
+pub mod error;
 pub mod lane;
 pub mod plan;
 pub mod report;

@@ -1,6 +1,7 @@
 //! What an operator or a schedule asks for. Every operation writes through the engine, so it may run while the worker runs.
 
 pub mod catch_up;
+pub mod error;
 pub mod histories;
 pub mod rebuild;
 pub mod recent;

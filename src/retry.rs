@@ -41,6 +41,14 @@ impl Deadline {
         self.0.is_some()
     }
 
+    /// Fails once no new work may begin.
+    ///
+    /// # Errors
+    /// [`DeadlineExceeded`].
+    pub fn check(self) -> Result<(), DeadlineExceeded> {
+        if self.passed() { Err(DeadlineExceeded) } else { Ok(()) }
+    }
+
     /// Whether no new work may begin.
     #[must_use]
     pub fn passed(self) -> bool {
@@ -52,7 +60,11 @@ impl Deadline {
     }
 }
 
-/// What became of one attempt.
+/// The invocation's time is used up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeadlineExceeded;
+
+/// The outcome of one attempt.
 pub enum Attempt<T, E> {
     /// It is decided, one way or the other.
     Decided(T),

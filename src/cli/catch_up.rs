@@ -13,7 +13,10 @@ use crate::{
     Worker,
     age::Age,
     operations::{
-        rebuild::{Task, segment::SegmentRebuild},
+        rebuild::{
+            Task,
+            segment::{Resume, SegmentRebuild},
+        },
         recent::Recent,
     },
     progress::Counts,
@@ -62,7 +65,7 @@ pub async fn run(options: &Options, store_options: &StoreOptions, store: Store, 
         let (passes, items) = if let Some(since) = options.since {
             (vec![Pass::Recent(Recent::new(&worker, rule, since.before_now()))], None)
         } else {
-            let beginning = |segment| SegmentRebuild::new(&worker, rule, Task::CatchUp, segment, (None, Counts::default()));
+            let beginning = |segment| SegmentRebuild::new(&worker, rule, Task::CatchUp, segment, Resume::default());
             let segments = Segment::all(options.segments.unwrap_or_else(|| store_options.segments()));
             (segments.map(|segment| Pass::Segment(Box::new(beginning(segment)))).collect(), rebuild::items(&worker, None).await)
         };

@@ -11,9 +11,10 @@ use serde::Serialize;
 use super::{EXIT_FINDINGS, EXIT_INTERRUPTED, EXIT_OK, pretty_json, terminal};
 use crate::{
     Worker,
+    engine::reproject::Trust,
     operations::{
-        catch_up::{Failed, Trust},
-        redrive::Redriven,
+        error::{OperationError, find_projection},
+        redrive::{self, Redriven},
     },
     retry::Deadline,
     store::{
@@ -125,7 +126,15 @@ async fn list(options: &ListOptions, store: &Store) -> anyhow::Result<u8> {
     let mut out = std::io::stdout().lock();
     if options.json {
         for Parked { projection, aggregate, version, reason, count, first_seen, last_seen, .. } in &parked {
-            let line = Listed { projection, aggregate_id: aggregate, version: *version, reason, first_seen, last_seen, count: *count };
+            let line = Listed {
+                projection,
+                aggregate_id: aggregate,
+                version: version.map(|version| version.0),
+                reason,
+                first_seen,
+                last_seen,
+                count: *count,
+            };
             writeln!(out, "{}", pretty_json::line(&line)?)?;
         }
     } else if parked.is_empty() {
@@ -196,10 +205,13 @@ async fn show(store: &Store, projection: &str, aggregate: &str) -> anyhow::Resul
     ] {
         writeln!(out, "{name:<10}  {}", terminal::printable(value))?;
     }
+    let Some(payload) = payload else {
+        writeln!(out, "payload     none (no single event is the cause)")?;
+        return Ok(EXIT_OK);
+    };
     match pretty_json::indented(&payload) {
-        _ if payload.is_empty() => writeln!(out, "payload     none: it is not an event's fault")?,
         Some(json) => writeln!(out, "payload\n{json}")?,
-        None => writeln!(out, "payload, which is no JSON\n{}", terminal::printable(&payload))?,
+        None => writeln!(out, "payload, which is not JSON\n{}", terminal::printable(&payload))?,
     }
     Ok(EXIT_OK)
 }
@@ -217,8 +229,8 @@ struct Total {
 async fn redrive(options: &RedriveOptions, worker: &Worker) -> anyhow::Result<u8> {
     let RedriveOptions { chosen: Chosen { projection, aggregate, .. }, trust_store, json } = options;
     let trust = if *trust_store { Trust::Store } else { Trust::Row };
-    if let Some(name) = projection.as_deref().filter(|name| *name != NO_PROJECTION && worker.registry().get(name).is_none()) {
-        return Err(worker.unknown_projection(name).into());
+    if let Some(name) = projection.as_deref().filter(|name| *name != NO_PROJECTION) {
+        find_projection(worker.registry(), name)?;
     }
     let chosen = parked(worker.store(), projection.as_deref(), aggregate.as_deref()).await?;
     if let (true, Some(aggregate)) = (chosen.is_empty(), aggregate) {
@@ -257,7 +269,7 @@ async fn redrive_all(worker: &Worker, chosen: Vec<Parked>, trust: Trust, json: b
     let (records, aggregates): (Vec<_>, Vec<_>) = chosen.into_iter().partition(|entry| entry.projection == NO_PROJECTION);
     for chosen in [aggregates, records] {
         let redriven = stream::iter(chosen).take_until(interrupt.clone()).map(async |entry| {
-            let redriven = worker.redrive(&entry, trust, Deadline::NONE).await;
+            let redriven = redrive::redrive(worker, &entry, trust, Deadline::NONE).await;
             (entry, redriven)
         });
         let mut redriven = std::pin::pin!(redriven.buffered(REDRIVEN_AT_ONCE));
@@ -276,7 +288,7 @@ async fn redrive_all(worker: &Worker, chosen: Vec<Parked>, trust: Trust, json: b
             };
             total.not_begun -= 1;
             match &redriven {
-                Ok(Redriven::Mended { .. }) => total.mended += 1,
+                Ok(Redriven::Done { .. }) => total.mended += 1,
                 Ok(Redriven::Parked(_)) => total.parked += 1,
                 Err(_) => total.failed += 1,
             }
@@ -287,24 +299,24 @@ async fn redrive_all(worker: &Worker, chosen: Vec<Parked>, trust: Trust, json: b
     Ok(total)
 }
 
-fn line_of(entry: &Parked, redriven: &Result<Redriven, Failed>) -> String {
+fn line_of(entry: &Parked, redriven: &Result<Redriven, OperationError>) -> String {
     let short = |text: &str| terminal::shortened(text, NAME_IN_LINE_COLUMNS);
     let name = match entry.projection.as_str() {
         NO_PROJECTION => short(&entry.aggregate),
         projection => format!("{} {}", short(projection), short(&entry.aggregate)),
     };
     match redriven {
-        Ok(Redriven::Mended { applied, reprojected }) => {
+        Ok(Redriven::Done { applied, reprojected }) => {
             let events = if *applied == 1 { "event" } else { "events" };
             let anew = if *reprojected { ", projected anew" } else { "" };
             format!("mended: {name}: {applied} {events} applied{anew}")
         }
         Ok(Redriven::Parked(reason)) => format!("still parked: {name}: {}", terminal::printable(reason)),
-        Err(Failed(reason)) => format!("failed: {name}: {}", terminal::printable(reason)),
+        Err(error) => format!("failed: {name}: {}", terminal::printable(&error.to_string())),
     }
 }
 
-fn json_of(entry: &Parked, redriven: &Result<Redriven, Failed>) -> anyhow::Result<String> {
+fn json_of(entry: &Parked, redriven: &Result<Redriven, OperationError>) -> anyhow::Result<String> {
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]
     struct Line<'a> {
@@ -318,10 +330,11 @@ fn json_of(entry: &Parked, redriven: &Result<Redriven, Failed>) -> anyhow::Resul
         #[serde(skip_serializing_if = "Option::is_none")]
         reason: Option<&'a str>,
     }
+    let failure = redriven.as_ref().err().map(ToString::to_string);
     let (outcome, applied, reprojected, reason) = match redriven {
-        Ok(Redriven::Mended { applied, reprojected }) => ("mended", Some(*applied), Some(*reprojected), None),
+        Ok(Redriven::Done { applied, reprojected }) => ("mended", Some(*applied), Some(*reprojected), None),
         Ok(Redriven::Parked(reason)) => ("parked", None, None, Some(reason.as_str())),
-        Err(Failed(reason)) => ("failed", None, None, Some(reason.as_str())),
+        Err(_) => ("failed", None, None, failure.as_deref()),
     };
     Ok(pretty_json::line(&Line { projection: &entry.projection, aggregate_id: &entry.aggregate, outcome, applied, reprojected, reason })?)
 }

@@ -19,8 +19,11 @@ use super::{
 use crate::{
     Worker,
     operations::{
-        rebuild::{Rebuild, Task, segment::SegmentRebuild},
-        redrive::unknown_projection,
+        error::find_projection,
+        rebuild::{
+            Rebuild, Task,
+            segment::{Resume, SegmentRebuild},
+        },
     },
     progress::Counts,
     retry::Deadline,
@@ -100,7 +103,7 @@ pub async fn run(options: &Options, store_options: &StoreOptions, registry: Regi
         if done {
             done_before += counts;
         } else {
-            let pass = SegmentRebuild::new(&worker, rule, task, segment, (cursor, counts));
+            let pass = SegmentRebuild::new(&worker, rule, task, segment, Resume { cursor, counts });
             segment_passes.push(Pass::Segment(Box::new(pass)));
         }
     }
@@ -148,7 +151,7 @@ async fn from_export(
 
 /// The rule of a projection of this program.
 pub fn rule(registry: Registry, name: &str) -> anyhow::Result<&'static dyn DynProjection> {
-    Ok(registry.get(name).ok_or_else(|| unknown_projection(registry, name))?)
+    Ok(find_projection(registry, name)?)
 }
 
 /// About how many items there are to read.

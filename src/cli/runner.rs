@@ -18,13 +18,16 @@ use super::{
 use crate::{
     Worker,
     operations::{
-        catch_up::Failed,
-        rebuild::{Rebuild, segment::SegmentRebuild},
+        error::OperationError,
+        rebuild::{
+            Rebuild,
+            segment::{Resume, SegmentRebuild},
+        },
         recent::Recent,
     },
     progress::Counts,
     retry::Deadline,
-    sources::export::Sorted,
+    sources::export::{ExportError, Sorted},
     store::{Usage, cursors::SavedCursor},
 };
 
@@ -59,6 +62,23 @@ pub struct ExportPass<'a> {
 /// So many events of an export are taken at once, if they are small.
 const EXPORT_PAGE_EVENTS: usize = 2_000;
 
+/// Why a step failed.
+#[derive(Debug, thiserror::Error)]
+pub enum StepError {
+    /// The operation failed.
+    #[error(transparent)]
+    Operation(#[from] OperationError),
+    /// The export cannot be read.
+    #[error(transparent)]
+    Export(#[from] ExportError),
+}
+
+impl StepError {
+    fn is_transient(&self) -> bool {
+        matches!(self, Self::Operation(error) if error.is_transient())
+    }
+}
+
 /// How all of them ended.
 pub enum End {
     /// They are through.
@@ -66,7 +86,7 @@ pub enum End {
     /// Ctrl-C.
     Interrupted,
     /// One could not go on; the others stopped at their next page.
-    Failed(Failed),
+    Failed(StepError),
 }
 
 /// What came of all of them.
@@ -96,10 +116,10 @@ struct Run<'a> {
 }
 
 impl Pass<'_> {
-    async fn step(&mut self) -> Result<bool, Failed> {
+    async fn step(&mut self) -> Result<bool, StepError> {
         match self {
-            Self::Segment(pass) => pass.step(Deadline::NONE).await,
-            Self::Recent(pass) => pass.step(Deadline::NONE).await,
+            Self::Segment(pass) => Ok(pass.step(Deadline::NONE).await?),
+            Self::Recent(pass) => Ok(pass.step(Deadline::NONE).await?),
             Self::Export(pass) => pass.step().await,
         }
     }
@@ -119,8 +139,8 @@ impl Pass<'_> {
 }
 
 impl ExportPass<'_> {
-    async fn step(&mut self) -> Result<bool, Failed> {
-        let page = self.sorted.page(EXPORT_PAGE_EVENTS).map_err(|error| Failed(error.to_string()))?;
+    async fn step(&mut self) -> Result<bool, StepError> {
+        let page = self.sorted.page(EXPORT_PAGE_EVENTS)?;
         let more = !page.is_empty();
         if more {
             self.rebuild.page(page, Deadline::NONE).await?;
@@ -163,7 +183,7 @@ pub async fn run(
 
 impl Run<'_> {
     /// One pass as far as it goes: whether it is through, and whether its cursor was saved at last.
-    async fn one(&self, mut pass: Pass<'_>, counts: &Cell<Counts>) -> (Result<bool, Failed>, bool) {
+    async fn one(&self, mut pass: Pass<'_>, counts: &Cell<Counts>) -> (Result<bool, StepError>, bool) {
         let (mut tries, mut saved_at) = (0, Instant::now());
         let through = loop {
             if self.or_stop(self.pace.wait(|| self.worker.store().usage())).await.is_none() {
@@ -176,7 +196,7 @@ impl Run<'_> {
                 Ok(false) => break Ok(true),
                 Err(failed) => {
                     tries += 1;
-                    if tries == TRIES || !pass.can_retry() {
+                    if tries == TRIES || !pass.can_retry() || !failed.is_transient() {
                         self.stop.send_replace(true);
                         break Err(failed);
                     }
@@ -210,8 +230,8 @@ impl Run<'_> {
         if !self.keeps {
             return false;
         }
-        let (cursor, counts) = pass.checkpoint();
-        let saved = SavedCursor { cursor: cursor.cloned(), counts, done, ..SavedCursor::beginning(pass.segment()) };
+        let Resume { cursor, counts } = pass.resume();
+        let saved = SavedCursor { cursor, counts, done, ..SavedCursor::beginning(pass.segment()) };
         let result = self.worker.store().save_cursor(self.rule, &saved, Deadline::NONE).await;
         if let Err(error) = &result {
             tracing::warn!("the cursor of segment {} was not saved: {error}", pass.segment().number());

@@ -44,7 +44,7 @@ pub struct ParkedEntry {
 
 impl From<Parked> for ParkedEntry {
     fn from(Parked { projection, aggregate: aggregate_id, version, reason, .. }: Parked) -> Self {
-        Self { projection, aggregate_id, version, reason }
+        Self { projection, aggregate_id, version: version.map(|version| version.0), reason }
     }
 }
 

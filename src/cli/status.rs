@@ -15,7 +15,7 @@ use serde_json::json;
 use super::{EXIT_FINDINGS, EXIT_OK, StoreOptions, pretty_json, rebuild, terminal};
 use crate::{
     Worker,
-    operations::status::{Behind, Status},
+    operations::status::{self, Behind, Status},
     retry::Deadline,
     store::{Store, cursors::SavedCursor, parking::NO_PROJECTION},
 };
@@ -61,7 +61,7 @@ pub async fn run(options: &Options, store_options: &StoreOptions, store: Store, 
     }
     let mut all = Vec::new();
     for rule in rules {
-        let status = worker.status(rule, segments, Deadline::NONE).await?;
+        let status = status::status(&worker, rule, segments, Deadline::NONE).await?;
         all.push(Seen { rule, parked: parked.get(rule.name()).copied().unwrap_or_default(), status });
     }
     progress.finish_and_clear();

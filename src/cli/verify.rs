@@ -9,7 +9,8 @@ use serde::Serialize;
 use super::{EXIT_FINDINGS, EXIT_OK, StoreOptions, pretty_json, rebuild::SEGMENTS_AT_ONCE_MAX, terminal};
 use crate::{
     Worker,
-    operations::verify::{self, Finding, SharedFinding, Verified},
+    operations::error::find_projection,
+    operations::verify::{self, RowFinding, SharedFinding, Verified},
     retry::Deadline,
     store::Store,
 };
@@ -45,11 +46,11 @@ pub struct Options {
 /// `verify`
 pub async fn run(options: &Options, store_options: &StoreOptions, store: Store, registry: Registry) -> anyhow::Result<u8> {
     let worker = Worker::new(store, registry);
-    let rule = registry.get(&options.projection).ok_or_else(|| worker.unknown_projection(&options.projection))?;
+    let rule = find_projection(registry, &options.projection)?;
     let Options { repair, sample, .. } = *options;
     let segments = options.segments.unwrap_or_else(|| store_options.segments());
     let progress = terminal::spinner("reading the event store and the rows");
-    let verified = Box::pin(worker.verify(rule, verify::Options { segments, sample, repair }, Deadline::NONE)).await;
+    let verified = Box::pin(verify::verify(&worker, rule, verify::Options { segments, sample, repair }, Deadline::NONE)).await;
     progress.finish_and_clear();
     let verified = verified?;
     let text = if options.json { json(&verified, options)? } else { lines(&verified, options) };
@@ -63,7 +64,7 @@ fn lines(verified: &Verified, options: &Options) -> String {
     let Verified { events, aggregates, rows, sums, home, shared, repaired } = verified;
     let extent = options.sample.map_or_else(String::new, |percent| format!(" in a sample of about {percent} %"));
     line(format!("{}: {events} events of {aggregates} aggregates, {rows} rows and {sums} sums compared{extent}", options.projection));
-    let counts = Finding::ALL.map(|finding| (verified.count(finding), finding.text()));
+    let counts = RowFinding::ALL.map(|finding| (verified.count(finding), finding.text()));
     let counts = counts.into_iter().chain([(shared.len() as u64, "attributes of shared rows")]).filter(|(count, _)| *count > 0);
     let counts: Vec<_> = counts.map(|(count, what)| format!("{count} {what}")).collect();
     if !counts.is_empty() {
@@ -130,7 +131,7 @@ fn json(verified: &Verified, options: &Options) -> anyhow::Result<String> {
     }
     let Verified { events, aggregates, rows, sums, repaired, shared, .. } = verified;
     let counts: serde_json::Map<_, _> =
-        Finding::ALL.iter().map(|finding| (finding.text().to_owned(), verified.count(*finding).into())).collect();
+        RowFinding::ALL.iter().map(|finding| (finding.text().to_owned(), verified.count(*finding).into())).collect();
     let total = serde_json::json!({ "total": {
         "projection": options.projection, "events": events, "aggregates": aggregates, "rows": rows, "sums": sums, "findings": counts,
         "shared": shared.len(), "repaired": repaired, "clean": verified.is_clean(),

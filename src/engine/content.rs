@@ -2,16 +2,17 @@
 
 use std::sync::Arc;
 
-use projection_vocabulary::{DynProjection, RecordedEvent, fold};
+use projection_vocabulary::{DynProjection, RecordedEvent, Version, fold};
 use serde_dynamo::Item;
 
 use crate::store::{events::Stored, item::encode_event};
 
-/// What a version holds, for one rule.
+/// What a version holds, for one projection.
+#[derive(Debug)]
 pub enum Content {
-    /// An event that concerns the rule.
+    /// An event that concerns the projection.
     Event(Arc<RecordedEvent>),
-    /// Events that do not concern the rule. They count as applied with the next one that does.
+    /// Events that do not concern the projection. They count as applied with the next one that does.
     Irrelevant,
     /// An event that cannot be read.
     Poison {
@@ -22,7 +23,18 @@ pub enum Content {
     },
 }
 
-/// Whether an item of the event store is anything to a rule. One that hides its type may be.
+/// The version that an aggregate cannot move past.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Blocked {
+    /// The version that cannot be applied.
+    pub version: Version,
+    /// Why, without event data.
+    pub reason: String,
+    /// The event as JSON; `None` if it is missing or no single event is the cause.
+    pub payload: Option<String>,
+}
+
+/// Whether an item of the event store concerns a projection. An item whose event type cannot be read may.
 pub fn concerns(rule: &dyn DynProjection, stored: &Stored) -> bool {
     match stored {
         Stored::Event(event) => fold::concerns(rule, event),
@@ -30,7 +42,7 @@ pub fn concerns(rule: &dyn DynProjection, stored: &Stored) -> bool {
     }
 }
 
-/// What an item of the event store holds for a rule.
+/// What an item of the event store holds for a projection.
 pub fn content(rule: &dyn DynProjection, stored: Stored) -> Content {
     match stored {
         _ if !concerns(rule, &stored) => Content::Irrelevant,
@@ -39,7 +51,7 @@ pub fn content(rule: &dyn DynProjection, stored: Stored) -> Content {
     }
 }
 
-/// An event as the parking table keeps it.
+/// An event as the parking table keeps it: its item as JSON.
 pub fn payload_of(event: &RecordedEvent) -> String {
     serde_json::to_string(&Item::from(encode_event(event))).expect("an item has text keys and serialises")
 }

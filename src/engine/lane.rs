@@ -1,36 +1,35 @@
-//! One aggregate in one projection: what is still to do, and what an answer of the store means for it. Pure.
+//! One aggregate in one projection: what is left to do, and what an answer of the store means for it. Pure.
 //!
-//! A lane holds the events of its aggregate that a batch brought, in order, and says its next [`Step`]. Whoever carries
-//! the step out tells the lane what came of it: [`Lane::written`], [`Lane::refused`], [`Lane::invalid`]. A refusal carries
-//! the row as it is, and that decides (design, section 5):
+//! A lane holds the events of its aggregate that a batch brought, in order, and names its next [`Step`]. The worker carries the step
+//! out and reports the result: [`Lane::written`], [`Lane::refused`], [`Lane::invalid`]. A refusal carries the present row, and the
+//! row decides, in this order:
 //!
-//! | the row says | then |
+//! | the row | then |
 //! |---|---|
-//! | parked | all of the lane waits with it |
-//! | written by an older revision | project the aggregate anew |
-//! | written by a newer revision | touch nothing, fail: this deployment is old |
-//! | at the last event of the span or beyond | duplicate |
-//! | at an event of the span that has another id | history diverged: park |
-//! | within the span | drop what is applied, go on from there |
-//! | before the span | read what is missing from the event store, go on from there |
+//! | is parked | the whole lane waits with it |
+//! | was written by an older revision | re-project the aggregate |
+//! | was written by a newer revision | write nothing, fail: this deployment is outdated |
+//! | is before the span | read the missing versions from the event store, and continue with them |
+//! | is at an event of the span that has another id | the history has diverged: park |
+//! | is within the span | drop the applied part and continue |
+//! | is at the last event of the span or beyond | duplicate |
 
 use std::{collections::VecDeque, sync::Arc};
 
-use projection_vocabulary::{AggregateId, Change, DynProjection, HomeRow, RecordedEvent, Sums, Version, fold};
+use projection_vocabulary::{AggregateId, Change, DynProjection, HomeRow, RecordedEvent, Sums, Version, Watermark, fold};
 
 use crate::{
-    engine::content::{Content, content, payload_of},
     engine::{
+        content::{Blocked, Content, content, payload_of},
+        error::AdvanceError,
         report::{Outcome, Tally},
-        reproject::{HOLE_REASON, HistoryFold, Replacement, Stop, Trust},
+        reproject::{HOLE_REASON, HistoryFold, Replacement, Trust, replacement_refused},
     },
     store::{events::Stored, home::HomeWrite, limits::TRANSACTION_ACTIONS_MAX},
 };
 
-/// How often a lane may be refused for no reason that its row shows before it gives up.
+/// How often a lane may be refused for a reason that its row does not show before it gives up.
 pub const UNEXPLAINED_MAX: u32 = 8;
-/// Why it gives up.
-pub const UNEXPLAINED_REASON: &str = "a row keeps refusing writes that it should take";
 
 /// One aggregate in one projection.
 pub struct Lane {
@@ -41,20 +40,30 @@ pub struct Lane {
     entries: VecDeque<Entry>,
     /// The row at the present position, if it was read.
     row: Option<HomeRow>,
-    /// At most so many events in one write: halved when DynamoDB refuses what several events come to.
+    /// The most events in one write: halved when DynamoDB refuses the merged write of several events.
     limit: usize,
-    parking: Option<Park>,
-    /// A row to be put in the place of the one that is there, before anything else.
+    /// Why the aggregate must be parked, if it must.
+    stuck: Option<Park>,
+    /// A write that replaces the row, before anything else.
     replacing: Option<Box<Write>>,
     unexplained: u32,
-    /// What became of the batch's records, by their index in it.
+    /// The outcomes of the batch's records, by their index in it.
     pub outcomes: Vec<(usize, Outcome)>,
     /// Counts of this lane.
     pub tally: Tally,
     /// Why its failed records failed.
-    pub failure: Option<String>,
-    /// Whether it was found or made parked.
-    pub waits: bool,
+    pub failure: Option<AdvanceError>,
+    /// Who parked the aggregate, if it is parked.
+    pub parked: Option<ParkedBy>,
+}
+
+/// Who parked an aggregate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ParkedBy {
+    /// This lane, for this reason.
+    ThisLane(String),
+    /// Somebody else, before.
+    Another,
 }
 
 /// Contiguous versions and what they hold.
@@ -68,14 +77,12 @@ struct Entry {
 
 /// What a lane needs next.
 pub enum Step {
-    /// Nothing.
-    Done,
+    /// Nothing: it is finished, or stuck (see [`Lane::stuck`]).
+    Idle,
     /// Its home row, read consistently.
     Read,
     /// This write.
     Write(Box<Write>),
-    /// To be parked.
-    Park(Park),
 }
 
 /// A write of the lane's row and of what it adds to shared rows.
@@ -92,28 +99,22 @@ pub struct Write {
 }
 
 /// Why an aggregate must be parked, and where.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Park {
     /// The watermark that the row must have.
-    pub after: Version,
-    /// The revision that the row must have, unless it is absent.
-    pub after_revision: u32,
-    /// The version that cannot be applied.
-    pub version: Version,
-    /// Why, without event data.
-    pub reason: String,
-    /// The event as JSON.
-    pub payload: String,
+    pub after: Watermark,
+    /// The version that cannot be applied, and why.
+    pub blocked: Blocked,
 }
 
 /// What to do after a refusal.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub enum AfterRefusal {
     /// Ask the lane for its next step.
     Continue,
     /// Read these versions from the event store.
     Heal(Version, Version),
-    /// Project the aggregate anew over this row.
+    /// Re-project the aggregate over this row.
     Reproject(Box<HomeRow>),
 }
 
@@ -127,13 +128,13 @@ impl Lane {
             entries: VecDeque::new(),
             row: None,
             limit: usize::MAX,
-            parking: None,
+            stuck: None,
             replacing: None,
             unexplained: 0,
             outcomes: Vec::new(),
             tally: Tally::default(),
             failure: None,
-            waits: false,
+            parked: None,
         }
     }
 
@@ -153,7 +154,7 @@ impl Lane {
         });
     }
 
-    /// Adds what the event store has from version `from` on. Nothing between the watermark `after` and there concerns the rule.
+    /// Adds what the event store has from version `from` on. Nothing between the watermark `after` and `from` concerns the projection.
     pub fn push_stored(&mut self, after: Version, from: Version, stored: Vec<Stored>) {
         self.push_irrelevant(after, from);
         for item in stored {
@@ -162,20 +163,21 @@ impl Lane {
         }
     }
 
-    /// Adds the event at which a fold ended that leaves the row at version `after`.
-    pub fn push_stop(&mut self, after: Version, due: Version, Stop { reason, payload }: Stop) {
-        self.push_irrelevant(after, due);
-        self.entries.push_back(Entry { first: due, last: due, content: Content::Poison { reason, payload }, records: Vec::new() });
+    /// Adds the event that ended a fold; the row is at version `after`.
+    pub fn push_poison_after(&mut self, after: Version, version: Version, reason: String, payload: String) {
+        self.push_irrelevant(after, version);
+        let content = Content::Poison { reason, payload };
+        self.entries.push_back(Entry { first: version, last: version, content, records: Vec::new() });
     }
 
-    /// What lies between the watermark `after` and version `next`, if anything: nothing of it concerns the rule.
+    /// Adds the versions between the watermark `after` and version `next`, if any: none of them concerns the projection.
     fn push_irrelevant(&mut self, after: Version, next: Version) {
         if after.next() < next {
             self.entries.push_back(Entry { first: after.next(), last: next.previous(), content: Content::Irrelevant, records: Vec::new() });
         }
     }
 
-    /// Puts what was pushed in order. Returns whether anything in it concerns the rule; if not, the lane is for the bin.
+    /// Sorts and deduplicates the entries. Returns `false` if none of them concerns the projection; the lane can then be dropped.
     pub fn prepare(&mut self) -> bool {
         self.entries.make_contiguous().sort_by_key(|entry| entry.first);
         let mut entries: VecDeque<Entry> = VecDeque::with_capacity(self.entries.len());
@@ -186,26 +188,26 @@ impl Lane {
             }
         }
         self.entries = entries;
-        // What follows the last event that concerns the rule is left to the next one, so that a row's watermark does not
+        // What follows the last event that concerns the projection is left to the next such event, so that a row's watermark does not
         // depend on how events were batched.
-        let passed = |entry: Option<&Entry>| entry.is_some_and(|entry| matches!(entry.content, Content::Irrelevant));
-        while passed(self.entries.back()) {
+        let irrelevant = |entry: Option<&Entry>| entry.is_some_and(|entry| matches!(entry.content, Content::Irrelevant));
+        while irrelevant(self.entries.back()) {
             self.entries.pop_back();
         }
         !self.entries.is_empty()
     }
 
-    /// What the lane needs next.
+    /// What the lane needs next. Asking again gives the same answer until the result of the step is reported.
     #[must_use]
     pub fn step(&mut self) -> Step {
-        if let Some(park) = &self.parking {
-            return Step::Park(park.clone());
+        if self.stuck.is_some() {
+            return Step::Idle;
         }
         if let Some(write) = &self.replacing {
             return Step::Write(write.clone());
         }
         loop {
-            let Some(front) = self.entries.front() else { return Step::Done };
+            let Some(front) = self.entries.front() else { return Step::Idle };
             let after = front.first.previous();
             if self.rule.reads_row() && self.row.is_none() && after > Version::NONE {
                 return Step::Read;
@@ -213,13 +215,14 @@ impl Lane {
             let run = self.run();
             let empty = HomeRow::default();
             let row = self.row.as_ref().unwrap_or(&empty);
-            let events = run.iter().filter_map(|entry| if let Content::Event(event) = &entry.content { Some(&**event) } else { None });
+            let events = run.iter().filter_map(|entry| entry.event());
             let merged = fold::merge(self.rule, events.take(self.limit), row);
             if merged.concerning == 0 {
-                if let Some((version, reason, payload)) = self.blocked_by(&run, merged.stop) {
-                    return Step::Park(self.park_at(after, version, reason, payload));
+                if let Some(blocked) = self.blocked_by(&run, merged.stop) {
+                    self.park_at(after, blocked);
+                    return Step::Idle;
                 }
-                // Only events that do not concern the rule, and a hole after them: healing will bring them again. A row that was
+                // Only events that do not concern the projection, followed by a hole: healing will bring them again. A row that was
                 // read stands before the hole, and what follows is another position.
                 self.row = None;
                 self.entries.drain(..run_len(&self.entries)).for_each(drop);
@@ -229,46 +232,27 @@ impl Lane {
                 return Step::Read;
             }
             let resolved = merged.change.resolve(&row.contributions);
-            let mut shared_rows: Vec<_> = resolved.shared.keys().map(|(row, _)| row).collect();
-            shared_rows.dedup();
-            if shared_rows.len() >= TRANSACTION_ACTIONS_MAX {
+            if shared_rows(&resolved.shared) >= TRANSACTION_ACTIONS_MAX {
                 if merged.concerning == 1 {
-                    let last = run.iter().find(|entry| !matches!(entry.content, Content::Irrelevant)).expect("one event concerns the rule");
-                    let reason =
-                        format!("the event changes more than {} shared rows, which no transaction holds", TRANSACTION_ACTIONS_MAX - 1);
-                    let (version, payload) = (last.last, last.payload());
-                    return Step::Park(self.park_at(after, version, reason, payload));
+                    let blocked = too_many_shared_rows(&run);
+                    self.park_at(after, blocked);
+                    return Step::Idle;
                 }
                 self.limit = merged.concerning / 2;
                 continue;
             }
-            let mut left = merged.concerning;
-            let entries = 1 + run
-                .iter()
-                .position(|entry| {
-                    left -= usize::from(matches!(entry.content, Content::Event(_)));
-                    left == 0
-                })
-                .expect("the merged events are in the run");
-            let Content::Event(last) = &run[entries - 1].content else { unreachable!("the run was cut at an event") };
-            let home = HomeWrite::of(
-                self.aggregate.clone(),
-                after,
-                last.version,
-                self.rule.revision(),
-                last.event_id.clone(),
-                &merged.change,
-                &resolved,
-            );
-            let home = if let Some(row) = &self.row { home.reckoned_from(row) } else { home };
-            return Step::Write(Box::new(Write {
-                home,
-                change: merged.change,
-                shared: resolved.shared,
-                entries,
-                concerning: merged.concerning,
-            }));
+            let (entries, last) = last_merged(&run, merged.concerning);
+            let home = HomeWrite::of(after, self.rule.revision(), last, &merged.change, &resolved);
+            let home = if let Some(row) = &self.row { home.computed_from(row) } else { home };
+            let (change, shared, concerning) = (merged.change, resolved.shared, merged.concerning);
+            return Step::Write(Box::new(Write { home, change, shared, entries, concerning }));
         }
+    }
+
+    /// Why the aggregate must be parked, if the lane cannot continue.
+    #[must_use]
+    pub fn stuck(&self) -> Option<&Park> {
+        self.stuck.as_ref()
     }
 
     /// The entries from the first that follow each other without a hole, up to one that cannot be read.
@@ -276,20 +260,19 @@ impl Lane {
         self.entries.iter().take(run_len(&self.entries)).take_while(|entry| !matches!(entry.content, Content::Poison { .. })).collect()
     }
 
-    /// The event that keeps the lane from going on, if it is one and not a hole.
-    fn blocked_by(&self, run: &[&Entry], stop: Option<fold::Stop>) -> Option<(Version, String, String)> {
-        if let Some(fold::Stop::Poison(refusal)) = stop {
-            let refused = run.iter().find(|entry| matches!(entry.content, Content::Event(_)))?;
-            return Some((refused.last, refusal.to_string(), refused.payload()));
+    /// The event at which the lane cannot continue, if it is an event and not a hole.
+    fn blocked_by(&self, run: &[&Entry], stop: Option<fold::MergeStop>) -> Option<Blocked> {
+        if let Some(fold::MergeStop::Poison(refusal)) = stop {
+            let refused = run.iter().find(|entry| entry.event().is_some())?;
+            return Some(Blocked { version: refused.last, reason: refusal.to_string(), payload: refused.payload() });
         }
         let next = self.entries.get(run.len()).filter(|_| run.len() < run_len(&self.entries))?;
         let Content::Poison { reason, payload } = &next.content else { return None };
-        Some((next.last, reason.clone(), payload.clone()))
+        Some(Blocked { version: next.last, reason: reason.clone(), payload: Some(payload.clone()) })
     }
 
-    fn park_at(&mut self, after: Version, version: Version, reason: String, payload: String) -> Park {
-        let after_revision = self.rule.revision();
-        self.parking.insert(Park { after, after_revision, version, reason, payload }).clone()
+    fn park_at(&mut self, after: Version, blocked: Blocked) {
+        self.stuck = Some(Park { after: Watermark { version: after, revision: self.rule.revision() }, blocked });
     }
 
     /// The home row was read: `None` if it is absent.
@@ -309,8 +292,8 @@ impl Lane {
         self.unexplained = 0;
         if self.replacing.take().is_some() {
             self.tally.reprojected += 1;
-            self.finish_up_to(write.home.after, Outcome::Duplicate);
-            self.finish_up_to(write.home.to, Outcome::Applied);
+            self.finish_up_to(write.home.after.version, Outcome::Duplicate);
+            self.finish_up_to(write.home.to.version, Outcome::Applied);
             return;
         }
         for entry in self.entries.drain(..write.entries) {
@@ -327,29 +310,29 @@ impl Lane {
         }
     }
 
-    /// A write or a parking was refused because the row is another: this one, or absent.
+    /// A write or a parking was refused because the row is not as expected: this is the row, or `None` if it is absent.
     ///
     /// `tried` is the write, if an earlier try of it may have been applied and its answer lost.
     pub fn refused(&mut self, row: Option<HomeRow>, tried: Option<&Write>) -> AfterRefusal {
         self.row = None;
-        self.parking = None;
+        self.stuck = None;
         let replacing = self.replacing.take();
         let row = row.unwrap_or_default();
         if row.parked_at.is_some() {
             self.finish_up_to(row.version, Outcome::Duplicate);
-            self.parked();
+            self.wait_with(ParkedBy::Another);
             return AfterRefusal::Continue;
         }
         let revision = self.rule.revision();
         if row.version > Version::NONE && row.revision != revision {
             if row.revision < revision {
-                return if self.refused_for_no_reason() { AfterRefusal::Continue } else { AfterRefusal::Reproject(Box::new(row)) };
+                return if self.refused_without_reason() { AfterRefusal::Continue } else { AfterRefusal::Reproject(Box::new(row)) };
             }
-            self.fail(newer_revision(self.rule, row.revision));
+            self.fail(AdvanceError::newer_revision(self.rule, row.revision));
             return AfterRefusal::Continue;
         }
         if let (Some(write), Some(_)) = (tried, &replacing)
-            && write.home.to == row.version
+            && write.home.to.version == row.version
         {
             self.replacing = replacing;
             self.written(write);
@@ -361,37 +344,35 @@ impl Lane {
             return AfterRefusal::Heal(row.version.next(), after);
         }
         if row.version == after {
-            self.refused_for_no_reason();
+            self.refused_without_reason();
             return AfterRefusal::Continue;
         }
-        let diverged = self
-            .entries
-            .iter()
-            .find(|entry| entry.last == row.version && entry.event_id().is_some_and(|id| Some(id) != row.last_event_id.as_ref()));
+        let diverged = self.entries.iter().find(|entry| {
+            entry.last == row.version && entry.event().is_some_and(|event| Some(&event.event_id) != row.last_event_id.as_ref())
+        });
         if let Some(entry) = diverged {
-            let reason = "history diverged: another event with this version was applied before; was the event store restored?".to_owned();
-            let (version, payload) = (entry.last, entry.payload());
-            self.park_at(row.version, version, reason, payload);
+            let blocked = Blocked { version: entry.last, reason: DIVERGED_REASON.to_owned(), payload: entry.payload() };
+            self.park_at(row.version, blocked);
             return AfterRefusal::Continue;
         }
         match tried {
-            Some(write) if write.home.to == row.version => self.written(write),
+            Some(write) if write.home.to.version == row.version => self.written(write),
             _ => self.finish_up_to(row.version, Outcome::Duplicate),
         }
         AfterRefusal::Continue
     }
 
-    /// Counts a refusal that the row as it is does not explain: others move it, or it takes no write at all and the lane fails.
-    fn refused_for_no_reason(&mut self) -> bool {
+    /// Counts a refusal that the present row does not explain: others are moving it, or it takes no write at all and the lane fails.
+    fn refused_without_reason(&mut self) -> bool {
         self.unexplained += 1;
         let too_often = self.unexplained > UNEXPLAINED_MAX;
         if too_often {
-            self.fail(UNEXPLAINED_REASON.to_owned());
+            self.fail(AdvanceError::Unexplained);
         }
         too_often
     }
 
-    /// What the event store has from version `from` on, up to `to`.
+    /// Takes what the event store has from version `from` on, up to `to`.
     pub fn heal(&mut self, from: Version, to: Version, stored: Vec<Stored>) -> AfterRefusal {
         self.tally.gaps += 1;
         let mut due = from;
@@ -404,9 +385,9 @@ impl Lane {
             healed.push(self.entry_of(item));
         }
         if healed.is_empty() {
-            // Events passed over may have been read before this hole: the row is still where they begin.
+            // Irrelevant events may have been read before this hole: the row is still where they begin.
             let after = self.entries.front().map_or(from, |front| front.first.min(from)).previous();
-            self.park_at(after, from, HOLE_REASON.to_owned(), String::new());
+            self.park_at(after, Blocked { version: from, reason: HOLE_REASON.to_owned(), payload: None });
             return AfterRefusal::Continue;
         }
         let only_irrelevant = healed.iter().all(|entry| matches!(entry.content, Content::Irrelevant));
@@ -414,7 +395,7 @@ impl Lane {
         if only_irrelevant {
             healed = vec![Entry { first, last, content: Content::Irrelevant, records: Vec::new() }];
         }
-        // What was read before in the same healing stands in front, all of it passed over.
+        // What the same healing read before stands in front, all of it irrelevant.
         let before = self.entries.iter().take_while(|entry| entry.last < from).count();
         for (at, entry) in healed.into_iter().enumerate() {
             self.entries.insert(before + at, entry);
@@ -427,47 +408,49 @@ impl Lane {
         Entry { first: version, last: version, content: content(self.rule, stored), records: Vec::new() }
     }
 
-    /// Puts the fold of its history in the place of its row as it is; or parks the aggregate where that row stands, if that cannot be.
+    /// Replaces the row by the fold of its history; or parks the aggregate where the row stands, if that is not possible.
     pub fn replace(&mut self, stale: &HomeRow, folded: &HistoryFold, trust: Trust) {
         match folded.in_place_of(stale, trust) {
             Ok(Replacement { home, monotone, shared }) => {
                 self.replacing = Some(Box::new(Write { home, change: monotone, shared, entries: 0, concerning: 1 }));
             }
-            Err((version, stop)) => self.stuck((stale.version, stale.revision), version, stop),
+            Err(blocked) => self.stuck = Some(Park { after: stale.watermark(), blocked }),
         }
     }
 
-    fn stuck(&mut self, (after, after_revision): (Version, u32), version: Version, Stop { reason, payload }: Stop) {
-        self.parking = Some(Park { after, after_revision, version, reason, payload });
-    }
-
-    /// `DynamoDB` refuses what the write says, and it is this lane's alone.
+    /// DynamoDB refuses the content of the write, and this lane alone is the cause.
     pub fn invalid(&mut self, write: &Write, reason: &'static str) {
         if self.replacing.take().is_some() {
-            self.stuck((write.home.after, write.home.after_revision), write.home.after, Stop::refused(reason));
+            let after = write.home.after;
+            self.stuck = Some(Park { after, blocked: replacement_refused(after.version, reason) });
             return;
         }
         if write.concerning > 1 {
             self.limit = write.concerning / 2;
             return;
         }
-        let payload = self.entries.get(write.entries - 1).map(Entry::payload).unwrap_or_default();
-        self.park_at(write.home.after, write.home.to, reason.to_owned(), payload);
+        let payload = self.entries.get(write.entries - 1).and_then(Entry::payload);
+        self.park_at(write.home.after.version, Blocked { version: write.home.to.version, reason: reason.to_owned(), payload });
     }
 
-    /// The aggregate is parked: all that is left waits.
+    /// The aggregate was parked as [`Lane::stuck`] asks.
     pub fn parked(&mut self) {
-        self.parking = None;
-        self.waits = true;
+        if let Some(park) = self.stuck.take() {
+            self.wait_with(ParkedBy::ThisLane(park.blocked.reason));
+        }
+    }
+
+    fn wait_with(&mut self, by: ParkedBy) {
+        self.parked = Some(by);
         self.finish_up_to(Version(u64::MAX), Outcome::Parked);
     }
 
-    /// All that is left fails.
-    pub fn fail(&mut self, reason: String) {
-        self.parking = None;
+    /// Everything that is left fails.
+    pub fn fail(&mut self, error: AdvanceError) {
+        self.stuck = None;
         self.replacing = None;
         self.finish_up_to(Version(u64::MAX), Outcome::Failed);
-        self.failure = Some(reason);
+        self.failure = Some(error);
     }
 
     fn finish_up_to(&mut self, version: Version, outcome: Outcome) {
@@ -483,7 +466,7 @@ impl Lane {
                 self.outcomes.push((record, outcome));
             }
         }
-        // Events passed over may reach beyond the version as one entry.
+        // An entry of irrelevant events may reach beyond the version.
         if let Some(front) = self.entries.front_mut()
             && front.first <= version
         {
@@ -492,13 +475,27 @@ impl Lane {
     }
 }
 
-/// Why rows of a newer revision are left alone.
-pub fn newer_revision(rule: &dyn DynProjection, written_by: u32) -> String {
-    format!(
-        "rows of `{}` were written by revision {written_by} of its rule, this deployment has {}: deploy the newer one again, or rebuild",
-        rule.name(),
-        rule.revision()
-    )
+const DIVERGED_REASON: &str = "history diverged: another event with this version was applied before; was the event store restored?";
+
+/// How many rows these sums are on.
+fn shared_rows(sums: &Sums) -> usize {
+    let mut rows: Vec<_> = sums.keys().map(|(row, _)| row).collect();
+    rows.dedup();
+    rows.len()
+}
+
+/// The first event of a run changes more shared rows than a transaction holds.
+fn too_many_shared_rows(run: &[&Entry]) -> Blocked {
+    let first = run.iter().find(|entry| entry.event().is_some()).expect("one event concerns the projection");
+    let reason = format!("the event changes more than {} shared rows, which no transaction holds", TRANSACTION_ACTIONS_MAX - 1);
+    Blocked { version: first.last, reason, payload: first.payload() }
+}
+
+/// How many entries of a run the first `concerning` events take, and the last of these events.
+fn last_merged<'a>(run: &[&'a Entry], concerning: usize) -> (usize, &'a RecordedEvent) {
+    let events = run.iter().enumerate().filter_map(|(at, entry)| Some((at, entry.event()?)));
+    let (at, last) = events.take(concerning).last().expect("the merged events are in the run");
+    (at + 1, last)
 }
 
 /// How many entries from the first follow each other without a hole.
@@ -519,15 +516,16 @@ impl Content {
 }
 
 impl Entry {
-    fn event_id(&self) -> Option<&Arc<str>> {
-        if let Content::Event(event) = &self.content { Some(&event.event_id) } else { None }
+    /// The event, if it is one that concerns the projection.
+    fn event(&self) -> Option<&RecordedEvent> {
+        if let Content::Event(event) = &self.content { Some(event) } else { None }
     }
 
-    fn payload(&self) -> String {
+    fn payload(&self) -> Option<String> {
         match &self.content {
-            Content::Event(event) => payload_of(event),
-            Content::Poison { payload, .. } => payload.clone(),
-            Content::Irrelevant => String::new(),
+            Content::Event(event) => Some(payload_of(event)),
+            Content::Poison { payload, .. } => Some(payload.clone()),
+            Content::Irrelevant => None,
         }
     }
 }

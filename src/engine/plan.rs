@@ -9,13 +9,22 @@ use crate::{
     store::{limits::TRANSACTION_ACTIONS_MAX, rows::SharedAdds},
 };
 
-/// Puts lanes that touch a common row into one group: one after the other they never meet each other, and those of one
-/// shared row can share its update. Groups have no row in common and run at once.
+/// A lane with its next write.
+pub struct Planned {
+    /// The lane.
+    pub lane: Lane,
+    /// Its next write.
+    pub write: Box<Write>,
+}
+
+/// Puts writes that touch a common row into one group: executed one after the other they never conflict, and those of one
+/// shared row can share its update. Groups have no row in common and run concurrently.
 #[must_use]
-pub fn group(lanes: Vec<(Lane, Box<Write>)>) -> Vec<Vec<(Lane, Box<Write>)>> {
-    let mut groups: Vec<Vec<(Lane, Box<Write>)>> = Vec::new();
+pub fn group(planned: Vec<Planned>) -> Vec<Vec<Planned>> {
+    let mut groups: Vec<Vec<Planned>> = Vec::new();
     let mut group_of_row: HashMap<(&'static str, String), usize> = HashMap::new();
-    for (lane, write) in lanes {
+    for planned in planned {
+        let Planned { lane, write } = &planned;
         let rows = write.shared.keys().chain(write.change.max().keys()).chain(write.change.insert().keys()).map(|(row, _)| row.as_str());
         let rows: HashSet<_> = rows.chain([lane.aggregate.as_str()]).map(|row| (lane.rule.name(), row.to_owned())).collect();
         let mut met: Vec<usize> = rows.iter().filter_map(|row| group_of_row.get(row).copied()).collect();
@@ -33,22 +42,22 @@ pub fn group(lanes: Vec<(Lane, Box<Write>)>) -> Vec<Vec<(Lane, Box<Write>)>> {
             group_of_row.values_mut().filter(|group| met.contains(group)).for_each(|group| *group = target);
         }
         group_of_row.extend(rows.into_iter().map(|row| (row, target)));
-        groups[target].push((lane, write));
+        groups[target].push(planned);
     }
     groups.retain(|group| !group.is_empty());
     groups
 }
 
-/// Cuts the writes of a group into transactions: at most 100 actions, no row twice. A write without shared rows stands alone.
+/// Splits the writes of a group into transactions: at most 100 actions, no row twice. A write without shared rows stands alone.
 #[must_use]
-pub fn pack(writes: Vec<(Lane, Box<Write>)>) -> Vec<Vec<(Lane, Box<Write>)>> {
-    let (alone, with_shared): (Vec<_>, Vec<_>) = writes.into_iter().partition(|(_, write)| write.shared.is_empty());
+pub fn pack(planned: Vec<Planned>) -> Vec<Vec<Planned>> {
+    let (alone, with_shared): (Vec<_>, Vec<_>) = planned.into_iter().partition(|planned| planned.write.shared.is_empty());
     let mut packs: Vec<_> = alone.into_iter().map(|write| vec![write]).collect();
-    let mut pack: Vec<(Lane, Box<Write>)> = Vec::new();
+    let mut pack: Vec<Planned> = Vec::new();
     let (mut homes, mut shared): (HashSet<String>, HashSet<String>) = Default::default();
-    for (lane, write) in with_shared {
-        let home = lane.aggregate.to_string();
-        let rows: HashSet<String> = write.shared.keys().map(|(row, _)| row.to_string()).collect();
+    for planned in with_shared {
+        let home = planned.lane.aggregate.to_string();
+        let rows: HashSet<String> = planned.write.shared.keys().map(|(row, _)| row.to_string()).collect();
         let actions = homes.len() + 1 + shared.union(&rows).count();
         let twice = shared.contains(&home) || homes.iter().any(|home| rows.contains(home));
         if !pack.is_empty() && (actions > TRANSACTION_ACTIONS_MAX || twice) {
@@ -58,7 +67,7 @@ pub fn pack(writes: Vec<(Lane, Box<Write>)>) -> Vec<Vec<(Lane, Box<Write>)>> {
         }
         homes.insert(home);
         shared.extend(rows);
-        pack.push((lane, write));
+        pack.push(planned);
     }
     if !pack.is_empty() {
         packs.push(pack);

@@ -1,25 +1,40 @@
-//! What became of every record: exactly one outcome each, all counted.
+//! The outcome of every record: exactly one each, all counted.
 
 use std::{collections::BTreeMap, ops::AddAssign};
 
 use projection_vocabulary::{RecordedEvent, Timestamp};
 
 use crate::{
-    engine::decode::{Ignored, SequenceNumber},
+    engine::{
+        decode::{Ignored, SequenceNumber},
+        error::AdvanceError,
+    },
     store::Usage,
 };
 
-/// What became of a record in one projection; of a record as a whole, the greatest of its outcomes.
+/// The outcome of a record in one projection; for a record as a whole, the greatest of its outcomes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Outcome {
     /// Counted before: nothing was written.
     Duplicate,
     /// Counted now.
     Applied,
-    /// Kept in the parking table, or behind an event that is.
+    /// Kept in the parking table, or waiting behind an event that is.
     Parked,
-    /// Not counted, not kept: it must be delivered again.
+    /// Neither counted nor kept: it must be delivered again.
     Failed,
+}
+
+/// The position from which Lambda must deliver a batch again.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Checkpoint {
+    /// Nowhere: no record failed.
+    #[default]
+    None,
+    /// The lowest position of a failed record. Everything from it on is delivered again.
+    At(SequenceNumber),
+    /// A failed record has no position, so the whole batch must be delivered again.
+    WholeBatch,
 }
 
 /// Counts of one projection.
@@ -33,11 +48,11 @@ pub struct Tally {
     pub healed: u64,
     /// Reads of the event store for versions that were missing before a span.
     pub gaps: u64,
-    /// Records that wait.
+    /// Records that wait in the parking table or behind an event that does.
     pub parked: u64,
     /// Records to deliver again.
     pub failed: u64,
-    /// Aggregates whose rows were projected anew because the rule had changed.
+    /// Aggregates whose rows were re-projected.
     pub reprojected: u64,
     /// When the oldest event counted now happened, in milliseconds since 1970; `None` if none was counted.
     pub oldest_ms: Option<i64>,
@@ -62,8 +77,8 @@ impl Tally {
         self.oldest_ms = Some(self.oldest_ms.map_or(happened_ms, |oldest| oldest.min(happened_ms)));
     }
 
-    /// How long ago the oldest event counted happened, in milliseconds: how far the rows were behind what they are about. `None` if
-    /// none was counted, for a redelivery says nothing of that. An event from the future, by the clock of whoever wrote it, is 0 old.
+    /// The age of the oldest event counted, in milliseconds: how far the rows were behind the event store. `None` if no event was counted,
+    /// because a redelivery says nothing about lag. An event from the future, by its writer's clock, has age 0.
     #[must_use]
     pub fn lag_ms(&self, now: &Timestamp) -> Option<u64> {
         self.oldest_ms.map(|oldest| u64::try_from(now.epoch_ms() - oldest).unwrap_or(0))
@@ -83,7 +98,7 @@ impl AddAssign for Tally {
     }
 }
 
-/// What became of a batch of records.
+/// The outcome of a batch of records.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Report {
     /// Records delivered: `total`'s applied, duplicate, parked and failed, and those ignored.
@@ -96,8 +111,8 @@ pub struct Report {
     pub projections: BTreeMap<&'static str, Tally>,
     /// Why records failed, with how many.
     pub reasons: BTreeMap<String, u64>,
-    /// The lowest position of a failed record; `None` in here if a failed record has none.
-    pub checkpoint: Option<Option<SequenceNumber>>,
+    /// From where the batch must be delivered again.
+    pub checkpoint: Checkpoint,
     /// What it cost.
     pub usage: Usage,
 }
@@ -109,7 +124,7 @@ impl Report {
         self.ignored.values().sum()
     }
 
-    /// Adds what became of another batch.
+    /// Adds the outcome of another batch.
     pub fn add(&mut self, other: Self) {
         self.records += other.records;
         self.total += other.total;
@@ -123,27 +138,34 @@ impl Report {
             *self.reasons.entry(reason).or_default() += count;
         }
         self.usage += other.usage;
-        if let Some(position) = other.checkpoint {
-            self.failed_at(position);
+        match other.checkpoint {
+            Checkpoint::None => {}
+            Checkpoint::At(position) => self.failed_at(Some(position)),
+            Checkpoint::WholeBatch => self.failed_at(None),
         }
     }
 
-    /// What to name as failed, if anything: the lowest position of a failed record; all behind it are delivered again with it. An
-    /// empty text where it has none, by which Lambda delivers the whole batch again.
+    /// The identifier to report as failed, if any: Lambda delivers everything from the lowest one on again. An empty text makes Lambda
+    /// deliver the whole batch again.
     #[must_use]
     pub fn item_failure(&self) -> Option<&str> {
-        self.checkpoint.as_ref().map(|lowest| lowest.as_ref().map_or("", SequenceNumber::as_str))
+        match &self.checkpoint {
+            Checkpoint::None => None,
+            Checkpoint::At(lowest) => Some(lowest.as_str()),
+            Checkpoint::WholeBatch => Some(""),
+        }
     }
 
-    /// Notes that a record failed. One without a position means that the whole batch must come again.
-    pub(crate) fn failed_at(&mut self, position: Option<SequenceNumber>) {
-        self.checkpoint = Some(match self.checkpoint.take() {
-            None => position,
-            Some(lowest) => lowest.zip(position).map(|(lowest, position)| lowest.min(position)),
-        });
+    /// Notes that the record at a position failed.
+    fn failed_at(&mut self, position: Option<SequenceNumber>) {
+        self.checkpoint = match (std::mem::take(&mut self.checkpoint), position) {
+            (Checkpoint::None, Some(position)) => Checkpoint::At(position),
+            (Checkpoint::At(lowest), Some(position)) => Checkpoint::At(lowest.min(position)),
+            (Checkpoint::WholeBatch, _) | (_, None) => Checkpoint::WholeBatch,
+        };
     }
 
-    /// One line that says it all, written once a batch, also if everything failed.
+    /// Writes one summary line for the batch, also if everything failed.
     pub fn log(&self) {
         let Tally { applied, duplicate, healed, gaps, parked, failed, reprojected, oldest_ms: _ } = self.total;
         let Usage { requests, write_units, read_units, retries, conflicts } = self.usage;
@@ -173,5 +195,69 @@ impl Report {
                 tracing::warn!(records, "{kind}");
             }
         }
+    }
+}
+
+/// Accounts for every record of a batch while it is processed: exactly one outcome each.
+pub(crate) struct Ledger {
+    positions: Vec<Option<SequenceNumber>>,
+    outcomes: Vec<Option<Outcome>>,
+    report: Report,
+}
+
+impl Ledger {
+    /// No record has an outcome yet.
+    pub fn new(positions: Vec<Option<SequenceNumber>>) -> Self {
+        let report = Report { records: positions.len() as u64, ..Report::default() };
+        Self { outcomes: vec![None; positions.len()], positions, report }
+    }
+
+    /// A record has nothing to project.
+    pub fn ignore(&mut self, record: usize, reason: Ignored) {
+        assert!(self.outcomes[record].is_none(), "a record that is ignored has no other outcome");
+        *self.report.ignored.entry(reason).or_default() += 1;
+    }
+
+    /// A record was parked by itself.
+    pub fn parked(&mut self, record: usize) {
+        self.outcomes[record] = Some(Outcome::Parked);
+    }
+
+    /// A record failed by itself.
+    pub fn failed(&mut self, record: usize, reason: String) {
+        self.outcomes[record] = Some(Outcome::Failed);
+        *self.report.reasons.entry(reason).or_default() += 1;
+    }
+
+    /// The outcomes of the records of one aggregate in one projection.
+    pub fn add(&mut self, projection: &'static str, outcomes: Vec<(usize, Outcome)>, tally: Tally, failure: Option<AdvanceError>) {
+        if let Some(error) = failure {
+            let failed = outcomes.iter().filter(|(_, outcome)| *outcome == Outcome::Failed).count() as u64;
+            *self.report.reasons.entry(error.to_string()).or_default() += failed;
+        }
+        for (record, outcome) in outcomes {
+            self.outcomes[record] = self.outcomes[record].max(Some(outcome));
+        }
+        *self.report.projections.entry(projection).or_default() += tally;
+        // A record counts once, whatever number of projections it concerns; what no record brought counts in each.
+        let Tally { healed, gaps, reprojected, oldest_ms, .. } = tally;
+        self.report.total += Tally { healed, gaps, reprojected, oldest_ms, ..Tally::default() };
+    }
+
+    /// The report, once every record has its outcome.
+    pub fn into_report(self, usage: Usage) -> Report {
+        let mut report = self.report;
+        for (outcome, position) in self.outcomes.into_iter().zip(self.positions) {
+            if let Some(outcome) = outcome {
+                report.total.count(outcome);
+                if outcome == Outcome::Failed {
+                    report.failed_at(position);
+                }
+            }
+        }
+        let Tally { applied, duplicate, parked, failed, .. } = report.total;
+        assert_eq!(applied + duplicate + parked + failed + report.ignored_total(), report.records, "every record has exactly one outcome");
+        report.usage = usage;
+        report
     }
 }

@@ -1,9 +1,8 @@
-//! The engine: a batch of stream records in, exact rows out, and an account of every record.
+//! The worker: takes lanes and plans, which are values, to the store.
 //!
-//! Decoding, lanes and plans are values; this module takes them to the store. What goes wrong on the way ends in one of three places:
-//! an event that cannot be applied parks its aggregate, trouble with the infrastructure fails the records it hits (they are
-//! delivered again), and if most of what a projection looks at would have to be parked nothing of it is, for then it is the deployment
-//! that is at fault.
+//! Every failure ends in one of three ways. An event that cannot be applied parks its aggregate. An infrastructure failure fails the
+//! records it hits, and they are delivered again. If most of a projection's aggregates would have to be parked, nothing of that
+//! projection is parked, because then the deployment is at fault.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,12 +20,13 @@ use crate::{
     engine::{
         breaker::Breaker,
         decode::{Body, Ignored, Poison, Record, decode},
-        lane::{AfterRefusal, Lane, Park, Step, Write},
-        plan,
-        report::{Outcome, Report, Tally},
+        error::AdvanceError,
+        lane::{AfterRefusal, Lane, Park, Step},
+        plan::{self, Planned},
+        report::{Ledger, Report},
         reproject::{Trust, fold_history},
     },
-    retry::Deadline,
+    retry::{Deadline, DeadlineExceeded},
     store::{
         Store, StoreError,
         events::PAGE_EVENTS,
@@ -39,8 +39,8 @@ use crate::{
 /// table takes (4,000).
 pub(crate) const CONCURRENCY: usize = 32;
 
-/// How many events one invocation may read to project aggregates anew whose rule has changed: a second or two of reading. What is
-/// under way by then is finished; what is left fails and is delivered again, and a rebuild makes short work of it.
+/// How many events one invocation may read to re-project aggregates whose rule has changed: one to two seconds of reading. Aggregates
+/// already in progress are finished; the rest fails and is delivered again. A rebuild is the fast way to do all of them.
 const REPROJECTED_EVENTS_MAX: u64 = 20_000;
 
 /// The engine, over one store and one list of projections.
@@ -51,11 +51,22 @@ pub struct Worker {
     reprojected_events_max: u64,
 }
 
-/// How far to go.
+/// What happens to an aggregate whose next event cannot be applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum IfStuck {
+    /// It is parked.
+    Park,
+    /// It is parked, unless the breaker finds the deployment at fault: then it fails.
+    AskBreaker,
+    /// It stays stuck, without a mark on its row, because the table is not the live one.
+    Leave,
+}
+
+/// How long to continue.
 #[derive(Clone, Copy)]
 pub(crate) struct Limits<'a> {
     deadline: Deadline,
-    /// Events that may still be read to project anew; without it, as many as there are.
+    /// How many events may still be read for re-projection; `None` for any number.
     reprojected_events: Option<&'a AtomicU64>,
 }
 
@@ -66,21 +77,13 @@ impl From<Deadline> for Limits<'_> {
 }
 
 /// A record that cannot be read and names no event: parked by itself.
-pub(crate) struct Stray {
+struct Stray {
     record: usize,
     poison: Poison,
 }
 
 /// What the records of one aggregate hold, by their index in the batch.
 type History = Vec<(usize, Result<Arc<RecordedEvent>, Poison>)>;
-
-/// What a batch comes to before anything is written.
-struct Intake {
-    lanes: Vec<Lane>,
-    strays: Vec<Stray>,
-    ignored: Vec<(usize, Ignored)>,
-    unusable: Vec<(usize, &'static str)>,
-}
 
 impl Worker {
     /// A worker for these projections.
@@ -89,7 +92,7 @@ impl Worker {
         Self { store, registry, breaker: Mutex::default(), reprojected_events_max: REPROJECTED_EVENTS_MAX }
     }
 
-    /// The same worker with another bound on the events that an invocation reads to project aggregates anew whose rule has changed.
+    /// The same worker with another limit on the events that one invocation reads to re-project aggregates whose rule has changed.
     #[must_use]
     pub fn with_reprojection_budget(mut self, events: u64) -> Self {
         self.reprojected_events_max = events;
@@ -112,82 +115,54 @@ impl Worker {
     pub async fn process<R: AsRef<RawValue>>(&self, batch: &[R], deadline: Deadline) -> Report {
         let before = self.store.usage();
         let records: Vec<Record> = batch.iter().map(|raw| decode(raw.as_ref())).collect();
-        let positions: Vec<_> = records.iter().map(|record| record.sequence.clone()).collect();
-        let Intake { lanes, strays, ignored, unusable } = self.group_by_aggregate(records);
-
-        let mut report = Report { records: batch.len() as u64, ..Report::default() };
-        let mut outcomes: Vec<Option<Outcome>> = vec![None; batch.len()];
-        let fail = |report: &mut Report, outcomes: &mut [Option<Outcome>], record: usize, reason: String| {
-            outcomes[record] = Some(Outcome::Failed);
-            *report.reasons.entry(reason).or_default() += 1;
-        };
-        for (record, reason) in unusable {
-            fail(&mut report, &mut outcomes, record, reason.to_owned());
-        }
-        let left = AtomicU64::new(self.reprojected_events_max);
-        // Only where what fails is delivered again.
-        let reprojected_events = deadline.is_some().then_some(&left);
-        let (lanes, strays) = self.advance_all(lanes, strays, Limits { deadline, reprojected_events }).await;
+        let mut ledger = Ledger::new(records.iter().map(|record| record.sequence.clone()).collect());
+        let (histories, strays) = self.group_by_aggregate(records, &mut ledger);
+        let lanes = self.lanes(histories);
+        let budget = AtomicU64::new(self.reprojected_events_max);
+        // Only where failed records are delivered again.
+        let reprojected_events = deadline.is_some().then_some(&budget);
+        let (lanes, strays) = self.advance_with_strays(lanes, strays, IfStuck::AskBreaker, Limits { deadline, reprojected_events }).await;
         for (stray, result) in strays {
             match result {
-                Ok(()) => outcomes[stray.record] = Some(Outcome::Parked),
-                Err(reason) => fail(&mut report, &mut outcomes, stray.record, reason),
+                Ok(()) => ledger.parked(stray.record),
+                Err(error) => ledger.failed(stray.record, error.to_string()),
             }
         }
         for lane in lanes {
-            let failed = lane.outcomes.iter().filter(|(_, outcome)| *outcome == Outcome::Failed).count() as u64;
-            if let Some(reason) = lane.failure {
-                *report.reasons.entry(reason).or_default() += failed;
-            }
-            for (record, outcome) in lane.outcomes {
-                outcomes[record] = outcomes[record].max(Some(outcome));
-            }
-            *report.projections.entry(lane.rule.name()).or_default() += lane.tally;
-            // A record counts once, whatever number of projections it concerns; what no record brought counts in each.
-            let Tally { healed, gaps, reprojected, oldest_ms, .. } = lane.tally;
-            report.total += Tally { healed, gaps, reprojected, oldest_ms, ..Tally::default() };
+            ledger.add(lane.rule.name(), lane.outcomes, lane.tally, lane.failure);
         }
-        for (record, reason) in ignored {
-            assert!(outcomes[record].is_none(), "a record that is ignored has no other outcome");
-            *report.ignored.entry(reason).or_default() += 1;
-        }
-        for (outcome, position) in outcomes.into_iter().zip(positions) {
-            if let Some(outcome) = outcome {
-                report.total.count(outcome);
-                if outcome == Outcome::Failed {
-                    report.failed_at(position);
-                }
-            }
-        }
-        let counted = report.total.applied + report.total.duplicate + report.total.parked + report.total.failed + report.ignored_total();
-        assert_eq!(counted, report.records, "every record has exactly one outcome");
-        report.usage = self.store.usage() - before;
-        report
+        ledger.into_report(self.store.usage() - before)
     }
 
-    /// Sorts records into lanes: one for each aggregate and projection that an event concerns.
-    fn group_by_aggregate(&self, records: Vec<Record>) -> Intake {
-        let mut intake = Intake { lanes: Vec::new(), strays: Vec::new(), ignored: Vec::new(), unusable: Vec::new() };
+    /// Sorts records by aggregate. Those that concern no projection get their outcome at once.
+    fn group_by_aggregate(&self, records: Vec<Record>, ledger: &mut Ledger) -> (BTreeMap<AggregateId, History>, Vec<Stray>) {
         let mut histories: BTreeMap<AggregateId, History> = BTreeMap::new();
+        let mut strays = Vec::new();
         let known = |event_type: &str| self.registry.projections().iter().any(|rule| rule.event_types().contains(&event_type));
         for (at, record) in records.into_iter().enumerate() {
             match record.body {
-                Body::Ignored(reason) => intake.ignored.push((at, reason)),
-                Body::Unusable(reason) => intake.unusable.push((at, reason)),
+                Body::Ignored(reason) => ledger.ignore(at, reason),
+                Body::Unusable(reason) => ledger.failed(at, reason.to_owned()),
                 Body::Event(event) => {
                     if !known(&event.event_type) {
-                        intake.ignored.push((at, Ignored::UnknownType));
+                        ledger.ignore(at, Ignored::UnknownType);
                     }
                     histories.entry(event.aggregate.clone()).or_default().push((at, Ok(Arc::new(event))));
                 }
                 Body::Poison(poison) => match (&poison.event, poison.event_type.as_deref()) {
-                    (Some(_), Some(event_type)) if !known(event_type) => intake.ignored.push((at, Ignored::UnknownType)),
+                    (Some(_), Some(event_type)) if !known(event_type) => ledger.ignore(at, Ignored::UnknownType),
                     (Some((aggregate, _)), Some(_)) => histories.entry(aggregate.clone()).or_default().push((at, Err(poison))),
-                    // Nobody can tell which projections it concerns. Those it does find the hole and look into the store.
-                    _ => intake.strays.push(Stray { record: at, poison }),
+                    // Nobody can tell which projections it concerns. Those it does concern find the hole and read the event store.
+                    _ => strays.push(Stray { record: at, poison }),
                 },
             }
         }
+        (histories, strays)
+    }
+
+    /// One lane for each aggregate and projection that an event concerns.
+    fn lanes(&self, histories: BTreeMap<AggregateId, History>) -> Vec<Lane> {
+        let mut lanes = Vec::new();
         for (aggregate, history) in histories {
             for rule in self.registry.projections() {
                 let mut lane = Lane::new(*rule, aggregate.clone());
@@ -198,72 +173,85 @@ impl Worker {
                     }
                 }
                 if lane.prepare() {
-                    intake.lanes.push(lane);
+                    lanes.push(lane);
                 }
             }
         }
-        intake
+        lanes
     }
 
-    /// Advances lanes that no record brought.
-    pub(crate) async fn advance(&self, lanes: Vec<Lane>, deadline: Deadline) -> Vec<Lane> {
-        self.advance_all(lanes, Vec::new(), deadline.into()).await.0
+    /// Advances lanes until each is finished: at its last event, parked or failed; or stuck, with [`IfStuck::Leave`].
+    pub(crate) async fn advance(&self, lanes: Vec<Lane>, if_stuck: IfStuck, deadline: Deadline) -> Vec<Lane> {
+        self.advance_with_strays(lanes, Vec::new(), if_stuck, deadline.into()).await.0
     }
 
-    /// Advances lanes until each is done, parked or failed.
-    async fn advance_all(&self, lanes: Vec<Lane>, strays: Vec<Stray>, limits: Limits<'_>) -> (Vec<Lane>, Vec<(Stray, Result<(), String>)>) {
-        let (mut finished, to_park) = self.drive(lanes, limits).await;
-        // Once a batch: a lane that comes back from being parked has been looked at.
-        let tripped = self.tripped(&finished, &to_park, &strays);
+    async fn advance_with_strays(
+        &self,
+        lanes: Vec<Lane>,
+        strays: Vec<Stray>,
+        if_stuck: IfStuck,
+        limits: Limits<'_>,
+    ) -> (Vec<Lane>, Vec<(Stray, Result<(), AdvanceError>)>) {
+        let lanes = self.drive(lanes, limits).await;
+        // Asked once for each batch: a lane that continues after its parking was refused has been counted.
+        let tripped = match if_stuck {
+            IfStuck::AskBreaker => self.tripped(&lanes, &strays),
+            IfStuck::Park | IfStuck::Leave => BTreeSet::new(),
+        };
         let strays = self.park_strays(strays, tripped.contains(NO_PROJECTION), limits.deadline).await;
-        finished.extend(self.park_all(to_park, &tripped, limits).await);
-        (finished, strays)
+        let lanes = if if_stuck == IfStuck::Leave { lanes } else { self.park_stuck(lanes, &tripped, limits).await };
+        (lanes, strays)
     }
 
     /// The projections of which nothing may be parked.
-    pub(crate) fn tripped(&self, finished: &[Lane], to_park: &[(Lane, Park)], strays: &[Stray]) -> BTreeSet<&'static str> {
-        let mut looked_at: BTreeMap<&'static str, Vec<(&str, bool)>> = BTreeMap::new();
-        for lane in finished.iter().filter(|lane| lane.failure.is_none()) {
+    fn tripped(&self, lanes: &[Lane], strays: &[Stray]) -> BTreeSet<&'static str> {
+        let mut seen: BTreeMap<&'static str, Vec<(&str, bool)>> = BTreeMap::new();
+        for lane in lanes.iter().filter(|lane| lane.failure.is_none()) {
+            if lane.stuck().is_some() {
+                seen.entry(lane.rule.name()).or_default().push((lane.aggregate.as_str(), true));
+                continue;
+            }
             for projection in [lane.rule.name(), NO_PROJECTION] {
-                looked_at.entry(projection).or_default().push((lane.aggregate.as_str(), false));
+                seen.entry(projection).or_default().push((lane.aggregate.as_str(), false));
             }
         }
-        let bad = to_park.iter().map(|(lane, _)| (lane.rule.name(), lane.aggregate.as_str()));
-        for (projection, id) in bad.chain(strays.iter().map(|stray| (NO_PROJECTION, stray.poison.record_id.as_str()))) {
-            looked_at.entry(projection).or_default().push((id, true));
+        for stray in strays {
+            seen.entry(NO_PROJECTION).or_default().push((stray.poison.record_id.as_str(), true));
         }
         let mut breaker = self.breaker.lock().unwrap_or_else(PoisonError::into_inner);
-        looked_at.into_iter().filter_map(|(projection, aggregates)| breaker.trips(projection, aggregates).then_some(projection)).collect()
+        seen.into_iter().filter_map(|(projection, aggregates)| breaker.trips(projection, aggregates).then_some(projection)).collect()
     }
 
-    /// Parks lanes, and takes on those that moved on meanwhile.
-    pub(crate) async fn park_all(&self, mut to_park: Vec<(Lane, Park)>, tripped: &BTreeSet<&'static str>, limits: Limits<'_>) -> Vec<Lane> {
+    /// Parks the lanes that are stuck, and continues with those whose rows have moved meanwhile.
+    async fn park_stuck(&self, mut lanes: Vec<Lane>, tripped: &BTreeSet<&'static str>, limits: Limits<'_>) -> Vec<Lane> {
         let mut finished = Vec::new();
-        while !to_park.is_empty() {
-            let parked = to_park.into_iter().map(|(lane, park)| {
-                let tripped = tripped.contains(lane.rule.name());
-                self.park(lane, park, tripped, limits)
-            });
-            let lanes = stream::iter(parked).buffer_unordered(CONCURRENCY).collect().await;
-            let (done, again) = self.drive(lanes, limits).await;
+        loop {
+            let (stuck, done): (Vec<_>, Vec<_>) = lanes.into_iter().partition(|lane| lane.stuck().is_some());
             finished.extend(done);
-            to_park = again;
+            if stuck.is_empty() {
+                return finished;
+            }
+            let parked = stuck.into_iter().map(|lane| {
+                let tripped = tripped.contains(lane.rule.name());
+                self.park(lane, tripped, limits)
+            });
+            let parked = stream::iter(parked).buffer_unordered(CONCURRENCY).collect().await;
+            lanes = self.drive(parked, limits).await;
         }
-        finished
     }
 
-    async fn park_strays(&self, strays: Vec<Stray>, tripped: bool, deadline: Deadline) -> Vec<(Stray, Result<(), String>)> {
+    async fn park_strays(&self, strays: Vec<Stray>, tripped: bool, deadline: Deadline) -> Vec<(Stray, Result<(), AdvanceError>)> {
         let parked = strays.into_iter().map(|stray| async move {
-            if let Some(reason) = why_not_parked(tripped, deadline) {
-                return (stray, Err(reason));
-            }
-            let result = self.park_stray(&stray.poison, deadline).await.map(drop).map_err(|error| error.to_string());
+            let result = match why_not_parked(tripped, deadline) {
+                Some(error) => Err(error),
+                None => self.park_stray(&stray.poison, deadline).await.map(drop).map_err(AdvanceError::from),
+            };
             (stray, result)
         });
         stream::iter(parked).buffer_unordered(CONCURRENCY).collect().await
     }
 
-    /// Parks a record that nobody can tell whom it concerns, and returns the reason.
+    /// Parks a record that names no event, and returns the reason.
     pub(crate) async fn park_stray(&self, poison: &Poison, deadline: Deadline) -> Result<String, StoreError> {
         let Poison { event, reason, payload, record_id, .. } = poison;
         let reason = match event {
@@ -272,89 +260,72 @@ impl Worker {
         };
         tracing::warn!(record_id, reason, "record parked");
         let version = event.as_ref().map(|event| event.1);
-        let parking = Parking { projection: None, aggregate: None, record_id, version, reason: &reason, payload };
-        self.store.park_record(&parking, deadline).await?;
+        let parking = Parking { version, reason: &reason, payload: Some(payload) };
+        self.store.park_record(record_id, &parking, deadline).await?;
         Ok(reason)
     }
 
-    async fn park(&self, mut lane: Lane, park: Park, tripped: bool, limits: Limits<'_>) -> Lane {
-        if let Some(reason) = why_not_parked(tripped, limits.deadline) {
-            lane.fail(reason);
+    /// Parks the aggregate of a lane that is stuck.
+    async fn park(&self, mut lane: Lane, tripped: bool, limits: Limits<'_>) -> Lane {
+        if let Some(error) = why_not_parked(tripped, limits.deadline) {
+            lane.fail(error);
             return lane;
         }
-        let Park { after, after_revision, version, reason, payload } = &park;
-        let parking = Parking {
-            projection: Some(lane.rule.name()),
-            aggregate: Some(&lane.aggregate),
-            record_id: "",
-            version: Some(*version),
-            reason,
-            payload,
-        };
-        match self.store.park(lane.rule, (*after, *after_revision), &parking, limits.deadline).await {
+        let Some(Park { after, blocked }) = lane.stuck() else { return lane };
+        let parking = Parking { version: Some(blocked.version), reason: &blocked.reason, payload: blocked.payload.as_deref() };
+        match self.store.park(lane.rule, &lane.aggregate, *after, &parking, limits.deadline).await {
             Ok(Commit::Done) => {
+                let (version, reason) = (blocked.version, &blocked.reason);
                 tracing::warn!(projection = lane.rule.name(), aggregate = %lane.aggregate, %version, reason, "aggregate parked");
                 lane.parked();
+                lane
             }
             Ok(Commit::Refused(mut causes)) => match causes.pop() {
                 Some(Cause::Condition { row, .. }) => {
                     let next = lane.refused(row.map(|row| *row), None);
-                    self.follow(&mut lane, next, limits).await;
+                    self.follow_up(lane, next, limits).await
                 }
-                Some(Cause::Invalid(reason)) => lane.fail(format!("parking is refused: {reason}")),
-                Some(Cause::Other) | None => lane.fail("parking is refused: look at the parking table's key schema".to_owned()),
+                Some(Cause::Invalid(reason)) => failed(lane, AdvanceError::ParkingRefused(reason)),
+                Some(Cause::Other) | None => failed(lane, AdvanceError::ParkingRefused("no reason is given")),
             },
-            Ok(Commit::Invalid(reason)) => lane.fail(format!("parking is refused: {reason}")),
-            Err(error) => lane.fail(error.to_string()),
+            Ok(Commit::Invalid(reason)) => failed(lane, AdvanceError::ParkingRefused(reason)),
+            Err(error) => failed(lane, error.into()),
         }
-        lane
     }
 
-    /// Takes lanes as far as they go without being parked: those that are finished, and those to park.
-    pub(crate) async fn drive(&self, lanes: Vec<Lane>, limits: Limits<'_>) -> (Vec<Lane>, Vec<(Lane, Park)>) {
-        let (writes, mut idle) = self.next_writes(lanes, limits).await;
-        let groups = plan::group(writes).into_iter().map(|group| self.drive_group(group, limits));
+    /// Advances lanes as far as possible without parking: each is then finished or stuck.
+    async fn drive(&self, lanes: Vec<Lane>, limits: Limits<'_>) -> Vec<Lane> {
+        let (planned, mut idle) = self.next_writes(lanes, limits).await;
+        let groups = plan::group(planned).into_iter().map(|group| self.drive_group(group, limits));
         let driven: Vec<Vec<Lane>> = stream::iter(groups).buffer_unordered(CONCURRENCY).collect().await;
         idle.extend(driven.into_iter().flatten());
-        let (mut finished, mut to_park) = (Vec::new(), Vec::new());
-        for mut lane in idle {
-            match lane.step() {
-                Step::Park(park) => to_park.push((lane, park)),
-                _ => finished.push(lane),
-            }
-        }
-        (finished, to_park)
+        idle
     }
 
-    async fn drive_group(&self, mut writes: Vec<(Lane, Box<Write>)>, limits: Limits<'_>) -> Vec<Lane> {
+    async fn drive_group(&self, mut planned: Vec<Planned>, limits: Limits<'_>) -> Vec<Lane> {
         let mut idle = Vec::new();
-        while !writes.is_empty() {
+        while !planned.is_empty() {
             let mut lanes = Vec::new();
-            for pack in plan::pack(writes) {
+            for pack in plan::pack(planned) {
                 lanes.extend(self.commit(pack, limits).await);
             }
             let (next, done) = self.next_writes(lanes, limits).await;
             idle.extend(done);
-            writes = next;
+            planned = next;
         }
         idle
     }
 
-    /// The next write of each lane, reading rows where a lane needs its own; and the lanes that have none.
-    async fn next_writes(&self, lanes: Vec<Lane>, limits: Limits<'_>) -> (Vec<(Lane, Box<Write>)>, Vec<Lane>) {
-        let (mut writes, mut idle) = (Vec::new(), Vec::new());
-        let mut lanes = lanes;
+    /// The next write of each lane, after reading the row of each lane that needs it; and the lanes that have none.
+    async fn next_writes(&self, mut lanes: Vec<Lane>, limits: Limits<'_>) -> (Vec<Planned>, Vec<Lane>) {
+        let (mut planned, mut idle) = (Vec::new(), Vec::new());
         while !lanes.is_empty() {
             let mut readers: BTreeMap<&'static str, Vec<Lane>> = BTreeMap::new();
             for mut lane in lanes {
                 match lane.step() {
-                    Step::Read if limits.deadline.passed() => {
-                        lane.fail(StoreError::DeadlineExceeded.to_string());
-                        idle.push(lane);
-                    }
-                    Step::Write(write) => writes.push((lane, write)),
+                    Step::Write(write) => planned.push(Planned { lane, write }),
                     Step::Read => readers.entry(lane.rule.name()).or_default().push(lane),
-                    Step::Done | Step::Park(_) => idle.push(lane),
+                    Step::Idle => idle.push(lane),
                 }
             }
             lanes = Vec::new();
@@ -362,97 +333,107 @@ impl Worker {
                 lanes.extend(self.read(readers, limits).await);
             }
         }
-        (writes, idle)
+        (planned, idle)
     }
 
     /// Reads the home rows of lanes of one projection.
-    async fn read(&self, mut lanes: Vec<Lane>, limits: Limits<'_>) -> Vec<Lane> {
+    async fn read(&self, lanes: Vec<Lane>, limits: Limits<'_>) -> Vec<Lane> {
+        if limits.deadline.passed() {
+            return all_failed(lanes, &DeadlineExceeded.into());
+        }
         let aggregates: Vec<_> = lanes.iter().map(|lane| lane.aggregate.clone()).collect();
         match self.store.read_rows(lanes[0].rule, &aggregates, limits.deadline).await {
             Ok(mut rows) => {
-                for lane in &mut lanes {
+                let read = lanes.into_iter().map(|mut lane| {
                     let next = lane.read(rows.remove(&lane.aggregate));
-                    self.follow(lane, next, limits).await;
-                }
+                    (lane, next)
+                });
+                self.follow_up_all(read.collect(), limits).await
             }
-            Err(error) => lanes.iter_mut().for_each(|lane| lane.fail(error.to_string())),
+            Err(error) => all_failed(lanes, &error.into()),
         }
-        lanes
     }
 
-    /// Commits writes that go together, and tells the lanes what came of it.
-    async fn commit(&self, mut pack: Vec<(Lane, Box<Write>)>, limits: Limits<'_>) -> Vec<Lane> {
-        // Asked here and not where writes are planned: a batch is planned in a moment, and written for as long as it takes.
+    /// Commits writes that go together, and reports the result to their lanes.
+    async fn commit(&self, mut pack: Vec<Planned>, limits: Limits<'_>) -> Vec<Lane> {
+        // Checked here and not where writes are planned: planning a batch takes a moment, writing it takes its time.
         if limits.deadline.passed() {
-            for (lane, _) in &mut pack {
-                lane.fail(StoreError::DeadlineExceeded.to_string());
-            }
-            return pack.into_iter().map(|(lane, _)| lane).collect();
+            return all_failed(lanes_of(pack), &DeadlineExceeded.into());
         }
-        let rule = pack[0].0.rule;
-        let raised = pack.iter().fold(Change::default(), |all, (_, write)| all.then(write.change.monotone()));
-        let committed = match self.store.apply_monotone(rule, &raised, limits.deadline).await {
+        let rule = pack[0].lane.rule;
+        let monotone = pack.iter().fold(Change::default(), |all, planned| all.then(planned.write.change.monotone()));
+        let committed = match self.store.apply_monotone(rule, &monotone, limits.deadline).await {
             Ok(Ok(())) => self.commit_sums(rule, &pack, limits.deadline).await,
             Ok(Err(reason)) => Ok(Commit::Invalid(reason)),
             Err(error) => Err(error),
         };
         match committed {
-            Ok(Commit::Done) => pack.iter_mut().for_each(|(lane, write)| lane.written(write)),
-            Ok(Commit::Refused(causes)) => {
-                for ((lane, write), cause) in pack.iter_mut().zip(causes) {
-                    match cause {
-                        Cause::Other => {}
-                        Cause::Invalid(reason) => lane.invalid(write, reason),
-                        Cause::Condition { row, applied_maybe } => {
-                            let next = lane.refused(row.map(|row| *row), applied_maybe.then_some(&**write));
-                            self.follow(lane, next, limits).await;
-                        }
-                    }
-                }
+            Ok(Commit::Done) => {
+                pack.iter_mut().for_each(|Planned { lane, write }| lane.written(write));
+                lanes_of(pack)
             }
-            Ok(Commit::Invalid(reason)) if pack.len() == 1 => pack.iter_mut().for_each(|(lane, write)| lane.invalid(write, reason)),
+            Ok(Commit::Refused(causes)) => {
+                let refused = pack.into_iter().zip(causes).map(|(Planned { mut lane, write }, cause)| {
+                    let next = match cause {
+                        Cause::Other => AfterRefusal::Continue,
+                        Cause::Invalid(reason) => {
+                            lane.invalid(&write, reason);
+                            AfterRefusal::Continue
+                        }
+                        Cause::Condition { row, applied_maybe } => lane.refused(row.map(|row| *row), applied_maybe.then_some(&*write)),
+                    };
+                    (lane, next)
+                });
+                self.follow_up_all(refused.collect(), limits).await
+            }
+            Ok(Commit::Invalid(reason)) if pack.len() == 1 => {
+                pack.iter_mut().for_each(|Planned { lane, write }| lane.invalid(write, reason));
+                lanes_of(pack)
+            }
             Ok(Commit::Invalid(_)) => {
                 let half = pack.split_off(pack.len() / 2);
                 let mut lanes = Box::pin(self.commit(pack, limits)).await;
                 lanes.extend(Box::pin(self.commit(half, limits)).await);
-                return lanes;
+                lanes
             }
-            Err(error) => pack.iter_mut().for_each(|(lane, _)| lane.fail(error.to_string())),
+            Err(error) => all_failed(lanes_of(pack), &error.into()),
         }
-        pack.into_iter().map(|(lane, _)| lane).collect()
     }
 
-    async fn commit_sums(
-        &self,
-        rule: &'static dyn DynProjection,
-        pack: &[(Lane, Box<Write>)],
-        deadline: Deadline,
-    ) -> Result<Commit, StoreError> {
-        let shared = plan::by_row(pack.iter().flat_map(|(_, write)| &write.shared));
-        let homes: Vec<_> = pack.iter().map(|(_, write)| &write.home).collect();
+    async fn commit_sums(&self, rule: &'static dyn DynProjection, pack: &[Planned], deadline: Deadline) -> Result<Commit, StoreError> {
+        let shared = plan::by_row(pack.iter().flat_map(|planned| &planned.write.shared));
+        let homes: Vec<_> = pack.iter().map(|planned| &planned.write.home).collect();
         self.store.commit(rule, &homes, &shared, deadline).await
     }
 
+    /// Does what each refusal calls for, for several lanes at once.
+    async fn follow_up_all(&self, refused: Vec<(Lane, AfterRefusal)>, limits: Limits<'_>) -> Vec<Lane> {
+        let followed = refused.into_iter().map(|(lane, next)| self.follow_up(lane, next, limits));
+        stream::iter(followed).buffer_unordered(CONCURRENCY).collect().await
+    }
+
     /// Does what a refusal calls for.
-    async fn follow(&self, lane: &mut Lane, mut next: AfterRefusal, limits: Limits<'_>) {
+    async fn follow_up(&self, mut lane: Lane, mut next: AfterRefusal, limits: Limits<'_>) -> Lane {
         let deadline = limits.deadline;
         loop {
             next = match next {
-                AfterRefusal::Continue => return,
+                AfterRefusal::Continue => return lane,
                 AfterRefusal::Heal(from, to) => match self.store.load_page(&lane.aggregate, from..=to, PAGE_EVENTS, deadline).await {
                     Ok(stored) => lane.heal(from, to, stored),
-                    Err(error) => return lane.fail(error.to_string()),
+                    Err(error) => return failed(lane, error.into()),
                 },
                 AfterRefusal::Reproject(_) if limits.reprojected_events.is_some_and(|left| left.load(Relaxed) == 0) => {
-                    return lane.fail(format!("{BUDGET_REASON} `rebuild-projection {}` does all of it", lane.rule.name()));
+                    let projection = lane.rule.name();
+                    return failed(lane, AdvanceError::ReprojectionBudgetSpent { projection });
                 }
                 AfterRefusal::Reproject(row) => {
                     match fold_history(&self.store, lane.rule, &lane.aggregate, Version(u64::MAX), deadline).await {
                         Ok(folded) => {
                             limits.spend(folded.due.previous().0);
-                            return lane.replace(&row, &folded, Trust::Row);
+                            lane.replace(&row, &folded, Trust::Row);
+                            return lane;
                         }
-                        Err(error) => return lane.fail(error.to_string()),
+                        Err(error) => return failed(lane, error.into()),
                     }
                 }
             };
@@ -468,16 +449,29 @@ impl Limits<'_> {
     }
 }
 
-const BUDGET_REASON: &str = "an older revision of the rule wrote the row, and this invocation has projected as much anew as it may: delivered \
-     again, it goes on;";
-
-/// Why what should be parked is not, if so.
-fn why_not_parked(tripped: bool, deadline: Deadline) -> Option<String> {
-    if deadline.passed() { Some(StoreError::DeadlineExceeded.to_string()) } else { tripped.then(|| BREAKER_REASON.to_owned()) }
+impl From<DeadlineExceeded> for AdvanceError {
+    fn from(exceeded: DeadlineExceeded) -> Self {
+        Self::Store(exceeded.into())
+    }
 }
 
-const BREAKER_REASON: &str = "more than half of the projection's aggregates would be parked: it is the deployment that is at fault, so nothing \
-     is parked; fix or roll it back";
+fn failed(mut lane: Lane, error: AdvanceError) -> Lane {
+    lane.fail(error);
+    lane
+}
+
+fn all_failed(lanes: Vec<Lane>, error: &AdvanceError) -> Vec<Lane> {
+    lanes.into_iter().map(|lane| failed(lane, error.clone())).collect()
+}
+
+fn lanes_of(pack: Vec<Planned>) -> Vec<Lane> {
+    pack.into_iter().map(|planned| planned.lane).collect()
+}
+
+/// Why something that should be parked is not, if so.
+fn why_not_parked(tripped: bool, deadline: Deadline) -> Option<AdvanceError> {
+    if deadline.passed() { Some(DeadlineExceeded.into()) } else { tripped.then_some(AdvanceError::BreakerTripped) }
+}
 
 fn push_poison(lane: &mut Lane, poison: &Poison, record: usize) {
     let concerns = poison.event_type.as_deref().is_some_and(|name| lane.rule.event_types().contains(&name));

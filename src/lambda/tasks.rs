@@ -5,7 +5,6 @@
 
 use std::{
     collections::BTreeMap,
-    fmt::Display,
     time::{Duration, Instant},
 };
 
@@ -19,9 +18,13 @@ use crate::{
     Worker,
     age::Age,
     operations::{
-        rebuild::{self, segment::SegmentRebuild},
+        error::{OperationError, find_projection},
+        rebuild::{
+            self,
+            segment::{Resume, SegmentRebuild},
+        },
         recent::Recent,
-        verify::{Finding, Options},
+        verify::{self, Options, RowFinding},
     },
     progress::Counts,
     retry::Deadline,
@@ -170,10 +173,11 @@ async fn rebuild(worker: &Worker, task: RebuildAnswer, time: Duration) -> Result
     if task.done {
         return Ok(result(task, &before));
     }
-    let mut segment = SegmentRebuild::new(worker, rule, rebuild::Task::Rebuild, segment, (task.cursor.clone(), before));
+    let mut segment =
+        SegmentRebuild::new(worker, rule, rebuild::Task::Rebuild, segment, Resume { cursor: task.cursor.clone(), counts: before });
     let done = advance(&mut segment, task.cursor.as_ref(), time).await?;
-    let (cursor, counts) = segment.checkpoint();
-    let cursor = cursor.filter(|_| !done).cloned();
+    let Resume { cursor, counts } = segment.resume();
+    let cursor = cursor.filter(|_| !done);
     log_progress("rebuild", rule.name(), Some((task.segment, task.segments)), done, counts);
     Ok(result(RebuildAnswer { cursor, done, counts, ..task }, &before))
 }
@@ -181,7 +185,7 @@ async fn rebuild(worker: &Worker, task: RebuildAnswer, time: Duration) -> Result
 /// Rebuilds a segment until it is done or its time is up. Returns whether it is done.
 async fn advance(segment: &mut SegmentRebuild<'_>, start: Option<&Cursor>, time: Duration) -> Result<bool, Diagnostic> {
     let (deadline, close_after) = (Deadline::at(Instant::now() + time), Instant::now() + time / OPEN_FOR_A_PART_IN);
-    let has_moved = |segment: &SegmentRebuild| segment.checkpoint().0 != start;
+    let has_moved = |segment: &SegmentRebuild| segment.resume().cursor.as_ref() != start;
     loop {
         let stepped = match segment.step(deadline).await {
             Ok(true) if !has_moved(segment) && Instant::now() >= close_after => segment.close(deadline).await.map(|()| true),
@@ -194,7 +198,7 @@ async fn advance(segment: &mut SegmentRebuild<'_>, start: Option<&Cursor>, time:
                 tracing::warn!("a page is left for the next invocation: {error}");
                 return Ok(false);
             }
-            Err(error) => return Err(no_progress(&error, deadline)),
+            Err(error) => return Err(no_progress(&error)),
         }
     }
 }
@@ -208,8 +212,8 @@ async fn catch_up(worker: &Worker, CatchUp { projection, since }: CatchUp, time:
         match recent.step(deadline).await {
             Ok(true) if !deadline.passed() => {}
             Ok(more) => break !more,
-            Err(_) if deadline.passed() => break false,
-            Err(error) => return Err(no_progress(&error, deadline)),
+            Err(error) if error.is_deadline() => break false,
+            Err(error) => return Err(no_progress(&error)),
         }
     };
     let counts = recent.counts();
@@ -226,11 +230,11 @@ async fn verify(worker: &Worker, Verify { projection, sample }: Verify, time: Du
     }
     let deadline = Deadline::at(Instant::now() + time);
     let options = Options { segments: VERIFY_SEGMENTS, sample, repair: false };
-    let verified = worker.verify(rule, options, deadline).await.map_err(|error| {
+    let verified = verify::verify(worker, rule, options, deadline).await.map_err(|error| {
         let too_short = "the function's time is too short to verify all rows: verify a sample, or run `projector verify`";
         Diagnostic {
             error_type: "Unfinished".to_owned(),
-            error_message: if deadline.passed() { too_short.to_owned() } else { error.to_string() },
+            error_message: if error.is_deadline() { too_short.to_owned() } else { error.to_string() },
         }
     })?;
     let (clean, shared) = (verified.is_clean(), verified.shared.len());
@@ -240,24 +244,24 @@ async fn verify(worker: &Worker, Verify { projection, sample }: Verify, time: Du
         clean,
         events = verified.events,
         aggregates = verified.aggregates,
-        missing = count(Finding::Missing),
-        drifted = count(Finding::Drifted),
-        ahead = count(Finding::Ahead),
-        behind = count(Finding::Behind),
-        outdated = count(Finding::Outdated),
-        parked = count(Finding::Parked),
-        orphaned = count(Finding::Orphaned),
+        missing = count(RowFinding::Missing),
+        drifted = count(RowFinding::Drifted),
+        ahead = count(RowFinding::Ahead),
+        behind = count(RowFinding::Behind),
+        outdated = count(RowFinding::Outdated),
+        parked = count(RowFinding::Parked),
+        orphaned = count(RowFinding::Orphaned),
         shared,
         "verification"
     );
-    let findings = Finding::ALL.iter().map(|finding| (finding.text(), count(*finding))).collect();
+    let findings = RowFinding::ALL.iter().map(|finding| (finding.text(), count(*finding))).collect();
     let differing = (verified.home.len() + shared) as u64;
     let answer = VerifyAnswer { projection, clean, events: verified.events, aggregates: verified.aggregates, findings, shared };
     Ok(TaskResult { answer: Answer::Verify(answer), projection: rule.name(), count: TaskCount::Differing(differing) })
 }
 
 fn rule(worker: &Worker, projection: &str) -> Result<&'static dyn DynProjection, Diagnostic> {
-    worker.registry().get(projection).ok_or_else(|| invalid(worker.unknown_projection(projection).to_string()))
+    find_projection(worker.registry(), projection).map_err(|error| invalid(error.to_string()))
 }
 
 /// One line with the totals so far, and with a rebuild's segment and the number of segments.
@@ -274,8 +278,8 @@ fn invalid(error_message: String) -> Diagnostic {
 }
 
 /// The error of an invocation that did not complete a single page.
-fn no_progress(error: &impl Display, deadline: Deadline) -> Diagnostic {
-    let error_message = if deadline.passed() {
+fn no_progress(error: &OperationError) -> Diagnostic {
+    let error_message = if error.is_deadline() {
         "the function's time is too short for one page of the event store: raise its timeout; completed work is kept".to_owned()
     } else {
         error.to_string()

@@ -1,19 +1,17 @@
-//! Advancing one aggregate to the head of its history in the event store, whatever the stream has brought.
-
-use std::collections::BTreeSet;
+//! Advancing aggregates to the head of their histories in the event store, whatever the stream has brought.
 
 use futures::{StreamExt as _, stream};
-
 use projection_vocabulary::{AggregateId, DynProjection, HomeRow, Version};
 
 use crate::{
-    engine::worker::CONCURRENCY,
     engine::{
         content::concerns,
-        lane::{Lane, Park, UNEXPLAINED_MAX, UNEXPLAINED_REASON, newer_revision},
-        reproject::fold_history,
-        worker::Worker,
+        error::AdvanceError,
+        lane::{Lane, ParkedBy, UNEXPLAINED_MAX},
+        reproject::{Trust, fold_history},
+        worker::{CONCURRENCY, IfStuck, Worker},
     },
+    operations::error::{OperationError, refuse_newer_revision},
     progress::Counts,
     retry::Deadline,
     store::{
@@ -22,226 +20,191 @@ use crate::{
     },
 };
 
-pub use crate::engine::reproject::Trust;
-
 /// Where an aggregate stands after catching up, in one projection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Standing {
-    /// Its row is the fold of all that the event store has of it.
+    /// Its row is the fold of everything that the event store has of it.
     Head,
-    /// It is parked, for this reason if it is since now.
+    /// Parked. `Some(reason)` if this call parked it, `None` if it already was.
     Parked(Option<String>),
 }
 
-/// What catching up came to.
+/// The result of catching up with one aggregate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CaughtUp {
     /// Where the aggregate stands.
     pub standing: Standing,
-    /// Events read from the event store and counted now.
+    /// How many events were read from the event store and counted now.
     pub applied: u64,
-    /// Whether its row was projected anew: its rule had changed, or it stood on another history than the event store's.
+    /// Whether its row was re-projected: its rule had changed, or it stood on another history than the event store's.
     pub reprojected: bool,
 }
 
-/// Why an aggregate could not be caught up. Nothing is known to be wrong with the aggregate: try again.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct Failed(pub(crate) String);
-
-impl From<StoreError> for Failed {
-    fn from(error: StoreError) -> Self {
-        Self(error.to_string())
-    }
-}
-
-/// What becomes of an aggregate whose next event cannot be applied.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum IfStuck {
-    /// It is parked.
-    Park,
-    /// It is parked unless the breaker says that the deployment is at fault.
-    AskBreaker,
-    /// Its row stays where it is, without a mark: its table is not the live one.
-    Leave,
-}
-
-/// What the event store says of a row.
-enum Finding {
-    /// These items follow; what lies between the row and this version does not concern the rule.
+/// How the event store compares with a row.
+enum Position {
+    /// The row is behind: these items follow, and nothing between the row and this version concerns the projection.
     Behind(Version, Vec<Stored>),
-    /// Nothing that concerns the rule follows.
+    /// Nothing that concerns the projection follows the row.
     AtHead,
-    /// It has another event at the row's version, or none.
+    /// The event store has another event at the row's version, or none.
     OtherHistory,
 }
 
-impl Worker {
-    /// Advances an aggregate to the head of its history by consistent reads. It may run while the stream is worked.
-    ///
-    /// A row that an older revision wrote, or whose last event is not the event store's (restored to an earlier point, say), is
-    /// projected anew; by [`Trust::Store`] any row is, even one that is ahead of the event store. A parked aggregate stays parked.
-    ///
-    /// # Errors
-    /// [`Failed`].
-    pub async fn catch_up(
-        &self,
-        rule: &'static dyn DynProjection,
-        id: &AggregateId,
-        trust: Trust,
-        deadline: Deadline,
-    ) -> Result<CaughtUp, Failed> {
-        // No breaker: somebody asked for this one aggregate.
-        self.catch_up_one(rule, id, (trust, IfStuck::Park), deadline).await
-    }
-
-    /// The same for one of many that nobody has looked at.
-    pub(crate) async fn sweep(
-        &self,
-        rule: &'static dyn DynProjection,
-        id: &AggregateId,
-        if_stuck: IfStuck,
-        deadline: Deadline,
-    ) -> Result<CaughtUp, Failed> {
-        self.catch_up_one(rule, id, (Trust::Row, if_stuck), deadline).await
-    }
-
-    async fn catch_up_one(
-        &self,
-        rule: &'static dyn DynProjection,
-        id: &AggregateId,
-        (trust, if_stuck): (Trust, IfStuck),
-        deadline: Deadline,
-    ) -> Result<CaughtUp, Failed> {
-        let mut caught_up = CaughtUp { standing: Standing::Parked(None), applied: 0, reprojected: false };
-        let (mut before, mut unmoved) = (None, 0);
-        loop {
-            if deadline.passed() {
-                return Err(StoreError::DeadlineExceeded.into());
-            }
-            let row = self.store().read_rows(rule, std::slice::from_ref(id), deadline).await?.remove(id).unwrap_or_default();
-            if row.parked_at.is_some() {
-                return Ok(caught_up);
-            }
-            if row.revision > rule.revision() {
-                return Err(Failed(newer_revision(rule, row.revision)));
-            }
-            let found = Some((row.version, row.revision, row.last_event_id.clone()));
-            unmoved = if found == before { unmoved + 1 } else { 0 };
-            // What other workers do moves it; a row that something else wrote may take no write at all.
-            if unmoved > UNEXPLAINED_MAX {
-                return Err(Failed(UNEXPLAINED_REASON.to_owned()));
-            }
-            before = found;
-            let mut lane = Lane::new(rule, id.clone());
-            let doubted = trust == Trust::Store && row.version > Version::NONE && !caught_up.reprojected;
-            let finding = if doubted { Finding::OtherHistory } else { self.compare(rule, id, &row, deadline).await? };
-            match finding {
-                Finding::AtHead => {
-                    caught_up.standing = Standing::Head;
-                    return Ok(caught_up);
-                }
-                Finding::Behind(from, stored) => {
-                    lane.push_stored(row.version, from, stored);
-                    lane.prepare();
-                }
-                Finding::OtherHistory => {
-                    let folded = fold_history(self.store(), rule, id, Version(u64::MAX), deadline).await?;
-                    lane.replace(&row, &folded, trust);
-                }
-            }
-            let (mut lanes, to_park) = self.drive(vec![lane], deadline.into()).await;
-            caught_up.standing = Standing::Parked(to_park.first().map(|(_, Park { reason, .. })| reason.clone()));
-            if if_stuck == IfStuck::Leave && !to_park.is_empty() {
-                caught_up.applied += to_park.iter().map(|(lane, _)| lane.tally.healed).sum::<u64>();
-                return Ok(caught_up);
-            }
-            let tripped = if if_stuck == IfStuck::AskBreaker { self.tripped(&lanes, &to_park, &[]) } else { BTreeSet::new() };
-            lanes.extend(self.park_all(to_park, &tripped, deadline.into()).await);
-            for lane in lanes {
-                caught_up.applied += lane.tally.healed;
-                caught_up.reprojected |= lane.tally.reprojected > 0;
-                if let Some(reason) = lane.failure {
-                    return Err(Failed(reason));
-                }
-            }
-        }
-    }
-
-    /// Whether events follow a row that concern the rule.
-    pub(crate) async fn is_behind(
-        &self,
-        rule: &'static dyn DynProjection,
-        id: &AggregateId,
-        row: &HomeRow,
-        deadline: Deadline,
-    ) -> Result<bool, StoreError> {
-        Ok(matches!(self.compare(rule, id, row, deadline).await?, Finding::Behind(..)))
-    }
-
-    /// Looks at what follows a row in the event store, up to the first page with something for the rule in it.
-    async fn compare(
-        &self,
-        rule: &'static dyn DynProjection,
-        id: &AggregateId,
-        row: &HomeRow,
-        deadline: Deadline,
-    ) -> Result<Finding, StoreError> {
-        if row.version > Version::NONE && row.revision < rule.revision() {
-            return Ok(Finding::OtherHistory);
-        }
-        // Beginning with the event that the row stands on.
-        let mut from = row.version.max(Version::NONE.next());
-        // Up to here without a hole: one among events that do not concern the rule is a hole all the same.
-        let mut passed = from.previous();
-        loop {
-            let mut page = self.store().load_page(id, from..=Version(u64::MAX), PAGE_EVENTS, deadline).await?;
-            let next = (page.len() == PAGE_EVENTS).then(|| page[PAGE_EVENTS - 1].version().next());
-            if from == row.version {
-                if !page.first().is_some_and(|stored| stands_on(row, stored)) {
-                    return Ok(Finding::OtherHistory);
-                }
-                page.remove(0);
-                passed = from;
-            }
-            if page.iter().any(|stored| concerns(rule, stored)) {
-                return Ok(Finding::Behind(passed.next(), page));
-            }
-            for stored in page {
-                if stored.version() == passed.next() {
-                    passed = stored.version();
-                }
-            }
-            let Some(next) = next else { return Ok(Finding::AtHead) };
-            from = next;
-        }
-    }
+/// Advances an aggregate to the head of its history by consistent reads. It may run while the worker runs.
+///
+/// A row that an older revision wrote, or whose last event is not the event store's (which was restored to an earlier point, say), is
+/// re-projected; with [`Trust::Store`] any row is, even one that is ahead of the event store. A parked aggregate stays parked.
+///
+/// # Errors
+/// [`OperationError`]: nothing is known to be wrong with the aggregate, so it can be tried again.
+pub async fn catch_up(
+    worker: &Worker,
+    rule: &'static dyn DynProjection,
+    id: &AggregateId,
+    trust: Trust,
+    deadline: Deadline,
+) -> Result<CaughtUp, OperationError> {
+    // No breaker: somebody asked for this one aggregate.
+    CatchUp { worker, rule, trust, if_stuck: IfStuck::Park, deadline }.run(id).await
 }
 
-fn stands_on(row: &HomeRow, stored: &Stored) -> bool {
-    matches!(stored, Stored::Event(event) if event.version == row.version && Some(&event.event_id) == row.last_event_id.as_ref())
-}
-
-/// Advances aggregates to the heads of their histories, and counts what came of it.
-pub(crate) async fn sweep_all(
+/// Catches up with many aggregates that nobody has looked at, and counts the results.
+pub(crate) async fn catch_up_all(
     worker: &Worker,
     rule: &'static dyn DynProjection,
     behind: &[AggregateId],
     if_stuck: IfStuck,
     counts: &mut Counts,
     deadline: Deadline,
-) -> Result<(), Failed> {
-    let each = behind.iter().map(|id| worker.sweep(rule, id, if_stuck, deadline));
-    let swept: Vec<Result<CaughtUp, Failed>> = stream::iter(each).buffer_unordered(CONCURRENCY).collect().await;
+) -> Result<(), OperationError> {
+    let catch_up = CatchUp { worker, rule, trust: Trust::Row, if_stuck, deadline };
+    let results: Vec<_> = stream::iter(behind.iter().map(|id| catch_up.run(id))).buffer_unordered(CONCURRENCY).collect().await;
     let mut failure = None;
-    for swept in swept {
-        match swept {
-            // Another may have been quicker.
+    for result in results {
+        match result {
+            // Another worker may have been quicker.
             Ok(CaughtUp { standing: Standing::Head, applied, reprojected }) => counts.caught_up += u64::from(applied > 0 || reprojected),
             Ok(_) if if_stuck == IfStuck::Leave => counts.stopped += 1,
             Ok(_) => counts.parked += 1,
-            Err(failed) => failure = Some(failed),
+            Err(error) => failure = Some(error),
         }
     }
     failure.map_or(Ok(()), Err)
+}
+
+struct CatchUp<'a> {
+    worker: &'a Worker,
+    rule: &'static dyn DynProjection,
+    trust: Trust,
+    if_stuck: IfStuck,
+    deadline: Deadline,
+}
+
+impl CatchUp<'_> {
+    async fn run(&self, id: &AggregateId) -> Result<CaughtUp, OperationError> {
+        let Self { worker, rule, trust, deadline, .. } = *self;
+        let mut caught_up = CaughtUp { standing: Standing::Parked(None), applied: 0, reprojected: false };
+        let (mut before, mut unmoved) = (None, 0);
+        loop {
+            deadline.check()?;
+            let row = worker.store().read_row(rule, id, deadline).await?;
+            if row.parked_at.is_some() {
+                return Ok(caught_up);
+            }
+            refuse_newer_revision(rule, row.revision)?;
+            let found = Some((row.watermark(), row.last_event_id.clone()));
+            unmoved = if found == before { unmoved + 1 } else { 0 };
+            // Other workers move the row; a row that something else wrote may take no write at all.
+            if unmoved > UNEXPLAINED_MAX {
+                return Err(AdvanceError::Unexplained.into());
+            }
+            before = found;
+            let mut lane = Lane::new(rule, id.clone());
+            let doubted = trust == Trust::Store && row.version > Version::NONE && !caught_up.reprojected;
+            let position = if doubted { Position::OtherHistory } else { compare(worker, rule, id, &row, deadline).await? };
+            match position {
+                Position::AtHead => {
+                    caught_up.standing = Standing::Head;
+                    return Ok(caught_up);
+                }
+                Position::Behind(from, stored) => {
+                    lane.push_stored(row.version, from, stored);
+                    lane.prepare();
+                }
+                Position::OtherHistory => {
+                    let folded = fold_history(worker.store(), rule, id, Version(u64::MAX), deadline).await?;
+                    lane.replace(&row, &folded, trust);
+                }
+            }
+            let lanes = worker.advance(vec![lane], self.if_stuck, deadline).await;
+            caught_up.standing = Standing::Parked(None);
+            for lane in lanes {
+                caught_up.applied += lane.tally.healed;
+                caught_up.reprojected |= lane.tally.reprojected > 0;
+                if let Some(park) = lane.stuck() {
+                    caught_up.standing = Standing::Parked(Some(park.blocked.reason.clone()));
+                    return Ok(caught_up);
+                }
+                if let Some(ParkedBy::ThisLane(reason)) = lane.parked {
+                    caught_up.standing = Standing::Parked(Some(reason));
+                }
+                if let Some(error) = lane.failure {
+                    return Err(error.into());
+                }
+            }
+        }
+    }
+}
+
+/// Whether events that concern the projection follow a row.
+pub(crate) async fn is_behind(
+    worker: &Worker,
+    rule: &'static dyn DynProjection,
+    id: &AggregateId,
+    row: &HomeRow,
+    deadline: Deadline,
+) -> Result<bool, StoreError> {
+    Ok(matches!(compare(worker, rule, id, row, deadline).await?, Position::Behind(..)))
+}
+
+/// Reads what follows a row in the event store, up to the first page that has something for the projection.
+async fn compare(
+    worker: &Worker,
+    rule: &'static dyn DynProjection,
+    id: &AggregateId,
+    row: &HomeRow,
+    deadline: Deadline,
+) -> Result<Position, StoreError> {
+    if row.version > Version::NONE && row.revision < rule.revision() {
+        return Ok(Position::OtherHistory);
+    }
+    // Beginning with the event that the row stands on.
+    let mut from = row.version.max(Version::NONE.next());
+    // Up to here without a hole: a hole among events that do not concern the projection is a hole all the same.
+    let mut contiguous = from.previous();
+    loop {
+        let mut page = worker.store().load_page(id, from..=Version(u64::MAX), PAGE_EVENTS, deadline).await?;
+        let next = (page.len() == PAGE_EVENTS).then(|| page[PAGE_EVENTS - 1].version().next());
+        if from == row.version {
+            if !page.first().is_some_and(|stored| stands_on(row, stored)) {
+                return Ok(Position::OtherHistory);
+            }
+            page.remove(0);
+            contiguous = from;
+        }
+        if page.iter().any(|stored| concerns(rule, stored)) {
+            return Ok(Position::Behind(contiguous.next(), page));
+        }
+        for stored in page {
+            if stored.version() == contiguous.next() {
+                contiguous = stored.version();
+            }
+        }
+        let Some(next) = next else { return Ok(Position::AtHead) };
+        from = next;
+    }
+}
+
+fn stands_on(row: &HomeRow, stored: &Stored) -> bool {
+    matches!(stored, Stored::Event(event) if event.version == row.version && Some(&event.event_id) == row.last_event_id.as_ref())
 }

@@ -1,6 +1,6 @@
-//! Histories out of pages: what a scan or an export has of events, aggregate by aggregate, beside the row that each aggregate has.
+//! Turns pages of events, from a scan or an export, into histories: aggregate by aggregate, each with its row.
 //!
-//! However long a history is, a pass holds a row and a fold of it.
+//! However long a history is, only its row and its fold are in memory.
 
 use std::collections::BTreeSet;
 
@@ -12,43 +12,43 @@ use crate::{
     store::{Store, StoreError, events::Stored},
 };
 
-/// How far to fold a history, by the row beside it.
+/// Up to which version to fold a history, given its row.
 pub type UpTo = fn(&dyn DynProjection, &HomeRow) -> Version;
 
-/// Goes through histories.
-pub struct Pass {
+/// Histories in the order of the pages.
+pub struct Histories {
     rule: &'static dyn DynProjection,
     up_to: UpTo,
-    /// The aggregate whose history may go on with the next page.
+    /// The aggregate whose history may continue on the next page.
     open: Option<Visit>,
 }
 
-/// One aggregate: its row, read after its first events were, and what they come to.
+/// One aggregate: its row, which is read after its first events, and their fold.
 pub struct Visit {
     /// The aggregate.
     pub aggregate: AggregateId,
-    /// Its row when its first event was met.
+    /// Its row, read when its first event was met.
     pub row: HomeRow,
-    /// The fold as far as it was asked for.
+    /// The fold up to the version asked for.
     pub folded: HistoryFold,
-    /// How many events follow the row that concern the rule.
+    /// How many events that concern the projection follow the row.
     pub beyond: u64,
-    /// The first version that was met: if it is not 1, this is a piece of a history.
+    /// The first version that was met; if it is not 1, this is only a part of the history.
     pub first: Version,
     up_to: Version,
 }
 
-impl Pass {
-    /// A pass for a rule.
+impl Histories {
+    /// No pages yet.
     #[must_use]
     pub fn new(rule: &'static dyn DynProjection, up_to: UpTo) -> Self {
         Self { rule, up_to, open: None }
     }
 
-    /// Takes the next page, and gives those aggregates whose histories have ended. The last of the page stays open.
+    /// Takes the next page, and returns the aggregates whose histories have ended. The last aggregate of the page stays open.
     ///
     /// # Errors
-    /// [`StoreError`]: begin again behind the last one that was given.
+    /// [`StoreError`]: start again after the last aggregate that was returned.
     pub async fn page(&mut self, store: &Store, page: Vec<(AggregateId, Stored)>, deadline: Deadline) -> Result<Vec<Visit>, StoreError> {
         let opened = |open: &Option<Visit>, id: &AggregateId| open.as_ref().is_some_and(|visit| visit.aggregate == *id);
         let begin: BTreeSet<_> = page.iter().map(|(id, _)| id).filter(|id| !opened(&self.open, id)).cloned().collect();
@@ -70,13 +70,13 @@ impl Pass {
         Ok(ended)
     }
 
-    /// The aggregate that is open.
+    /// The aggregate whose history may continue.
     #[must_use]
     pub fn open(&self) -> Option<&AggregateId> {
         self.open.as_ref().map(|visit| &visit.aggregate)
     }
 
-    /// The last aggregate, when there are no more pages.
+    /// The last aggregate, once there are no more pages.
     pub fn end(&mut self) -> Option<Visit> {
         self.open.take()
     }

@@ -1,8 +1,9 @@
-//! Every row of a projection by today's rule, in place, while the worker keeps running; and its cousin that only helps those behind.
+//! Rebuilds every row with the current rule, in place, while the worker runs; also drives catch-up scans.
 //!
-//! A scan of the event store, or an export of it, gives histories (`pass`); a row that an older revision wrote, or that is not
-//! there, is replaced by the fold of its history in the transaction that a live worker would make (`reproject`). What a row's
-//! `revision` says is done is not done again, so a rebuild may be stopped anywhere, run twice, and be run by many at once.
+//! A scan of the event store, or an export of it, gives [`histories`](super::histories). A row that an older revision wrote, or that is
+//! missing, is replaced by the fold of its history in the same transaction that a live worker would make
+//! ([`reproject`](crate::engine::reproject)). A row of the current revision is left alone, so a rebuild may be stopped anywhere,
+//! run twice, and be run by many processes at once.
 
 pub mod segment;
 
@@ -12,25 +13,26 @@ use projection_vocabulary::{AggregateId, DynProjection, HomeRow, Version};
 
 use crate::{
     engine::{
-        lane::{Lane, newer_revision},
-        reproject::{Stop, fold_history},
-        worker::Worker,
+        lane::Lane,
+        reproject::{FoldStop, Trust, fold_history},
+        worker::{IfStuck, Worker},
     },
     operations::{
-        catch_up::{Failed, IfStuck, Trust, sweep_all},
-        histories::{Pass, Visit},
+        catch_up::catch_up_all,
+        error::{OperationError, refuse_newer_revision},
+        histories::{Histories, Visit},
     },
     progress::Counts,
     retry::Deadline,
     store::events::Stored,
 };
 
-/// What to do with the rows that a pass meets.
+/// What to do with the rows of the histories.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Task {
-    /// Bring rows to today's rule. An aggregate with an event that cannot be applied is parked in front of it.
+    /// Bring rows to the current rule. An aggregate with an event that cannot be applied is parked just before that event.
     Rebuild,
-    /// The same into an empty table of its own. Nothing is parked, for what is parked belongs to the table that is live.
+    /// Build the rows in an empty table of their own. Nothing is parked, because parking entries belong to the live table.
     IntoTable,
     /// Only count what a rebuild would do.
     DryRun,
@@ -38,64 +40,68 @@ pub enum Task {
     CatchUp,
 }
 
-/// A pass over histories that does something about rows.
+impl Task {
+    fn if_stuck(self) -> IfStuck {
+        if self == Self::IntoTable { IfStuck::Leave } else { IfStuck::AskBreaker }
+    }
+}
+
+/// Brings the rows of histories up to date.
 pub struct Rebuild<'a> {
     worker: &'a Worker,
     rule: &'static dyn DynProjection,
     task: Task,
-    pass: Pass,
+    histories: Histories,
     counts: Counts,
 }
 
 impl<'a> Rebuild<'a> {
-    /// A pass with this task.
+    /// A rebuild that has read nothing yet.
     #[must_use]
     pub fn new(worker: &'a Worker, rule: &'static dyn DynProjection, task: Task) -> Self {
         let up_to = if task == Task::CatchUp { |_: &dyn DynProjection, _: &HomeRow| Version::NONE } else { up_to };
-        Self { worker, rule, task, pass: Pass::new(rule, up_to), counts: Counts::default() }
+        Self { worker, rule, task, histories: Histories::new(rule, up_to), counts: Counts::default() }
     }
 
-    /// What it came to so far.
+    /// The counts so far.
     #[must_use]
     pub fn counts(&self) -> Counts {
         self.counts
     }
 
-    /// Takes the next page of events. They may come in any order and in pieces; where most histories come whole and in order, it
-    /// costs least.
+    /// Takes the next page of events. They may come in any order and in parts; it costs least if most histories come whole and in
+    /// order.
     ///
     /// # Errors
-    /// [`Failed`]: each row is as it was or done; begin again in front of the first aggregate that was not settled.
-    pub async fn page(&mut self, page: Vec<(AggregateId, Stored)>, deadline: Deadline) -> Result<(), Failed> {
+    /// [`OperationError`]: each row is unchanged or done; start again before the first aggregate that was not applied.
+    pub async fn page(&mut self, page: Vec<(AggregateId, Stored)>, deadline: Deadline) -> Result<(), OperationError> {
         self.counts.events += page.len() as u64;
-        let ended = self.pass.page(self.worker.store(), page, deadline).await?;
-        self.settle(ended, deadline).await
+        let ended = self.histories.page(self.worker.store(), page, deadline).await?;
+        self.apply(ended, deadline).await
     }
 
-    /// Settles what is still open, when there are no more pages.
+    /// Applies the last history, once there are no more pages.
     ///
     /// # Errors
-    /// [`Failed`], as before.
-    pub async fn end(&mut self, deadline: Deadline) -> Result<(), Failed> {
-        let last = self.pass.end();
-        self.settle(last.into_iter().collect(), deadline).await
+    /// [`OperationError`], as for a page.
+    pub async fn end(&mut self, deadline: Deadline) -> Result<(), OperationError> {
+        let last = self.histories.end();
+        self.apply(last.into_iter().collect(), deadline).await
     }
 
-    async fn settle(&mut self, visits: Vec<Visit>, deadline: Deadline) -> Result<(), Failed> {
+    async fn apply(&mut self, visits: Vec<Visit>, deadline: Deadline) -> Result<(), OperationError> {
         let (mut replacements, mut behind) = (BTreeMap::new(), Vec::new());
         for visit in visits {
             self.counts.aggregates += 1;
             let row = &visit.row;
-            if row.revision > self.rule.revision() {
-                return Err(Failed(newer_revision(self.rule, row.revision)));
-            }
+            refuse_newer_revision(self.rule, row.revision)?;
             if row.parked_at.is_some() {
                 self.counts.parked += 1;
                 continue;
             }
             let stale = row.version > Version::NONE && row.revision < self.rule.revision();
             let missing = row.version == Version::NONE && visit.beyond > 0;
-            // Where a history comes in pieces, one may have been counted already: what follows is for catching up.
+            // Where a history comes in parts, one of them may be in already: the rest is caught up with.
             let again = replacements.contains_key(&visit.aggregate);
             if (stale || missing) && self.task != Task::CatchUp && !again {
                 let aggregate = visit.aggregate.clone();
@@ -113,36 +119,42 @@ impl<'a> Rebuild<'a> {
         self.catch_up(behind, deadline).await
     }
 
-    /// What to put in the place of a row, if it is anything. What lies beyond a hole is for catching up, which parks or finds it.
+    /// What replaces a row, if anything does. What lies beyond a hole is caught up with, which finds it or parks the aggregate.
     async fn replacement(
         &mut self,
         visit: Visit,
         behind: &mut Vec<AggregateId>,
         deadline: Deadline,
-    ) -> Result<Option<Replacement>, Failed> {
-        let Visit { aggregate, row, mut folded, first, .. } = visit;
-        // What was scanned may be a piece, or end where the row does not: that was read later, and what it stands on is there by now.
-        let whole = first == Version::NONE.next() && folded.stop.as_ref().is_none_or(Stop::is_poison);
-        if !whole || (folded.due <= row.version && folded.stop.is_none()) {
-            folded = fold_history(self.worker.store(), self.rule, &aggregate, Version(u64::MAX), deadline).await?;
-        }
+    ) -> Result<Option<Planned>, OperationError> {
+        let Visit { aggregate, row, folded, first, .. } = visit;
+        let whole = first == Version::NONE.next() && folded.stop.as_ref().is_none_or(FoldStop::is_poison);
+        // The scan may have brought only a part of the history, or less than the row, which was read later: the event store has the
+        // rest by now.
+        let folded = if !whole || (folded.due <= row.version && folded.stop.is_none()) {
+            fold_history(self.worker.store(), self.rule, &aggregate, Version(u64::MAX), deadline).await?
+        } else {
+            folded
+        };
         let fresh = folded.row();
         let existed = row.version > Version::NONE;
         let writes = existed || fresh.version > Version::NONE;
         let changes = writes && (row.own != fresh.own || row.contributions != fresh.contributions);
         let reaches = folded.due > row.version;
-        let poison = folded.stop.as_ref().filter(|stop| stop.is_poison());
+        let poison = match &folded.stop {
+            Some(FoldStop::Poison { reason, payload }) => Some((reason.clone(), payload.clone())),
+            Some(FoldStop::Hole) | None => None,
+        };
         match self.task {
             Task::DryRun => {
                 self.counts.stopped += u64::from(folded.stop.is_some() || !reaches);
                 self.counts.replaced(existed, changes, writes && reaches);
                 return Ok(None);
             }
-            // What does not even reach its row is counted where its lane ends.
+            // A fold that does not even reach its row is counted where its lane ends.
             Task::IntoTable => self.counts.stopped += u64::from(poison.is_some() && reaches),
             Task::Rebuild | Task::CatchUp => {}
         }
-        if folded.stop.is_some() && poison.is_none() {
+        if folded.stop == Some(FoldStop::Hole) {
             behind.push(aggregate.clone());
         }
         let mut lane = Lane::new(self.rule, aggregate);
@@ -150,67 +162,65 @@ impl<'a> Rebuild<'a> {
             lane.replace(&row, &folded, Trust::Row);
         }
         let parks = poison.filter(|_| self.task == Task::Rebuild && reaches);
-        if let Some(stop) = parks {
-            lane.push_stop(fresh.version, folded.due, stop.clone());
+        let needed = writes || parks.is_some();
+        if let Some((reason, payload)) = parks {
+            lane.push_poison_after(fresh.version, folded.due, reason, payload);
         }
-        Ok((writes || parks.is_some()).then_some(Replacement { lane, existed, writes, changes }))
+        Ok(needed.then_some(Planned { lane, existed, writes, changes }))
     }
 
-    /// Puts rows in place, and gives the aggregates whose rows others have written meanwhile: nobody knows how far.
-    async fn replace(&mut self, replacements: BTreeMap<AggregateId, Replacement>, deadline: Deadline) -> Result<Vec<AggregateId>, Failed> {
+    /// Replaces rows, and returns the aggregates whose rows others have written meanwhile: nobody knows how far.
+    async fn replace(
+        &mut self,
+        replacements: BTreeMap<AggregateId, Planned>,
+        deadline: Deadline,
+    ) -> Result<Vec<AggregateId>, OperationError> {
         let (mut lanes, mut planned) = (Vec::new(), BTreeMap::new());
-        for (aggregate, Replacement { lane, existed, writes, changes }) in replacements {
+        for (aggregate, Planned { lane, existed, writes, changes }) in replacements {
             lanes.push(lane);
             planned.insert(aggregate, (existed, writes, changes));
         }
-        let lanes = match self.task {
-            Task::IntoTable => {
-                let (finished, to_park) = self.worker.drive(lanes, deadline.into()).await;
-                self.counts.stopped += to_park.len() as u64;
-                finished
-            }
-            _ => self.worker.advance(lanes, deadline).await,
-        };
+        let lanes = self.worker.advance(lanes, self.task.if_stuck(), deadline).await;
         let (mut overtaken, mut failure) = (Vec::new(), None);
         for lane in lanes {
+            if lane.stuck().is_some() {
+                self.counts.stopped += 1;
+                continue;
+            }
             let (existed, writes, changes) = planned[&lane.aggregate];
             let written = lane.tally.reprojected > 0;
             self.counts.replaced(existed, changes, written);
-            self.counts.parked += u64::from(lane.waits);
+            self.counts.parked += u64::from(lane.parked.is_some());
             match lane.failure {
-                Some(reason) => failure = Some(Failed(reason)),
-                None if writes && !written && !lane.waits => overtaken.push(lane.aggregate),
+                Some(error) => failure = Some(error),
+                None if writes && !written && lane.parked.is_none() => overtaken.push(lane.aggregate),
                 None => {}
             }
         }
-        failure.map_or(Ok(overtaken), Err)
+        failure.map_or(Ok(overtaken), |error| Err(error.into()))
     }
 
-    async fn catch_up(&mut self, behind: Vec<AggregateId>, deadline: Deadline) -> Result<(), Failed> {
-        let if_stuck = match self.task {
-            Task::DryRun => {
-                self.counts.caught_up += behind.len() as u64;
-                return Ok(());
-            }
-            Task::IntoTable => IfStuck::Leave,
-            Task::Rebuild | Task::CatchUp => IfStuck::AskBreaker,
-        };
-        sweep_all(self.worker, self.rule, &behind, if_stuck, &mut self.counts, deadline).await
+    async fn catch_up(&mut self, behind: Vec<AggregateId>, deadline: Deadline) -> Result<(), OperationError> {
+        if self.task == Task::DryRun {
+            self.counts.caught_up += behind.len() as u64;
+            return Ok(());
+        }
+        catch_up_all(self.worker, self.rule, &behind, self.task.if_stuck(), &mut self.counts, deadline).await
     }
 }
 
-/// A row on its way into the place of another.
-struct Replacement {
+/// A row about to be replaced.
+struct Planned {
     lane: Lane,
     /// Whether there was a row.
     existed: bool,
-    /// Whether the lane writes it, or only parks its aggregate.
+    /// Whether the lane writes the row, or only parks the aggregate.
     writes: bool,
-    /// Whether it is not as it was.
+    /// Whether the new row differs from the old one.
     changes: bool,
 }
 
-/// A row of today's revision is not folded for.
+/// Nothing is folded for a row of the current revision.
 fn up_to(rule: &dyn DynProjection, row: &HomeRow) -> Version {
     let done = row.parked_at.is_some() || (row.version > Version::NONE && row.revision >= rule.revision());
     if done { Version::NONE } else { Version(u64::MAX) }

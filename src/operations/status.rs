@@ -1,7 +1,7 @@
 //! A projection at a glance: how many rows by which revision of its rule, and whether they are behind the event store.
 //!
-//! It proves nothing, which is for [`verify`](crate::operations::verify): of each event type it looks at the newest event alone. But it is cheap, and
-//! a worker that stands still shows at once.
+//! It proves nothing, which is the job of [`verify`](crate::operations::verify): it checks only the newest event of each event type. But
+//! it is cheap, and shows at once when the worker has stopped.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use crate::{
     engine::{content::concerns, worker::Worker},
     retry::Deadline,
     store::{
-        StoreError,
+        Store, StoreError,
         cursors::SavedCursor,
         events::{PAGE_EVENTS, Stored},
         home::Row,
@@ -20,16 +20,16 @@ use crate::{
     },
 };
 
-/// What there is to say of a projection, but for what is parked.
+/// The state of a projection, except what is parked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Status {
-    /// Its rows; `None` if they were not to be counted.
+    /// Its rows; `None` if they were not counted.
     pub rows: Option<Rows>,
-    /// When the newest event happened that the event store has of the rule's types; `None` if it has none that can be read.
+    /// The time of the newest event that concerns the projection; `None` if there is none that can be read.
     pub newest: Option<Timestamp>,
-    /// The aggregates of the newest events, one of each type, whose rows do not have them. An event on its way is one.
+    /// The aggregates of the newest event of each type whose rows do not have that event. An event in flight counts, too.
     pub behind: Vec<Behind>,
-    /// Where the segments of a rebuild stand that was begun and is not through: it is under way, or was interrupted.
+    /// The cursors of an unfinished rebuild: it is running, or was interrupted.
     pub rebuild: Vec<SavedCursor>,
 }
 
@@ -38,7 +38,7 @@ pub struct Status {
 pub struct Rows {
     /// Rows that a reader sees, shared ones included.
     pub seen: u64,
-    /// Home rows, by the revision of the rule that wrote them last.
+    /// Home rows, by the revision that wrote them last.
     pub by_revision: BTreeMap<u32, u64>,
 }
 
@@ -49,9 +49,9 @@ pub struct Behind {
     pub aggregate: AggregateId,
     /// The version of its row.
     pub version: Version,
-    /// The version of its newest event, as far as it was looked at.
+    /// The version of the newest event that was checked.
     pub head: Version,
-    /// When the first event happened that its row lacks.
+    /// The time of the first event that its row lacks.
     pub since: Timestamp,
 }
 
@@ -71,80 +71,84 @@ impl Rows {
     }
 }
 
-impl Worker {
-    /// Looks at a projection. Its rows are counted by a scan in so many segments at once, or not at all.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub async fn status(&self, rule: &'static dyn DynProjection, segments: Option<u32>, deadline: Deadline) -> Result<Status, StoreError> {
-        let rows = match segments {
-            Some(segments) => Some(self.count_rows(rule, segments, deadline).await?),
-            None => None,
-        };
-        let mut newest = Vec::new();
-        for event_type in rule.event_types() {
-            let stored = self.store().load_by_type(event_type, 1).await?;
-            newest.extend(stored.into_iter().filter_map(|stored| if let Stored::Event(event) = stored { Some(event) } else { None }));
-        }
-        Ok(Status {
-            rows,
-            newest: newest.iter().map(|event| event.timestamp.clone()).max(),
-            behind: self.behind(rule, newest, deadline).await?,
-            rebuild: self.store().saved_cursors(rule, deadline).await?,
-        })
+/// The state of a projection. Its rows are counted by a scan of this many segments at once, or not at all.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn status(
+    worker: &Worker,
+    rule: &'static dyn DynProjection,
+    segments: Option<u32>,
+    deadline: Deadline,
+) -> Result<Status, StoreError> {
+    let store = worker.store();
+    let rows = match segments {
+        Some(segments) => Some(count_rows(store, rule, segments, deadline).await?),
+        None => None,
+    };
+    let mut newest = Vec::new();
+    for event_type in rule.event_types() {
+        let stored = store.load_by_type(event_type, 1).await?;
+        newest.extend(stored.into_iter().filter_map(|stored| if let Stored::Event(event) = stored { Some(event) } else { None }));
     }
+    Ok(Status {
+        rows,
+        newest: newest.iter().map(|event| event.timestamp.clone()).max(),
+        behind: behind(store, rule, newest, deadline).await?,
+        rebuild: store.saved_cursors(rule, deadline).await?,
+    })
+}
 
-    async fn count_rows(&self, rule: &'static dyn DynProjection, segments: u32, deadline: Deadline) -> Result<Rows, StoreError> {
-        let counted = Segment::all(segments).map(|segment| async move {
-            let (mut rows, mut after) = (Rows::default(), None);
-            loop {
-                let (page, next) = self.store().scan_rows(rule, segment, after, deadline).await?;
-                for row in &page {
-                    rows.count(row);
-                }
-                after = next;
-                if after.is_none() {
-                    return Ok::<_, StoreError>(rows);
-                }
+async fn count_rows(store: &Store, rule: &'static dyn DynProjection, segments: u32, deadline: Deadline) -> Result<Rows, StoreError> {
+    let counted = Segment::all(segments).map(|segment| async move {
+        let (mut rows, mut after) = (Rows::default(), None);
+        loop {
+            let (page, next) = store.scan_rows(rule, segment, after, deadline).await?;
+            for row in &page {
+                rows.count(row);
             }
-        });
-        let add = async |mut all: Rows, Rows { seen, by_revision }| {
-            all.seen += seen;
-            for (revision, rows) in by_revision {
-                *all.by_revision.entry(revision).or_default() += rows;
+            after = next;
+            if after.is_none() {
+                return Ok::<_, StoreError>(rows);
             }
-            Ok(all)
-        };
-        stream::iter(counted).buffer_unordered(segments as usize).try_fold(Rows::default(), add).await
-    }
+        }
+    });
+    let add = async |mut all: Rows, Rows { seen, by_revision }| {
+        all.seen += seen;
+        for (revision, rows) in by_revision {
+            *all.by_revision.entry(revision).or_default() += rows;
+        }
+        Ok(all)
+    };
+    stream::iter(counted).buffer_unordered(segments as usize).try_fold(Rows::default(), add).await
+}
 
-    /// Those of the events' aggregates whose rows do not have them.
-    async fn behind(
-        &self,
-        rule: &'static dyn DynProjection,
-        events: Vec<RecordedEvent>,
-        deadline: Deadline,
-    ) -> Result<Vec<Behind>, StoreError> {
-        let mut heads: BTreeMap<AggregateId, RecordedEvent> = BTreeMap::new();
-        for event in events {
-            if heads.get(&event.aggregate).is_none_or(|known| known.version < event.version) {
-                heads.insert(event.aggregate.clone(), event);
-            }
+/// The aggregates of these events whose rows do not have them.
+async fn behind(
+    store: &Store,
+    rule: &'static dyn DynProjection,
+    events: Vec<RecordedEvent>,
+    deadline: Deadline,
+) -> Result<Vec<Behind>, StoreError> {
+    let mut heads: BTreeMap<AggregateId, RecordedEvent> = BTreeMap::new();
+    for event in events {
+        if heads.get(&event.aggregate).is_none_or(|known| known.version < event.version) {
+            heads.insert(event.aggregate.clone(), event);
         }
-        let aggregates: Vec<_> = heads.keys().cloned().collect();
-        // After the events: a row that moves meanwhile is not behind.
-        let rows = self.store().read_rows(rule, &aggregates, deadline).await?;
-        let mut behind = Vec::new();
-        for (aggregate, event) in heads {
-            let version = rows.get(&aggregate).map_or(Version::NONE, |row| row.version);
-            if version < event.version {
-                let lacking = self.store().load_page(&aggregate, version.next()..=event.version, PAGE_EVENTS, deadline).await?;
-                let first = lacking.into_iter().find(|stored| concerns(rule, stored));
-                // One that cannot be read has no time, and what follows a page of events of no concern is close to the newest.
-                let since = if let Some(Stored::Event(first)) = first { first.timestamp } else { event.timestamp };
-                behind.push(Behind { aggregate, version, head: event.version, since });
-            }
-        }
-        Ok(behind)
     }
+    let aggregates: Vec<_> = heads.keys().cloned().collect();
+    // Read after the events: a row that moves meanwhile is not behind.
+    let rows = store.read_rows(rule, &aggregates, deadline).await?;
+    let mut behind = Vec::new();
+    for (aggregate, event) in heads {
+        let version = rows.get(&aggregate).map_or(Version::NONE, |row| row.version);
+        if version < event.version {
+            let lacking = store.load_page(&aggregate, version.next()..=event.version, PAGE_EVENTS, deadline).await?;
+            let first = lacking.into_iter().find(|stored| concerns(rule, stored));
+            // One that cannot be read has no time, and what follows a page of events of no concern is close to the newest.
+            let since = if let Some(Stored::Event(first)) = first { first.timestamp } else { event.timestamp };
+            behind.push(Behind { aggregate, version, head: event.version, since });
+        }
+    }
+    Ok(behind)
 }

@@ -5,7 +5,7 @@ use aws_sdk_dynamodb::{
     types::CancellationReason,
 };
 
-use crate::retry::Attempt;
+use crate::retry::{Attempt, DeadlineExceeded};
 
 /// Infrastructure trouble: not the event's fault. The record is reported as failed, so Lambda delivers it again.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -31,6 +31,12 @@ pub enum StoreError {
     /// The invocation's time is used up.
     #[error("out of time: the rest is delivered again; raise the timeout or lower the batch size if it lasts")]
     DeadlineExceeded,
+}
+
+impl From<DeadlineExceeded> for StoreError {
+    fn from(DeadlineExceeded: DeadlineExceeded) -> Self {
+        Self::DeadlineExceeded
+    }
 }
 
 impl StoreError {

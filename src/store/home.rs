@@ -7,7 +7,8 @@ use std::{
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use projection_vocabulary::{
-    AggregateId, Attributes, Base, Cell, Change, Decimal, DynProjection, HomeRow, RESERVED, Resolved, RowKey, Sums, Value, Version,
+    AggregateId, Attributes, Base, Cell, Change, Decimal, DynProjection, HomeRow, RESERVED, RecordedEvent, Resolved, RowKey, Sums, Value,
+    Version, Watermark,
 };
 
 use super::{StoreError, expression::Expression, fresh_id};
@@ -24,19 +25,15 @@ pub struct HomeWrite {
     /// Whose row.
     pub aggregate: AggregateId,
     /// The watermark that the row must have.
-    pub after: Version,
-    /// The revision that the row must have, unless it is absent.
-    pub after_revision: u32,
+    pub after: Watermark,
     /// The watermark that it gets.
-    pub to: Version,
-    /// The revision that it gets.
-    pub revision: u32,
+    pub to: Watermark,
     /// The id of the event at `to`.
     pub event_id: Arc<str>,
     sets: Attributes,
     adds: BTreeMap<String, Decimal>,
     removes: BTreeSet<String>,
-    owned: BTreeSet<String>,
+    owned_names: BTreeSet<String>,
     /// The row that it must still be, if anything in this write was reckoned from it: another may have left its version and revision
     /// as they were.
     read: Option<Read>,
@@ -45,28 +42,18 @@ pub struct HomeWrite {
 }
 
 impl HomeWrite {
-    /// The write of a merged change.
+    /// The write of a merged change whose last event is `last`, over a row at version `after` of the same revision.
     #[must_use]
-    pub fn of(
-        aggregate: AggregateId,
-        after: Version,
-        to: Version,
-        revision: u32,
-        event_id: Arc<str>,
-        change: &Change,
-        resolved: &Resolved,
-    ) -> Self {
+    pub fn of(after: Version, revision: u32, last: &RecordedEvent, change: &Change, resolved: &Resolved) -> Self {
         let mut write = Self {
-            aggregate,
-            after,
-            after_revision: revision,
-            to,
-            revision,
-            event_id,
+            aggregate: last.aggregate.clone(),
+            after: Watermark { version: after, revision },
+            to: Watermark { version: last.version, revision },
+            event_id: last.event_id.clone(),
             sets: Attributes::new(),
             adds: contributed(&resolved.adds),
             removes: resolved.removes.iter().map(contribution_name).collect(),
-            owned: change.own().keys().cloned().collect(),
+            owned_names: change.own().keys().cloned().collect(),
             read: None,
             rewrites: false,
         };
@@ -89,7 +76,7 @@ impl HomeWrite {
 
     /// The same write, reckoned from this row.
     #[must_use]
-    pub fn reckoned_from(mut self, row: &HomeRow) -> Self {
+    pub fn computed_from(mut self, row: &HomeRow) -> Self {
         self.read = Some(Read::of(row));
         self
     }
@@ -103,15 +90,13 @@ impl HomeWrite {
         let removes = stale.owned.iter().cloned().chain(ended).filter(|name| !sets.contains_key(name)).collect();
         Self {
             aggregate,
-            after: stale.version,
-            after_revision: stale.revision,
-            to: fresh.version,
-            revision: fresh.revision,
+            after: stale.watermark(),
+            to: fresh.watermark(),
             event_id: fresh.last_event_id.clone().unwrap_or_default(),
             sets,
             adds: BTreeMap::new(),
             removes,
-            owned: fresh.owned.clone(),
+            owned_names: fresh.owned.clone(),
             read: Some(Read::of(stale)),
             rewrites: true,
         }
@@ -119,14 +104,14 @@ impl HomeWrite {
 
     pub(super) fn expression(&self) -> (Expression, String) {
         let mut expression = Expression::default();
-        if self.to == Version::NONE {
+        if self.to.version == Version::NONE {
             // Today's rule knows none of the events: the row is as if it had never had one.
             for name in ["version", "revision", "lastEventId"] {
                 expression.remove(name);
             }
         } else {
-            expression.set("version", number(self.to));
-            expression.set("revision", AttributeValue::N(self.revision.to_string()));
+            expression.set("version", number(self.to.version));
+            expression.set("revision", AttributeValue::N(self.to.revision.to_string()));
             expression.set("lastEventId", AttributeValue::S(self.event_id.to_string()));
         }
         for (name, value) in &self.sets {
@@ -135,13 +120,13 @@ impl HomeWrite {
         for (name, amount) in &self.adds {
             expression.add(name, AttributeValue::N(amount.to_string()));
         }
-        if !self.owned.is_empty() {
-            expression.add("owned", AttributeValue::Ss(self.owned.iter().cloned().collect()));
+        if !self.owned_names.is_empty() {
+            expression.add("owned", AttributeValue::Ss(self.owned_names.iter().cloned().collect()));
         }
         for name in &self.removes {
             expression.remove(name);
         }
-        let mut condition = condition(&mut expression, self.after, self.after_revision);
+        let mut condition = condition(&mut expression, self.after);
         if let Some(Read { rewritten, last_event_id }) = &self.read {
             let unchanged = [("rewritten", rewritten), ("lastEventId", last_event_id)].map(|(name, mark)| expression.unchanged(name, mark));
             condition = format!("{condition} AND {}", unchanged.join(" AND "));
@@ -170,11 +155,12 @@ impl Read {
 }
 
 /// The watermark is exactly `after`, written by this revision, and the aggregate is not parked.
-pub(super) fn condition(expression: &mut Expression, after: Version, revision: u32) -> String {
+pub(super) fn condition(expression: &mut Expression, after: Watermark) -> String {
     let (version, parked) = (expression.name("version"), expression.name("parkedAt"));
-    if after == Version::NONE {
+    if after.version == Version::NONE {
         return format!("attribute_not_exists({version}) AND attribute_not_exists({parked})");
     }
+    let Watermark { version: after, revision } = after;
     let after = expression.value(number(after));
     let written_by = (expression.name("revision"), expression.value(AttributeValue::N(revision.to_string())));
     format!("{version} = {after} AND {} = {} AND attribute_not_exists({parked})", written_by.0, written_by.1)
@@ -265,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_reckoned_from_a_row_holds_for_that_row_alone() {
+    fn what_is_computed_from_a_row_holds_for_that_row_alone() {
         let event = |id: &str| Some(Arc::from(id));
         let stale =
             HomeRow { version: Version(2), revision: 1, last_event_id: event("of a history that is no more"), ..HomeRow::default() };

@@ -41,20 +41,14 @@ const PAYLOAD_PART_BYTES: usize = 300 * 1024;
 /// The `projection` of a record that names no event.
 pub const NO_PROJECTION: &str = "-";
 
-/// What to park.
+/// Why an aggregate or a record is parked.
 pub struct Parking<'a> {
-    /// In which projection; none for a record that names no event.
-    pub projection: Option<&'a str>,
-    /// Which aggregate; none for a record that names none.
-    pub aggregate: Option<&'a AggregateId>,
-    /// Names the record if it names no aggregate.
-    pub record_id: &'a str,
-    /// The version that cannot be applied.
+    /// The version that cannot be applied; `None` if the record does not name it.
     pub version: Option<Version>,
     /// Why, without event data.
     pub reason: &'a str,
-    /// The record or event, as JSON.
-    pub payload: &'a str,
+    /// The record or event, as JSON; `None` if the event is missing or no single event is the cause.
+    pub payload: Option<&'a str>,
 }
 
 /// What is parked.
@@ -65,7 +59,7 @@ pub struct Parked {
     /// The aggregate, or `record#` and the record's id.
     pub aggregate: String,
     /// The version that cannot be applied.
-    pub version: Option<u64>,
+    pub version: Option<Version>,
     /// Why.
     pub reason: String,
     /// How often it was parked.
@@ -78,19 +72,14 @@ pub struct Parked {
     pub id: String,
 }
 
-impl Parking<'_> {
-    fn partition_key(&self) -> String {
-        self.aggregate.map_or_else(|| format!("record#{}", self.record_id), ToString::to_string)
-    }
-}
-
 impl Store {
     /// Parks a record that no aggregate's row can wait for.
     ///
     /// # Errors
     /// [`StoreError`]: the record must be reported as failed.
-    pub async fn park_record(&self, parking: &Parking<'_>, deadline: Deadline) -> Result<(), StoreError> {
-        self.write_parking(self.parking_actions(parking).collect(), deadline).await.map(drop)
+    pub async fn park_record(&self, record_id: &str, parking: &Parking<'_>, deadline: Deadline) -> Result<(), StoreError> {
+        let actions = self.parking_actions(&format!("record#{record_id}"), NO_PROJECTION, parking);
+        self.write_parking(actions.collect(), deadline).await.map(drop)
     }
 
     /// Writes to the parking table alone. Returns whether it did: it did not if a condition does not hold.
@@ -119,10 +108,14 @@ impl Store {
     }
 
     /// The writes that park something. Repeating them counts up and keeps the first sighting.
-    pub(super) fn parking_actions(&self, parking: &Parking<'_>) -> impl Iterator<Item = TransactWriteItem> {
-        let projection = parking.projection.unwrap_or(NO_PROJECTION);
-        let aggregate = AttributeValue::S(parking.partition_key());
-        let mut parts = split(parking.payload, PAYLOAD_PART_BYTES).into_iter();
+    pub(super) fn parking_actions(
+        &self,
+        key: &str,
+        projection: &str,
+        parking: &Parking<'_>,
+    ) -> impl Iterator<Item = TransactWriteItem> + use<> {
+        let aggregate = AttributeValue::S(key.to_owned());
+        let mut parts = split(parking.payload.unwrap_or_default(), PAYLOAD_PART_BYTES).into_iter();
         let mut expression = Expression::default();
         if let Some(version) = parking.version {
             expression.set("version", AttributeValue::N(version.to_string()));
@@ -188,12 +181,12 @@ impl Store {
         projection: &str,
         aggregate: &str,
         deadline: Deadline,
-    ) -> Result<Option<(Parked, String)>, StoreError> {
+    ) -> Result<Option<(Parked, Option<String>)>, StoreError> {
         let Some(Items { entry, parts }) = self.parking_items(aggregate, projection, deadline).await? else { return Ok(None) };
         let text = |item: &SdkItem| item.get("payload").and_then(|value| value.as_s().ok()).cloned().unwrap_or_default();
         let further = number(&entry, "parts").unwrap_or(1).saturating_sub(1);
         let payload = text(&entry) + &parts.values().take(usize::try_from(further).unwrap_or(usize::MAX)).map(text).collect::<String>();
-        Ok(parked_of(&entry).map(|parked| (parked, payload)))
+        Ok(parked_of(&entry).map(|parked| (parked, Some(payload).filter(|payload| !payload.is_empty()))))
     }
 
     /// Takes the mark off a parked row, if it is still the mark of this time.
@@ -287,7 +280,7 @@ fn parked_of(item: &SdkItem) -> Option<Parked> {
     Some(Parked {
         projection: text("projection")?,
         aggregate: text("aggregateId")?,
-        version: number(item, "version"),
+        version: number(item, "version").map(Version),
         reason: text("reason")?,
         count: number(item, "count")?,
         first_seen: text("firstSeen")?,

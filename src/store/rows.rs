@@ -17,7 +17,7 @@ use aws_sdk_dynamodb::{
         TransactWriteItem, Update,
     },
 };
-use projection_vocabulary::{AggregateId, Attributes, Change, Decimal, DynProjection, HomeRow, RowKey, Value, Version};
+use projection_vocabulary::{AggregateId, Attributes, Change, Decimal, DynProjection, HomeRow, RowKey, Value, Watermark};
 
 use super::{
     Store, StoreError,
@@ -140,16 +140,16 @@ impl Store {
     pub async fn park(
         &self,
         rule: &dyn DynProjection,
-        (after, after_revision): (Version, u32),
+        aggregate: &AggregateId,
+        after: Watermark,
         parking: &Parking<'_>,
         deadline: Deadline,
     ) -> Result<Commit, StoreError> {
-        let aggregate = parking.aggregate.expect("what is parked in a projection names its aggregate");
         let mut expression = Expression::default();
         expression.set("parkedAt", AttributeValue::S(now().to_string()));
-        let condition = condition(&mut expression, after, after_revision);
+        let condition = condition(&mut expression, after);
         let home = self.update(rule, aggregate.as_str(), &expression, Some(condition));
-        let actions = std::iter::once(home).chain(self.parking_actions(parking)).collect();
+        let actions = std::iter::once(home).chain(self.parking_actions(aggregate.as_str(), rule.name(), parking)).collect();
         self.transact("TransactWriteItems on the parking table", rule, actions, 1, deadline).await
     }
 
@@ -310,6 +310,15 @@ impl Store {
             }
         })
         .await?
+    }
+
+    /// Reads one home row, consistently; a default one, without a version, if it is absent.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn read_row(&self, rule: &dyn DynProjection, aggregate: &AggregateId, deadline: Deadline) -> Result<HomeRow, StoreError> {
+        let mut rows = self.read_rows(rule, std::slice::from_ref(aggregate), deadline).await?;
+        Ok(rows.remove(aggregate).unwrap_or_default())
     }
 
     /// Reads home rows, consistently. A row that is absent is not in the answer.

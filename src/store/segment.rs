@@ -63,7 +63,7 @@ impl Segment {
     }
 }
 
-/// Where a scan of the event store goes on: behind the item with these keys.
+/// Where a scan of the event store continues: after the item with these keys.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cursor {
     /// Its partition key.
@@ -75,9 +75,9 @@ pub struct Cursor {
 }
 
 impl Cursor {
-    /// Behind an event.
+    /// After an event.
     #[must_use]
-    pub fn behind(aggregate: &AggregateId, version: Version) -> Self {
+    pub fn after(aggregate: &AggregateId, version: Version) -> Self {
         Self { partition: partition_key(aggregate), sort: sort_key(version) }
     }
 }

@@ -677,7 +677,8 @@ mod tests {
     fn a_merged_change_has_the_effect_of_its_parts_in_order() {
         let steps = steps();
         let apply = |rows: &mut crate::Rows, change: &Change| {
-            rows.apply(&"x".into(), change, (crate::Version(1), 1, "e".into())).expect("these steps apply");
+            rows.apply(&"x".into(), change, crate::Watermark { version: crate::Version(1), revision: 1 }, "e".into())
+                .expect("these steps apply");
         };
         for first in &steps {
             for (one, two) in steps.iter().flat_map(|one| steps.iter().map(move |two| (one, two))) {

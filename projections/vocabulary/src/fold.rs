@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use crate::{AggregateId, Change, DynProjection, HomeRow, Inapplicable, RecordedEvent, Refusal, Rows};
+use crate::{AggregateId, Change, DynProjection, HomeRow, Inapplicable, RecordedEvent, Refusal, Rows, Watermark};
 
 /// The merged change of a span's first events, and why the rest was left out.
 #[derive(Debug)]
@@ -14,12 +14,12 @@ pub struct Merged {
     /// How many of those concern the rule.
     pub concerning: usize,
     /// Why the next event was left out; `None` if the change covers the whole span.
-    pub stop: Option<Stop>,
+    pub stop: Option<MergeStop>,
 }
 
 /// Why a span was not merged to its end.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Stop {
+pub enum MergeStop {
     /// The next event can never be applied.
     Poison(Refusal),
     /// The next event does not fit into the same write as those before it, but may fit into a write of its own.
@@ -49,17 +49,17 @@ pub fn merge<'a>(rule: &dyn DynProjection, events: impl IntoIterator<Item = &'a 
     merged
 }
 
-fn merge_one(rule: &dyn DynProjection, event: &RecordedEvent, row: &mut Option<HomeRow>, merged: &mut Merged) -> ControlFlow<Stop> {
+fn merge_one(rule: &dyn DynProjection, event: &RecordedEvent, row: &mut Option<HomeRow>, merged: &mut Merged) -> ControlFlow<MergeStop> {
     if !concerns(rule, event) {
         return ControlFlow::Continue(());
     }
     let attributes = row.as_ref().map(|row| row.own.clone()).unwrap_or_default();
     let change = match rule.change(event, &attributes) {
         Ok(change) => change,
-        Err(refusal) => return ControlFlow::Break(Stop::Poison(refusal)),
+        Err(refusal) => return ControlFlow::Break(MergeStop::Poison(refusal)),
     };
     if change.check().is_err() && merged.concerning == 0 {
-        return ControlFlow::Break(Stop::Poison(Refusal::Rule(
+        return ControlFlow::Break(MergeStop::Poison(Refusal::Rule(
             "a number in this event exceeds DynamoDB's 38 significant digits or its range",
         )));
     }
@@ -67,14 +67,14 @@ fn merge_one(rule: &dyn DynProjection, event: &RecordedEvent, row: &mut Option<H
         && row.apply(&change).is_err()
     {
         return ControlFlow::Break(if merged.concerning == 0 {
-            Stop::Poison(Refusal::Rule("the event cannot be applied to the values that the row has"))
+            MergeStop::Poison(Refusal::Rule("the event cannot be applied to the values that the row has"))
         } else {
-            Stop::Full
+            MergeStop::Full
         });
     }
     let both = merged.change.clone().then(change);
     if both.check().is_err() {
-        return ControlFlow::Break(Stop::Full);
+        return ControlFlow::Break(MergeStop::Full);
     }
     merged.change = both;
     merged.concerning += 1;
@@ -106,7 +106,8 @@ impl Rows {
             Some(row) => rule.change(event, &row.own)?,
             None => rule.change(event, &HomeRow::default().own)?,
         };
-        self.apply(aggregate, &change, (event.version, rule.revision(), event.event_id.clone()))?;
+        let to = Watermark { version: event.version, revision: rule.revision() };
+        self.apply(aggregate, &change, to, event.event_id.clone())?;
         Ok(change)
     }
 }

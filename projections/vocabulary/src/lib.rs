@@ -79,5 +79,5 @@ pub use de::Misfit;
 pub use decimal::{Decimal, DecimalError};
 pub use event::{AggregateId, NotATimestamp, Recorded, RecordedEvent, Timestamp, Version};
 pub use projection::{DynProjection, Index, Projection, Refusal, Registry};
-pub use row::{HomeRow, Inapplicable, Rows};
+pub use row::{HomeRow, Inapplicable, Rows, Watermark};
 pub use value::{DEPTH_MAX, NotAValue, Value, literal};

@@ -10,6 +10,15 @@ use crate::{
     change::{Cell, OwnOp},
 };
 
+/// How far a row has come, and by which revision of the rule.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Watermark {
+    /// The last version applied; [`Version::NONE`] if there is no row.
+    pub version: Version,
+    /// The revision of the rule that wrote the row; 0 if no rule did.
+    pub revision: u32,
+}
+
 /// The row of one aggregate in one projection, with its watermark.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct HomeRow {
@@ -44,6 +53,12 @@ pub enum Inapplicable {
 }
 
 impl HomeRow {
+    /// How far it has come.
+    #[must_use]
+    pub fn watermark(&self) -> Watermark {
+        Watermark { version: self.version, revision: self.revision }
+    }
+
     /// Applies a change to the attributes this row owns and to its contributions.
     ///
     /// # Errors
@@ -104,7 +119,7 @@ impl Rows {
     ///
     /// # Errors
     /// [`Inapplicable`]; nothing is applied.
-    pub fn apply(&mut self, aggregate: &AggregateId, change: &Change, mark: (Version, u32, Arc<str>)) -> Result<(), Inapplicable> {
+    pub fn apply(&mut self, aggregate: &AggregateId, change: &Change, to: Watermark, event_id: Arc<str>) -> Result<(), Inapplicable> {
         let mut row = self.home.get(aggregate).cloned().unwrap_or_default();
         let resolved = row.apply(change)?;
         let mut shared = BTreeMap::new();
@@ -125,8 +140,8 @@ impl Rows {
             shared.insert(cell.clone(), Value::TextSet(members));
         }
         self.shared.extend(shared);
-        (row.version, row.revision) = (mark.0, mark.1);
-        row.last_event_id = Some(mark.2);
+        (row.version, row.revision) = (to.version, to.revision);
+        row.last_event_id = Some(event_id);
         self.home.insert(aggregate.clone(), row);
         Ok(())
     }

@@ -22,7 +22,7 @@
 use std::{collections::BTreeMap, fmt::Write as _};
 
 use crate::{
-    AggregateId, DynProjection, RecordedEvent, Rows, Value, fold,
+    AggregateId, DynProjection, RecordedEvent, Rows, Value, Watermark, fold,
     sample::{Fact, record},
 };
 
@@ -106,8 +106,8 @@ fn in_spans(rule: &dyn DynProjection, events: &[RecordedEvent], split: usize) ->
             let row = rows.home.get(aggregate).cloned().unwrap_or_default();
             let merged = fold::merge(rule, events.iter().copied(), &row);
             assert_eq!((merged.taken, &merged.stop), (events.len(), &None), "a span of applicable events merges");
-            let mark = (last.version, rule.revision(), last.event_id.clone());
-            rows.apply(aggregate, &merged.change, mark).expect("a merged span applies");
+            let to = Watermark { version: last.version, revision: rule.revision() };
+            rows.apply(aggregate, &merged.change, to, last.event_id.clone()).expect("a merged span applies");
         }
     }
     rows

@@ -57,7 +57,10 @@ async fn parked_aggregates_are_listed_shown_and_redriven() {
     let (code, shown, _) = run(&["show", "--projection", "account-summary", "--aggregate", "bob"]).await;
     assert_eq!(code, 0);
     let (fields, payload) = shown.split_once("\npayload\n").expect("a payload");
-    assert!(fields.starts_with("projection  account-summary\naggregate   bob\nversion     1\nreason      cannot read the event's data"), "{fields}");
+    assert!(
+        fields.starts_with("projection  account-summary\naggregate   bob\nversion     1\nreason      cannot read the event's data"),
+        "{fields}"
+    );
     let payload_json: Json = serde_json::from_str(payload).expect("JSON");
     assert_eq!(payload_json["eventData"]["M"]["initialDeposit"]["S"], MARKER);
     assert!(payload.starts_with("{\n  \""), "in lines: {payload}");

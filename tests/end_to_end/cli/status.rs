@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use aws_sdk_dynamodb::types::AttributeValue;
 use projection_vocabulary::{RecordedEvent, Timestamp, Version};
 use projection_worker::internals::{
-    operations::status::{Behind, Rows, Status},
+    operations::status::{self, Behind, Rows, Status},
     retry::Deadline,
     store::{cursors::SavedCursor, segment::Segment},
 };
@@ -158,14 +158,14 @@ async fn a_quick_status_scans_nothing_and_the_number_of_segments_makes_no_differ
         assert_ne!(call.operation, "Scan");
         Fault::None
     });
-    let quick = tapped.worker.status(rule, None, Deadline::NONE).await.expect("a look");
+    let quick = status::status(&tapped.worker, rule, None, Deadline::NONE).await.expect("a look");
     let (newest, since) = (Some(late[1].timestamp.clone()), late[0].timestamp.clone());
     let behind = vec![Behind { aggregate: "late".into(), version: Version::NONE, head: Version(2), since }];
     assert_eq!(quick, Status { rows: None, newest, behind, rebuild: Vec::new() });
 
     let rows = world.rows().await["account-summary"].len() as u64;
     for segments in [1, 5] {
-        let counted = world.worker.status(rule, Some(segments), Deadline::NONE).await.expect("a look").rows;
+        let counted = status::status(&world.worker, rule, Some(segments), Deadline::NONE).await.expect("a look").rows;
         assert_eq!(counted, Some(Rows { seen: rows, by_revision: BTreeMap::from([(1, rows)]) }));
     }
 }

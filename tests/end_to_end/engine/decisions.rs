@@ -2,6 +2,7 @@
 
 use projection_vocabulary::{RecordedEvent, Registry, Value, data};
 use projection_worker::internals::{
+    engine::report::Checkpoint,
     engine::report::{Report, Tally},
     retry::Deadline,
 };
@@ -222,7 +223,7 @@ async fn an_aggregate_that_the_new_revision_refuses_parks_with_its_old_row_and_b
     world.process(&events[..3]).await;
     let before = world.row("houses", "tent").await.replace("size", "parked=true size");
     let report = world.worker_of(HOUSES_2).process(&records(&events[3..]), Deadline::NONE).await;
-    assert_eq!((counts(&report), report.checkpoint), ([1, 0, 0, 1, 0], None), "{:?}", report.reasons);
+    assert_eq!((counts(&report), report.checkpoint), ([1, 0, 0, 1, 0], Checkpoint::None), "{:?}", report.reasons);
     let [(who, Some(1), reason)] = &world.parked().await[..] else { panic!("version 1 is parked") };
     assert!(who == "tent" && reason.contains("a house has rooms"), "{reason}");
     assert_eq!(world.row("houses", "tent").await, before);
@@ -254,7 +255,7 @@ async fn rows_of_a_newer_revision_stay_untouched_and_the_error_names_both_revisi
     let before = world.rows().await;
     let report = world.worker_of(HOUSES_1).process(&records(&events), Deadline::NONE).await;
     assert_eq!(counts(&report), [1, 0, 0, 0, 2]);
-    assert_eq!(report.checkpoint, Some(Some("1".into())));
+    assert_eq!(report.checkpoint, Checkpoint::At("1".into()));
     let reason = report.reasons.keys().next().expect("a reason");
     assert!(reason.contains("written by revision 2") && reason.contains("this deployment has 1"), "{reason}");
     let mut after = world.rows().await;
@@ -577,7 +578,7 @@ async fn a_poison_event_parks_its_aggregate_and_its_neighbours_continue() {
         ("alice", "MoneyDeposited", data! { amount: 4 }),
     ]);
     let report = world.process(&events).await;
-    assert_eq!((counts(&report), report.checkpoint.clone()), ([2, 0, 0, 2, 0], None));
+    assert_eq!((counts(&report), report.checkpoint.clone()), ([2, 0, 0, 2, 0], Checkpoint::None));
     let parked = world.parked().await;
     assert_eq!((parked[0].0.as_str(), parked[0].1), ("alice", Some(2)));
     assert_eq!(parked[0].2, "cannot read the event's data: `amount`: expected an exact number, found a string");

@@ -11,7 +11,7 @@ use std::{
 
 use futures::future::join_all;
 use projection_vocabulary::{RecordedEvent, Registry, Value, data};
-use projection_worker::internals::{engine::report::Report, retry::Deadline};
+use projection_worker::internals::{engine::report::Checkpoint, engine::report::Report, retry::Deadline};
 use serde_json::json;
 
 use crate::support::{
@@ -175,7 +175,7 @@ async fn a_missing_permission_or_table_fails_the_records_with_a_clear_reason_and
         let tapped = world.tapped(move |_| Fault::error(400, name));
         let report = tapped.worker.process(&records(&mixed()), Deadline::NONE).await;
         assert_eq!(applied(&report), [0, 0, 0, 8]);
-        assert_eq!(report.checkpoint, Some(Some("1".into())));
+        assert_eq!(report.checkpoint, Checkpoint::At("1".into()));
         let says = |reason: &String| reason.contains(name) && reason.contains("check the table names");
         assert!(report.reasons.keys().all(says), "{:?}", report.reasons);
         assert_eq!((world.rows().await, world.parked().await), (before, vec![]));
@@ -187,7 +187,7 @@ async fn a_missing_table_of_one_projection_does_not_affect_the_other() {
     let world = World::new().await;
     world.embedded.client().delete_table().table_name("forum-counters").send().await.expect("deleted");
     let report = world.process(&mixed()).await;
-    assert_eq!((applied(&report), report.checkpoint), ([2, 0, 0, 6], Some(Some("3".into()))));
+    assert_eq!((applied(&report), report.checkpoint), ([2, 0, 0, 6], Checkpoint::At("3".into())));
 }
 
 #[tokio::test]
@@ -198,7 +198,7 @@ async fn without_a_parking_table_poison_events_fail_and_the_others_are_applied()
     let mut batch = records(&events);
     batch.push(serde_json::value::to_raw_value(&json!({"dynamodb": {"SequenceNumber": "3"}})).expect("JSON"));
     let report = world.worker.process(&batch, Deadline::NONE).await;
-    assert_eq!((applied(&report), report.checkpoint), ([1, 0, 0, 2], Some(Some("2".into()))));
+    assert_eq!((applied(&report), report.checkpoint), ([1, 0, 0, 2], Checkpoint::At("2".into())));
     assert!(report.reasons.keys().all(|reason| reason.contains("the parking table cannot succeed")), "{:?}", report.reasons);
     assert_eq!(world.row("account-summary", "alice").await, "", "the row is marked only with the record of it");
 }
@@ -349,7 +349,7 @@ async fn after_the_deadline_nothing_is_written_and_the_lowest_record_is_the_chec
     batch.reverse();
     let report = world.worker.process(&batch, Deadline::at(Instant::now())).await;
     assert_eq!((applied(&report), report.usage.requests), ([0, 0, 0, 10], 0));
-    assert_eq!(report.checkpoint, Some(Some("90".into())), "as a number, not as a text");
+    assert_eq!(report.checkpoint, Checkpoint::At("90".into()), "as a number, not as a text");
     assert!(report.reasons.keys().all(|reason| reason.starts_with("out of time")), "{:?}", report.reasons);
     assert_eq!((world.rows().await, world.parked().await), (before, vec![]));
 }
@@ -367,7 +367,7 @@ async fn no_write_begins_after_the_deadline_has_passed() {
     let [applied, .., failed] = applied(&report);
     assert!((1..=32).contains(&applied) && applied + failed == 100, "{applied} were begun in time");
     assert_eq!(tapped.calls().len() as u64, applied);
-    assert_eq!(report.checkpoint.is_some(), failed > 0);
+    assert_eq!(report.checkpoint != Checkpoint::None, failed > 0);
     assert_eq!(self::applied(&world.process(&events).await), [failed, applied, 0, 0], "redelivered, each counts once");
 }
 
@@ -395,7 +395,7 @@ async fn the_breaker_parks_nothing_when_most_of_a_batch_is_poison() {
     let world = World::new().await;
     let events = poisoned(16, 30);
     let report = world.process(&events).await;
-    assert_eq!((ends(&report), report.checkpoint), ([14, 0, 16], Some(Some("1".into()))));
+    assert_eq!((ends(&report), report.checkpoint), ([14, 0, 16], Checkpoint::At("1".into())));
     assert!(report.reasons.keys().all(|reason| reason.contains("nothing is parked")), "{:?}", report.reasons);
     assert_eq!((world.parked().await, world.rows().await["account-summary"].len()), (vec![], 14));
     // The breaker trips again on redelivery, although many records are duplicates by then.

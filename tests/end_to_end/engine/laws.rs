@@ -1,5 +1,6 @@
 //! The laws: however events are delivered, rows equal the pure fold.
 
+use projection_worker::internals::engine::report::Checkpoint;
 use proptest::prelude::*;
 
 use crate::support::world::{World, fold, history, registry};
@@ -68,7 +69,7 @@ async fn deliver(Delivery { domain, seed, events, aggregates, batch, shuffle, ag
     let (mut applied, mut healed) = (0, 0);
     for batch in stream.chunks(batch) {
         let report = world.process(batch).await;
-        assert_eq!((report.total.failed, report.total.parked, report.checkpoint), (0, 0, None), "{:?}", report.reasons);
+        assert_eq!((report.total.failed, report.total.parked, report.checkpoint), (0, 0, Checkpoint::None), "{:?}", report.reasons);
         applied += report.total.applied;
         healed += report.total.healed;
     }

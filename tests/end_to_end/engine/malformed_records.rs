@@ -10,6 +10,7 @@ use std::{
 use projection_vocabulary::{AggregateId, Attributes, RecordedEvent, Rows, Value, Version};
 use projection_worker::internals::{
     engine::decode::{Body, decode},
+    engine::report::Checkpoint,
     retry::Deadline,
 };
 use serde_json::value::RawValue;
@@ -152,7 +153,7 @@ async fn a_batch_of_mostly_unreadable_records_fails_and_is_not_parked() {
     let report = world.worker.process(&records, Deadline::NONE).await;
     assert_eq!((report.total.applied, report.total.parked, report.total.failed), (2, 0, 20), "{:?}", report.reasons);
     // They have no sequence number, so the whole batch is redelivered.
-    assert_eq!((report.checkpoint, world.parked().await), (Some(None), vec![]));
+    assert_eq!((report.checkpoint, world.parked().await), (Checkpoint::WholeBatch, vec![]));
     assert_eq!(world.rows().await, fold(registry(), &good));
 }
 

@@ -85,7 +85,7 @@ async fn a_poison_record_is_parked_and_delays_no_other() {
     assert_eq!(world.rows().await, expected);
     let parked = world.worker.store().parked().await.expect("parked");
     let [Parked { projection, aggregate, version, .. }] = parked.as_slice() else { panic!("one is parked: {parked:?}") };
-    assert_eq!((projection.as_str(), aggregate.as_str(), *version), ("account-summary", poison.aggregate.as_str(), Some(1)));
+    assert_eq!((projection.as_str(), aggregate.as_str(), *version), ("account-summary", poison.aggregate.as_str(), Some(poison.version)));
 }
 
 #[tokio::test]

@@ -11,9 +11,14 @@ use projection_worker::{
     Worker,
     internals::{
         embedded::Embedded,
+        engine::reproject::Trust,
         operations::{
-            rebuild::{Rebuild, Task, segment::SegmentRebuild},
+            rebuild::{
+                Rebuild, Task,
+                segment::{Resume, SegmentRebuild},
+            },
             recent::Recent,
+            redrive::redrive,
         },
         progress::Counts,
         retry::Deadline,
@@ -36,7 +41,7 @@ use crate::support::{
 pub async fn rebuild(worker: &Worker, task: Task, segments: u32) -> Counts {
     let rule = worker.registry().projections()[0];
     let each = Segment::all(segments).map(async |segment| {
-        let mut rebuilding = SegmentRebuild::new(worker, rule, task, segment, (None, Counts::default()));
+        let mut rebuilding = SegmentRebuild::new(worker, rule, task, segment, Resume::default());
         while rebuilding.step(Deadline::NONE).await.expect("nothing fails") {}
         rebuilding.counts()
     });
@@ -122,7 +127,7 @@ async fn a_rebuild_under_live_traffic_yields_the_new_rows_and_a_second_run_does_
         let report = world.process(&events[..5]).await;
         let reason = report.reasons.keys().next().expect("an old deployment fails");
         assert!(report.total.failed == 5 && reason.contains("were written by revision 2 of its rule, this deployment has 1"), "{reason}");
-        let old = SegmentRebuild::new(&world.worker, STAYS_1[0], Task::Rebuild, Segment::ALL, (None, Counts::default()));
+        let old = SegmentRebuild::new(&world.worker, STAYS_1[0], Task::Rebuild, Segment::ALL, Resume::default());
         let refused = { old }.step(Deadline::NONE).await.expect_err("an older rule").to_string();
         assert!(refused.contains("were written by revision 2"), "{refused}");
         assert_eq!(rows_in(worker.store()).await, expected(&events));
@@ -131,9 +136,10 @@ async fn a_rebuild_under_live_traffic_yields_the_new_rows_and_a_second_run_does_
 
 /// The rebuild of a segment as another machine would resume it.
 fn resumed<'a>(worker: &'a Worker, rebuilding: &SegmentRebuild<'_>, task: Task) -> SegmentRebuild<'a> {
-    let (cursor, counts) = rebuilding.checkpoint();
+    let Resume { cursor, counts } = rebuilding.resume();
     let kept = serde_json::to_string(&(cursor, counts)).expect("JSON");
-    let from: (Option<Cursor>, Counts) = serde_json::from_str(&kept).expect("JSON");
+    let (cursor, counts) = serde_json::from_str(&kept).expect("JSON");
+    let from = Resume { cursor, counts };
     SegmentRebuild::new(worker, worker.registry().projections()[0], task, rebuilding.segment(), from)
 }
 
@@ -145,7 +151,7 @@ async fn resuming_at_any_checkpoint_yields_the_same_rows() {
         let world = world_of_stays(events).await;
         let worker = world.worker_of(STAYS_2);
         let rule = STAYS_2[0];
-        let mut rebuilding = SegmentRebuild::new(&worker, rule, Task::Rebuild, Segment::ALL, (None, Counts::default()));
+        let mut rebuilding = SegmentRebuild::new(&worker, rule, Task::Rebuild, Segment::ALL, Resume::default());
         let mut pages = 0;
         while pages < stop_after && rebuilding.step(Deadline::NONE).await.expect("nothing fails") {
             pages += 1;
@@ -184,7 +190,7 @@ async fn the_completed_work_of_a_failed_step_is_counted_once() {
         "TransactWriteItems" if transactions.fetch_add(1, Relaxed) == 1 => Fault::error(400, "AccessDeniedException"),
         _ => Fault::None,
     });
-    let mut rebuilding = SegmentRebuild::new(&tapped.worker, STAYS_2[0], Task::Rebuild, Segment::ALL, (None, Counts::default()));
+    let mut rebuilding = SegmentRebuild::new(&tapped.worker, STAYS_2[0], Task::Rebuild, Segment::ALL, Resume::default());
     rebuilding.step(Deadline::NONE).await.expect_err("a write is refused");
     let done = rebuilding.counts();
     assert!(done.replaced > 0 && done.replaced < 150 && done.aggregates == 0, "{done:?}");
@@ -215,15 +221,15 @@ async fn a_history_across_many_pages_is_one_row_wherever_the_rebuild_is_closed()
             let old = Worker::new(Store::new(world.embedded.client(), names), Registry::new(STAYS_1));
             assert_eq!(old.process(&records(&events), Deadline::NONE).await.total.failed, 0);
         }
-        let mut rebuilding = SegmentRebuild::new(&worker, STAYS_2[0], task, Segment::ALL, (None, Counts::default()));
+        let mut rebuilding = SegmentRebuild::new(&worker, STAYS_2[0], task, Segment::ALL, Resume::default());
         let mut pages = 0;
         loop {
             let more = rebuilding.step(Deadline::NONE).await.expect("nothing fails");
             pages += 1;
             if pages == close_at {
-                let before = rebuilding.checkpoint().0.cloned();
+                let before = rebuilding.resume().cursor;
                 rebuilding.close(Deadline::NONE).await.expect("nothing fails");
-                assert_ne!(rebuilding.checkpoint().0, before.as_ref());
+                assert_ne!(rebuilding.resume().cursor, before);
                 rebuilding = resumed(&worker, &rebuilding, task);
             }
             if !more {
@@ -287,7 +293,7 @@ async fn a_refused_event_parks_in_the_live_table_and_only_stops_the_row_in_a_new
         // Once it is corrected, a redrive recovers it.
         world.correct(&good[at]).await;
         let parked = worker.store().parked().await.expect("parked").remove(0);
-        worker.redrive(&parked, projection_worker::internals::operations::catch_up::Trust::Row, Deadline::NONE).await.expect("redriven");
+        redrive(&worker, &parked, Trust::Row, Deadline::NONE).await.expect("redriven");
         assert_eq!(rows_in(worker.store()).await, expected(&good), "{row_exists}");
         assert_eq!(world.parked().await, []);
     }
@@ -299,7 +305,7 @@ async fn a_rule_that_refuses_everything_parks_nothing() {
     let world = world_of_stays(&events).await;
     let before = world.rows().await;
     let worker = world.worker_of(STAYS_3);
-    let mut rebuilding = SegmentRebuild::new(&worker, STAYS_3[0], Task::Rebuild, Segment::ALL, (None, Counts::default()));
+    let mut rebuilding = SegmentRebuild::new(&worker, STAYS_3[0], Task::Rebuild, Segment::ALL, Resume::default());
     for _ in 0..3 {
         let failed = rebuilding.step(Deadline::NONE).await.expect_err("the breaker").to_string();
         assert!(failed.contains("it is the deployment that is at fault"), "{failed}");
@@ -343,7 +349,7 @@ async fn cursors_belong_to_one_revision_and_one_table_and_do_not_count_as_parked
     let world = World::with(Registry::new(STAYS_2)).await;
     let (store, rule) = (world.worker.store(), STAYS_2[0]);
     let cursor = |segment: Segment, version| SavedCursor {
-        cursor: Some(Cursor::behind(&"guest".into(), Version(version))),
+        cursor: Some(Cursor::after(&"guest".into(), Version(version))),
         counts: Counts { events: version, ..Counts::default() },
         done: version > 1,
         ..SavedCursor::beginning(segment)

@@ -14,7 +14,11 @@ use projection_vocabulary::{DynProjection, RecordedEvent, Registry, Value, Versi
 use projection_worker::{
     Worker,
     internals::{
-        operations::{catch_up::Trust, redrive::Redriven},
+        engine::reproject::Trust,
+        operations::{
+            catch_up::catch_up,
+            redrive::{self, Redriven},
+        },
         retry::Deadline,
         store::parking::{NO_PROJECTION, Parked, Parking},
     },
@@ -78,7 +82,7 @@ async fn backdate(world: &World) {
 }
 
 async fn redrive(worker: &Worker, entry: &Parked) -> Redriven {
-    worker.redrive(entry, Trust::Row, Deadline::NONE).await.expect("the store answers")
+    redrive::redrive(&worker, entry, Trust::Row, Deadline::NONE).await.expect("the store answers")
 }
 
 /// Redrives the only parked entry.
@@ -87,7 +91,7 @@ async fn redrive_only(world: &World) -> Redriven {
 }
 
 fn recovered(applied: u64) -> Redriven {
-    Redriven::Mended { applied, reprojected: false }
+    Redriven::Done { applied, reprojected: false }
 }
 
 fn still_parked(redriven: Redriven) -> String {
@@ -155,7 +159,7 @@ async fn an_event_that_is_still_poison_is_parked_again_and_keeps_its_first_sight
     let (before, first) = (world.rows().await, only_entry(&world).await);
     let reason = still_parked(redrive_only(&world).await);
     let second = only_entry(&world).await;
-    assert_eq!((second.count, &second.first_seen, second.version), (2, &first.first_seen, Some(3)));
+    assert_eq!((second.count, &second.first_seen, second.version), (2, &first.first_seen, Some(Version(3))));
     assert!(second.last_seen > first.last_seen);
     assert_eq!((&second.reason, world.rows().await), (&reason, before));
     world.correct(&truth[4]).await;
@@ -171,9 +175,9 @@ async fn a_second_poison_event_parks_at_its_own_version_and_the_events_before_it
     world.import(std::slice::from_ref(&poison)).await;
     still_parked(redrive_only(&world).await);
     let entry = only_entry(&world).await;
-    assert_eq!((entry.version, entry.count), (Some(6), 2));
+    assert_eq!((entry.version, entry.count), (Some(Version(6)), 2));
     let (_, payload) = world.worker.store().parked_entry("forum-counters", "t1", Deadline::NONE).await.expect("read").expect("there");
-    assert!(payload.contains(r#""N":"8""#), "{payload}");
+    assert!(payload.as_ref().is_some_and(|payload| payload.contains(r#""N":"8""#)), "{payload:?}");
     poison.data = post("old");
     world.correct(&poison).await;
     truth.push(poison);
@@ -206,7 +210,7 @@ async fn an_event_delivered_at_any_moment_of_a_redrive_counts_once() {
             assert!(k > 6, "a redrive takes some calls");
             return;
         }
-        assert!(matches!(redriven, Redriven::Mended { .. }), "at call {k}: {redriven:?}");
+        assert!(matches!(redriven, Redriven::Done { .. }), "at call {k}: {redriven:?}");
         truth.push(next);
         assert_exact(&world, projections::ALL, &truth, &format!("at call {k}")).await;
     }
@@ -274,7 +278,7 @@ async fn kill_at_every_call(hang: fn() -> Fault) {
         let left = entries(&world).await;
         assert!(!left.is_empty() || world.rows().await == fold(registry(), &truth), "killed at call {k}: deleted before its row is exact");
         for entry in left {
-            assert!(matches!(redrive(&world.worker, &entry).await, Redriven::Mended { .. }), "killed at call {k}");
+            assert!(matches!(redrive(&world.worker, &entry).await, Redriven::Done { .. }), "killed at call {k}");
         }
         assert_exact(&world, projections::ALL, &truth, &format!("killed at call {k}")).await;
         if !killed {
@@ -351,7 +355,7 @@ async fn parked_again_before_its_entry_is_deleted(lose_first: bool, another_redr
     let reason = still_parked(redrive(&tapped.worker, &entry).await);
     assert!(reason.contains("parked it meanwhile"), "{reason}");
     let left = only_entry(&world).await;
-    assert_eq!((left.version, left.count), (Some(6), if lose_first || another_redrives { 1 } else { 2 }));
+    assert_eq!((left.version, left.count), (Some(Version(6)), if lose_first || another_redrives { 1 } else { 2 }));
     assert!(world.row("forum-counters", "t1").await.contains("parked=true"));
     poison.data = post("old");
     world.correct(&poison).await;
@@ -380,7 +384,7 @@ async fn a_row_of_a_diverged_history_is_re_projected_to_the_head_of_the_event_st
     assert_eq!(world.process(&truth[2..]).await.total.parked, 1);
     let entry = only_entry(&world).await;
     assert!(entry.reason.starts_with("history diverged"), "{}", entry.reason);
-    assert_eq!(redrive(&world.worker, &entry).await, Redriven::Mended { applied: 0, reprojected: true });
+    assert_eq!(redrive(&world.worker, &entry).await, Redriven::Done { applied: 0, reprojected: true });
     assert_exact(&world, projections::ALL, &truth, "").await;
 }
 
@@ -400,7 +404,7 @@ async fn contributions_of_a_diverged_row_are_re_projected_with_it_and_later_even
     let more = RecordedEvent { data: post("news"), ..next_post(&other) };
     world.import(std::slice::from_ref(&more)).await;
     assert_eq!(world.process(&[other[6].clone(), more.clone()]).await.total.parked, 2);
-    assert_eq!(redrive_only(&world).await, Redriven::Mended { applied: 0, reprojected: true });
+    assert_eq!(redrive_only(&world).await, Redriven::Done { applied: 0, reprojected: true });
     other.push(more);
     let (rows, mut expected) = (world.rows().await, fold(registry(), &other));
     // A category's counts are taken back and leave zeros; the time of its last post is never taken back.
@@ -421,7 +425,7 @@ async fn a_row_ahead_of_the_event_store_stays_parked_until_the_store_reaches_it(
     assert_eq!(worker.process(&records(&events[..1]), Deadline::NONE).await.total.parked, 1);
     let before = world.rows().await;
     let entry = only_entry(&world).await;
-    assert_eq!(entry.version, Some(3));
+    assert_eq!(entry.version, Some(Version(3)));
     assert!(entry.reason.contains("the event store ends before the row does"), "{}", entry.reason);
     let reason = still_parked(redrive(&worker, &entry).await);
     assert!(reason.starts_with("the event store does not have version 3") && reason.contains("ends before the row does"), "{reason}");
@@ -430,9 +434,9 @@ async fn a_row_ahead_of_the_event_store_stays_parked_until_the_store_reaches_it(
     world.import(&since[..1]).await;
     let reason = still_parked(redrive(&worker, &entry).await);
     assert!(reason.contains("ends before the row does"), "{reason}");
-    assert_eq!((only_entry(&world).await.version, only_entry(&world).await.count, world.rows().await), (Some(4), 2, before));
+    assert_eq!((only_entry(&world).await.version, only_entry(&world).await.count, world.rows().await), (Some(Version(4)), 2, before));
     world.import(&since[1..]).await;
-    assert_eq!(redrive(&worker, &only_entry(&world).await).await, Redriven::Mended { applied: 0, reprojected: true });
+    assert_eq!(redrive(&worker, &only_entry(&world).await).await, Redriven::Done { applied: 0, reprojected: true });
     assert_exact(&world, HOUSES_2, &[&events[..2], &since].concat(), "").await;
 }
 
@@ -445,8 +449,8 @@ async fn a_row_ahead_of_a_restored_event_store_is_taken_back_if_the_operator_tru
     let other = impostor(&events[2]);
     assert_eq!(world.process(std::slice::from_ref(&other)).await.total.parked, 1);
     let entry = only_entry(&world).await;
-    let recovered = world.worker.redrive(&entry, Trust::Store, Deadline::NONE).await;
-    assert_eq!(recovered.expect("the store answers"), Redriven::Mended { applied: 0, reprojected: true });
+    let recovered = redrive::redrive(&world.worker, &entry, Trust::Store, Deadline::NONE).await;
+    assert_eq!(recovered.expect("the store answers"), Redriven::Done { applied: 0, reprojected: true });
     assert_eq!((world.rows().await, entries(&world).await), (fold(registry(), &events[..2]), vec![]));
 }
 
@@ -461,7 +465,7 @@ async fn two_concurrent_re_projections_of_a_row_add_to_shared_rows_once() {
     let again = |worker: &'static str| {
         let worker = if worker == "one" { &world.worker } else { &tapped.worker };
         let id = id.clone();
-        async move { worker.catch_up(rule, &id, Trust::Store, Deadline::NONE).await.expect("the store answers") }
+        async move { catch_up(&worker, rule, &id, Trust::Store, Deadline::NONE).await.expect("the store answers") }
     };
     let (one, other) = tokio::join!(again("one"), again("other"));
     assert!(one.reprojected && other.reprojected, "both re-projected it, one after the other");
@@ -488,9 +492,9 @@ async fn redriving_a_row_of_a_newer_revision_fails_and_changes_nothing() {
     world.import(&events).await;
     world.process(&events).await;
     let (entry, before) = (only_entry(&world).await, world.rows().await);
-    let failed = world.worker_of(HOUSES_1).redrive(&entry, Trust::Row, Deadline::NONE).await.expect_err("old");
+    let failed = redrive::redrive(&world.worker_of(HOUSES_1), &entry, Trust::Row, Deadline::NONE).await.expect_err("old");
     assert!(failed.to_string().contains("written by revision 2"), "{failed}");
-    let failed = world.worker_of(ODD).redrive(&entry, Trust::Row, Deadline::NONE).await.expect_err("unknown");
+    let failed = redrive::redrive(&world.worker_of(ODD), &entry, Trust::Row, Deadline::NONE).await.expect_err("unknown");
     assert_eq!(failed.to_string(), "no projection `houses` is in this program, which has records, visits, spreads");
     assert_eq!((only_entry(&world).await, world.rows().await), (entry, before));
 }
@@ -509,7 +513,7 @@ async fn redriving_a_row_that_refuses_every_write_fails_in_the_end() {
     let entry = entry.item("version", N("2".into())).item("reason", S("as planned".into())).item("count", N("1".into()));
     entry.item("firstSeen", S("then".into())).item("lastSeen", S("then".into())).send().await.expect("put");
     let parked = only_entry(&world).await;
-    let failed = world.worker.redrive(&parked, Trust::Row, Deadline::NONE).await.expect_err("every write is refused");
+    let failed = redrive::redrive(&world.worker, &parked, Trust::Row, Deadline::NONE).await.expect_err("every write is refused");
     assert!(failed.to_string().contains("keeps refusing"), "{failed}");
     assert_eq!(only_entry(&world).await, parked);
 }
@@ -538,12 +542,12 @@ async fn a_payload_in_several_parts_is_shown_and_deleted_as_a_whole() {
         entry.expect("there").1
     };
     assert_eq!(items_parked(&world).await, 2);
-    let whole: Json = serde_json::from_str(&payload(&world).await).expect("one JSON document");
+    let whole: Json = serde_json::from_str(&payload(&world).await.expect("a payload")).expect("one JSON document");
     assert!(whole["eventData"]["M"]["note"]["S"] == lines);
     // Parked again with a payload of one part, it keeps no part of the long one.
     world.correct(&poison("short")).await;
     still_parked(redrive_only(&world).await);
-    let short: Json = serde_json::from_str(&payload(&world).await).expect("one JSON document");
+    let short: Json = serde_json::from_str(&payload(&world).await.expect("a payload")).expect("one JSON document");
     assert_eq!(short["eventData"]["M"]["note"]["S"], "short");
     world.correct(&truth[1]).await;
     assert_eq!(redrive_only(&world).await, recovered(1));
@@ -565,7 +569,7 @@ async fn a_stray_record_is_recovered_by_the_stored_event_of_its_version() {
     world.process(&events[..1]).await;
     assert_eq!(world.worker.process(&[without_type(&events[1])], Deadline::NONE).await.total.parked, 1);
     let entry = only_entry(&world).await;
-    assert_eq!((entry.projection.as_str(), entry.version), (NO_PROJECTION, Some(2)));
+    assert_eq!((entry.projection.as_str(), entry.version), (NO_PROJECTION, Some(Version(2))));
     assert_eq!(redrive(&world.worker, &entry).await, recovered(2));
     assert_exact(&world, projections::ALL, &events, "").await;
     assert_eq!(redrive(&world.worker, &entry).await, recovered(0), "it is gone");
@@ -629,7 +633,7 @@ async fn a_record_stays_parked_while_its_aggregate_is_parked() {
     assert_eq!(still_parked(redrive(&world.worker, &record).await), "its aggregate is parked in account-summary");
     world.correct(&truth[2]).await;
     let [stray, alice] = &entries(&world).await[..] else { panic!("both are parked") };
-    assert_eq!((stray, alice.version), (&record, Some(3)));
+    assert_eq!((stray, alice.version), (&record, Some(Version(3))));
     assert_eq!(redrive(&world.worker, alice).await, recovered(1));
     assert_eq!(redrive(&world.worker, &record).await, recovered(0));
     assert_exact(&world, projections::ALL, &truth, "").await;
@@ -639,15 +643,8 @@ async fn a_record_stays_parked_while_its_aggregate_is_parked() {
 async fn a_record_that_this_version_can_read_is_processed_like_one_from_the_stream() {
     let (world, events) = (World::new().await, account("alice", &["1"]));
     let payload = record(&events[0], 1);
-    let parking = Parking {
-        projection: None,
-        aggregate: None,
-        record_id: "once",
-        version: Some(Version(1)),
-        reason: "as planned",
-        payload: payload.get(),
-    };
-    world.worker.store().park_record(&parking, Deadline::NONE).await.expect("parked");
+    let parking = Parking { version: Some(Version(1)), reason: "as planned", payload: Some(payload.get()) };
+    world.worker.store().park_record("once", &parking, Deadline::NONE).await.expect("parked");
     assert_eq!(redrive_only(&world).await, recovered(1));
     assert_exact(&world, projections::ALL, &events, "").await;
 }
@@ -685,7 +682,7 @@ async fn a_gap_in_the_event_store_parks_until_it_is_filled_and_then_the_next_gap
         let last = events.iter().rev().find(|event| &*event.event_type == "MoneyDeposited").expect("a deposit").clone();
         assert_eq!(world.process(std::slice::from_ref(&last)).await.total.parked, 1);
         let entry = only_entry(&world).await;
-        assert_eq!(entry.version, Some(holes[0]), "{holes:?}");
+        assert_eq!(entry.version, Some(Version(holes[0])), "{holes:?}");
         let reason = still_parked(redrive(&world.worker, &entry).await);
         assert!(reason.starts_with(&format!("the event store does not have version {}", holes[0])), "{reason}");
         assert_eq!(only_entry(&world).await, entry, "without the event there is nothing to try");
@@ -693,12 +690,12 @@ async fn a_gap_in_the_event_store_parks_until_it_is_filled_and_then_the_next_gap
         if holes[1] < last.version.0 {
             let reason = still_parked(redrive_only(&world).await);
             assert!(reason.contains("does not have this version"), "{reason}");
-            assert_eq!(only_entry(&world).await.version, Some(holes[1]), "{holes:?}");
+            assert_eq!(only_entry(&world).await.version, Some(Version(holes[1])), "{holes:?}");
             world.correct(&events[usize::try_from(holes[1] - 1).expect("small")]).await;
         } else {
             world.correct(&last).await;
         }
-        assert!(matches!(redrive_only(&world).await, Redriven::Mended { reprojected: false, .. }), "{holes:?}");
+        assert!(matches!(redrive_only(&world).await, Redriven::Done { reprojected: false, .. }), "{holes:?}");
         assert_exact(&world, projections::ALL, &events, &format!("{holes:?}")).await;
     }
 }
@@ -712,7 +709,7 @@ async fn an_event_after_thousands_of_irrelevant_ones_is_found() {
         events[deposit].data = data! { amount: "ten" };
         world.append_all(&events).await;
         world.process(&[&events[..1], &events[deposit..=deposit]].concat()).await;
-        assert_eq!(only_entry(&world).await.version, Some(deposit as u64 + 1));
+        assert_eq!(only_entry(&world).await.version, Some(Version(deposit as u64 + 1)));
         world.correct(&truth[deposit]).await;
         assert_eq!(redrive_only(&world).await, recovered(1), "{unnamed}");
         assert_exact(&world, projections::ALL, &truth, &format!("{unnamed}")).await;

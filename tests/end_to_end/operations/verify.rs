@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use aws_sdk_dynamodb::types::AttributeValue;
 use projection_vocabulary::{DynProjection, RecordedEvent, data};
 use projection_worker::internals::{
-    operations::verify::{Finding, Options, SharedFinding, Verified},
+    operations::verify::{Options, RowFinding, SharedFinding, Verified, verify},
     retry::Deadline,
 };
 
@@ -22,7 +22,7 @@ const REPAIR: Options = Options { repair: true, ..CHECK };
 
 async fn verified(world: &World, projection: &str, options: Options) -> Verified {
     let rule = world.worker.registry().get(projection).expect("a projection");
-    world.worker.verify(rule, options, Deadline::NONE).await.expect("verified")
+    verify(&world.worker, rule, options, Deadline::NONE).await.expect("verified")
 }
 
 /// All items of a projection's table by key, including the worker's own attributes.
@@ -50,7 +50,7 @@ async fn delete(world: &World, table: &str, keys: &[(&str, &str)]) {
     request.set_key(Some(keys)).send().await.expect("deleted");
 }
 
-fn home(verified: &Verified) -> Vec<(&str, Finding)> {
+fn home(verified: &Verified) -> Vec<(&str, RowFinding)> {
     verified.home.iter().map(|(id, finding)| (id.as_str(), *finding)).collect()
 }
 
@@ -97,7 +97,7 @@ async fn one_tampered_row_among_a_hundred_is_found_and_repaired() {
     }
     assert!(chosen.len() >= 3);
     let found = verified(&world, rule.name(), CHECK).await;
-    let drifted: Vec<_> = chosen.iter().map(|key| (key.as_str(), Finding::Drifted)).collect();
+    let drifted: Vec<_> = chosen.iter().map(|key| (key.as_str(), RowFinding::Drifted)).collect();
     assert_eq!((home(&found), shared(&found), found.is_clean()), (drifted, vec![], false));
 
     let repaired = verified(&world, rule.name(), REPAIR).await;
@@ -132,20 +132,20 @@ async fn every_kind_of_wrong_row_has_its_own_finding() {
 
     let found = verified(&world, "account-summary", CHECK).await;
     let expected = [
-        ("ahead", Finding::Ahead),
-        ("behind", Finding::Behind),
-        ("drifted", Finding::Drifted),
-        ("missing", Finding::Missing),
-        ("orphaned", Finding::Orphaned),
-        ("parked", Finding::Parked),
-        ("version", Finding::Drifted),
+        ("ahead", RowFinding::Ahead),
+        ("behind", RowFinding::Behind),
+        ("drifted", RowFinding::Drifted),
+        ("missing", RowFinding::Missing),
+        ("orphaned", RowFinding::Orphaned),
+        ("parked", RowFinding::Parked),
+        ("version", RowFinding::Drifted),
     ];
     assert_eq!(home(&found), expected);
 
     let repaired = verified(&world, "account-summary", REPAIR).await;
     // A parked row is left to a redrive.
     assert_eq!((repaired.repaired, repaired.is_clean()), (6, false));
-    assert_eq!(home(&verified(&world, "account-summary", CHECK).await), [("parked", Finding::Parked)]);
+    assert_eq!(home(&verified(&world, "account-summary", CHECK).await), [("parked", RowFinding::Parked)]);
     assert_eq!(world.row("account-summary", "orphaned").await, "");
     assert!(world.row("account-summary", "ahead").await.starts_with("balance=3 "));
     assert!(world.row("account-summary", "missing").await.starts_with("balance=6 "));
@@ -166,7 +166,7 @@ async fn a_wrong_sum_is_reported_with_its_difference_and_concurrent_repairs_fix_
     // Two concurrent repairs remove the difference once.
     let other = world.worker_of(projections::ALL);
     let rule = registry().get("forum-counters").expect("a projection");
-    let (one, two) = futures::join!(verified(&world, "forum-counters", REPAIR), other.verify(rule, REPAIR, Deadline::NONE));
+    let (one, two) = futures::join!(verified(&world, "forum-counters", REPAIR), verify(&other, rule, REPAIR, Deadline::NONE));
     assert!(one.is_clean() && two.expect("verified").is_clean());
     assert_eq!(world.rows().await, fold(registry(), &events));
 }
@@ -185,7 +185,7 @@ async fn a_tampered_contribution_is_a_finding_of_the_contributing_row() {
     request.expression_attribute_values(":v", AttributeValue::N("3".into())).send().await.expect("updated");
 
     let found = verified(&world, rule.name(), CHECK).await;
-    assert_eq!((home(&found), shared(&found)), (vec![(topic.as_str(), Finding::Drifted)], vec![]));
+    assert_eq!((home(&found), shared(&found)), (vec![(topic.as_str(), RowFinding::Drifted)], vec![]));
     assert!(verified(&world, rule.name(), REPAIR).await.is_clean());
     assert_eq!(world.rows().await, fold(registry(), &events));
     let mut after = items(&world, rule).await;
@@ -208,7 +208,7 @@ async fn a_parked_row_is_not_repaired_and_no_sum_is_adjusted_to_it() {
     request.expression_attribute_values(":p", AttributeValue::S("2026-01-01T00:00:00.000Z".into())).send().await.expect("updated");
 
     let repaired = verified(&world, rule.name(), REPAIR).await;
-    assert_eq!((home(&repaired), shared(&repaired), repaired.is_clean()), (vec![(topic.as_str(), Finding::Drifted)], vec![], false));
+    assert_eq!((home(&repaired), shared(&repaired), repaired.is_clean()), (vec![(topic.as_str(), RowFinding::Drifted)], vec![], false));
     tamper(&world, rule.name(), &topic, "REMOVE parkedAt", None).await;
     assert!(verified(&world, rule.name(), REPAIR).await.is_clean());
     assert_eq!(world.rows().await, fold(registry(), &events));
@@ -221,7 +221,7 @@ async fn a_deleted_row_and_the_contributions_it_left_are_both_repaired() {
     let topic = items(&world, rule).await.into_iter().find_map(|(key, item)| item.contains_key("title").then_some(key)).expect("a topic");
     delete(&world, rule.name(), &[("id", &topic)]).await;
     let found = verified(&world, rule.name(), CHECK).await;
-    assert_eq!(home(&found), [(topic.as_str(), Finding::Missing)]);
+    assert_eq!(home(&found), [(topic.as_str(), RowFinding::Missing)]);
     assert!(!found.shared.is_empty() && found.shared.values().all(|finding| matches!(finding, SharedFinding::Sum(_))));
     assert!(verified(&world, rule.name(), REPAIR).await.is_clean());
     assert_eq!(world.rows().await, fold(registry(), &events));
@@ -268,10 +268,10 @@ async fn rows_of_an_older_revision_are_outdated_and_those_of_a_newer_one_are_an_
     world.append_all(&events).await;
     world.process(&events).await;
     let newer = world.worker_of(HOUSES_2);
-    let found = newer.verify(HOUSES_2[0], CHECK, Deadline::NONE).await.expect("verified");
-    assert_eq!(home(&found), [("h1", Finding::Outdated)]);
-    assert!(newer.verify(HOUSES_2[0], REPAIR, Deadline::NONE).await.expect("verified").is_clean());
-    let error = world.worker.verify(HOUSES_1[0], CHECK, Deadline::NONE).await.expect_err("an older rule").to_string();
+    let found = verify(&newer, HOUSES_2[0], CHECK, Deadline::NONE).await.expect("verified");
+    assert_eq!(home(&found), [("h1", RowFinding::Outdated)]);
+    assert!(verify(&newer, HOUSES_2[0], REPAIR, Deadline::NONE).await.expect("verified").is_clean());
+    let error = verify(&world.worker, HOUSES_1[0], CHECK, Deadline::NONE).await.expect_err("an older rule").to_string();
     assert!(error.contains("written by revision 2"), "{error}");
 }
 

@@ -134,7 +134,7 @@ impl World {
     /// The parking table's entries: aggregate, version and reason.
     pub async fn parked(&self) -> Vec<(String, Option<u64>, String)> {
         let parked = self.worker.store().parked().await.expect("the parking table");
-        parked.into_iter().map(|Parked { aggregate, version, reason, .. }| (aggregate, version, reason)).collect()
+        parked.into_iter().map(|Parked { aggregate, version, reason, .. }| (aggregate, version.map(|version| version.0), reason)).collect()
     }
 
     pub async fn rows(&self) -> Everything {

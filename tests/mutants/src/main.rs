@@ -125,13 +125,13 @@ const ALL: &[Mutant] = &[
         "`max` and `insert` after the commit in place of before",
         &[Switched(
             WORKER,
-            "match self.store.apply_monotone(rule, &raised, limits.deadline).await {
+            "match self.store.apply_monotone(rule, &monotone, limits.deadline).await {
             Ok(Ok(())) => self.commit_sums(rule, &pack, limits.deadline).await,
             Ok(Err(reason)) => Ok(Commit::Invalid(reason)),
             Err(error) => Err(error),
         }",
             "match self.commit_sums(rule, &pack, limits.deadline).await {
-            Ok(Commit::Done) => match self.store.apply_monotone(rule, &raised, limits.deadline).await {
+            Ok(Commit::Done) => match self.store.apply_monotone(rule, &monotone, limits.deadline).await {
                 Ok(Ok(())) => Ok(Commit::Done),
                 Ok(Err(reason)) => Ok(Commit::Invalid(reason)),
                 Err(error) => Err(error),
@@ -156,7 +156,7 @@ const ALL: &[Mutant] = &[
             LANE,
             "return AfterRefusal::Heal(row.version.next(), after);",
             "{
-                self.park_at(row.version, row.version.next(), HOLE_REASON.to_owned(), String::new());
+                self.park_at(row.version, Blocked { version: row.version.next(), reason: HOLE_REASON.to_owned(), payload: None });
                 return AfterRefusal::Continue;
             }",
         )],
@@ -183,7 +183,7 @@ const ALL: &[Mutant] = &[
             LANE,
             "if row.parked_at.is_some() {
             self.finish_up_to(row.version, Outcome::Duplicate);
-            self.parked();
+            self.wait_with(ParkedBy::Another);
             return AfterRefusal::Continue;
         }",
             "{}",
@@ -199,9 +199,12 @@ const ALL: &[Mutant] = &[
         "what a cancelled transaction did not object to counts as written",
         &[Text(
             WORKER,
-            "Cause::Other => {}",
-            r#"Cause::Other if crate::mutant("innocent-taken-for-done") => lane.written(write),
-                        Cause::Other => {}"#,
+            "Cause::Other => AfterRefusal::Continue,",
+            r#"Cause::Other if crate::mutant("innocent-taken-for-done") => {
+                            lane.written(&write);
+                            AfterRefusal::Continue
+                        }
+                        Cause::Other => AfterRefusal::Continue,"#,
         )],
     ),
     mutant(
@@ -209,9 +212,9 @@ const ALL: &[Mutant] = &[
         "what could not be parked in time counts as parked",
         &[Switched(
             WORKER,
-            "            lane.fail(reason);
+            "            lane.fail(error);
             return lane;",
-            "            drop(reason);
+            "            drop(error);
             lane.parked();
             return lane;",
         )],
@@ -219,45 +222,45 @@ const ALL: &[Mutant] = &[
     mutant(
         "parked-without-record",
         "the row is marked, the event is not kept",
-        &[Switched(ROWS, "std::iter::once(home).chain(self.parking_actions(parking)).collect()", "std::iter::once(home).collect()")],
+        &[Switched(ROWS, "std::iter::once(home).chain(self.parking_actions(aggregate.as_str(), rule.name(), parking)).collect()", "std::iter::once(home).collect()")],
     ),
     mutant(
         "parked-without-mark",
         "the event is kept, the row is not marked",
         &[Switched(
             ROWS,
-            "std::iter::once(home).chain(self.parking_actions(parking)).collect()",
-            "{ let _ = home; self.parking_actions(parking).collect() }",
+            "std::iter::once(home).chain(self.parking_actions(aggregate.as_str(), rule.name(), parking)).collect()",
+            "{ let _ = home; self.parking_actions(aggregate.as_str(), rule.name(), parking).collect() }",
         )],
     ),
     mutant(
         "stray-not-kept",
         "a record that names no event is acknowledged and not kept",
-        &[Switched(WORKER, "self.store.park_record(&parking, deadline).await?;", "let _ = (&parking, deadline);")],
+        &[Switched(WORKER, "self.store.park_record(record_id, &parking, deadline).await?;", "let _ = (&parking, deadline);")],
     ),
     mutant(
         "response-loses-a-failure",
         "the highest failed record is reported in place of the lowest",
         &[Switched(
             REPORT,
-            "lowest.zip(position).map(|(lowest, position)| lowest.min(position))",
-            "lowest.zip(position).map(|(lowest, position)| lowest.max(position))",
+            "Checkpoint::At(lowest.min(position))",
+            "Checkpoint::At(lowest.max(position))",
         )],
     ),
     mutant(
         "failures-not-reported",
         "a failed record is not reported",
-        &[Switched(WORKER, "report.failed_at(position);", "drop(position);")],
+        &[Switched(REPORT, "report.failed_at(position);", "drop(position);")],
     ),
     mutant(
         "redrive-forgets-first",
         "the entry goes before the aggregate is at the head",
         &[Switched(
             REDRIVE,
-            "self.take_mark_off(rule, &id, deadline).await?;",
+            "self.remove_mark(rule, &id).await?;",
             "{
                 self.store().forget_parked(parked, deadline).await?;
-                self.take_mark_off(rule, &id, deadline).await?;
+                self.remove_mark(rule, &id).await?;
             }",
         )],
     ),
@@ -270,38 +273,37 @@ const ALL: &[Mutant] = &[
                 "let id = AggregateId::from(parked.aggregate.as_str());",
                 r#"let id = AggregateId::from(parked.aggregate.as_str());
         if crate::mutant("redrive-reads-before-it-unparks") {
-            return self.redrive_by_what_it_read(rule, &id, parked, deadline).await;
+            return self.aggregate_as_first_read(rule, &id).await;
         }"#,
             ),
             Text(
                 REDRIVE,
-                "    async fn take_mark_off(",
-                r#"    async fn redrive_by_what_it_read(
+                "    async fn remove_mark(",
+                r#"    async fn aggregate_as_first_read(
         &self,
         rule: &'static dyn DynProjection,
         id: &AggregateId,
-        parked: &Parked,
-        deadline: Deadline,
-    ) -> Result<Redriven, Failed> {
-        let row = self.store().read_rows(rule, std::slice::from_ref(id), deadline).await?.remove(id).unwrap_or_default();
-        let read = self.store().load_page(id, row.version.next()..=Version(u64::MAX), 1_000, deadline).await?;
-        self.take_mark_off(rule, id, deadline).await?;
-        let mut lane = crate::lane::Lane::new(rule, id.clone());
+    ) -> Result<Redriven, OperationError> {
+        let row = self.store().read_row(rule, id, self.deadline).await?;
+        let versions = row.version.next()..=projection_vocabulary::Version(u64::MAX);
+        let read = self.store().load_page(id, versions, 1_000, self.deadline).await?;
+        self.remove_mark(rule, id).await?;
+        let mut lane = crate::engine::lane::Lane::new(rule, id.clone());
         lane.push_stored(row.version, row.version.next(), read);
         if lane.prepare() {
-            let (done, to_park) = self.drive(vec![lane], deadline.into()).await;
-            if let Some(reason) = done.into_iter().find_map(|lane| lane.failure) {
-                return Err(Failed(reason));
-            }
-            if !to_park.is_empty() {
-                self.park_all(to_park, &std::collections::BTreeSet::new(), deadline.into()).await;
-                return Ok(Redriven::Parked(String::new()));
+            for lane in self.worker.advance(vec![lane], crate::engine::worker::IfStuck::Park, self.deadline).await {
+                if let Some(error) = lane.failure {
+                    return Err(error.into());
+                }
+                if lane.parked.is_some() {
+                    return Ok(Redriven::Parked(String::new()));
+                }
             }
         }
-        self.mended(parked, 0, false, deadline).await
+        self.forget(0, false).await
     }
 
-    async fn take_mark_off("#,
+    async fn remove_mark("#,
             ),
         ],
     ),
@@ -345,14 +347,15 @@ const ALL: &[Mutant] = &[
     mutant(
         "budget-taken-for-parked",
         "what one invocation may not project anew is acknowledged",
-        &[
-            Text(
-                WORKER,
-                "return lane.fail(format!(\"{BUDGET_REASON}",
-                "return if crate::mutant(\"budget-taken-for-parked\") { lane.parked() } else { lane.fail(format!(\"{BUDGET_REASON}",
-            ),
-            Text(WORKER, "does all of it\", lane.rule.name()));", "does all of it\", lane.rule.name())) };"),
-        ],
+        &[Text(
+            WORKER,
+            "return failed(lane, AdvanceError::ReprojectionBudgetSpent { projection });",
+            r#"let mut lane = failed(lane, AdvanceError::ReprojectionBudgetSpent { projection });
+                    if crate::mutant("budget-taken-for-parked") {
+                        lane.outcomes.iter_mut().for_each(|(_, outcome)| *outcome = crate::engine::report::Outcome::Parked);
+                    }
+                    return lane;"#,
+        )],
     ),
     mutant(
         "cursor-behind-an-open-aggregate",
@@ -361,7 +364,7 @@ const ALL: &[Mutant] = &[
             REBUILD_SEGMENT,
             "self.next = Some(next);",
             r#"if crate::mutant("cursor-behind-an-open-aggregate") {
-            self.settled = Some(next.clone());
+            self.resume.cursor = Some(next.clone());
         }
         self.next = Some(next);"#,
         )],

@@ -15,14 +15,17 @@ use projection_vocabulary::{AggregateId, DynProjection, Registry};
 use projection_worker::{
     Worker,
     internals::{
-        engine::report::Report,
+        engine::{report::Report, reproject::Trust},
         operations::{
-            catch_up::{Failed, Trust},
-            rebuild::{Task, segment::SegmentRebuild},
-            redrive::Redriven,
-            verify::{Options, Verified},
+            catch_up::catch_up,
+            error::OperationError,
+            rebuild::{
+                Task,
+                segment::{Resume, SegmentRebuild},
+            },
+            redrive::{Redriven, redrive},
+            verify::{Options, Verified, verify},
         },
-        progress::Counts,
         retry::Deadline,
         store::{Store, TableNames, parking::Parked, segment::Segment},
     },
@@ -162,7 +165,7 @@ impl Run {
             }
             let segments = 1 + u32::try_from(self.choices.below(3)).expect("few");
             self.operator(&format!("verifies and repairs {}", rule.name()), move |worker| async move {
-                _ = worker.verify(rule, Options { segments, sample: None, repair: true }, Deadline::NONE).await;
+                _ = verify(&worker, rule, Options { segments, sample: None, repair: true }, Deadline::NONE).await;
                 Ended::Quiet
             });
             return;
@@ -170,14 +173,14 @@ impl Run {
         if self.choices.per_mille(500) {
             let aggregate = AggregateId::from(GIVERS[self.choices.below(self.plan.givers)]);
             self.operator(&format!("lets {aggregate} catch up in {}", rule.name()), |worker| async move {
-                _ = worker.catch_up(rule, &aggregate, Trust::Row, Deadline::NONE).await;
+                _ = catch_up(&worker, rule, &aggregate, Trust::Row, Deadline::NONE).await;
                 Ended::Quiet
             });
             return;
         }
         self.operator("redrives what is parked", |worker| async move {
             for parked in worker.store().parked().await.unwrap_or_default() {
-                _ = worker.redrive(&parked, Trust::Row, Deadline::NONE).await;
+                _ = redrive(&worker, &parked, Trust::Row, Deadline::NONE).await;
             }
             Ended::Quiet
         });
@@ -268,7 +271,7 @@ impl Run {
                 self.acknowledged(self.deployed, &records.iter().collect::<Vec<_>>())?;
             }
             (_, Ended::Redriven(redriven)) => {
-                if matches!(redriven, Redriven::Mended { .. }) {
+                if matches!(redriven, Redriven::Done { .. }) {
                     self.counts.add(Fault::PoisonMended);
                 }
                 self.note(|| format!("{name}: {redriven:?}"));
@@ -299,20 +302,19 @@ pub(super) async fn rebuild(
     task: Task,
     segment: Segment,
     steps: usize,
-) -> std::result::Result<(), Failed> {
-    let mut from = (None, Counts::default());
+) -> std::result::Result<(), OperationError> {
+    let mut from = Resume::default();
     loop {
         let mut part = SegmentRebuild::new(worker, rule, task, segment, from.clone());
         let mut step = 0;
         // The checkpoint stays where it is until an aggregate is done.
-        while step < steps || part.checkpoint().0 == from.0.as_ref() {
+        while step < steps || part.resume().cursor == from.cursor {
             if !part.step(Deadline::NONE).await? {
                 return Ok(());
             }
             step += 1;
         }
-        let (cursor, counts) = part.checkpoint();
-        from = (cursor.cloned(), counts);
+        from = part.resume();
     }
 }
 

@@ -4,10 +4,12 @@ use std::{collections::BTreeMap, time::Duration};
 
 use projection_vocabulary::{AggregateId, DynProjection, Registry};
 use projection_worker::internals::{
+    engine::reproject::Trust,
     operations::{
-        catch_up::Trust,
+        catch_up::catch_up,
         rebuild::Task,
-        verify::{Finding, Options, SharedFinding},
+        redrive::redrive,
+        verify::{Options, RowFinding, SharedFinding, verify},
     },
     retry::Deadline,
     store::{parking::NO_PROJECTION, segment::Segment},
@@ -111,7 +113,7 @@ impl Run {
             let doubted = self.oracle.disturbed.contains(&parked.aggregate) || parked.projection == NO_PROJECTION && self.oracle.restored;
             let trust = if doubted { Trust::Store } else { Trust::Row };
             self.operator(&format!("redrives {}/{}", parked.projection, parked.aggregate), |worker| async move {
-                match worker.redrive(&parked, trust, Deadline::NONE).await {
+                match redrive(&worker, &parked, trust, Deadline::NONE).await {
                     Ok(redriven) => Ended::Redriven(redriven),
                     Err(failed) => Ended::Failed(failed.to_string()),
                 }
@@ -156,7 +158,7 @@ impl Run {
         let segments = 1 + u32::try_from(self.choices.below(3)).expect("few");
         let options = Options { segments, sample: None, repair };
         self.operator(&format!("verifies {}{}", rule.name(), if repair { " and repairs it" } else { "" }), move |worker| async move {
-            match worker.verify(rule, options, Deadline::NONE).await {
+            match verify(&worker, rule, options, Deadline::NONE).await {
                 Ok(verified) => Ended::Verified(Box::new(verified)),
                 Err(failed) => Ended::Failed(failed.to_string()),
             }
@@ -168,7 +170,7 @@ impl Run {
     async fn verify_all(&mut self) -> Result {
         for rule in DEPLOYMENTS[self.deployed] {
             self.verify(*rule, false).await?;
-            let home: Vec<_> = self.verified.home.iter().filter(|(_, finding)| **finding != Finding::Parked).collect();
+            let home: Vec<_> = self.verified.home.iter().filter(|(_, finding)| **finding != RowFinding::Parked).collect();
             if !home.is_empty() {
                 return Err(format!("at rest, {} is not clean: {home:?}", rule.name()));
             }
@@ -196,7 +198,7 @@ impl Run {
                 }
                 let id = id.clone();
                 self.operator(&format!("lets {aggregate} catch up in {}", rule.name()), |worker| async move {
-                    match worker.catch_up(*rule, &id, trust, Deadline::NONE).await {
+                    match catch_up(&worker, *rule, &id, trust, Deadline::NONE).await {
                         Ok(_) => Ended::Quiet,
                         Err(failed) => Ended::Failed(failed.to_string()),
                     }

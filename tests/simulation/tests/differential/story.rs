@@ -22,7 +22,8 @@ use projection_vocabulary::{AggregateId, RecordedEvent, Registry, Timestamp, Val
 use projection_worker::{
     Worker,
     internals::{
-        operations::catch_up::Trust,
+        engine::reproject::Trust,
+        operations::{catch_up::catch_up, redrive::redrive},
         retry::Deadline,
         store::{Answer as DynamoAnswer, Dynamo, Store, TableNames, item::encode_event},
     },
@@ -215,12 +216,12 @@ impl Story {
             8 => {
                 let trust = self.of(&[Trust::Row, Trust::Store]);
                 let rule = self.of(DEPLOYMENTS[deployment]);
-                _ = worker.catch_up(rule, &aggregate, trust, Deadline::NONE).await;
+                _ = catch_up(&worker, rule, &aggregate, trust, Deadline::NONE).await;
                 _ = worker.store().visible_rows(rule).await;
             }
             _ => {
                 for parked in worker.store().parked().await.unwrap_or_default() {
-                    _ = worker.redrive(&parked, Trust::Row, Deadline::NONE).await;
+                    _ = redrive(&worker, &parked, Trust::Row, Deadline::NONE).await;
                 }
             }
         }

@@ -1,0 +1,75 @@
+//! Why an operation did not finish, divided by what to do next.
+
+use projection_vocabulary::{DynProjection, Registry};
+
+use crate::{engine::error::AdvanceError, retry::DeadlineExceeded, store::StoreError};
+
+/// Why an operation did not finish. What it has done stays done, so it can be run again.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum OperationError {
+    /// An aggregate was not advanced. See the variants of [`AdvanceError`].
+    #[error(transparent)]
+    Advance(#[from] AdvanceError),
+    /// The program has no projection of that name. Use one of those listed.
+    #[error("no projection `{name}` is in this program, which has {}", known.join(", "))]
+    UnknownProjection {
+        /// The name asked for.
+        name: String,
+        /// The names that there are.
+        known: Vec<&'static str>,
+    },
+    /// A parked record's payload is not JSON, so something else has written to the parking table.
+    #[error("the parked record's payload is not valid JSON: something else has written to the parking table")]
+    UnreadablePayload,
+    /// A parked record was processed again and failed.
+    #[error("{0}")]
+    RecordFailed(String),
+    /// DynamoDB refuses the repair of a shared row.
+    #[error("the shared row cannot be repaired: {0}")]
+    SharedRowRefused(&'static str),
+}
+
+impl OperationError {
+    /// Whether the same operation may succeed later without anybody doing anything.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Advance(error) if error.is_transient())
+    }
+
+    /// Whether the time ran out.
+    #[must_use]
+    pub fn is_deadline(&self) -> bool {
+        matches!(self, Self::Advance(AdvanceError::Store(StoreError::DeadlineExceeded)))
+    }
+}
+
+impl From<StoreError> for OperationError {
+    fn from(error: StoreError) -> Self {
+        Self::Advance(error.into())
+    }
+}
+
+impl From<DeadlineExceeded> for OperationError {
+    fn from(exceeded: DeadlineExceeded) -> Self {
+        Self::Advance(exceeded.into())
+    }
+}
+
+/// The projection of that name.
+///
+/// # Errors
+/// [`OperationError::UnknownProjection`].
+pub fn find_projection(registry: Registry, name: &str) -> Result<&'static dyn DynProjection, OperationError> {
+    registry.get(name).ok_or_else(|| {
+        let known = registry.projections().iter().map(|projection| projection.name()).collect();
+        OperationError::UnknownProjection { name: name.to_owned(), known }
+    })
+}
+
+/// Fails if a newer revision of the rule than this program's wrote a row.
+///
+/// # Errors
+/// [`AdvanceError::NewerRevision`].
+pub fn refuse_newer_revision(projection: &dyn DynProjection, row: u32) -> Result<(), AdvanceError> {
+    if row > projection.revision() { Err(AdvanceError::newer_revision(projection, row)) } else { Ok(()) }
+}

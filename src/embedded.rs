@@ -12,6 +12,7 @@ mod database;
 #[cfg(test)]
 mod fixture;
 mod operations;
+pub mod server;
 
 use std::fmt;
 use std::fs::File;

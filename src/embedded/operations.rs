@@ -8,9 +8,21 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+/// What to do with a transaction's `ClientRequestToken`. The emulator keeps each for ten minutes and walks them all on every call, so
+/// after some thousands of them transactions crawl.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Tokens {
+    /// Ignore them. The SDK puts one on every transaction, but they only matter to a caller who lost an answer and asks again, and in
+    /// process no answer is lost. In a test that drops one on purpose, the second attempt meets its own first, as it would on AWS once
+    /// the token has expired.
+    Ignored,
+    /// Honour them, as AWS does: over HTTP an answer can be lost.
+    Honoured,
+}
+
 /// The HTTP status and the JSON that answer one request.
-pub(super) fn answer(database: &Database, operation: &str, request: &[u8]) -> (u16, String) {
-    match dispatch(database, operation, request) {
+pub(super) fn answer(database: &Database, operation: &str, request: &[u8], tokens: Tokens) -> (u16, String) {
+    match dispatch(database, operation, request, tokens) {
         Some(Ok(response)) => (200, response),
         Some(Err(error)) => (error.status_code(), error.to_json()),
         None => {
@@ -22,7 +34,7 @@ pub(super) fn answer(database: &Database, operation: &str, request: &[u8]) -> (u
 }
 
 /// `None` for an operation that the emulator does not have.
-fn dispatch(db: &Database, operation: &str, request: &[u8]) -> Option<Result<String>> {
+fn dispatch(db: &Database, operation: &str, request: &[u8], tokens: Tokens) -> Option<Result<String>> {
     Some(match operation {
         "CreateTable" => call(request, |r| db.create_table(r)),
         "DeleteTable" => call(request, |r| db.delete_table(r)),
@@ -41,11 +53,11 @@ fn dispatch(db: &Database, operation: &str, request: &[u8]) -> Option<Result<Str
         "Scan" => call(request, |r| db.scan(r)),
 
         "TransactGetItems" => call(request, |r| db.transact_get_items(r)),
-        "TransactWriteItems" => call(request, |r| transact_write_items(db, r)),
+        "TransactWriteItems" => call(request, |r| transact_write_items(db, r, tokens)),
 
         "BatchExecuteStatement" => call(request, |r| db.batch_execute_statement(r)),
         "ExecuteStatement" => call(request, |r| db.execute_statement(r)),
-        "ExecuteTransaction" => call(request, |r| execute_transaction(db, r)),
+        "ExecuteTransaction" => call(request, |r| execute_transaction(db, r, tokens)),
 
         "DescribeTimeToLive" => call(request, |r| db.describe_time_to_live(r)),
         "UpdateTimeToLive" => call(request, |r| db.update_time_to_live(r)),
@@ -69,18 +81,17 @@ fn call<Q: DeserializeOwned, A: Serialize>(request: &[u8], operation: impl FnOnc
     serde_json::to_string(&response).map_err(not_json)
 }
 
-/// Without its `ClientRequestToken`: the SDK puts one on every transaction, and the emulator keeps each for ten minutes
-/// and walks them all on every call, so that after some thousands transactions crawl. They would only matter to a caller
-/// who lost an answer and asks again, and in process no answer is lost. In a test that drops one on purpose, the second
-/// attempt meets its own first, as it would on AWS once the token has expired.
-fn transact_write_items(db: &Database, mut request: TransactWriteItemsRequest) -> Result<impl Serialize> {
-    request.client_request_token = None;
+fn transact_write_items(db: &Database, mut request: TransactWriteItemsRequest, tokens: Tokens) -> Result<impl Serialize> {
+    if tokens == Tokens::Ignored {
+        request.client_request_token = None;
+    }
     db.transact_write_items(request)
 }
 
-/// Without its token, for the same reasons.
-fn execute_transaction(db: &Database, mut request: ExecuteTransactionRequest) -> Result<impl Serialize> {
-    request.client_request_token = None;
+fn execute_transaction(db: &Database, mut request: ExecuteTransactionRequest, tokens: Tokens) -> Result<impl Serialize> {
+    if tokens == Tokens::Ignored {
+        request.client_request_token = None;
+    }
     db.execute_transaction(request)
 }
 

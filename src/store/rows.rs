@@ -1,7 +1,7 @@
 //! Read models: conditional commits of home rows with what they add to shared rows.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::atomic::{AtomicBool, Ordering::Relaxed},
 };
 
@@ -63,6 +63,24 @@ pub enum Cause {
     },
     /// DynamoDB refuses what is written to it.
     Invalid(&'static str),
+}
+
+/// Which attributes of a row are shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shown {
+    /// Those that the rule wrote, `version` on home rows, and `parked` on parked ones.
+    ToReaders,
+    /// All of them, the worker's bookkeeping included.
+    All,
+}
+
+/// A row as it is shown.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ShownRow {
+    /// Its attributes, without the key.
+    pub attributes: Attributes,
+    /// The names of the attributes that its aggregate owns or has owned; empty for a row that aggregates only share.
+    pub owned: BTreeSet<String>,
 }
 
 impl Store {
@@ -392,28 +410,50 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn visible_rows(&self, rule: &dyn DynProjection) -> Result<BTreeMap<RowKey, Attributes>, StoreError> {
+        let (rows, _) = self.read_model(rule, usize::MAX, Shown::ToReaders).await?;
+        Ok(rows.into_iter().map(|(key, row)| (key, row.attributes)).collect())
+    }
+
+    /// The first rows of a projection in the order of a scan, at most `limit`, and whether there are more. It reads no more pages than
+    /// that takes.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn read_model(
+        &self,
+        rule: &dyn DynProjection,
+        limit: usize,
+        shown: Shown,
+    ) -> Result<(BTreeMap<RowKey, ShownRow>, bool), StoreError> {
         let mut rows = BTreeMap::new();
         let mut from = None;
         loop {
-            let (items, next) = self.scan_items(rule, Segment::ALL, from, Deadline::NONE).await?;
+            // One more than wanted shows whether there are more.
+            let wanted = i32::try_from(limit.saturating_sub(rows.len()).saturating_add(1)).unwrap_or(i32::MAX).min(SCAN_ITEMS_MAX);
+            let (items, next) = self.scan_page(rule, Segment::ALL, from, wanted, Deadline::NONE).await?;
             for item in items {
-                let mut row = attributes(item).map_err(|_| foreign_row("it holds what no rule writes"))?;
-                let Some(Value::Text(key)) = row.remove(rule.key()) else { return Err(foreign_row("its key is no text")) };
-                let parked = row.contains_key("parkedAt");
-                row.retain(|name, _| !is_bookkeeping(name));
-                if parked {
-                    row.insert("parked".into(), true.into());
-                }
-                // One that was parked before its first event and is no longer: a key and nothing else.
-                if !row.is_empty() {
-                    rows.insert(RowKey::from(&*key), row);
+                if let Some((key, row)) = shown_row(rule, item, shown)? {
+                    if rows.len() == limit {
+                        return Ok((rows, true));
+                    }
+                    rows.insert(key, row);
                 }
             }
             from = next;
             if from.is_none() {
-                return Ok(rows);
+                return Ok((rows, false));
             }
         }
+    }
+
+    /// One row of a projection by consistent read; `None` if it does not exist.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn read_row(&self, rule: &dyn DynProjection, key: &str, shown: Shown) -> Result<Option<ShownRow>, StoreError> {
+        let items = self.get_all(Some(rule), vec![row_key(rule, key)], Deadline::NONE).await?;
+        let row = items.into_iter().next().map(|item| shown_row(rule, item, shown)).transpose()?;
+        Ok(row.flatten().map(|(_, row)| row))
     }
 
     /// One page of a scan of a segment of a read model, by consistent read, and the key where to go on.
@@ -424,14 +464,43 @@ impl Store {
         from: Option<SdkItem>,
         deadline: Deadline,
     ) -> Result<(Vec<SdkItem>, Option<SdkItem>), StoreError> {
+        self.scan_page(rule, segment, from, SCAN_ITEMS_MAX, deadline).await
+    }
+
+    async fn scan_page(
+        &self,
+        rule: &dyn DynProjection,
+        segment: Segment,
+        from: Option<SdkItem>,
+        items_max: i32,
+        deadline: Deadline,
+    ) -> Result<(Vec<SdkItem>, Option<SdkItem>), StoreError> {
         let scan = || {
-            let request = segment.of(ScanInput::builder().table_name(self.table_of(rule)).consistent_read(true).limit(SCAN_ITEMS_MAX));
+            let request = segment.of(ScanInput::builder().table_name(self.table_of(rule)).consistent_read(true).limit(items_max));
             self.dynamo.scan(request.set_exclusive_start_key(from.clone()).return_consumed_capacity(ReturnConsumedCapacity::Total))
         };
         let page = self.send("Scan of a read model", deadline, scan).await?;
         self.meter.read_rows(&page.consumed_capacity);
         Ok((page.items.unwrap_or_default(), page.last_evaluated_key))
     }
+}
+
+/// A row as a reader of the table sees it; `None` for a key without attributes: it was parked before its first event and is no longer.
+fn shown_row(rule: &dyn DynProjection, item: SdkItem, shown: Shown) -> Result<Option<(RowKey, ShownRow)>, StoreError> {
+    let mut row = attributes(item).map_err(|_| foreign_row("it holds what no rule writes"))?;
+    let Some(Value::Text(key)) = row.remove(rule.key()) else { return Err(foreign_row("its key is no text")) };
+    let owned = match row.get("owned") {
+        Some(Value::TextSet(names)) => names.iter().map(ToString::to_string).collect(),
+        _ => BTreeSet::new(),
+    };
+    if shown == Shown::ToReaders {
+        let parked = row.contains_key("parkedAt");
+        row.retain(|name, _| !is_bookkeeping(name));
+        if parked {
+            row.insert("parked".into(), true.into());
+        }
+    }
+    Ok((!row.is_empty()).then(|| (RowKey::from(&*key), ShownRow { attributes: row, owned })))
 }
 
 fn refused_row(rule: &dyn DynProjection, item: Option<SdkItem>) -> Result<Option<Box<HomeRow>>, StoreError> {

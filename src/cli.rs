@@ -6,172 +6,298 @@ mod capture;
 mod catch_up;
 mod doctor;
 mod events;
+mod format;
 mod generate;
+mod manual;
+mod out;
 mod parked;
 mod pretty_json;
 mod rate_limit;
 mod rebuild;
 mod replay;
+mod report;
+mod row_tables;
+mod rows;
 mod runner;
+mod segments;
+mod serve;
 mod snapshot;
 mod status;
 mod stores;
+mod summary;
 mod terminal;
+mod text;
 mod verify;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    io::{self, ErrorKind},
+    path::PathBuf,
+    process::ExitCode,
+};
 
-use clap::{Arg, ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
-use projection_vocabulary::{Registry, sample::Sample};
+use clap::{Arg, ArgAction, ArgMatches, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use projection_vocabulary::{DynProjection, Registry, sample::Sample};
+
+use crate::{operations::error::find_projection, store::Store};
+use out::Out;
 
 /// Everything was applied.
 const EXIT_OK: u8 = 0;
-/// Rows differ from what was expected, or something was parked or failed.
+/// Rows differ from the expected ones, or something was parked or failed.
 const EXIT_FINDINGS: u8 = 1;
-/// The command line or the input cannot be understood.
+/// The command line or the input cannot be understood, or the output cannot be written.
 const EXIT_USAGE: u8 = 2;
 /// Ctrl-C.
 const EXIT_INTERRUPTED: u8 = 130;
 
-/// Projects DynamoDB event streams into read models, exactly once.
+/// Help is wrapped at the terminal's width, but lines longer than this are hard to read.
+const HELP_COLUMNS_MAX: usize = 100;
+
+/// Projects DynamoDB event streams into read models, exactly once
 #[derive(Parser)]
-#[command(name = "projector", version, arg_required_else_help = true, after_help = EXIT_CODES)]
+#[command(name = "projector", arg_required_else_help = true, after_help = EXAMPLE, after_long_help = EXIT_CODES)]
 struct Projector {
     #[command(flatten)]
     store: StoreOptions,
+    #[command(flatten)]
+    verbosity: Verbosity,
     #[command(subcommand)]
     command: Command,
 }
 
-const EXIT_CODES: &str = "\
-Without a store option everything happens in a DynamoDB inside this process, in memory.
+const EXAMPLE: &str = "\
+Example: projector --data bank.db replay tests/fixtures/bank
 
-Exit codes: 0 all applied, 1 a difference or something parked or failed, 2 usage or unreadable input, 130 interrupted.";
+Without a store option, everything happens in an in-memory DynamoDB. More: projector --help, projector COMMAND --help";
+
+const EXIT_CODES: &str = "\
+Example: projector --data bank.db replay tests/fixtures/bank
+
+Without a store option, everything happens in an in-memory DynamoDB inside this process.
+
+Exit codes:
+  0    success: everything was applied, or nothing was found
+  1    findings: a difference, or something is parked or failed
+  2    usage error, unreadable input, or an output that cannot be written
+  130  interrupted by Ctrl-C; run the command again, nothing is counted twice
+A reader that closes the output early (`| head`) changes neither the work nor the exit code.
+
+Colours are off if NO_COLOR is set, TERM is dumb, or the output is not a terminal.";
 
 /// Which DynamoDB to work on.
 #[derive(Args)]
 #[command(next_help_heading = "Store")]
 struct StoreOptions {
-    /// Keep the DynamoDB of this process in a file
+    /// Keep this process's DynamoDB in a file
     #[arg(long, global = true, value_name = "PATH", conflicts_with_all = ["endpoint_url", "aws"])]
     data: Option<PathBuf>,
     /// Use the DynamoDB at this address
     #[arg(long, global = true, value_name = "URL", conflicts_with = "aws")]
     endpoint_url: Option<String>,
-    /// Use DynamoDB on AWS, with the usual chain of credentials; table names come from the environment
+    /// Use DynamoDB on AWS with the default credential chain; the environment names the tables
     #[arg(long, global = true)]
     aws: bool,
 }
 
 impl StoreOptions {
-    /// Into how many segments to cut a scan unless told: one after the other inside this process, a few at once over a network.
-    fn segments(&self) -> u32 {
-        if self.is_remote() { 4 } else { 1 }
-    }
-
     /// Whether it lies outside this process.
     fn is_remote(&self) -> bool {
         self.aws || self.endpoint_url.is_some()
     }
+
+    /// Whether it ends with this process.
+    fn is_in_memory(&self) -> bool {
+        !self.is_remote() && self.data.is_none()
+    }
+}
+
+/// How much to say on the standard error output.
+#[derive(Args)]
+#[command(next_help_heading = "Log")]
+struct Verbosity {
+    /// Show errors only
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    quiet: bool,
+    /// Show more of the log; twice for all of it
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    verbose: u8,
 }
 
 #[derive(Subcommand)]
 enum Command {
-    /// Project captured stream JSON and show what became of it
+    /// Project captured stream JSON and show the outcome
+    #[command(after_help = "Example: projector replay tests/fixtures/bank tests/fixtures/forum")]
     Replay(replay::Options),
-    /// Append to the event store, import into it, look into it
+    /// Show rows
+    #[command(subcommand)]
+    Rows(rows::Command),
+    /// Append events, import them, or show them
     #[command(subcommand)]
     Events(events::Command),
-    /// Record the event store's stream into files that `replay` takes
+    /// Record the event store's stream into files that `replay` reads
+    #[command(after_help = "Example: projector --aws capture --out captured --gzip")]
     Capture(capture::Options),
-    /// Show what could not be applied, and take it up again
+    /// List, show or retry what could not be applied
     #[command(subcommand)]
     Parked(parked::Command),
-    /// Show how many rows each projection has, what is parked, and whether rows are outdated or behind the event store
+    /// Show row counts, and whether rows are parked, outdated or behind
     ///
-    /// It looks at the newest event of each type alone; `verify` looks at all. Exit code 0 if nothing is parked, outdated or behind.
-    #[command(verbatim_doc_comment)]
+    /// It checks the newest event of each type only; `verify` checks all. Exit code 0 if nothing is parked, outdated or behind.
+    #[command(after_help = "Example: projector --data bank.db status")]
     Status(status::Options),
-    /// Judge a template, or what is deployed, by what correctness needs: each finding says why it matters and the fix
+    /// Check a deployment for settings that would lose or delay events
     ///
-    /// Of a template: `projector doctor infra/template.yaml`. Of a deployed function: `projector --aws doctor --function NAME`.
-    /// Exit code 0 if nothing is found.
-    #[command(verbatim_doc_comment)]
+    /// It checks a template, or a deployed function with --function. Each finding explains why it matters and how to fix it. Exit code
+    /// 0 if nothing is found.
+    #[command(after_help = "Example: projector doctor infra/template.yaml")]
     Doctor(doctor::Options),
-    /// Compare every row of a projection with the event store, also while the worker runs
+    /// Compare every row of a projection with the event store
     ///
-    /// Exit code 0 only if all that was looked at is as it must be, or was mended.
-    #[command(verbatim_doc_comment)]
+    /// It is safe to run this while the worker runs. Exit code 0 only if every row that was checked is right, or was repaired.
+    #[command(after_help = "Example: projector --data bank.db verify account-summary --repair")]
     Verify(verify::Options),
-    /// Bring every row of a projection to today's revision of its rule, while the worker goes on: in place, or into a table beside
+    /// Rebuild every row of a projection with the current rule
+    ///
+    /// It is safe to run this while the worker runs. Rows are replaced in place, or built in a separate table with --into.
+    #[command(after_help = "Example: projector --data bank.db rebuild-projection account-summary --dry-run")]
     RebuildProjection(rebuild::Options),
-    /// Advance the aggregates that are behind the event store
+    /// Advance rows that are behind the event store
+    #[command(after_help = "Example: projector --aws catch-up account-summary --since 26h")]
     CatchUp(catch_up::Options),
-    /// Write a made-up history as stream JSON, with the rows expected of it
+    /// Make up a history as stream JSON, with its expected rows
+    #[command(after_help = "Example: projector generate --events 10000 --aggregates 100 --out history")]
     Generate(generate::Options),
-    /// Manage the tables
+    /// Create the tables
     #[command(subcommand)]
     Tables(Tables),
+    /// Serve the embedded DynamoDB over HTTP to the AWS CLI and SDKs
+    ///
+    /// Only programs on this machine can connect: it listens on 127.0.0.1 and refuses requests of web pages, DNS rebinding included.
+    /// It checks no credentials. While it runs, other commands reach the data with --endpoint-url instead of --data.
+    #[command(after_help = "Example: projector --data bank.db serve --port 8000")]
+    Serve(serve::Options),
+    /// Print a completion script for a shell
+    #[command(after_help = "Example: projector completions bash > ~/.local/share/bash-completion/completions/projector")]
+    Completions(manual::CompletionsOptions),
+    /// Write manual pages
+    #[command(after_help = "Example: projector man --out ~/.local/share/man/man1")]
+    Man(manual::ManOptions),
 }
 
 #[derive(Subcommand)]
 enum Tables {
     /// Create the tables that are missing
-    Create,
+    #[command(after_help = "Example: projector --endpoint-url http://127.0.0.1:8000 tables create")]
+    Create {
+        #[command(flatten)]
+        format: format::Format,
+    },
+}
+
+/// What every command works with.
+struct Context {
+    store: StoreOptions,
+    registry: Registry,
+    out: Out,
+}
+
+impl Context {
+    /// Opens the store that the command line names.
+    async fn open_store(&self) -> anyhow::Result<Store> {
+        stores::open(&self.store, self.registry).await
+    }
+
+    /// The projection of this name.
+    fn rule(&self, name: &str) -> anyhow::Result<&'static dyn DynProjection> {
+        Ok(find_projection(self.registry, name)?)
+    }
 }
 
 /// Runs the command line of this process.
 #[must_use]
 pub fn run(registry: Registry, samples: &'static [Sample]) -> ExitCode {
-    terminal::log_to_stderr();
-    let matches = command(samples).get_matches();
-    let chosen =
-        matches.subcommand_matches("generate").and_then(|matches| samples.iter().skip(1).find(|sample| matches.get_flag(sample.name)));
-    let projector = Projector::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let matches = match command(samples).try_get_matches() {
+        Ok(matches) => matches,
+        Err(error) => return exit_with(&error),
+    };
+    let projector = match Projector::from_arg_matches(&matches) {
+        Ok(projector) => projector,
+        Err(error) => return exit_with(&error),
+    };
+    let Projector { store, verbosity, command } = projector;
+    terminal::set_up(verbosity.quiet, verbosity.verbose);
+    let mut cx = Context { store, registry, out: Out::stdout() };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let result =
-        runtime.map_err(anyhow::Error::from).and_then(|runtime| runtime.block_on(projector.run(registry, chosen.or(samples.first()))));
-    ExitCode::from(result.unwrap_or_else(|error| {
-        eprintln!("error: {error:#}");
+    let result = runtime
+        .map_err(anyhow::Error::from)
+        .and_then(|runtime| runtime.block_on(command.run(chosen_sample(&matches, samples), samples, &mut cx)));
+    let exit = result.unwrap_or_else(|error| {
+        terminal::error(format_args!("{error:#}"));
         EXIT_USAGE
-    }))
+    });
+    ExitCode::from(match cx.out.finish() {
+        Ok(()) => exit,
+        Err(error) => {
+            terminal::error(unwritable(&error));
+            EXIT_USAGE
+        }
+    })
 }
 
-/// The sample domains are the caller's, so their flags are made here.
+/// Prints help, the version or a usage error.
+fn exit_with(error: &clap::Error) -> ExitCode {
+    match error.print() {
+        Err(failed) if !error.use_stderr() && failed.kind() != ErrorKind::BrokenPipe => {
+            terminal::error(unwritable(&failed));
+            ExitCode::from(EXIT_USAGE)
+        }
+        _ => u8::try_from(error.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from),
+    }
+}
+
+fn unwritable(error: &io::Error) -> String {
+    format!("cannot write to the standard output: {error}")
+}
+
+/// The sample domain that a flag of `generate` names, else the first.
+fn chosen_sample(matches: &ArgMatches, samples: &'static [Sample]) -> Option<&'static Sample> {
+    let generate = matches.subcommand_matches("generate");
+    let named = generate.and_then(|matches| samples.iter().skip(1).find(|sample| matches.get_flag(sample.name)));
+    named.or(samples.first())
+}
+
+/// The definition of the command line. The sample domains are the caller's, so their flags are added here.
 fn command(samples: &[Sample]) -> clap::Command {
     let flags = samples.iter().skip(1).map(|sample| {
         Arg::new(sample.name).long(sample.name).action(ArgAction::SetTrue).help(format!("Make up a history of the {} domain", sample.name))
     });
-    Projector::command().mut_subcommand("generate", |generate| generate.args(flags))
+    Projector::command().version(version()).max_term_width(HELP_COLUMNS_MAX).mut_subcommand("generate", |generate| generate.args(flags))
 }
 
-impl Projector {
-    async fn run(self, registry: Registry, sample: Option<&'static Sample>) -> anyhow::Result<u8> {
-        if let Command::Generate(options) = self.command {
-            let sample = sample.ok_or_else(|| anyhow::anyhow!("this program has no sample domain to generate from"))?;
-            return generate::run(&options, registry, sample);
-        }
-        if let Command::RebuildProjection(options) = self.command {
-            return Box::pin(rebuild::run(&options, &self.store, registry)).await;
-        }
-        if let Command::Capture(options) = self.command {
-            return Box::pin(capture::run(&options, &self.store, registry)).await;
-        }
-        if let Command::Doctor(options) = self.command {
-            return doctor::run(&options, &self.store, registry).await;
-        }
-        let store = stores::open(&self.store, registry, matches!(self.command, Command::Tables(_))).await?;
-        match self.command {
-            Command::Replay(options) => Box::pin(replay::run(&options, store, registry)).await,
-            Command::Events(command) => events::run(command, &store).await,
-            Command::Parked(command) => parked::run(command, store, registry).await,
-            Command::Status(options) => status::run(&options, &self.store, store, registry).await,
-            Command::Verify(options) => verify::run(&options, &self.store, store, registry).await,
-            Command::CatchUp(options) => Box::pin(catch_up::run(&options, &self.store, store, registry)).await,
-            Command::Tables(Tables::Create) => stores::create(&store, registry).await,
-            Command::Generate(_) | Command::RebuildProjection(_) | Command::Capture(_) | Command::Doctor(_) => {
-                unreachable!("handled above: with no store, or one of its own")
-            }
+/// `0.1.0 (2425037)`, if the build was told its commit in `PROJECTOR_COMMIT`.
+fn version() -> String {
+    let version = env!("CARGO_PKG_VERSION");
+    option_env!("PROJECTOR_COMMIT").map_or_else(|| version.to_owned(), |commit| format!("{version} ({commit})"))
+}
+
+impl Command {
+    async fn run(self, sample: Option<&Sample>, samples: &[Sample], cx: &mut Context) -> anyhow::Result<u8> {
+        match &self {
+            Self::Replay(options) => Box::pin(replay::run(options, cx)).await,
+            Self::Rows(command) => rows::run(command, cx).await,
+            Self::Events(command) => events::run(command, cx).await,
+            Self::Capture(options) => Box::pin(capture::run(options, cx)).await,
+            Self::Parked(command) => parked::run(command, cx).await,
+            Self::Status(options) => status::run(options, cx).await,
+            Self::Doctor(options) => doctor::run(options, cx).await,
+            Self::Verify(options) => verify::run(options, cx).await,
+            Self::RebuildProjection(options) => Box::pin(rebuild::run(options, cx)).await,
+            Self::CatchUp(options) => Box::pin(catch_up::run(options, cx)).await,
+            Self::Generate(options) => generate::run(options, sample, cx),
+            Self::Tables(Tables::Create { format }) => stores::create_tables(*format, cx).await,
+            Self::Serve(options) => serve::run(options, cx).await,
+            Self::Completions(options) => manual::completions(options, command(samples), cx),
+            Self::Man(options) => manual::man(options, command(samples), cx),
         }
     }
 }

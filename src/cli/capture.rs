@@ -1,4 +1,4 @@
-//! `projector capture`: the event store's stream, into files that `replay` takes.
+//! `projector capture`: records the event store's stream into files that `replay` reads.
 
 use std::{
     fs::{self, File},
@@ -10,52 +10,54 @@ use std::{
 use anyhow::{Context as _, bail};
 use clap::Args;
 use flate2::{Compression, write::GzEncoder};
-use projection_vocabulary::Registry;
 use serde_json::Value as Json;
 
-use super::{EXIT_INTERRUPTED, EXIT_OK, StoreOptions, stores, terminal};
+use super::{
+    Context, EXIT_INTERRUPTED, EXIT_OK, stores, terminal,
+    text::{count, count_of},
+};
 use crate::sources::{
     stream::{Begin, Capture},
     stream_json::LambdaEvent,
 };
 
-/// How long to wait at the present end. A shard takes five reads a second, its two readers together
+/// How long to wait at the end of the stream. A shard allows five reads per second, shared by its two readers
 /// (<https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_streams_GetRecords.html>).
-const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// A file that is easy to look into and to carry about.
+const POLL_EVERY: Duration = Duration::from_secs(1);
+/// A file that is easy to open and to copy.
 const FILE_MB_DEFAULT: u64 = 64;
 const FILE_PREFIX: &str = "stream-";
 
 /// What to capture, and where to.
 #[derive(Args)]
 pub struct Options {
-    /// The folder to write to, created if missing; it must have no capture yet
+    /// The folder to write to, created if missing; it must not contain a capture
     #[arg(long, value_name = "FOLDER")]
     out: PathBuf,
-    /// Go on at the end, until Ctrl-C
+    /// Continue at the end of the stream until Ctrl-C
     #[arg(long)]
     follow: bool,
-    /// Begin with what comes from now on, and not with the oldest record that the stream still has
+    /// Begin with new records instead of the oldest record in the stream
     #[arg(long, requires = "follow")]
     latest: bool,
-    /// Pack each file
+    /// Compress each file
     #[arg(long)]
     gzip: bool,
-    /// Begin another file when one has N MB, unpacked
+    /// Begin another file after N MB, uncompressed
     #[arg(long, value_name = "N", default_value_t = FILE_MB_DEFAULT, value_parser = clap::value_parser!(u64).range(1..=10_000))]
     file_mb: u64,
 }
 
 /// `capture`
-pub async fn run(options: &Options, store_options: &StoreOptions, registry: Registry) -> anyhow::Result<u8> {
-    let (store, client) = stores::open_with_streams(store_options, registry).await?;
-    let arn = store.event_store_stream().await?.context("the event store has no stream: enable one that carries new images")?;
+pub async fn run(options: &Options, cx: &mut Context) -> anyhow::Result<u8> {
+    let (store, client) = stores::open_with_streams(&cx.store, cx.registry).await?;
+    let arn = store.event_store_stream().await?.context("the event store has no stream: enable one with new images")?;
     let begin = if options.latest { Begin::Latest } else { Begin::Oldest };
     let mut capture = Capture::new(client, arn, begin);
     let mut files = Files::new(options)?;
     let progress = terminal::spinner("reading the stream");
     let mut interrupt = std::pin::pin!(tokio::signal::ctrl_c());
-    // What is interrupted is a read, which is read again another time, and never a page that is being written.
+    // Ctrl-C interrupts a read, which is repeated next time, and never the writing of a page.
     let result = loop {
         let page = tokio::select! {
             biased;
@@ -67,27 +69,28 @@ pub async fn run(options: &Options, store_options: &StoreOptions, registry: Regi
             Ok(None) if !options.follow => break Ok(false),
             Ok(None) => tokio::select! {
                 _ = &mut interrupt => break Ok(true),
-                () = tokio::time::sleep(LOOK_EVERY) => {}
+                () = tokio::time::sleep(POLL_EVERY) => {}
             },
             Err(error) => break Err(error),
         }
     };
     progress.finish_and_clear();
     files.end()?;
-    println!("{} records in {} files in {}", files.records, files.number, options.out.display());
+    let (records, number) = (count_of(files.records, "record"), count(files.number, "file"));
+    cx.out.line(format_args!("{records} in {number} in {}", options.out.display()));
     let interrupted = result?;
-    // To be interrupted is how following ends.
+    // Ctrl-C is how following ends.
     Ok(if interrupted && !options.follow { EXIT_INTERRUPTED } else { EXIT_OK })
 }
 
-/// JSON Lines, a Lambda event for each page, in files of a limited size.
+/// Files of a limited size with JSON Lines, each line a Lambda event with one page of records.
 struct Files {
     folder: PathBuf,
     gzip: bool,
     bytes_max: u64,
     open: Option<Output>,
     bytes: u64,
-    /// How many files were begun.
+    /// The number of files begun.
     number: u32,
     records: usize,
 }
@@ -104,9 +107,9 @@ impl Files {
         let unread = || format!("cannot read {}", folder.display());
         for entry in fs::read_dir(&folder).with_context(unread)? {
             let name = entry.with_context(unread)?.file_name();
-            // One folder is one capture: two of the same stream would replay as if everything had come twice.
+            // One folder holds one capture: two captures of one stream would replay as if every record had been delivered twice.
             if name.to_string_lossy().starts_with(FILE_PREFIX) {
-                bail!("{} has a capture: choose another folder", folder.display());
+                bail!("{} contains a capture: choose another folder", folder.display());
             }
         }
         Ok(Self { folder, gzip: options.gzip, bytes_max: options.file_mb * 1_000_000, open: None, bytes: 0, number: 0, records: 0 })
@@ -120,7 +123,7 @@ impl Files {
             Some(output) => output,
             None => self.begin()?,
         };
-        // Whoever looks on sees whole pages.
+        // Flushed page by page, so that a reader of the file sees whole lines.
         output.write(&line).with_context(|| format!("cannot write to {}", self.folder.display()))?;
         self.open = Some(output);
         self.records += count;
@@ -134,14 +137,14 @@ impl Files {
     fn begin(&mut self) -> anyhow::Result<Output> {
         let packed = if self.gzip { ".gz" } else { "" };
         let path = self.folder.join(format!("{FILE_PREFIX}{:05}.jsonl{packed}", self.number + 1));
-        // Never over what is there: it may no longer be in the stream.
+        // Never overwrites a file: its records may no longer be in the stream.
         let file = File::create_new(&path).with_context(|| format!("cannot begin {}", path.display()))?;
         (self.number, self.bytes) = (self.number + 1, 0);
         let file = BufWriter::new(file);
         Ok(if self.gzip { Output::Gzip(GzEncoder::new(file, Compression::default())) } else { Output::Plain(file) })
     }
 
-    /// Ends the present file.
+    /// Ends the current file.
     fn end(&mut self) -> anyhow::Result<()> {
         let ended = match self.open.take() {
             None => Ok(()),

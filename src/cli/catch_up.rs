@@ -1,13 +1,14 @@
-//! `projector catch-up`: those that are behind the event store, to its head.
+//! `projector catch-up`: advances the rows that are behind the event store.
 
 use clap::Args;
-use projection_vocabulary::Registry;
 
 use super::{
-    EXIT_INTERRUPTED, EXIT_OK, StoreOptions,
+    Context, EXIT_INTERRUPTED, EXIT_OK,
+    format::Format,
     rate_limit::Budget,
-    rebuild::{self, Outcome, SEGMENTS_AT_ONCE_MAX},
-    runner::{self, End, Pass},
+    runner::{self, End, Source},
+    segments::Segments,
+    summary::Summary,
 };
 use crate::{
     Worker,
@@ -20,25 +21,24 @@ use crate::{
         recent::Recent,
     },
     progress::Counts,
-    store::{Store, segment::Segment},
 };
 
-/// What to catch up with.
+const RUN_AGAIN: &str = "run the same command again; nothing is counted twice";
+
+/// Which rows to check.
 #[derive(Args)]
 pub struct Options {
     #[command(flatten)]
     chosen: Chosen,
-    /// Look only at the aggregates that have events since so long ago, by the index GSI1 and not by a scan: 45m, 26h, 7d
+    /// Check only aggregates with events of the last 45m, 26h, 7d ..., found by the index GSI1 without a scan
     #[arg(long, value_name = "DURATION", conflicts_with = "segments")]
     since: Option<Age>,
-    /// Scan the event store in N segments at once [default: 1 inside this process, else 4]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=SEGMENTS_AT_ONCE_MAX))]
-    segments: Option<u32>,
+    #[command(flatten)]
+    segments: Segments,
     #[command(flatten)]
     budget: Budget,
-    /// Print the result as one JSON object, one a line with --all
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    format: Format,
 }
 
 /// One projection or all of them.
@@ -54,26 +54,26 @@ struct Chosen {
 }
 
 /// `catch-up`
-pub async fn run(options: &Options, store_options: &StoreOptions, store: Store, registry: Registry) -> anyhow::Result<u8> {
+pub async fn run(options: &Options, cx: &mut Context) -> anyhow::Result<u8> {
     let rules = match &options.chosen.projection {
-        Some(name) => vec![rebuild::rule(registry, name)?],
-        None => registry.projections().to_vec(),
+        Some(name) => vec![cx.rule(name)?],
+        None => cx.registry.projections().to_vec(),
     };
-    let worker = Worker::new(store, registry);
+    let worker = Worker::new(cx.open_store().await?, cx.registry);
     let mut exit = EXIT_OK;
     for rule in rules {
-        let (passes, items) = if let Some(since) = options.since {
-            (vec![Pass::Recent(Recent::new(&worker, rule, since.before_now()))], None)
+        let (sources, items) = if let Some(since) = options.since {
+            (vec![Source::Recent(Recent::new(&worker, rule, since.before_now()))], None)
         } else {
-            let beginning = |segment| SegmentRebuild::new(&worker, rule, Task::CatchUp, segment, Resume::default());
-            let segments = Segment::all(options.segments.unwrap_or_else(|| store_options.segments()));
-            (segments.map(|segment| Pass::Segment(Box::new(beginning(segment)))).collect(), rebuild::items(&worker, None).await)
+            let catch_up = |segment| SegmentRebuild::new(&worker, rule, Task::CatchUp, segment, Resume::default());
+            let segments = options.segments.all(&cx.store);
+            (segments.map(|segment| Source::Segment(Box::new(catch_up(segment)))).collect(), runner::items(&worker, None).await)
         };
-        let segments = passes.len();
-        let ended = runner::run(&worker, rule, (passes, Counts::default()), options.budget, items, false).await;
-        let again = "run the same command again: nothing counts twice";
-        exit = exit.max(Outcome::new(rule, Task::CatchUp, segments, &ended, None).tell(options.json, &ended, again)?);
-        if matches!(ended.end, End::Interrupted) {
+        let segments = sources.len();
+        let run = runner::run(&worker, rule, (sources, Counts::default()), options.budget, items, false).await;
+        let summary = Summary::new(rule, Task::CatchUp, segments, &run, None);
+        exit = exit.max(summary.print(options.format.is_json(), &run, RUN_AGAIN, &mut cx.out)?);
+        if matches!(run.end, End::Interrupted) {
             return Ok(EXIT_INTERRUPTED);
         }
     }

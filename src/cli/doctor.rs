@@ -1,19 +1,18 @@
-//! `projector doctor`: whether a deployment is as correctness needs it.
+//! `projector doctor`: checks a deployment for settings that would lose or delay events.
 
-use std::{
-    fmt::Write as _,
-    fs,
-    io::{self, Write as _},
-    path::PathBuf,
-};
+use std::{fmt::Write as _, fs, path::PathBuf};
 
 use anyhow::{Context as _, bail};
 use clap::{Args, builder::PossibleValuesParser};
 use projection_vocabulary::Registry;
 use serde_json::json;
-use textwrap::Options as Wrapped;
 
-use super::{EXIT_FINDINGS, EXIT_OK, StoreOptions, pretty_json, terminal::printable};
+use super::{
+    Context, EXIT_FINDINGS, EXIT_OK, StoreOptions,
+    format::Format,
+    pretty_json, terminal,
+    text::{Lines, count_of, printable},
+};
 use crate::{
     clients,
     doctor::{Deployment, Examination, Finding, checks, deployed, examine, template},
@@ -31,12 +30,11 @@ pub struct Options {
     /// The value of a parameter of the template
     #[arg(long = "parameter", value_name = "NAME=VALUE", value_parser = named, requires = "template")]
     parameters: Vec<(String, String)>,
-    /// Do not report findings of this name: they are meant so
+    /// Accept findings of this check: the setting is intentional
     #[arg(long, value_name = "CHECK", value_parser = PossibleValuesParser::new(checks().map(|check| check.name)), hide_possible_values = true)]
     allow: Vec<String>,
-    /// One JSON object a finding, the total last
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    format: Format,
 }
 
 fn named(text: &str) -> Result<(String, String), String> {
@@ -45,20 +43,19 @@ fn named(text: &str) -> Result<(String, String), String> {
 }
 
 /// `doctor`
-pub async fn run(options: &Options, store_options: &StoreOptions, registry: Registry) -> anyhow::Result<u8> {
+pub async fn run(options: &Options, cx: &mut Context) -> anyhow::Result<u8> {
     let deployment = match &options.template {
-        Some(_) if store_options.is_remote() => bail!("a template is judged by itself: leave out --aws and --endpoint-url"),
+        Some(_) if cx.store.is_remote() => bail!("a template is checked offline: omit --aws and --endpoint-url"),
         Some(path) => {
             let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-            template::read(&text, &options.parameters, options.function.as_deref(), registry)
+            template::read(&text, &options.parameters, options.function.as_deref(), cx.registry)
                 .map_err(|error| anyhow::anyhow!("{} {error}", path.display()))?
         }
-        None => of_aws(options.function.as_deref().unwrap_or_default(), store_options, registry).await?,
+        None => of_aws(options.function.as_deref().unwrap_or_default(), &cx.store, cx.registry).await?,
     };
-    let mut examination = examine(&deployment, registry);
+    let mut examination = examine(&deployment, cx.registry);
     examination.findings.retain(|finding| !options.allow.iter().any(|allowed| allowed == finding.check.name));
-    let text = if options.json { lines_of_json(&examination)? } else { lines(&deployment, &examination) };
-    io::stdout().write_all(text.as_bytes())?;
+    cx.out.text(&if options.format.is_json() { lines_of_json(&examination)? } else { lines(&deployment, &examination) });
     Ok(if examination.findings.is_empty() { EXIT_OK } else { EXIT_FINDINGS })
 }
 
@@ -69,36 +66,31 @@ async fn of_aws(function: &str, store_options: &StoreOptions, registry: Registry
     } else if store_options.aws {
         (clients::lambda_of_credential_chain().await, clients::of_credential_chain().await)
     } else {
-        bail!("say where the function is: --aws, or --endpoint-url of an emulator; or name a template");
+        bail!("name the function's location: --aws, or --endpoint-url of an emulator; or name a template");
     };
     Ok(deployed::read(&lambda, &dynamodb, function, registry).await?)
 }
 
-/// The columns of a terminal that everybody has.
-const COLUMNS: usize = 80;
-/// Of lines that go on.
+/// Of the second and later lines of a paragraph.
 const INDENT: &str = "    ";
 
 fn lines(deployment: &Deployment, examination: &Examination) -> String {
-    let mut text = String::new();
-    let mut paragraph = |first: &str, words: &str| {
-        // A pattern that is to be copied stays whole.
-        let options = Wrapped::new(COLUMNS).initial_indent(first).subsequent_indent(INDENT).break_words(false);
-        writeln!(text, "{}", textwrap::fill(&printable(words), options)).expect("a String takes all");
-    };
+    let columns = terminal::columns();
+    let mut lines = Lines::default();
+    let mut paragraph = |first: &str, words: &str| lines.paragraph(first, &printable(words), INDENT, columns);
     for Finding { check, subject, found } in &examination.findings {
         paragraph("", &format!("{} {}: {subject} {found}", check.severity, check.name));
         paragraph("  why: ", check.why);
         paragraph("  fix: ", check.fix);
     }
     for (subject, why) in &examination.unseen {
-        paragraph("", &format!("not judged: {subject}: {why}"));
+        paragraph("", &format!("unknown: {subject}: {why}"));
     }
     let Examination { findings, unseen, judged } = examination;
-    let unseen = if unseen.is_empty() { String::new() } else { format!(", {} could not be", unseen.len()) };
-    let worker = &deployment.function.name;
-    paragraph("", &format!("{worker}: {judged} settings judged{unseen}; {} findings", findings.len()));
-    text
+    let unknown = if unseen.is_empty() { String::new() } else { format!(", {} unknown", unseen.len()) };
+    let (worker, settings, found) = (&deployment.function.name, count_of(*judged, "setting"), count_of(findings.len(), "finding"));
+    paragraph("", &format!("{worker}: {settings} checked{unknown}; {found}"));
+    lines.into_text()
 }
 
 fn lines_of_json(examination: &Examination) -> anyhow::Result<String> {

@@ -1,20 +1,26 @@
-//! `projector events`: the event store by hand.
+//! `projector events`: append to the event store, import into it, and show events.
 
 use std::{
     collections::BTreeMap,
     fs::File,
-    io::{BufRead as _, BufReader, Write as _},
+    io::{BufRead as _, BufReader},
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use anyhow::{Context as _, bail};
-use clap::Subcommand;
+use clap::{Subcommand, ValueEnum};
+use comfy_table::Cell;
 use projection_vocabulary::{AggregateId, RecordedEvent, Timestamp, Value, Version};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{EXIT_FINDINGS, EXIT_OK};
+use super::{
+    Context, EXIT_FINDINGS, EXIT_OK,
+    out::Out,
+    terminal,
+    text::{count, count_of, printable, shortened, to_the_second},
+};
 use crate::{
     engine::decode::appended_item,
     retry::Deadline,
@@ -27,43 +33,76 @@ use crate::{
     },
 };
 
+/// Columns of a table that an event type gets.
+const TYPE_COLUMNS: usize = 30;
+/// Columns of a table that an aggregate's id gets.
+const AGGREGATE_COLUMNS: usize = 40;
+/// Columns of a table that the other cells need.
+const OTHER_COLUMNS: usize = 38;
+/// Columns that an event's data gets at least.
+const DATA_COLUMNS_MIN: usize = 20;
+
 /// What to do with the event store.
 #[derive(Subcommand)]
 pub enum Command {
-    /// Append events from JSON Lines: `{"aggregateId", "eventType", "eventData"}` and, if you like, `"expectedVersion"`,
-    /// `"eventId"`, `"timestamp"`, `"metadata"`. Consecutive lines of one aggregate are appended together, 99 at most
+    /// Append events from a file of JSON Lines
+    ///
+    /// Each line is {"aggregateId", "eventType", "eventData"} and optionally "expectedVersion", "eventId", "timestamp", "metadata".
+    /// Consecutive lines of one aggregate are appended together, at most 99 at once.
+    #[command(after_help = "Example: projector --data bank.db events append events.jsonl")]
     Append {
         /// JSON Lines
         file: PathBuf,
     },
-    /// Put the events that captured stream files saw inserted into the event store. Repeatable
+    /// Import the events that captured stream files saw inserted; repeating it changes nothing
+    #[command(after_help = "Example: projector --data bank.db events import tests/fixtures/bank")]
     Import {
         /// Files, folders, or - for the standard input
         #[arg(required = true)]
         paths: Vec<PathBuf>,
     },
-    /// Show an aggregate's history as JSON Lines
+    /// Show an aggregate's history
+    #[command(after_help = "Example: projector --data bank.db events show account-alice")]
     Show {
         /// The aggregate's id
         aggregate: String,
+        /// Print JSON Lines, or a table for people
+        #[arg(long, value_enum, default_value_t = Output::Json)]
+        output: Output,
     },
-    /// Show the newest events of a type as JSON Lines, newest first
+    /// Show the newest events of a type, newest first
+    #[command(after_help = "Example: projector --data bank.db events by-type MoneyDeposited --limit 5")]
     ByType {
         /// The event type
         event_type: String,
-        /// How many at most
-        #[arg(long, default_value_t = 20)]
+        /// The number of events at most
+        #[arg(long, value_name = "N", default_value_t = 20)]
         limit: usize,
+        /// Print JSON Lines, or a table for people
+        #[arg(long, value_enum, default_value_t = Output::Json)]
+        output: Output,
     },
 }
 
+/// How to print events. Unlike other commands', their default is JSON: events are documents.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    Table,
+    Json,
+}
+
 /// `events`
-pub async fn run(command: Command, store: &Store) -> anyhow::Result<u8> {
+pub async fn run(command: &Command, cx: &mut Context) -> anyhow::Result<u8> {
+    let store = cx.open_store().await?;
     match command {
-        Command::Append { file } => append(store, &file).await,
-        Command::Import { paths } => import(store, &paths).await,
-        Command::Show { aggregate } => show(store, &aggregate.as_str().into()).await,
-        Command::ByType { event_type, limit } => print(store.load_by_type(&event_type, limit).await?),
+        Command::Append { file } => append(&store, file, &mut cx.out).await,
+        Command::Import { paths } => import(&store, paths, &mut cx.out).await,
+        Command::Show { aggregate, output } => show(&store, &aggregate.as_str().into(), *output, &mut cx.out).await,
+        Command::ByType { event_type, limit, output } => {
+            let mut printer = Printer::new(*output, &mut cx.out);
+            printer.print(store.load_by_type(event_type, *limit).await?);
+            Ok(printer.finish())
+        }
     }
 }
 
@@ -79,16 +118,16 @@ struct Line {
     metadata: Option<Box<RawValue>>,
 }
 
-async fn append(store: &Store, path: &Path) -> anyhow::Result<u8> {
+async fn append(store: &Store, path: &Path, out: &mut Out) -> anyhow::Result<u8> {
     let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
     let mut lines = Vec::new();
     for (line, number) in BufReader::new(file).lines().zip(1_u64..) {
         let line = line.with_context(|| format!("cannot read {}", path.display()))?;
         if !line.trim().is_empty() {
-            // Its own words may quote the data, so only the place is passed on.
+            // The parser's message may quote event data, so only the place is reported.
             let parsed: Line = serde_json::from_str(&line).map_err(|error| {
                 anyhow::anyhow!(
-                    "{}:{number} is no event to append: see column {} and `projector events append --help`",
+                    "{}:{number} is not a valid event to append: see column {} and `projector events append --help`",
                     path.display(),
                     error.column()
                 )
@@ -111,7 +150,8 @@ async fn append(store: &Store, path: &Path) -> anyhow::Result<u8> {
             match store.append(after, &events.collect::<anyhow::Result<Vec<_>>>()?).await {
                 Ok(version) => expected = Some(version),
                 Err(error @ AppendError::Conflict { .. }) => {
-                    eprintln!("error: {}:{}: {error}; {appended} events were appended before", path.display(), lines[0].0);
+                    let before = count_of(appended, "event");
+                    terminal::error(format_args!("{}:{}: {error}; {before} appended before", path.display(), lines[0].0));
                     return Ok(EXIT_FINDINGS);
                 }
                 Err(error) => return Err(error).with_context(|| format!("{}:{}", path.display(), lines[0].0)),
@@ -119,14 +159,14 @@ async fn append(store: &Store, path: &Path) -> anyhow::Result<u8> {
             appended += lines.len();
         }
     }
-    println!("{appended} events appended");
+    out.line(format_args!("{} appended", count_of(appended, "event")));
     Ok(EXIT_OK)
 }
 
 fn event(aggregate: &AggregateId, version: Version, line: &Line) -> anyhow::Result<RecordedEvent> {
     let data = Value::from_json(&line.event_data).context("eventData")?;
     if !matches!(data, Value::Map(_)) {
-        bail!("eventData is no object");
+        bail!("eventData is not an object");
     }
     if line.aggregate_id.is_empty() || line.event_type.is_empty() {
         bail!("aggregateId or eventType is empty");
@@ -143,22 +183,23 @@ fn event(aggregate: &AggregateId, version: Version, line: &Line) -> anyhow::Resu
     })
 }
 
-/// What came of an import, in numbers.
+/// The outcome of an import, in numbers.
 #[derive(Default)]
 struct Imports {
     new: u64,
     known: u64,
     refused: u64,
-    other: u64,
+    not_events: u64,
 }
 
-async fn import(store: &Store, paths: &[PathBuf]) -> anyhow::Result<u8> {
-    let Imports { new, known, refused, other } = import_all(store, paths).await?;
-    println!("{new} events imported, {known} already there, {refused} refused, {other} records passed over");
+async fn import(store: &Store, paths: &[PathBuf], out: &mut Out) -> anyhow::Result<u8> {
+    let Imports { new, known, refused, not_events } = import_all(store, paths).await?;
+    let (events, others) = (count(new, "event"), count(not_events, "other record"));
+    out.line(format_args!("{events} imported, {known} already there, {refused} refused; {others} skipped"));
     Ok(if refused > 0 { EXIT_FINDINGS } else { EXIT_OK })
 }
 
-/// Puts the events that captured files saw inserted into the event store. What it refuses is named on the error output.
+/// Imports the events that captured files saw inserted, without a summary. Refused ones are named on the error output.
 pub async fn import_quietly(store: &Store, paths: &[PathBuf]) -> anyhow::Result<()> {
     import_all(store, paths).await.map(drop)
 }
@@ -169,21 +210,21 @@ async fn import_all(store: &Store, paths: &[PathBuf]) -> anyhow::Result<Imports>
         for record in source.records()? {
             let record = match record {
                 Err(error) if !error.is_fatal() => {
-                    eprintln!("error: {error}");
+                    terminal::error(error);
                     imports.refused += 1;
                     continue;
                 }
                 record => record?,
             };
             let Some((aggregate, version, item)) = appended_item(&record.json) else {
-                imports.other += 1;
+                imports.not_events += 1;
                 continue;
             };
             match store.import(&aggregate, version, item.into()).await? {
                 Imported::New => imports.new += 1,
                 Imported::Known => imports.known += 1,
                 Imported::Refused(reason) => {
-                    eprintln!("error: {}: {reason}", record.origin);
+                    terminal::error(format_args!("{}: {reason}", record.origin));
                     imports.refused += 1;
                 }
             }
@@ -192,45 +233,80 @@ async fn import_all(store: &Store, paths: &[PathBuf]) -> anyhow::Result<Imports>
     Ok(imports)
 }
 
-async fn show(store: &Store, aggregate: &AggregateId) -> anyhow::Result<u8> {
+async fn show(store: &Store, aggregate: &AggregateId, output: Output, out: &mut Out) -> anyhow::Result<u8> {
     let mut from = Version::NONE.next();
-    loop {
+    let mut printer = Printer::new(output, out);
+    while printer.out.is_open() {
         let page = store.load_page(aggregate, from..=Version(u64::MAX), PAGE_EVENTS, Deadline::NONE).await?;
-        let Some(last) = page.last().map(Stored::version) else {
-            if from == Version::NONE.next() {
-                eprintln!("error: the event store has no aggregate {aggregate}");
-                return Ok(EXIT_FINDINGS);
-            }
-            return Ok(EXIT_OK);
-        };
+        let Some(last) = page.last().map(Stored::version) else { break };
         from = last.next();
-        print(page)?;
+        printer.print(page);
     }
+    if from == Version::NONE.next() && printer.out.is_open() {
+        terminal::error(format_args!("the event store has no aggregate {}", printable(aggregate.as_str())));
+        return Ok(EXIT_FINDINGS);
+    }
+    Ok(printer.finish())
 }
 
-fn print(events: Vec<Stored>) -> anyhow::Result<u8> {
-    let mut out = std::io::stdout().lock();
-    let mut malformed = false;
-    for stored in events {
-        match stored {
-            Stored::Event(event) => {
-                let text = |text: &Arc<str>| Value::Text(text.clone());
-                let mut members = BTreeMap::from([
-                    ("aggregateId".to_owned(), (&event.aggregate).into()),
-                    ("eventVersion".to_owned(), event.version.0.into()),
-                    ("eventId".to_owned(), text(&event.event_id)),
-                    ("eventType".to_owned(), text(&event.event_type)),
-                    ("timestamp".to_owned(), (&event.timestamp).into()),
-                    ("eventData".to_owned(), event.data),
-                ]);
-                members.extend(event.metadata.map(|metadata| ("metadata".to_owned(), metadata)));
-                writeln!(out, "{}", Value::Map(members).to_json())?;
-            }
-            Stored::Malformed { version, reason, .. } => {
-                malformed = true;
-                eprintln!("version {version} cannot be read: {reason}");
+/// Prints events, page by page as JSON, or all at the end as a table.
+struct Printer<'a> {
+    out: &'a mut Out,
+    table: Option<comfy_table::Table>,
+    malformed: bool,
+}
+
+impl<'a> Printer<'a> {
+    fn new(output: Output, out: &'a mut Out) -> Self {
+        let table = (output == Output::Table).then(|| {
+            let mut table = terminal::table();
+            table.set_header(terminal::header(["aggregate", "version", "type", "time (UTC)", "data"]));
+            table
+        });
+        Self { out, table, malformed: false }
+    }
+
+    fn print(&mut self, events: Vec<Stored>) {
+        for stored in events {
+            match (stored, &mut self.table) {
+                (Stored::Event(event), None) => self.out.line(json(event)),
+                (Stored::Event(event), Some(table)) => {
+                    table.add_row(row(&event));
+                }
+                (Stored::Malformed { version, reason, .. }, _) => {
+                    self.malformed = true;
+                    terminal::error(format_args!("version {version} cannot be read: {reason}"));
+                }
             }
         }
     }
-    Ok(if malformed { EXIT_FINDINGS } else { EXIT_OK })
+
+    /// Returns the exit code.
+    fn finish(self) -> u8 {
+        if let Some(table) = self.table {
+            self.out.line(table);
+        }
+        if self.malformed { EXIT_FINDINGS } else { EXIT_OK }
+    }
+}
+
+fn json(event: RecordedEvent) -> impl std::fmt::Display {
+    let text = |text: &Arc<str>| Value::Text(text.clone());
+    let mut members = BTreeMap::from([
+        ("aggregateId".to_owned(), (&event.aggregate).into()),
+        ("eventVersion".to_owned(), event.version.0.into()),
+        ("eventId".to_owned(), text(&event.event_id)),
+        ("eventType".to_owned(), text(&event.event_type)),
+        ("timestamp".to_owned(), (&event.timestamp).into()),
+        ("eventData".to_owned(), event.data),
+    ]);
+    members.extend(event.metadata.map(|metadata| ("metadata".to_owned(), metadata)));
+    Value::Map(members).to_json()
+}
+
+fn row(event: &RecordedEvent) -> [Cell; 5] {
+    let (aggregate, kind) = (shortened(event.aggregate.as_str(), AGGREGATE_COLUMNS), shortened(&event.event_type, TYPE_COLUMNS));
+    let left = terminal::columns().saturating_sub(OTHER_COLUMNS + aggregate.chars().count() + kind.chars().count());
+    let data = shortened(event.data.to_json().get(), left.max(DATA_COLUMNS_MIN));
+    [aggregate, event.version.to_string(), kind, to_the_second(event.timestamp.as_str()), data].map(Cell::new)
 }

@@ -1,4 +1,4 @@
-//! `projector generate`: a made-up, valid history as stream JSON, with the rows expected of it.
+//! `projector generate`: writes a made-up, valid history as stream JSON, with its expected rows.
 
 use std::{
     fs::{self, File},
@@ -9,7 +9,7 @@ use std::{
 use anyhow::Context as _;
 use clap::Args;
 use projection_vocabulary::{
-    Registry, Rows,
+    Rows,
     sample::{Sample, record},
 };
 use rand_chacha::{
@@ -17,7 +17,11 @@ use rand_chacha::{
     rand_core::{Rng as _, SeedableRng as _},
 };
 
-use super::{EXIT_OK, snapshot::Snapshot};
+use super::{
+    Context, EXIT_OK,
+    snapshot::Snapshot,
+    text::{count, count_of},
+};
 use crate::sources::stream_json::{LambdaEvent, inserted};
 
 /// Records in one file.
@@ -26,10 +30,10 @@ const BATCH_RECORDS: usize = 1_000;
 /// What to generate.
 #[derive(Args)]
 pub struct Options {
-    /// How many events
+    /// The number of events
     #[arg(long, value_name = "N")]
     events: usize,
-    /// About how many aggregates they are of
+    /// The number of aggregates they belong to, approximately
     #[arg(long, value_name = "M", default_value_t = 100)]
     aggregates: usize,
     /// The same seed makes the same files
@@ -41,9 +45,10 @@ pub struct Options {
 }
 
 /// `generate`
-pub fn run(options: &Options, registry: Registry, sample: &Sample) -> anyhow::Result<u8> {
-    // ChaCha promises the same numbers in every version; the bound is taken by multiplication, so no library's idea of a
-    // distribution comes between a seed and its files.
+pub fn run(options: &Options, sample: Option<&Sample>, cx: &mut Context) -> anyhow::Result<u8> {
+    let sample = sample.context("this program has no sample domain to generate from")?;
+    // ChaCha yields the same numbers in every version. The bound is applied by multiplication, so that a library's change to its
+    // distributions cannot change the files of a seed.
     let mut random = ChaCha8Rng::seed_from_u64(options.seed);
     let mut pick = |bound: u64| u64::try_from((u128::from(random.next_u64()) * u128::from(bound)) >> 64).expect("below the bound");
     let facts = (sample.facts)(&mut pick, options.events, options.aggregates);
@@ -52,7 +57,7 @@ pub fn run(options: &Options, registry: Registry, sample: &Sample) -> anyhow::Re
     let out = &options.out;
     fs::create_dir_all(out).with_context(|| format!("cannot create {}", out.display()))?;
     let positions = (1_u64..).step_by(BATCH_RECORDS);
-    let mut files = 0;
+    let mut files = 0_u64;
     for (batch, position) in events.chunks(BATCH_RECORDS).zip(positions) {
         files += 1;
         let records = batch.iter().zip(position..).map(|(event, position)| inserted(event, position)).collect();
@@ -64,15 +69,16 @@ pub fn run(options: &Options, registry: Registry, sample: &Sample) -> anyhow::Re
     }
 
     let mut expected = Vec::new();
-    for rule in registry.projections() {
+    for rule in cx.registry.projections() {
         let mut rows = Rows::default();
         for event in &events {
-            rows.fold(*rule, event).with_context(|| format!("the sample `{}` is refused by `{}`", sample.name, rule.name()))?;
+            rows.fold(*rule, event).with_context(|| format!("`{}` refuses the sample `{}`", rule.name(), sample.name))?;
         }
         expected.push((*rule, rows.visible()));
     }
     let expected = Snapshot::of(expected.iter().map(|(rule, rows)| (*rule as _, rows)), Vec::new());
     fs::write(out.join("expected.json"), expected.to_json()?).with_context(|| format!("cannot write to {}", out.display()))?;
-    println!("{} events of the {} domain in {files} files, and expected.json, in {}", events.len(), sample.name, out.display());
+    let (events, files) = (count_of(events.len(), "event"), count(files, "file"));
+    cx.out.line(format_args!("{events} of the {} domain in {files}, and expected.json, in {}", sample.name, out.display()));
     Ok(EXIT_OK)
 }

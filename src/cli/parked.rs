@@ -1,19 +1,23 @@
-//! `projector parked`: what could not be applied, looked at and taken up again.
-
-use std::io::Write as _;
+//! `projector parked`: lists, shows and redrives what could not be applied.
 
 use clap::{Args, Subcommand};
 use comfy_table::{ColumnConstraint, ContentArrangement, LineStyle, presets::UTF8_BORDERS_ONLY};
 use futures::{FutureExt as _, StreamExt as _, stream};
-use projection_vocabulary::Registry;
 use serde::Serialize;
+use serde_json::{json, value::RawValue};
 
-use super::{EXIT_FINDINGS, EXIT_INTERRUPTED, EXIT_OK, pretty_json, terminal};
+use super::{
+    Context, EXIT_FINDINGS, EXIT_INTERRUPTED, EXIT_OK,
+    format::Format,
+    out::Out,
+    pretty_json, terminal,
+    text::{count, count_of, printable, shortened, times, to_the_minute},
+};
 use crate::{
     Worker,
     engine::reproject::Trust,
     operations::{
-        error::{OperationError, find_projection},
+        error::OperationError,
         redrive::{self, Redriven},
     },
     retry::Deadline,
@@ -23,95 +27,95 @@ use crate::{
     },
 };
 
-/// How many are redriven at once. Each reads a history and writes its row; an operator's command leaves the tables to the
-/// worker.
+/// Entries redriven at once. Each reads a history and writes its row; an operator's command leaves the tables to the worker.
 const REDRIVEN_AT_ONCE: usize = 8;
-/// Columns of a table that a name gets: a UUID fits, and so does the name of a record. Longer ones lose their middle, and
-/// `--json` has them whole.
+/// Columns of a table that a name gets: a UUID fits, and so does the name of a record. Longer names lose their middle, and JSON has
+/// them whole.
 const NAME_COLUMNS: usize = 39;
 /// Columns of a name in a line.
 const NAME_IN_LINE_COLUMNS: usize = 72;
 /// Columns of a reason in a table: reasons quote ids, and an id may have 2 KB.
 const REASON_COLUMNS: usize = 320;
-/// Columns of a table where no terminal says how many it has.
-const TABLE_COLUMNS: u16 = 80;
 
-/// What to do with what is parked.
+/// What to do with parked aggregates and records.
 #[derive(Subcommand)]
 pub enum Command {
-    /// Show what is parked and why, without event data
+    /// List what is parked and why, without event data
+    #[command(after_help = "Example: projector --data bank.db parked list --projection account-summary")]
     List(ListOptions),
-    /// Show all that is kept of one parked aggregate or record. This, and no other command on what is parked, prints event data:
-    /// the record or event as it came
+    /// Show one parked aggregate or record, including its event data
     ///
-    /// Exit code 1 if it is not parked.
-    #[command(verbatim_doc_comment)]
-    Show {
-        /// The projection, or - for a record that names no event
-        #[arg(long, value_name = "P", allow_hyphen_values = true)]
-        projection: String,
-        /// The aggregate, or record#... for a record that names no event
-        #[arg(long, value_name = "A", allow_hyphen_values = true)]
-        aggregate: String,
-    },
-    /// Take up again what was parked, once its cause is mended: each aggregate goes on from where it waits to the head of its
-    /// history in the event store
+    /// No other command prints the data of a parked event or record. Exit code 1 if it is not parked.
+    #[command(after_help = "Example: projector --data bank.db parked show --projection account-summary --aggregate account-alice")]
+    Show(ShowOptions),
+    /// Retry what was parked, after its cause is fixed
     ///
-    /// It may run while the worker runs, and again after any failure: nothing counts twice. Exit code 0 only if all that was
-    /// chosen is mended; 1 also if the aggregate that --aggregate names is not parked. Where nothing is parked, --all and
-    /// --projection have nothing to do, which is 0.
-    #[command(verbatim_doc_comment)]
+    /// Each aggregate continues from its last good version to the head of its history in the event store. It is safe to run this
+    /// while the worker runs, and again after any failure: nothing is counted twice. Exit code 0 only if nothing chosen is still
+    /// parked; 1 also if the aggregate that --aggregate names is not parked.
+    #[command(after_help = "Example: projector --data bank.db parked redrive --all")]
     Redrive(RedriveOptions),
 }
 
 /// What to list.
 #[derive(Args)]
 pub struct ListOptions {
-    /// Only of this projection, or - for records that name no event
+    /// Only this projection, or - for records that name no event
     #[arg(long, value_name = "P", allow_hyphen_values = true)]
     projection: Option<String>,
     /// Only this aggregate
     #[arg(long, value_name = "A", allow_hyphen_values = true)]
     aggregate: Option<String>,
-    /// One JSON object a line, with whole ids
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    format: Format,
 }
 
-/// What to take up again.
+/// What to show.
+#[derive(Args)]
+pub struct ShowOptions {
+    /// The projection, or - for a record that names no event
+    #[arg(long, value_name = "P", allow_hyphen_values = true)]
+    projection: String,
+    /// The aggregate, or record#... for a record that names no event
+    #[arg(long, value_name = "A", allow_hyphen_values = true)]
+    aggregate: String,
+    #[command(flatten)]
+    format: Format,
+}
+
+/// What to retry.
 #[derive(Args)]
 pub struct RedriveOptions {
     #[command(flatten)]
     chosen: Chosen,
-    /// Go by the event store alone: project each row anew, also if that takes it back. For after a restore of the event store
+    /// Re-project each row from the event store, even if that takes it back (after a restore of the event store)
     #[arg(long)]
     trust_store: bool,
-    /// One JSON object a line, the total last
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    format: Format,
 }
 
-/// What to take up again: something must be said, for everything is a lot.
+/// What to retry. Something must be named, because everything may be a lot.
 #[derive(Args)]
 #[group(required = true, multiple = true)]
 struct Chosen {
-    /// All of this projection, or - for records that name no event
+    /// Everything parked in this projection, or - for records that name no event
     #[arg(long, value_name = "P", allow_hyphen_values = true)]
     projection: Option<String>,
-    /// This aggregate, in every projection unless one is given
+    /// This aggregate, in every projection unless one is named
     #[arg(long, value_name = "A", allow_hyphen_values = true)]
     aggregate: Option<String>,
-    /// All that is parked
+    /// Everything that is parked
     #[arg(long, conflicts_with_all = ["projection", "aggregate"])]
     all: bool,
 }
 
 /// `parked`
-pub async fn run(command: Command, store: Store, registry: Registry) -> anyhow::Result<u8> {
+pub async fn run(command: &Command, cx: &mut Context) -> anyhow::Result<u8> {
     match command {
-        Command::List(options) => list(&options, &store).await,
-        Command::Show { projection, aggregate } => show(&store, &projection, &aggregate).await,
-        Command::Redrive(options) => redrive(&options, &Worker::new(store, registry)).await,
+        Command::List(options) => list(options, cx).await,
+        Command::Show(options) => show(options, cx).await,
+        Command::Redrive(options) => redrive(options, cx).await,
     }
 }
 
@@ -121,26 +125,25 @@ async fn parked(store: &Store, projection: Option<&str>, aggregate: Option<&str>
     Ok(parked)
 }
 
-async fn list(options: &ListOptions, store: &Store) -> anyhow::Result<u8> {
-    let parked = parked(store, options.projection.as_deref(), options.aggregate.as_deref()).await?;
-    let mut out = std::io::stdout().lock();
-    if options.json {
-        for Parked { projection, aggregate, version, reason, count, first_seen, last_seen, .. } in &parked {
-            let line = Listed {
-                projection,
-                aggregate_id: aggregate,
-                version: version.map(|version| version.0),
-                reason,
-                first_seen,
-                last_seen,
-                count: *count,
-            };
-            writeln!(out, "{}", pretty_json::line(&line)?)?;
+/// Refuses a misspelt projection, in which nothing could be parked.
+fn check_projection(projection: Option<&str>, cx: &Context) -> anyhow::Result<()> {
+    match projection {
+        Some(name) if name != NO_PROJECTION => cx.rule(name).map(drop),
+        _ => Ok(()),
+    }
+}
+
+async fn list(options: &ListOptions, cx: &mut Context) -> anyhow::Result<u8> {
+    check_projection(options.projection.as_deref(), cx)?;
+    let parked = parked(&cx.open_store().await?, options.projection.as_deref(), options.aggregate.as_deref()).await?;
+    if options.format.is_json() {
+        for entry in &parked {
+            cx.out.line(pretty_json::line(&Listed::of(entry))?);
         }
     } else if parked.is_empty() {
-        writeln!(out, "no aggregate is parked")?;
+        cx.out.line("nothing is parked");
     } else {
-        writeln!(out, "{}", table(&parked))?;
+        cx.out.line(table(&parked));
     }
     Ok(EXIT_OK)
 }
@@ -158,41 +161,59 @@ struct Listed<'a> {
     count: u64,
 }
 
-/// The reason stands below what it is about: in seven columns, the ids of aggregates among them, a terminal of 80 would leave it
-/// no room.
+impl<'a> Listed<'a> {
+    fn of(Parked { projection, aggregate, version, reason, count, first_seen, last_seen, .. }: &'a Parked) -> Self {
+        Self {
+            projection,
+            aggregate_id: aggregate,
+            version: version.map(|version| version.0),
+            reason,
+            first_seen,
+            last_seen,
+            count: *count,
+        }
+    }
+}
+
+/// The reason stands below the name it belongs to: in a column of its own, it would have no room on a terminal of 80 columns.
 fn table(parked: &[Parked]) -> String {
     let mut table = terminal::table();
     table.load_style(UTF8_BORDERS_ONLY.row_separator(LineStyle::new('├', '─', '─', '┤')));
     table.set_header(terminal::header(["projection, aggregate, version: reason", "first, last (UTC)"]));
     for entry in parked {
-        let short = |text: &str| terminal::shortened(text, NAME_COLUMNS);
+        let short = |text: &str| shortened(text, NAME_COLUMNS);
         let version = entry.version.map_or_else(String::new, |version| format!("version {version}: "));
-        let reason = terminal::shortened(&entry.reason, REASON_COLUMNS);
-        let times = if entry.count == 1 { "once".to_owned() } else { format!("{} times", entry.count) };
+        let reason = shortened(&entry.reason, REASON_COLUMNS);
         table.add_row([
             format!("{}  {}\n{version}{reason}", short(&entry.projection), short(&entry.aggregate)),
-            format!("{}\n{}\n{times}", minute(&entry.first_seen), minute(&entry.last_seen)),
+            format!("{}\n{}\n{}", to_the_minute(&entry.first_seen), to_the_minute(&entry.last_seen), times(entry.count)),
         ]);
     }
     table.set_content_arrangement(ContentArrangement::Dynamic);
-    if table.width().is_none() {
-        table.set_width(TABLE_COLUMNS);
-    }
+    table.set_width(u16::try_from(terminal::columns()).unwrap_or(u16::MAX));
     table.column_mut(1).expect("there are two").set_constraint(ColumnConstraint::ContentWidth);
     table.to_string()
 }
 
-/// `2026-01-05T09:00:00.000Z` as `2026-01-05 09:00`.
-fn minute(timestamp: &str) -> String {
-    timestamp.get(..16).map_or_else(|| terminal::printable(timestamp), |minute| terminal::printable(minute).replacen('T', " ", 1))
-}
-
-async fn show(store: &Store, projection: &str, aggregate: &str) -> anyhow::Result<u8> {
+async fn show(options: &ShowOptions, cx: &mut Context) -> anyhow::Result<u8> {
+    let ShowOptions { projection, aggregate, format } = options;
+    check_projection(Some(projection), cx)?;
+    let store = cx.open_store().await?;
     let Some((entry, payload)) = store.parked_entry(projection, aggregate, Deadline::NONE).await? else {
-        eprintln!("error: {} is not parked in {}", terminal::printable(aggregate), terminal::printable(projection));
+        terminal::error(format_args!("{} is not parked in {}", printable(aggregate), printable(projection)));
         return Ok(EXIT_FINDINGS);
     };
-    let mut out = std::io::stdout().lock();
+    if format.is_json() {
+        #[derive(Serialize)]
+        struct Shown<'a> {
+            #[serde(flatten)]
+            entry: Listed<'a>,
+            payload: Option<Box<RawValue>>,
+        }
+        let payload = payload.as_deref().map(payload_json).transpose()?;
+        cx.out.line(pretty_json::line(&Shown { entry: Listed::of(&entry), payload })?);
+        return Ok(EXIT_OK);
+    }
     let version = entry.version.map_or_else(|| "unknown".to_owned(), |version| version.to_string());
     for (name, value) in [
         ("projection", &entry.projection),
@@ -203,56 +224,62 @@ async fn show(store: &Store, projection: &str, aggregate: &str) -> anyhow::Resul
         ("last seen", &entry.last_seen),
         ("count", &entry.count.to_string()),
     ] {
-        writeln!(out, "{name:<10}  {}", terminal::printable(value))?;
+        cx.out.line(format_args!("{name:<10}  {}", printable(value)));
     }
     let Some(payload) = payload else {
-        writeln!(out, "payload     none (no single event is the cause)")?;
+        cx.out.line("payload     none (no single event is the cause)");
         return Ok(EXIT_OK);
     };
     match pretty_json::indented(&payload) {
-        Some(json) => writeln!(out, "payload\n{json}")?,
-        None => writeln!(out, "payload, which is not JSON\n{}", terminal::printable(&payload))?,
+        Some(json) => cx.out.line(format_args!("payload\n{json}")),
+        None => cx.out.line(format_args!("payload (not JSON)\n{}", printable(&payload))),
     }
     Ok(EXIT_OK)
 }
 
-/// What came of a redrive, in numbers.
+/// A payload in one line, with all digits of its numbers; as a text if it is not JSON.
+fn payload_json(payload: &str) -> serde_json::Result<Box<RawValue>> {
+    // In JSON, line ends stand only between tokens.
+    serde_json::from_str(&payload.replace(['\n', '\r'], " ")).or_else(|_| serde_json::value::to_raw_value(payload))
+}
+
+/// The outcome of a redrive, in numbers.
 #[derive(Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Total {
-    mended: usize,
+    recovered: usize,
     parked: usize,
     failed: usize,
     not_begun: usize,
 }
 
-async fn redrive(options: &RedriveOptions, worker: &Worker) -> anyhow::Result<u8> {
-    let RedriveOptions { chosen: Chosen { projection, aggregate, .. }, trust_store, json } = options;
-    let trust = if *trust_store { Trust::Store } else { Trust::Row };
-    if let Some(name) = projection.as_deref().filter(|name| *name != NO_PROJECTION) {
-        find_projection(worker.registry(), name)?;
-    }
+async fn redrive(options: &RedriveOptions, cx: &mut Context) -> anyhow::Result<u8> {
+    let RedriveOptions { chosen: Chosen { projection, aggregate, .. }, trust_store, format } = options;
+    let (trust, json) = (if *trust_store { Trust::Store } else { Trust::Row }, format.is_json());
+    check_projection(projection.as_deref(), cx)?;
+    let worker = Worker::new(cx.open_store().await?, cx.registry);
     let chosen = parked(worker.store(), projection.as_deref(), aggregate.as_deref()).await?;
     if let (true, Some(aggregate)) = (chosen.is_empty(), aggregate) {
         let place = projection.as_deref().map_or_else(String::new, |projection| format!(" in {projection}"));
-        eprintln!("error: {} is not parked{place}", terminal::printable(aggregate));
+        terminal::error(format_args!("{} is not parked{place}", printable(aggregate)));
         return Ok(EXIT_FINDINGS);
     }
     if chosen.is_empty() && !json {
-        writeln!(std::io::stdout(), "nothing is parked there: nothing to redrive")?;
+        cx.out.line("nothing is parked there: nothing to redrive");
         return Ok(EXIT_OK);
     }
-    let total = redrive_all(worker, chosen, trust, *json).await?;
-    let Total { mended, parked, failed, not_begun } = total;
-    if *json {
-        writeln!(std::io::stdout(), "{}", pretty_json::line(&serde_json::json!({ "total": total }))?)?;
+    let total = redrive_all(&worker, chosen, trust, json, &mut cx.out).await?;
+    let Total { recovered, parked, failed, not_begun } = total;
+    if json {
+        cx.out.line(pretty_json::line(&json!({ "total": total }))?);
     } else {
-        let tried = mended + parked + failed;
-        writeln!(std::io::stdout(), "{tried} redriven: {mended} mended, {parked} still parked, {failed} failed")?;
+        let tried = recovered + parked + failed;
+        cx.out.line(format_args!("{tried} redriven: {recovered} recovered, {parked} still parked, {failed} failed"));
     }
     Ok(match () {
         () if not_begun > 0 => {
-            eprintln!("interrupted: {not_begun} not begun; run the same command again, nothing counts twice");
+            let left = count_of(not_begun, "entry");
+            terminal::note(format_args!("interrupted: {left} not begun; run the same command again, nothing is counted twice"));
             EXIT_INTERRUPTED
         }
         () if parked > 0 || failed > 0 => EXIT_FINDINGS,
@@ -260,12 +287,12 @@ async fn redrive(options: &RedriveOptions, worker: &Worker) -> anyhow::Result<u8
     })
 }
 
-/// Redrives all and prints a line for each, in order. After Ctrl-C none is begun, and those that are come to their end.
-async fn redrive_all(worker: &Worker, chosen: Vec<Parked>, trust: Trust, json: bool) -> anyhow::Result<Total> {
+/// Redrives all entries and prints a line for each, in order. After Ctrl-C no further entry is begun; those in progress are finished.
+async fn redrive_all(worker: &Worker, chosen: Vec<Parked>, trust: Trust, json: bool, out: &mut Out) -> anyhow::Result<Total> {
     let mut total = Total { not_begun: chosen.len(), ..Total::default() };
     let interrupt = tokio::signal::ctrl_c().map(drop).shared();
     let mut interrupted = false;
-    // A record whose event the store has by now waits for its aggregate: aggregates first.
+    // Aggregates first: a record whose event has since reached the event store waits for its aggregate.
     let (records, aggregates): (Vec<_>, Vec<_>) = chosen.into_iter().partition(|entry| entry.projection == NO_PROJECTION);
     for chosen in [aggregates, records] {
         let redriven = stream::iter(chosen).take_until(interrupt.clone()).map(async |entry| {
@@ -278,7 +305,7 @@ async fn redrive_all(worker: &Worker, chosen: Vec<Parked>, trust: Trust, json: b
                 biased;
                 () = interrupt.clone(), if !interrupted => {
                     interrupted = true;
-                    eprintln!("interrupted: what has begun is brought to its end");
+                    terminal::note("interrupted: finishing the entries in progress");
                     continue;
                 }
                 next = redriven.next() => match next {
@@ -288,31 +315,27 @@ async fn redrive_all(worker: &Worker, chosen: Vec<Parked>, trust: Trust, json: b
             };
             total.not_begun -= 1;
             match &redriven {
-                Ok(Redriven::Done { .. }) => total.mended += 1,
+                Ok(Redriven::Done { .. }) => total.recovered += 1,
                 Ok(Redriven::Parked(_)) => total.parked += 1,
                 Err(_) => total.failed += 1,
             }
-            let line = if json { json_of(&entry, &redriven)? } else { line_of(&entry, &redriven) };
-            writeln!(std::io::stdout(), "{line}")?;
+            out.line(if json { json_of(&entry, &redriven)? } else { line_of(&entry, &redriven) });
         }
     }
     Ok(total)
 }
 
 fn line_of(entry: &Parked, redriven: &Result<Redriven, OperationError>) -> String {
-    let short = |text: &str| terminal::shortened(text, NAME_IN_LINE_COLUMNS);
+    let short = |text: &str| shortened(text, NAME_IN_LINE_COLUMNS);
     let name = match entry.projection.as_str() {
         NO_PROJECTION => short(&entry.aggregate),
         projection => format!("{} {}", short(projection), short(&entry.aggregate)),
     };
     match redriven {
-        Ok(Redriven::Done { applied, reprojected }) => {
-            let events = if *applied == 1 { "event" } else { "events" };
-            let anew = if *reprojected { ", projected anew" } else { "" };
-            format!("mended: {name}: {applied} {events} applied{anew}")
-        }
-        Ok(Redriven::Parked(reason)) => format!("still parked: {name}: {}", terminal::printable(reason)),
-        Err(error) => format!("failed: {name}: {}", terminal::printable(&error.to_string())),
+        Ok(Redriven::Done { reprojected: true, .. }) => format!("recovered: {name}: re-projected"),
+        Ok(Redriven::Done { applied, .. }) => format!("recovered: {name}: {} applied", count(*applied, "event")),
+        Ok(Redriven::Parked(reason)) => format!("still parked: {name}: {}", printable(reason)),
+        Err(failed) => format!("failed: {name}: {}", printable(&failed.to_string())),
     }
 }
 
@@ -328,13 +351,12 @@ fn json_of(entry: &Parked, redriven: &Result<Redriven, OperationError>) -> anyho
         #[serde(skip_serializing_if = "Option::is_none")]
         reprojected: Option<bool>,
         #[serde(skip_serializing_if = "Option::is_none")]
-        reason: Option<&'a str>,
+        reason: Option<String>,
     }
-    let failure = redriven.as_ref().err().map(ToString::to_string);
     let (outcome, applied, reprojected, reason) = match redriven {
-        Ok(Redriven::Done { applied, reprojected }) => ("mended", Some(*applied), Some(*reprojected), None),
-        Ok(Redriven::Parked(reason)) => ("parked", None, None, Some(reason.as_str())),
-        Err(_) => ("failed", None, None, failure.as_deref()),
+        Ok(Redriven::Done { applied, reprojected }) => ("recovered", Some(*applied), Some(*reprojected), None),
+        Ok(Redriven::Parked(reason)) => ("parked", None, None, Some(reason.clone())),
+        Err(failed) => ("failed", None, None, Some(failed.to_string())),
     };
     Ok(pretty_json::line(&Line { projection: &entry.projection, aggregate_id: &entry.aggregate, outcome, applied, reprojected, reason })?)
 }

@@ -1,15 +1,15 @@
-//! JSON for people's eyes, as it came: members in their order, numbers with all their digits.
+//! JSON that is safe to print and otherwise unchanged: members in their order, numbers with all their digits.
 
 use std::fmt::Write as _;
 
 use serde::de::IgnoredAny;
 
-/// One JSON object in a line that does nothing to a terminal.
+/// One JSON object in a line that leaves the terminal alone.
 pub fn line(object: &impl serde::Serialize) -> serde_json::Result<String> {
     Ok(without_controls(&serde_json::to_string(object)?))
 }
 
-/// The text in lines, each member on its own: none if it is no JSON.
+/// The JSON in lines, one for each member; `None` if the text is not JSON.
 pub fn indented(json: &str) -> Option<String> {
     serde_json::from_str::<IgnoredAny>(json).ok()?;
     let (mut text, mut depth, mut in_string, mut escaped) = (String::with_capacity(2 * json.len()), 0, false, false);
@@ -53,12 +53,12 @@ pub fn indented(json: &str) -> Option<String> {
     Some(without_controls(&text))
 }
 
-/// The same JSON without characters that move a terminal's cursor. They can only stand in strings; JSON itself forbids those
-/// below the space there, and the lines between members are kept.
+/// The same JSON with the characters escaped that move a terminal's cursor. They can only stand in strings, where JSON itself forbids
+/// those below the space; line ends between members are kept.
 pub fn without_controls(json: &str) -> String {
     let mut text = String::with_capacity(json.len());
     for char in json.chars() {
-        if char != '\n' && super::terminal::is_control(char) {
+        if char != '\n' && super::text::is_control(char) {
             write!(text, "\\u{:04x}", u32::from(char)).expect("a String takes all");
         } else {
             text.push(char);
@@ -86,17 +86,17 @@ mod tests {
   }
 }";
         assert_eq!(indented(json).as_deref(), Some(lines));
-        assert_eq!(indented(lines).as_deref(), Some(lines), "what is in lines stays as it is");
+        assert_eq!(indented(lines).as_deref(), Some(lines), "indented JSON stays unchanged");
     }
 
     #[test]
-    fn a_scalar_is_json_and_a_cut_text_is_none() {
+    fn a_scalar_is_json_and_a_truncated_text_is_not() {
         assert_eq!(indented(" 5 ").as_deref(), Some("5"));
         assert_eq!(indented(r#"{"a":"#), None);
     }
 
     #[test]
-    fn what_moves_a_cursor_is_escaped_and_still_the_same_json() {
+    fn cursor_movements_are_escaped_and_the_json_stays_the_same() {
         let odd = "\u{9b}2J\u{7f}\u{202e}ä\u{1b}";
         let json = serde_json::to_string(odd).expect("serialises");
         let shown = indented(&json).expect("JSON");

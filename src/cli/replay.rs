@@ -1,4 +1,4 @@
-//! `projector replay`: captured stream JSON through the engine that the Lambda runs.
+//! `projector replay`: projects captured stream JSON with the same engine as the Lambda.
 
 use std::{path::PathBuf, sync::atomic::Ordering::Relaxed, time::Instant};
 
@@ -8,53 +8,65 @@ use serde::Serialize;
 use serde_json::{json, value::RawValue};
 use tokio::sync::mpsc;
 
-use super::{EXIT_FINDINGS, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, events, snapshot::Snapshot, terminal};
+use super::{
+    Context, EXIT_FINDINGS, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, events,
+    out::Out,
+    report, row_tables,
+    snapshot::Snapshot,
+    terminal,
+    text::{printable, times},
+};
 use crate::{
     Worker,
     engine::report::{Report, Tally},
     retry::Deadline,
     sources::input::{self, InputError, Source},
-    store::Store,
+    store::{parking::Parked, rows::Shown},
 };
 
 /// Rows of each projection that a table shows.
 const SHOW_DEFAULT: usize = 10;
+/// What to try after a replay in memory.
+const NEXT: &str = "\
+next: projector --data bank.db replay PATH...      keep the rows in a file, then:
+      projector --data bank.db status              (also rows list, events show, serve)
+      projector generate --events 10000 --out DIR  make up a longer history to replay
+";
 
-/// What to replay, and what to show of it.
+/// What to replay, and what to show.
 #[derive(Args)]
 pub struct Options {
-    /// Files, folders, or - for the standard input: Lambda events, their JSON Lines or bare records, the output of
-    /// `aws dynamodbstreams get-records`, on-failure objects from S3; each may be gzipped
+    /// Files, folders, or - for the standard input
+    ///
+    /// Lambda events, JSON Lines of them or of bare records, the output of `aws dynamodbstreams get-records`, on-failure objects from
+    /// S3; each may be gzipped.
     #[arg(required = true)]
     paths: Vec<PathBuf>,
-    /// First put the events that these captured files saw inserted into the event store, where gaps are healed from
+    /// First import the events in these captured files into the event store, from which gaps are healed
     #[arg(long, value_name = "PATH")]
     event_store: Vec<PathBuf>,
     /// Records in one batch
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     batch_size: u32,
-    /// Show the first N rows of each projection; JSON shows all unless told
+    /// Show the first N rows of each projection [default: 10; JSON: all]
     #[arg(long, value_name = "N")]
     show: Option<usize>,
-    /// How to print
+    /// Print for people, as one JSON document, or as JSON Lines with the report last
     #[arg(long, value_enum, default_value_t = Output::Table)]
     output: Output,
-    /// Compare rows and what is parked with this file
+    /// Compare the rows and the parked aggregates with this file
     #[arg(long, value_name = "FILE")]
     expect: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Output {
-    /// For people
     Table,
-    /// One document: rows, parked, report
     Json,
-    /// One line for each row, and the report last
     Jsonl,
 }
 
-/// What came of reading and projecting the input.
+/// The result of reading and projecting the input.
 #[derive(Default)]
 struct Replayed {
     report: Report,
@@ -64,51 +76,65 @@ struct Replayed {
 }
 
 /// `replay`
-pub async fn run(options: &Options, store: Store, registry: Registry) -> anyhow::Result<u8> {
+pub async fn run(options: &Options, cx: &mut Context) -> anyhow::Result<u8> {
     let expected = options.expect.as_deref().map(Snapshot::read).transpose()?;
     let sources = input::sources(&options.paths)?;
+    let store = cx.open_store().await?;
     if !options.event_store.is_empty() {
         events::import_quietly(&store, &options.event_store).await?;
     }
-    let worker = Worker::new(store, registry);
+    let worker = Worker::new(store, cx.registry);
     let begun = Instant::now();
     let replayed = Box::pin(replay(&worker, sources, options.batch_size as usize)).await;
     let took = begun.elapsed();
 
     let mut rows = Vec::new();
-    for rule in registry.projections() {
-        rows.push((*rule, worker.store().visible_rows(*rule).await?));
+    for rule in cx.registry.projections() {
+        rows.push((*rule, worker.store().read_model(*rule, usize::MAX, Shown::ToReaders).await?.0));
     }
     let parked = worker.store().parked().await?;
-    let mut snapshot = Snapshot::of(rows.iter().map(|(rule, rows)| (*rule as _, rows)), parked.clone());
+    let attributes = rows.iter().map(|(rule, rows)| (*rule as _, rows.iter().map(|(key, row)| (key, &row.attributes))));
+    let mut snapshot = Snapshot::of(attributes, parked.clone());
     let difference = expected.as_ref().map(|expected| snapshot.difference(expected)).transpose()?.flatten();
+    let out = &mut cx.out;
     match options.output {
         Output::Table => {
-            print!("{}", terminal::summary(&replayed.report, replayed.unreadable, took));
-            for (rule, rows) in &rows {
-                print!("\n{}", terminal::rows(*rule, rows, options.show.unwrap_or(SHOW_DEFAULT)));
+            out.text(&report::text(&replayed.report, replayed.unreadable, took));
+            let show = options.show.unwrap_or(SHOW_DEFAULT);
+            for (rule, rows) in &mut rows {
+                let all = rows.len();
+                if let Some(key) = rows.keys().nth(show).cloned() {
+                    rows.split_off(&key);
+                }
+                let more = if all > rows.len() { format!(" of {all}; to see more: --show N") } else { String::new() };
+                out.line("");
+                out.text(&row_tables::draw(*rule, rows, &more, terminal::columns()));
             }
-            for entry in parked {
-                let version = entry.version.map_or_else(String::new, |version| format!(" at version {version}"));
-                let times = if entry.count == 1 { "once".to_owned() } else { format!("{} times", entry.count) };
-                println!("parked in {}: {}{version}, {times}: {}", entry.projection, entry.aggregate, entry.reason);
-            }
+            parked.iter().for_each(|entry| out.line(parked_line(entry)));
         }
         Output::Json | Output::Jsonl => {
             if let Some(show) = options.show {
                 snapshot.rows.values_mut().for_each(|rows| rows.truncate(show));
             }
             snapshot.report = Some(report_json(&replayed, took.as_secs_f64()));
-            if options.output == Output::Json { print!("{}", snapshot.to_json()?) } else { print_lines(&snapshot, registry)? }
+            if options.output == Output::Json {
+                out.text(&snapshot.to_json()?);
+            } else {
+                print_lines(&snapshot, cx.registry, out)?;
+            }
         }
     }
     if let Some(difference) = &difference {
-        println!("\nrows are not as expected:\n{difference}");
-    } else if expected.is_some() && options.output == Output::Table {
-        println!("\nrows are as expected");
+        out.line(format_args!("\nrows are not as expected:\n{difference}"));
+    } else if options.output == Output::Table {
+        if expected.is_some() {
+            out.line("\nrows are as expected");
+        } else if cx.store.is_in_memory() && !replayed.interrupted {
+            out.text(&format!("\n{NEXT}"));
+        }
     }
     let Tally { parked, failed, .. } = replayed.report.total;
-    // What is parked and expected to be is as it should be.
+    // Parked aggregates that were expected are not findings.
     let amiss = difference.is_some() || failed > 0 || replayed.unreadable > 0 || (parked > 0 && expected.is_none());
     Ok(match () {
         () if replayed.interrupted => EXIT_INTERRUPTED,
@@ -118,14 +144,20 @@ pub async fn run(options: &Options, store: Store, registry: Registry) -> anyhow:
     })
 }
 
-/// What was read of the input since the last time.
+fn parked_line(entry: &Parked) -> String {
+    let version = entry.version.map_or_else(String::new, |version| format!(" at version {version}"));
+    let (projection, aggregate, reason) = (printable(&entry.projection), printable(&entry.aggregate), printable(&entry.reason));
+    format!("parked in {projection}: {aggregate}{version}, {}: {reason}", times(entry.count))
+}
+
+/// A part of the input.
 struct Piece {
     records: Vec<Box<RawValue>>,
     unreadable: Vec<InputError>,
     bytes_read: u64,
 }
 
-/// Reads all sources, batch by batch. It waits for whoever takes the batches, and stops when nobody does any more.
+/// Reads all sources, batch by batch. It waits until a batch is received, and stops when the receiver is gone.
 fn read(sources: Vec<Source>, batch_size: usize, pieces: &mpsc::Sender<Piece>) {
     let empty = || Piece { records: Vec::with_capacity(batch_size), unreadable: Vec::new(), bytes_read: 0 };
     let (mut piece, mut bytes_before) = (empty(), 0);
@@ -150,15 +182,15 @@ fn read(sources: Vec<Source>, batch_size: usize, pieces: &mpsc::Sender<Piece>) {
         bytes_before += bytes_read.load(Relaxed);
     }
     piece.bytes_read = bytes_before;
-    // Nobody takes it if the replay was interrupted; then it was not asked for.
+    // If the replay was interrupted, nothing receives it any more.
     let _ = pieces.blocking_send(piece);
 }
 
-/// Takes the records of all sources through the worker; a few batches are in memory, however long the input.
+/// Projects the records of all sources. A few batches are in memory at once, however long the input is.
 async fn replay(worker: &Worker, sources: Vec<Source>, batch_size: usize) -> Replayed {
-    let progress = terminal::progress(sources.iter().map(Source::bytes_total).sum());
+    let progress = terminal::progress_of_bytes(sources.iter().map(Source::bytes_total).sum());
     let (sender, mut pieces) = mpsc::channel(1);
-    // A thread of its own and not one of the runtime's, which would wait at the end for a read of a terminal or a pipe.
+    // A separate thread instead of one of the runtime's: at the end the runtime would wait for a pending read of a terminal or a pipe.
     let reader = std::thread::spawn(move || read(sources, batch_size, &sender));
     let mut interrupt = std::pin::pin!(tokio::signal::ctrl_c());
     let mut replayed = Replayed::default();
@@ -181,16 +213,16 @@ async fn replay(worker: &Worker, sources: Vec<Source>, batch_size: usize) -> Rep
     }
     progress.finish_and_clear();
     if replayed.interrupted {
-        eprintln!("interrupted: what is not in the counts was not applied; replay again, nothing counts twice");
+        terminal::note("interrupted: only the counted records were applied; replay again, nothing is counted twice");
     } else {
-        reader.join().expect("the reader ends with the input: a panic of it must not look like that");
+        reader.join().expect("a panic of the reader must not look like the end of the input");
     }
     replayed
 }
 
 impl Replayed {
     fn unreadable(&mut self, error: &InputError) {
-        eprintln!("error: {error}");
+        terminal::error(error);
         self.unreadable += 1;
         self.broken_off |= error.is_fatal();
     }
@@ -209,7 +241,7 @@ fn report_json(replayed: &Replayed, seconds: f64) -> Box<RawValue> {
 }
 
 fn tally_json(tally: &Tally) -> serde_json::Value {
-    // How old a captured event is says nothing of the worker.
+    // The age of a captured event says nothing about the worker.
     let Tally { applied, duplicate, healed, gaps, parked, failed, reprojected, oldest_ms: _ } = tally;
     json!({
         "applied": applied, "duplicate": duplicate, "healed": healed, "gaps": gaps, "parked": parked, "failed": failed,
@@ -217,7 +249,7 @@ fn tally_json(tally: &Tally) -> serde_json::Value {
     })
 }
 
-fn print_lines(snapshot: &Snapshot, registry: Registry) -> anyhow::Result<()> {
+fn print_lines(snapshot: &Snapshot, registry: Registry, out: &mut Out) -> anyhow::Result<()> {
     #[derive(Serialize)]
     struct Row<'a> {
         projection: &'a str,
@@ -225,12 +257,12 @@ fn print_lines(snapshot: &Snapshot, registry: Registry) -> anyhow::Result<()> {
     }
     for projection in registry.projections().iter().map(|rule| rule.name()) {
         for row in &snapshot.rows[projection] {
-            println!("{}", serde_json::to_string(&Row { projection, row })?);
+            out.line(serde_json::to_string(&Row { projection, row })?);
         }
     }
     for parked in &snapshot.parked {
-        println!("{}", serde_json::to_string(&json!({ "parked": parked }))?);
+        out.line(serde_json::to_string(&json!({ "parked": parked }))?);
     }
-    println!("{}", serde_json::to_string(&json!({ "report": snapshot.report }))?);
+    out.line(serde_json::to_string(&json!({ "report": snapshot.report }))?);
     Ok(())
 }

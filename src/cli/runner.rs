@@ -1,8 +1,8 @@
-//! Passes over the event store, side by side: within a budget, with progress, until all are through or somebody stops them.
+//! Runs that read the whole event store, or a part of it, from several sources at once: within a budget, with progress, until all are
+//! done or somebody stops them.
 
 use std::{
     cell::Cell,
-    io::{self, IsTerminal as _},
     time::{Duration, Instant},
 };
 
@@ -12,7 +12,7 @@ use serde_json::json;
 use tokio::sync::watch;
 
 use super::{
-    rate_limit::{Budget, Pace},
+    rate_limit::{Budget, RateLimit},
     terminal,
 };
 use crate::{
@@ -28,38 +28,38 @@ use crate::{
     progress::Counts,
     retry::Deadline,
     sources::export::{ExportError, Sorted},
-    store::{Usage, cursors::SavedCursor},
+    store::{Usage, cursors::SavedCursor, segment::Segment},
 };
 
-/// How often a step is tried: each of its requests is tried for half a minute, so that a throttled minute does not end a night's work.
+/// How often a step is tried. Each of its requests is retried for half a minute, so a throttled minute does not end a night's work.
 const TRIES: u32 = 3;
-/// How long to wait before another try, times the number of those before.
+/// How long to wait before another try, times the number of tries so far.
 const TRY_AGAIN_AFTER: Duration = Duration::from_secs(1);
-/// How often cursors are saved: what lies between is looked at again by whoever goes on.
+/// How often cursors are saved. A run that is resumed checks again what was read since the last save.
 const SAVE_EVERY: Duration = Duration::from_secs(5);
-/// How often progress is told where there is no terminal, and shown where there is one.
-const TELL_EVERY: Duration = Duration::from_secs(5);
-const SHOW_EVERY: Duration = Duration::from_millis(200);
+/// How often progress is reported as a line of JSON without a terminal, and drawn on a terminal.
+const REPORT_EVERY: Duration = Duration::from_secs(5);
+const DRAW_EVERY: Duration = Duration::from_millis(200);
 
-/// One of those that go side by side.
-pub enum Pass<'a> {
-    /// Over a segment of the event store.
+/// Where a run takes its events from. Several are read at once.
+pub enum Source<'a> {
+    /// A segment of the event store.
     Segment(Box<SegmentRebuild<'a>>),
-    /// Over what the index by event type has of late.
+    /// The recent entries of the index by event type.
     Recent(Recent<'a>),
-    /// Over an export.
-    Export(Box<ExportPass<'a>>),
+    /// A DynamoDB export.
+    Export(Box<ExportSource<'a>>),
 }
 
-/// A pass over an export.
-pub struct ExportPass<'a> {
-    /// What is done about rows.
+/// The events of an export.
+pub struct ExportSource<'a> {
+    /// What applies them.
     pub rebuild: Rebuild<'a>,
-    /// The export, in order.
+    /// The export, sorted.
     pub sorted: Sorted,
 }
 
-/// So many events of an export are taken at once, if they are small.
+/// Small events of an export taken at once.
 const EXPORT_PAGE_EVENTS: usize = 2_000;
 
 /// Why a step failed.
@@ -74,71 +74,72 @@ pub enum StepError {
 }
 
 impl StepError {
+    /// Whether another try may succeed.
     fn is_transient(&self) -> bool {
         matches!(self, Self::Operation(error) if error.is_transient())
     }
 }
 
-/// How all of them ended.
+/// How a run ended.
 pub enum End {
-    /// They are through.
+    /// All of its sources are done.
     Done,
     /// Ctrl-C.
     Interrupted,
-    /// One could not go on; the others stopped at their next page.
+    /// One source failed; the others stopped at their next page.
     Failed(StepError),
 }
 
-/// What came of all of them.
-pub struct Passed {
-    /// How they ended.
+/// The result of a run.
+pub struct RunSummary {
+    /// How it ended.
     pub end: End,
-    /// What they came to, together.
+    /// The totals of all sources.
     pub counts: Counts,
-    /// What they consumed.
+    /// The capacity consumed.
     pub usage: Usage,
-    /// How long they took.
+    /// How long it took.
     pub took: Duration,
-    /// Whether somebody can go on where they ended: all cursors were saved.
+    /// Whether the run can be resumed where it ended: all cursors were saved.
     pub saved: bool,
 }
 
-/// Passes on their way.
+/// A run in progress.
 struct Run<'a> {
     worker: &'a Worker,
     rule: &'static dyn DynProjection,
     /// Whether cursors are saved.
-    keeps: bool,
-    pace: Pace,
+    saves_cursors: bool,
+    limit: RateLimit,
     stop: watch::Sender<bool>,
-    /// What each came to so far.
+    /// The counts of each source so far.
     counts: Vec<Cell<Counts>>,
 }
 
-impl Pass<'_> {
+impl Source<'_> {
     async fn step(&mut self) -> Result<bool, StepError> {
         match self {
-            Self::Segment(pass) => Ok(pass.step(Deadline::NONE).await?),
-            Self::Recent(pass) => Ok(pass.step(Deadline::NONE).await?),
-            Self::Export(pass) => pass.step().await,
+            Self::Segment(segment) => Ok(segment.step(Deadline::NONE).await?),
+            Self::Recent(recent) => Ok(recent.step(Deadline::NONE).await?),
+            Self::Export(export) => export.step().await,
         }
     }
 
-    /// Whether it can be told to go on after a failure.
+    /// Whether a failed step can be tried again.
     fn can_retry(&self) -> bool {
         !matches!(self, Self::Export(_))
     }
 
     fn counts(&self) -> Counts {
         match self {
-            Self::Segment(pass) => pass.counts(),
-            Self::Recent(pass) => pass.counts(),
-            Self::Export(pass) => pass.rebuild.counts(),
+            Self::Segment(segment) => segment.counts(),
+            Self::Recent(recent) => recent.counts(),
+            Self::Export(export) => export.rebuild.counts(),
         }
     }
 }
 
-impl ExportPass<'_> {
+impl ExportSource<'_> {
     async fn step(&mut self) -> Result<bool, StepError> {
         let page = self.sorted.page(EXPORT_PAGE_EVENTS)?;
         let more = !page.is_empty();
@@ -151,70 +152,70 @@ impl ExportPass<'_> {
     }
 }
 
-/// Runs passes to their end, and shows how they go on. `items` is about how much there is to read, and `keeps` whether the cursors
-/// of segments are saved.
+/// Reads all sources to their end and reports progress. `items` is about how many items there are to read; `saves_cursors` says whether
+/// the positions in segments are kept for a run that resumes this one.
 pub async fn run(
     worker: &Worker,
     rule: &'static dyn DynProjection,
-    (passes, done_before): (Vec<Pass<'_>>, Counts),
+    (sources, done_before): (Vec<Source<'_>>, Counts),
     budget: Budget,
     items: Option<u64>,
-    keeps: bool,
-) -> Passed {
+    saves_cursors: bool,
+) -> RunSummary {
     let (begun, before) = (Instant::now(), worker.store().usage());
-    let counts = passes.iter().map(|pass| Cell::new(pass.counts())).chain([Cell::new(done_before)]).collect();
-    let run = Run { worker, rule, keeps, pace: Pace::new(budget, before), stop: watch::Sender::new(false), counts };
-    let all = join_all(passes.into_iter().zip(&run.counts).map(|(pass, counts)| run.one(pass, counts)));
+    let counts = sources.iter().map(|source| Cell::new(source.counts())).chain([Cell::new(done_before)]).collect();
+    let run = Run { worker, rule, saves_cursors, limit: RateLimit::new(budget, before), stop: watch::Sender::new(false), counts };
+    let all = join_all(sources.into_iter().zip(&run.counts).map(|(source, counts)| run.one(source, counts)));
     let ended = tokio::select! {
         biased;
         ended = all => ended,
-        () = run.on_ctrl_c() => unreachable!("it goes on for ever"),
-        () = run.tell(items, begun) => unreachable!("it goes on for ever"),
+        () = run.on_ctrl_c() => unreachable!("it never ends"),
+        () = run.report_progress(items, begun) => unreachable!("it never ends"),
     };
     let saved = ended.iter().all(|(_, saved)| *saved);
-    let through = ended.into_iter().map(|(through, _)| through).try_fold(true, |all, through| Ok(all && through?));
-    let end = match through {
+    let done = ended.into_iter().map(|(done, _)| done).try_fold(true, |all, done| Ok(all && done?));
+    let end = match done {
         Ok(true) => End::Done,
         Ok(false) => End::Interrupted,
         Err(failed) => End::Failed(failed),
     };
-    Passed { end, counts: run.total(), usage: worker.store().usage() - before, took: begun.elapsed(), saved }
+    RunSummary { end, counts: run.total(), usage: worker.store().usage() - before, took: begun.elapsed(), saved }
 }
 
 impl Run<'_> {
-    /// One pass as far as it goes: whether it is through, and whether its cursor was saved at last.
-    async fn one(&self, mut pass: Pass<'_>, counts: &Cell<Counts>) -> (Result<bool, StepError>, bool) {
+    /// Reads one source as far as possible. Returns whether it is done, and whether its cursor was saved at the end.
+    async fn one(&self, mut source: Source<'_>, counts: &Cell<Counts>) -> (Result<bool, StepError>, bool) {
         let (mut tries, mut saved_at) = (0, Instant::now());
-        let through = loop {
-            if self.or_stop(self.pace.wait(|| self.worker.store().usage())).await.is_none() {
+        let done = loop {
+            if self.or_stop(self.limit.wait(|| self.worker.store().usage())).await.is_none() {
                 break Ok(false);
             }
-            let stepped = pass.step().await;
-            counts.set(pass.counts());
+            let stepped = source.step().await;
+            counts.set(source.counts());
             match stepped {
                 Ok(true) => tries = 0,
                 Ok(false) => break Ok(true),
                 Err(failed) => {
                     tries += 1;
-                    if tries == TRIES || !pass.can_retry() || !failed.is_transient() {
+                    if tries == TRIES || !source.can_retry() || !failed.is_transient() {
                         self.stop.send_replace(true);
                         break Err(failed);
                     }
-                    tracing::warn!("tried again: {failed}");
-                    // Whoever stops it here has its cursor, too.
+                    tracing::warn!("trying again: {failed}");
+                    // If it is stopped here, its cursor is saved below.
                     self.or_stop(tokio::time::sleep(TRY_AGAIN_AFTER * tries)).await;
                 }
             }
             if saved_at.elapsed() >= SAVE_EVERY {
-                self.save(&pass, false).await;
+                self.save(&source, false).await;
                 saved_at = Instant::now();
             }
         };
-        let saved = self.save(&pass, matches!(through, Ok(true))).await;
-        (through, saved)
+        let saved = self.save(&source, matches!(done, Ok(true))).await;
+        (done, saved)
     }
 
-    /// What comes first: the end of this, or somebody who stops all of it.
+    /// Waits for this, or for the run to be stopped: `None`.
     async fn or_stop<T>(&self, what: impl Future<Output = T>) -> Option<T> {
         let mut stop = self.stop.subscribe();
         tokio::select! {
@@ -224,17 +225,17 @@ impl Run<'_> {
         }
     }
 
-    /// Returns whether it is saved. If not, the pass goes on all the same: the next time may be better.
-    async fn save(&self, pass: &Pass<'_>, done: bool) -> bool {
-        let Pass::Segment(pass) = pass else { return false };
-        if !self.keeps {
+    /// Returns whether the cursor is saved. If not, the run continues anyway: the next save may succeed.
+    async fn save(&self, source: &Source<'_>, done: bool) -> bool {
+        let Source::Segment(segment) = source else { return false };
+        if !self.saves_cursors {
             return false;
         }
-        let Resume { cursor, counts } = pass.resume();
-        let saved = SavedCursor { cursor, counts, done, ..SavedCursor::beginning(pass.segment()) };
+        let Resume { cursor, counts } = segment.resume();
+        let saved = SavedCursor { cursor, counts, done, ..SavedCursor::beginning(segment.segment()) };
         let result = self.worker.store().save_cursor(self.rule, &saved, Deadline::NONE).await;
         if let Err(error) = &result {
-            tracing::warn!("the cursor of segment {} was not saved: {error}", pass.segment().number());
+            tracing::warn!("the cursor of segment {} was not saved: {error}", segment.segment().number());
         }
         result.is_ok()
     }
@@ -248,26 +249,26 @@ impl Run<'_> {
     }
 
     async fn on_ctrl_c(&self) {
-        // Where no signal can be waited for, none comes.
+        // On a system without signals, none arrives.
         if tokio::signal::ctrl_c().await.is_ok() {
-            eprintln!("interrupted: the pages under way are brought to their end");
+            terminal::note("interrupted: finishing the pages in progress");
             self.stop.send_replace(true);
         }
         std::future::pending::<()>().await;
     }
 
-    /// Shows progress on a terminal; elsewhere tells it in a line of JSON now and then.
-    async fn tell(&self, items: Option<u64>, begun: Instant) {
-        let shown = io::stderr().is_terminal();
+    /// Draws progress on a terminal; elsewhere prints a line of JSON every few seconds.
+    async fn report_progress(&self, items: Option<u64>, begun: Instant) {
+        let drawn = terminal::shows_progress();
         let before = self.total();
         let bar = terminal::progress_of_items(items, items_of(before));
-        let mut ticks = tokio::time::interval(if shown { SHOW_EVERY } else { TELL_EVERY });
-        // The first is at once.
+        let mut ticks = tokio::time::interval(if drawn { DRAW_EVERY } else { REPORT_EVERY });
+        // The first tick is immediate.
         ticks.tick().await;
         loop {
             ticks.tick().await;
             let counts = self.total();
-            if shown {
+            if drawn {
                 bar.set_position(items_of(counts));
                 bar.set_message(format!("{} rows written", written(counts)));
                 continue;
@@ -275,16 +276,21 @@ impl Run<'_> {
             let elapsed = begun.elapsed().as_secs_f64();
             #[allow(clippy::cast_precision_loss, reason = "a rate, shown with one digit")]
             let rate = ((counts.events - before.events) as f64 / elapsed * 10.0).round() / 10.0;
-            eprintln!("{}", json!({ "elapsedSeconds": elapsed, "eventsPerSecond": rate, "items": items, "counts": counts }));
+            terminal::note(json!({ "elapsedSeconds": elapsed, "eventsPerSecond": rate, "items": items, "counts": counts }));
         }
     }
 }
 
-/// Of the items of an event store each event is one, and each aggregate has another with its version.
+/// Each event is an item of the event store, and each aggregate has one more: its version.
 fn items_of(counts: Counts) -> u64 {
     counts.events + counts.aggregates
 }
 
 fn written(counts: Counts) -> u64 {
     counts.replaced + counts.created + counts.caught_up
+}
+
+/// About how many items a run reads from the event store, or from one segment of it; `None` if it is unknown.
+pub async fn items(worker: &Worker, only: Option<Segment>) -> Option<u64> {
+    worker.store().event_store_items().await.map(|items| items / u64::from(only.map_or(1, Segment::count)))
 }

@@ -1,4 +1,4 @@
-//! Rows as JSON, and the comparison of two sets of them.
+//! Rows as JSON, and the comparison of two sets of rows.
 //!
 //! ```json
 //! {
@@ -6,7 +6,7 @@
 //!   "parked": [{"projection": "stock-levels", "aggregateId": "nuts", "version": 2, "reason": "..."}]
 //! }
 //! ```
-//! This is what `--output json` prints (with a report beside it), what `--expect` takes, and what `generate` writes.
+//! `replay --output json` prints this form (with a report added), `--expect` reads it, and `generate` writes it.
 
 use std::{collections::BTreeMap, fmt::Write as _, path::Path};
 
@@ -18,16 +18,16 @@ use similar::TextDiff;
 
 use crate::store::parking::Parked;
 
-/// All rows of all projections, and what is parked.
+/// All rows of all projections, and everything that is parked.
 #[derive(Serialize, Deserialize, Default)]
 #[serde(deny_unknown_fields)]
 pub struct Snapshot {
     /// By projection; each row with its key.
     pub rows: BTreeMap<String, Vec<Box<RawValue>>>,
-    /// What is parked, without counts: those grow with each delivery.
+    /// Parked aggregates and records, without their counts, which grow with each delivery.
     #[serde(default)]
     pub parked: Vec<ParkedEntry>,
-    /// What became of the records; not compared.
+    /// The outcome of the records; not compared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub report: Option<Box<RawValue>>,
 }
@@ -49,7 +49,7 @@ impl From<Parked> for ParkedEntry {
 }
 
 /// A row with its key, as JSON with exact numbers.
-fn row(rule: &dyn DynProjection, key: &RowKey, row: &Attributes) -> Box<RawValue> {
+pub fn row(rule: &dyn DynProjection, key: &RowKey, row: &Attributes) -> Box<RawValue> {
     let mut members = row.clone();
     members.insert(rule.key().to_owned(), key.as_str().into());
     Value::Map(members).to_json()
@@ -57,14 +57,17 @@ fn row(rule: &dyn DynProjection, key: &RowKey, row: &Attributes) -> Box<RawValue
 
 impl Snapshot {
     /// Of these rows, by projection.
-    pub fn of<'a>(rows: impl IntoIterator<Item = (&'a dyn DynProjection, &'a BTreeMap<RowKey, Attributes>)>, parked: Vec<Parked>) -> Self {
-        let json = |(rule, rows): (&dyn DynProjection, &BTreeMap<RowKey, Attributes>)| {
-            (rule.name().to_owned(), rows.iter().map(|(key, attributes)| row(rule, key, attributes)).collect())
+    pub fn of<'a, R: IntoIterator<Item = (&'a RowKey, &'a Attributes)>>(
+        rows: impl IntoIterator<Item = (&'a dyn DynProjection, R)>,
+        parked: Vec<Parked>,
+    ) -> Self {
+        let json = |(rule, rows): (&'a dyn DynProjection, R)| {
+            (rule.name().to_owned(), rows.into_iter().map(|(key, attributes)| row(rule, key, attributes)).collect())
         };
         Self { rows: rows.into_iter().map(json).collect(), parked: parked.into_iter().map(Into::into).collect(), report: None }
     }
 
-    /// Reads a file of the form above.
+    /// Reads a file of this form.
     pub fn read(path: &Path) -> anyhow::Result<Self> {
         let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
         serde_json::from_str(&text).with_context(|| {
@@ -72,7 +75,7 @@ impl Snapshot {
         })
     }
 
-    /// One line for each row and each thing parked, in one order and spelling: what is equal looks equal.
+    /// One line for each row and each parked entry, sorted and spelled in one way, so that equal snapshots have equal lines.
     fn lines(&self) -> anyhow::Result<String> {
         let mut text = String::new();
         for (projection, rows) in &self.rows {
@@ -87,9 +90,9 @@ impl Snapshot {
         Ok(text)
     }
 
-    /// The difference from what was expected, readable; none if there is none.
+    /// The readable difference from the expected snapshot, if there is one.
     pub fn difference(&self, expected: &Self) -> anyhow::Result<Option<String>> {
-        let (expected, found) = (expected.lines().context("the expected rows hold a value that DynamoDB cannot")?, self.lines()?);
+        let (expected, found) = (expected.lines().context("the expected rows contain a value that DynamoDB cannot store")?, self.lines()?);
         if expected == found {
             return Ok(None);
         }
@@ -97,7 +100,7 @@ impl Snapshot {
         Ok(Some(diff.unified_diff().context_radius(0).header("expected", "found").to_string()))
     }
 
-    /// As JSON with a line for each row.
+    /// As JSON with one line for each row.
     pub fn to_json(&self) -> anyhow::Result<String> {
         let mut text = String::from("{\n  \"rows\": {");
         for (at, (projection, rows)) in self.rows.iter().enumerate() {
@@ -138,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_printed_can_be_expected() {
+    fn a_printed_snapshot_can_be_expected() {
         let printed =
             snapshot(r#"{"rows": {"a": [{"id": 1}], "b": []}, "parked": [{"projection": "a", "aggregateId": "x", "reason": "r"}]}"#);
         let read = snapshot(&printed.to_json().expect("prints"));

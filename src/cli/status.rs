@@ -1,42 +1,44 @@
 //! `projector status`: each projection at a glance.
 
-use std::{
-    collections::BTreeMap,
-    fmt::Write as _,
-    io::{self, Write as _},
-};
+use std::{collections::BTreeMap, fmt::Write as _};
 
 use clap::Args;
 use comfy_table::{Cell, CellAlignment};
-use projection_vocabulary::{DynProjection, Registry, Timestamp};
+use projection_vocabulary::{DynProjection, Timestamp};
 use serde::Serialize;
 use serde_json::json;
 
-use super::{EXIT_FINDINGS, EXIT_OK, StoreOptions, pretty_json, rebuild, terminal};
+use super::{
+    Context, EXIT_FINDINGS, EXIT_OK,
+    format::Format,
+    pretty_json, segments, terminal,
+    text::{Lines, count, shortened, to_the_second},
+};
 use crate::{
     Worker,
     operations::status::{self, Behind, Status},
     retry::Deadline,
-    store::{Store, cursors::SavedCursor, parking::NO_PROJECTION},
+    store::{cursors::SavedCursor, parking::NO_PROJECTION},
 };
 
-/// Columns of the table that a projection's name gets: with the others 80, up to ten million rows.
-const NAME_COLUMNS: usize = 15;
+/// Columns that a projection's name gets in any case.
+const NAME_COLUMNS_MIN: usize = 15;
+/// Columns of the rest of the table, with up to ten million rows.
+const OTHER_COLUMNS: usize = 65;
 /// Columns of an id in a line.
 const ID_COLUMNS: usize = 40;
 
-/// What to look at.
+/// What to check.
 #[derive(Args)]
 pub struct Options {
-    /// The projection; all unless given
+    /// The projection [default: all]
     #[arg(value_name = "NAME")]
     projection: Option<String>,
-    /// Count no rows, which takes a scan of the read model
+    /// Do not count rows, which scans the read model
     #[arg(long)]
     quick: bool,
-    /// One JSON object a projection, the total last
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    format: Format,
 }
 
 /// A projection, and how many of its aggregates are parked.
@@ -47,14 +49,14 @@ struct Seen {
 }
 
 /// `status`
-pub async fn run(options: &Options, store_options: &StoreOptions, store: Store, registry: Registry) -> anyhow::Result<u8> {
+pub async fn run(options: &Options, cx: &mut Context) -> anyhow::Result<u8> {
     let rules = match &options.projection {
-        Some(name) => vec![rebuild::rule(registry, name)?],
-        None => registry.projections().to_vec(),
+        Some(name) => vec![cx.rule(name)?],
+        None => cx.registry.projections().to_vec(),
     };
-    let segments = (!options.quick).then(|| store_options.segments());
-    let progress = terminal::spinner("looking at rows and events");
-    let worker = Worker::new(store, registry);
+    let segments = (!options.quick).then(|| segments::default_for(&cx.store));
+    let worker = Worker::new(cx.open_store().await?, cx.registry);
+    let progress = terminal::spinner("reading rows and events");
     let mut parked: BTreeMap<String, u64> = BTreeMap::new();
     for entry in worker.store().parked().await? {
         *parked.entry(entry.projection).or_default() += 1;
@@ -65,11 +67,10 @@ pub async fn run(options: &Options, store_options: &StoreOptions, store: Store, 
         all.push(Seen { rule, parked: parked.get(rule.name()).copied().unwrap_or_default(), status });
     }
     progress.finish_and_clear();
-    // They may be of any projection, so they are nobody's if one was asked for.
+    // A record that names no event may belong to any projection, so it is left out if one projection was asked for.
     let strays = if options.projection.is_none() { parked.get(NO_PROJECTION).copied().unwrap_or_default() } else { 0 };
     let well = strays == 0 && all.iter().all(Seen::is_well);
-    let text = if options.json { lines_of_json(&all, strays, well)? } else { lines(&all, strays) };
-    io::stdout().write_all(text.as_bytes())?;
+    cx.out.text(&if options.format.is_json() { lines_of_json(&all, strays, well)? } else { lines(&all, strays) });
     Ok(if well { EXIT_OK } else { EXIT_FINDINGS })
 }
 
@@ -84,6 +85,7 @@ impl Seen {
 }
 
 fn lines(all: &[Seen], strays: u64) -> String {
+    let name_columns = terminal::columns().saturating_sub(OTHER_COLUMNS).max(NAME_COLUMNS_MIN);
     let mut table = terminal::table();
     table.set_header(terminal::header(["projection", "rows", "outdated", "parked", "behind", "newest event"]));
     for seen @ Seen { rule, parked, status } in all {
@@ -91,7 +93,7 @@ fn lines(all: &[Seen], strays: u64) -> String {
             Cell::new(number.map_or_else(|| "-".to_owned(), |number| number.to_string())).set_alignment(CellAlignment::Right)
         };
         table.add_row([
-            Cell::new(terminal::shortened(rule.name(), NAME_COLUMNS)),
+            Cell::new(shortened(rule.name(), name_columns)),
             number(status.rows.as_ref().map(|rows| rows.seen)),
             number(seen.outdated()),
             number(Some(*parked)),
@@ -99,41 +101,37 @@ fn lines(all: &[Seen], strays: u64) -> String {
             Cell::new(status.newest.as_ref().map_or_else(|| "-".to_owned(), |newest| to_the_second(newest.as_str()))),
         ]);
     }
-    let mut text = format!("{table}\n");
-    let mut line = |line: String| writeln!(text, "{line}").expect("a String takes all");
+    let mut lines = Lines::default();
+    lines.add(table);
     for seen @ Seen { rule, status, .. } in all {
         let name = rule.name();
         for Behind { aggregate, version, head, since } in &status.behind {
-            let aggregate = terminal::shortened(aggregate.as_str(), ID_COLUMNS);
-            line(format!("{name}: {aggregate} is behind since {}:", to_the_second(since.as_str())));
-            line(format!("  at version {version} of {head}; if it does not move: `projector catch-up {name}`"));
+            let aggregate = shortened(aggregate.as_str(), ID_COLUMNS);
+            lines.add(format_args!("{name}: {aggregate} has been behind since {}:", to_the_second(since.as_str())));
+            lines.add(format_args!("  at version {version} of {head}; if it does not move: `projector catch-up {name}`"));
         }
         if seen.outdated().is_some_and(|rows| rows > 0) {
             let by_revision = status.rows.iter().flat_map(|rows| &rows.by_revision);
-            let counts: Vec<_> = by_revision.map(|(revision, rows)| format!("{rows} of {revision}")).collect();
-            line(format!("{name}: rows by revision: {}; today's is {}:", counts.join(", "), rule.revision()));
-            line(format!("  `projector rebuild-projection {name}`"));
+            let counts: Vec<_> = by_revision.map(|(revision, rows)| format!("{rows} at {revision}")).collect();
+            lines.add(format_args!("{name}: rows by revision: {}; the rule's revision is {}:", counts.join(", "), rule.revision()));
+            lines.add(format_args!("  `projector rebuild-projection {name}`"));
         }
         if let Some((done, segments, saved_at)) = rebuild_of(status) {
-            line(format!("{name}: a rebuild has done {done} of {segments} segments at {};", to_the_second(saved_at)));
-            line(format!("  if it was interrupted: `projector rebuild-projection {name} --resume`"));
+            lines.add(format_args!("{name}: a rebuild has done {done} of {segments} segments as of {};", to_the_second(saved_at)));
+            lines.add(format_args!("  if it was interrupted: `projector rebuild-projection {name} --resume`"));
         }
     }
     if strays > 0 {
-        line(format!("{strays} parked records name no event: `projector parked list --projection {NO_PROJECTION}`"));
+        let (records, name) = (count(strays, "parked record"), if strays == 1 { "names" } else { "name" });
+        lines.add(format_args!("{records} {name} no event: `projector parked list --projection {NO_PROJECTION}`"));
     }
-    text
+    lines.into_text()
 }
 
-/// As `2026-01-05 09:00:00`, which is UTC.
-fn to_the_second(time: &str) -> String {
-    time.chars().take("2026-01-05T09:00:00".len()).map(|char| if char == 'T' { ' ' } else { char }).collect()
-}
-
-/// Segments that are done, all segments, and when one of them was last saved.
+/// The number of segments that are done, the number of all, and when one of them was last saved.
 fn rebuild_of(status: &Status) -> Option<(usize, u32, &str)> {
     let last = status.rebuild.iter().max_by_key(|saved| &saved.saved_at)?;
-    // It may have been begun before, in other segments.
+    // An earlier rebuild may have left cursors of other segments.
     let of_this: Vec<&SavedCursor> = status.rebuild.iter().filter(|saved| saved.segment.count() == last.segment.count()).collect();
     Some((of_this.iter().filter(|saved| saved.done).count(), last.segment.count(), &last.saved_at))
 }

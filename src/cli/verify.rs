@@ -1,18 +1,23 @@
-//! `projector verify`: proof that rows are what they must be, and repair of those that are not.
+//! `projector verify`: proves that rows are the fold of their events, and repairs those that are not.
 
-use std::{fmt::Write as _, io::Write as _};
+use std::fmt::Write as _;
 
 use clap::Args;
-use projection_vocabulary::{Cell, Registry};
+use projection_vocabulary::Cell;
 use serde::Serialize;
 
-use super::{EXIT_FINDINGS, EXIT_OK, StoreOptions, pretty_json, rebuild::SEGMENTS_AT_ONCE_MAX, terminal};
+use super::{
+    Context, EXIT_FINDINGS, EXIT_OK,
+    format::Format,
+    pretty_json,
+    segments::Segments,
+    terminal,
+    text::{Lines, count, count_of, shortened},
+};
 use crate::{
     Worker,
-    operations::error::find_projection,
     operations::verify::{self, RowFinding, SharedFinding, Verified},
     retry::Deadline,
-    store::Store,
 };
 
 /// Findings that are shown unless told otherwise.
@@ -20,79 +25,97 @@ const SHOW_DEFAULT: usize = 20;
 /// Columns of a name in a line.
 const NAME_COLUMNS: usize = 60;
 
-/// What to verify, and what to do about what is found.
+/// What to verify, and whether to repair it.
 #[derive(Args)]
 pub struct Options {
     /// The projection
     #[arg(value_name = "NAME")]
     projection: String,
-    /// Mend what is found: project those rows anew from the event store, and correct sums. Parked rows are for `parked redrive`
+    /// Re-project the rows with a finding from the event store, and correct sums; parked rows stay for `parked redrive`
     #[arg(long)]
     repair: bool,
-    /// Look at about P of 100 rows, and at no sums
+    /// Check about P percent of the rows, and no sums
     #[arg(long, value_name = "P", value_parser = clap::value_parser!(u32).range(1..=100))]
     sample: Option<u32>,
-    /// Scan the event store in N segments at once [default: 1 inside this process, else 4]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=SEGMENTS_AT_ONCE_MAX))]
-    segments: Option<u32>,
-    /// Show the first N findings; JSON shows all unless told
+    #[command(flatten)]
+    segments: Segments,
+    /// Show the first N findings [default: 20; JSON: all]
     #[arg(long, value_name = "N")]
     show: Option<usize>,
-    /// One JSON object a finding, the total last
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    format: Format,
 }
 
 /// `verify`
-pub async fn run(options: &Options, store_options: &StoreOptions, store: Store, registry: Registry) -> anyhow::Result<u8> {
-    let worker = Worker::new(store, registry);
-    let rule = find_projection(registry, &options.projection)?;
+pub async fn run(options: &Options, cx: &mut Context) -> anyhow::Result<u8> {
+    let rule = cx.rule(&options.projection)?;
+    let worker = Worker::new(cx.open_store().await?, cx.registry);
     let Options { repair, sample, .. } = *options;
-    let segments = options.segments.unwrap_or_else(|| store_options.segments());
+    let segments = options.segments.number(&cx.store);
     let progress = terminal::spinner("reading the event store and the rows");
     let verified = Box::pin(verify::verify(&worker, rule, verify::Options { segments, sample, repair }, Deadline::NONE)).await;
     progress.finish_and_clear();
     let verified = verified?;
-    let text = if options.json { json(&verified, options)? } else { lines(&verified, options) };
-    std::io::stdout().write_all(text.as_bytes())?;
+    cx.out.text(&if options.format.is_json() { json(&verified, options)? } else { lines(&verified, options) });
     Ok(if verified.is_clean() { EXIT_OK } else { EXIT_FINDINGS })
 }
 
 fn lines(verified: &Verified, options: &Options) -> String {
-    let mut text = String::new();
-    let mut line = |line: String| writeln!(text, "{line}").expect("a String takes all");
-    let Verified { events, aggregates, rows, sums, home, shared, repaired } = verified;
+    let mut lines = Lines::default();
+    let Verified { events, aggregates, rows, sums, home, shared, .. } = verified;
     let extent = options.sample.map_or_else(String::new, |percent| format!(" in a sample of about {percent} %"));
-    line(format!("{}: {events} events of {aggregates} aggregates, {rows} rows and {sums} sums compared{extent}", options.projection));
-    let counts = RowFinding::ALL.map(|finding| (verified.count(finding), finding.text()));
-    let counts = counts.into_iter().chain([(shared.len() as u64, "attributes of shared rows")]).filter(|(count, _)| *count > 0);
-    let counts: Vec<_> = counts.map(|(count, what)| format!("{count} {what}")).collect();
+    lines.add(format_args!(
+        "{}: {} of {}, {} and {} compared{extent}",
+        options.projection,
+        count(*events, "event"),
+        count(*aggregates, "aggregate"),
+        count(*rows, "row"),
+        count(*sums, "sum"),
+    ));
+    let counts = RowFinding::ALL.map(|finding| (verified.count(finding), format!("{} {}", verified.count(finding), finding.text())));
+    let shared_count = (shared.len() as u64, count_of(shared.len(), "shared attribute"));
+    let counts: Vec<_> = counts.into_iter().chain([shared_count]).filter(|(count, _)| *count > 0).map(|(_, text)| text).collect();
     if !counts.is_empty() {
-        line(counts.join(", "));
+        lines.add(counts.join(", "));
     }
-    let each = home.iter().map(|(id, finding)| format!("{}: {}", finding.text(), terminal::shortened(id.as_str(), NAME_COLUMNS)));
+    let each = home.iter().map(|(id, finding)| format!("{}: {}", finding.text(), shortened(id.as_str(), NAME_COLUMNS)));
     let each = each.chain(shared.iter().map(|(cell, finding)| shared_line(cell, finding)));
     let show = options.show.unwrap_or(SHOW_DEFAULT);
-    each.take(show).for_each(|finding| line(format!("  {finding}")));
+    each.take(show).for_each(|finding| lines.add(format_args!("  {finding}")));
     let found = home.len() + shared.len();
     if found > show {
-        line(format!("  and {} more: --show {found}", found - show));
+        lines.add(format_args!("  and {} more; to see all: --show {found}", found - show));
     }
-    line(match (options.repair, verified.is_clean()) {
-        (_, true) if found == 0 => "clean: every row is as it must be".to_owned(),
-        (true, true) => format!("repaired: {repaired} of {found}"),
-        (true, false) => format!("not clean: {repaired} of {found} repaired; parked rows are for `projector parked redrive`"),
-        (false, _) => "not clean: --repair mends these and no others; what is parked is for `projector parked redrive`".to_owned(),
-    });
-    text
+    lines.add(verdict(verified, options));
+    let parked = verified.count(RowFinding::Parked);
+    if parked > 0 {
+        lines.add(format_args!("parked rows wait for `projector parked redrive`: repairing leaves them alone"));
+    }
+    lines.into_text()
+}
+
+fn verdict(verified: &Verified, options: &Options) -> String {
+    let found = (verified.home.len() + verified.shared.len()) as u64;
+    let repairable = found - verified.count(RowFinding::Parked);
+    let repaired = verified.repaired;
+    match (found, options.repair) {
+        (0, _) if options.sample.is_some() => "clean: every row of the sample matches the event store".to_owned(),
+        (0, _) => "clean: every row matches the event store".to_owned(),
+        (_, true) if verified.is_clean() => format!("repaired: {repaired} of {found}"),
+        (_, true) => format!("not clean: {repaired} of {found} repaired"),
+        (_, false) if repairable > 0 => "differences found; run again with --repair to fix them".to_owned(),
+        (_, false) => "not clean".to_owned(),
+    }
 }
 
 fn shared_line((row, attribute): &Cell, finding: &SharedFinding) -> String {
-    let row = terminal::shortened(row.as_str(), NAME_COLUMNS);
+    let row = shortened(row.as_str(), NAME_COLUMNS);
     match finding {
-        SharedFinding::Sum(amount) => format!("shared: {row}: {attribute} differs by {amount} from what was contributed to it"),
-        SharedFinding::Lower => format!("shared: {row}: {attribute} lacks what was put into it"),
-        SharedFinding::Unsettled => format!("shared: {row}: {attribute} moves too much to tell; verify again when less is going on"),
+        SharedFinding::Sum(amount) => format!("shared: {row}: {attribute} differs by {amount} from the sum of its contributions"),
+        SharedFinding::Lower => format!("shared: {row}: {attribute} lacks a value that an event put into it"),
+        SharedFinding::Unsettled => {
+            format!("shared: {row}: {attribute} changes too often to be compared; verify again when there is less traffic")
+        }
     }
 }
 

@@ -107,7 +107,7 @@ impl CatchUp<'_> {
         let (mut before, mut unmoved) = (None, 0);
         loop {
             deadline.check()?;
-            let row = worker.store().read_row(rule, id, deadline).await?;
+            let row = worker.store().home_row(rule, id, deadline).await?;
             if row.parked_at.is_some() {
                 return Ok(caught_up);
             }

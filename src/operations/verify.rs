@@ -335,7 +335,7 @@ impl Verification<'_> {
 
     async fn check(&self, id: &AggregateId) -> Result<Checked, OperationError> {
         let Self { worker, rule, deadline } = *self;
-        let row = self.store().read_row(rule, id, deadline).await?;
+        let row = self.store().home_row(rule, id, deadline).await?;
         refuse_newer_revision(rule, row.revision)?;
         if row.version > Version::NONE && row.revision < rule.revision() {
             let finding = if row.parked_at.is_some() { RowFinding::Parked } else { RowFinding::Outdated };

@@ -334,7 +334,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn read_row(&self, rule: &dyn DynProjection, aggregate: &AggregateId, deadline: Deadline) -> Result<HomeRow, StoreError> {
+    pub async fn home_row(&self, rule: &dyn DynProjection, aggregate: &AggregateId, deadline: Deadline) -> Result<HomeRow, StoreError> {
         let mut rows = self.read_rows(rule, std::slice::from_ref(aggregate), deadline).await?;
         Ok(rows.remove(aggregate).unwrap_or_default())
     }

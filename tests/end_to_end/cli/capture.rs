@@ -67,12 +67,12 @@ async fn a_store_in_a_file_can_be_captured_and_one_in_memory_cannot() {
     let (code, _, said) = projector(&["--data", &data, "events", "append", &events]).await;
     assert_eq!(code, 0, "{said}");
     let (code, told, said) = projector(&["--data", &data, "capture", "--out", &out]).await;
-    assert_eq!((code, told), (0, format!("2 records in 1 files in {out}\n")), "{said}");
+    assert_eq!((code, told), (0, format!("2 records in 1 file in {out}\n")), "{said}");
     let (code, rows, said) = projector(&["replay", &out]).await;
     assert!(code == 0 && rows.contains("12.5"), "{rows}{said}");
 
     for (arguments, says) in [
-        (&["capture", "--out", "x"][..], "name the store whose stream it is: --data, --endpoint-url or --aws"),
+        (&["capture", "--out", "x"][..], "name the store whose stream to capture: --data, --endpoint-url or --aws"),
         (&["--data", &data, "capture"], "--out"),
         (&["--data", &data, "capture", "--out", "x", "--latest"], "--follow"),
     ] {
@@ -106,7 +106,7 @@ async fn following_continues_until_interrupted_and_loses_nothing() {
     let output = child.wait_with_output().await.expect("it ends");
     let told = String::from_utf8(output.stdout).expect("UTF-8");
     assert_eq!(output.status.code(), Some(0), "{told}{}", String::from_utf8_lossy(&output.stderr));
-    assert!(told.ends_with(&format!(" records in 1 files in {path}\n")), "{told}");
+    assert!(told.ends_with(&format!(" records in 1 file in {path}\n")), "{told}");
 
     let replayed = World::new().await;
     let (code, _, said) = projector(&["--endpoint-url", &replayed.serve().await, "replay", &path]).await;

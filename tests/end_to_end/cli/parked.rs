@@ -72,7 +72,10 @@ async fn parked_aggregates_are_listed_shown_and_redriven() {
     let (code, redriven, said) = run(&["redrive", "--all"]).await;
     assert_eq!(code, 1);
     let lines: Vec<_> = redriven.lines().collect();
-    assert_eq!((lines[0], lines[3]), ("mended: account-summary alice: 1 event applied", "3 redriven: 1 mended, 2 still parked, 0 failed"));
+    assert_eq!(
+        (lines[0], lines[3]),
+        ("recovered: account-summary alice: 1 event applied", "3 redriven: 1 recovered, 2 still parked, 0 failed")
+    );
     assert!(lines[1].starts_with("still parked: account-summary bob: cannot read the event's data"), "{redriven}");
     assert!(lines[2].starts_with("still parked: record#odd: the record is not"), "{redriven}");
     assert!(said.contains("aggregate parked"), "the log is on: {said}");
@@ -85,8 +88,8 @@ async fn parked_aggregates_are_listed_shown_and_redriven() {
     assert_eq!(
         lines,
         [
-            json!({"projection": "account-summary", "aggregateId": "bob", "outcome": "mended", "applied": 1, "reprojected": false}),
-            json!({"total": {"mended": 1, "parked": 0, "failed": 0, "notBegun": 0}}),
+            json!({"projection": "account-summary", "aggregateId": "bob", "outcome": "recovered", "applied": 1, "reprojected": false}),
+            json!({"total": {"recovered": 1, "parked": 0, "failed": 0, "notBegun": 0}}),
         ]
     );
     // Now there is nothing to do for the projection, which is fine. Naming an aggregate that is not parked may be a typo.
@@ -100,12 +103,12 @@ async fn parked_aggregates_are_listed_shown_and_redriven() {
 
 #[tokio::test]
 async fn an_empty_parking_table_is_a_success_and_incomplete_arguments_are_refused() {
-    assert_eq!(projector(&["parked", "list"]).await.1, "no aggregate is parked\n");
+    assert_eq!(projector(&["parked", "list"]).await.1, "nothing is parked\n");
     assert_eq!(projector(&["parked", "list", "--json"]).await.1, "");
     assert_eq!(projector(&["parked", "redrive", "--all"]).await.0, 0);
     assert_eq!(
         projector(&["parked", "redrive", "--all", "--json"]).await.1,
-        "{\"total\":{\"failed\":0,\"mended\":0,\"notBegun\":0,\"parked\":0}}\n"
+        "{\"total\":{\"failed\":0,\"notBegun\":0,\"parked\":0,\"recovered\":0}}\n"
     );
     for (arguments, says) in [
         (&["parked", "redrive"][..], "--projection <P>|--aggregate <A>|--all"),
@@ -119,7 +122,7 @@ async fn an_empty_parking_table_is_a_success_and_incomplete_arguments_are_refuse
         let (code, _, said) = projector(arguments).await;
         assert!(code == 2 && said.contains(says), "{arguments:?}: {said}");
     }
-    assert!(projector(&["parked", "show", "--help"]).await.1.contains("prints event data"));
+    assert!(projector(&["parked", "show", "--help"]).await.1.contains("including its event data"));
 }
 
 #[tokio::test]
@@ -165,15 +168,15 @@ async fn an_interrupted_redrive_finishes_what_it_started_and_the_next_run_does_t
     let mut errors = BufReader::new(child.stderr.take().expect("a pipe"));
     let mut said = String::new();
     errors.read_line(&mut said).await.expect("read");
-    assert_eq!(said, "interrupted: what has begun is brought to its end\n");
+    assert_eq!(said, "interrupted: finishing the entries in progress\n");
     gate.open();
     errors.read_to_string(&mut said).await.expect("read");
     let output = child.wait_with_output().await.expect("it ends");
     assert_eq!(output.status.code(), Some(130), "{said}");
-    assert!(said.ends_with("interrupted: 4 not begun; run the same command again, nothing counts twice\n"), "{said}");
-    assert!(String::from_utf8_lossy(&output.stdout).ends_with("8 redriven: 8 mended, 0 still parked, 0 failed\n"));
+    assert!(said.ends_with("interrupted: 4 entries not begun; run the same command again, nothing is counted twice\n"), "{said}");
+    assert!(String::from_utf8_lossy(&output.stdout).ends_with("8 redriven: 8 recovered, 0 still parked, 0 failed\n"));
     let output = run().wait_with_output().await.expect("it ends");
     assert_eq!(output.status.code(), Some(0));
-    assert!(String::from_utf8_lossy(&output.stdout).ends_with("4 redriven: 4 mended, 0 still parked, 0 failed\n"));
+    assert!(String::from_utf8_lossy(&output.stdout).ends_with("4 redriven: 4 recovered, 0 still parked, 0 failed\n"));
     assert_eq!((world.rows().await, world.parked().await), (fold(registry(), &truth), vec![]));
 }

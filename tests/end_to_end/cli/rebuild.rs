@@ -57,9 +57,9 @@ async fn a_rebuild_creates_missing_rows_and_a_second_run_has_nothing_to_do() {
     let (code, out, said) = run(&["rebuild-projection", "account-summary", "--dry-run"]).await;
     assert_eq!(code, 0, "{said}");
     let (accounts, all) = (aggregates(&events[..120]), aggregates(&events));
-    let says = format!("account-summary: to revision 1, 0 rows would be replaced and {accounts} created, {accounts} of them changed;");
+    let says = format!("account-summary: 0 rows would be replaced and {accounts} created at revision 1, {accounts} of them changed;");
     assert!(out.starts_with(&says), "{out}");
-    assert!(out.contains(&format!("240 events of {all} aggregates looked at in ")), "{out}");
+    assert!(out.contains(&format!("240 events of {all} aggregates checked in ")), "{out}");
     assert!(world.rows().await.values().all(BTreeMap::is_empty));
 
     let (code, out, said) = run(&["rebuild-projection", "account-summary", "--segments", "3", "--json"]).await;
@@ -86,7 +86,7 @@ async fn a_rebuild_creates_missing_rows_and_a_second_run_has_nothing_to_do() {
     for projection in ["account-summary", "forum-counters"] {
         let (code, out, said) = run(&["rebuild-projection", projection]).await;
         assert!(code == 0 && !said.contains("interrupted"), "{said}");
-        let says = format!("{projection}: every row is of revision 1 already: nothing to do\n240 events of {all} aggregates looked at in ");
+        let says = format!("{projection}: every row is at revision 1 already: nothing to do\n240 events of {all} aggregates checked in ");
         assert!(out.starts_with(&says), "{out}");
     }
 
@@ -94,7 +94,7 @@ async fn a_rebuild_creates_missing_rows_and_a_second_run_has_nothing_to_do() {
     let lost = &events[0].aggregate;
     let delete = world.embedded.client().delete_item().table_name("account-summary");
     delete.key("accountId", aws_sdk_dynamodb::types::AttributeValue::S(lost.to_string())).send().await.expect("deleted");
-    assert!(run(&["rebuild-projection", "account-summary"]).await.1.contains(" 1 created,"));
+    assert!(run(&["rebuild-projection", "account-summary"]).await.1.contains(" 1 created at"));
     assert_eq!(world.rows().await, fold(registry(), &events));
 }
 
@@ -153,9 +153,9 @@ async fn incomplete_or_contradictory_arguments_are_refused() {
         (&["rebuild-projection", "account-summary", "--dry-run", "--into", "aside"], "cannot be used with"),
         (
             &["rebuild-projection", "account-summary", "--resume"],
-            "nothing is kept of an interrupted rebuild of `account-summary` by revision 1: start without --resume",
+            "there is no interrupted rebuild of `account-summary` at revision 1 to resume; run without --resume",
         ),
-        (&["rebuild-projection", "account-summary", "--resume", "--into", "aside"], "is new now: start without --resume"),
+        (&["rebuild-projection", "account-summary", "--resume", "--into", "aside"], "there is nothing to resume; run without --resume"),
     ] {
         let (code, out, said) = projector(arguments).await;
         assert!(code == 2 && out.is_empty() && said.contains(says), "{arguments:?}: {said}");
@@ -186,14 +186,14 @@ async fn an_interrupted_rebuild_resumes_from_its_cursors() {
     interrupt(&child);
     let mut errors = BufReader::new(child.stderr.take().expect("a pipe"));
     let mut said = String::new();
-    while !said.ends_with("interrupted: the pages under way are brought to their end\n") {
+    while !said.ends_with("interrupted: finishing the pages in progress\n") {
         assert!(errors.read_line(&mut said).await.expect("read") > 0, "{said}");
     }
     gate.open();
     errors.read_to_string(&mut said).await.expect("read");
     let output = child.wait_with_output().await.expect("it ends");
     assert_eq!(output.status.code(), Some(130), "{said}");
-    assert!(said.ends_with("interrupted: the same command with --resume goes on from here\n"), "{said}");
+    assert!(said.ends_with("interrupted: run the same command with --resume to continue from here\n"), "{said}");
     let kept = world.worker.store().saved_cursors(registry().projections()[0], Deadline::NONE).await.expect("cursors");
     assert_eq!(kept.iter().map(|saved| saved.segment).collect::<Vec<_>>(), Segment::all(2).collect::<Vec<_>>());
     assert!(kept.iter().any(|saved| saved.cursor.is_some() && !saved.done), "{kept:?}");
@@ -201,7 +201,7 @@ async fn an_interrupted_rebuild_resumes_from_its_cursors() {
     assert!(created > 0 && created < accounts, "{created}");
 
     let (code, _, said) = projector(&[&arguments[..4], &["--resume", "--segments", "3"]].concat()).await;
-    assert!(code == 2 && said.contains("has 2 segments and not 3: leave --segments away"), "{said}");
+    assert!(code == 2 && said.contains("has 2 segments, not 3: omit --segments"), "{said}");
     let (code, out, said) = projector(&[&arguments[..4], &["--resume", "--json"]].concat()).await;
     assert_eq!(code, 0, "{said}");
     let result: Json = serde_json::from_str(&out).expect("JSON");
@@ -229,17 +229,17 @@ async fn a_failing_rebuild_retries_keeps_its_cursors_and_reports_how_to_resume()
     let door = proxy.door().await;
     let (code, out, said) = projector(&["--endpoint-url", &door.url, "rebuild-projection", "account-summary", "--segments", "1"]).await;
     assert_eq!(code, 1, "{said}");
-    assert_eq!(said.matches("tried again: ").count(), 2, "{said}");
+    assert_eq!(said.matches("trying again: ").count(), 2, "{said}");
     assert!(said.contains("error: UpdateItem on a home row cannot succeed (AccessDeniedException)"), "{said}");
-    assert!(said.ends_with("once that is mended, the same command with --resume goes on from here\n"), "{said}");
-    assert!(out.starts_with("account-summary: to revision 1, 0 rows replaced and 5 created"), "{out}");
+    assert!(said.ends_with("fix the cause; then run the same command with --resume to continue from here\n"), "{said}");
+    assert!(out.starts_with("account-summary: 0 rows replaced and 5 created at revision 1"), "{out}");
 
     let url = world.serve().await;
     let (code, _, said) = projector(&["--endpoint-url", &url, "rebuild-projection", "account-summary"]).await;
-    assert!(code == 0 && said.contains("could have gone on with --resume; this one starts over"), "{said}");
+    assert!(code == 0 && said.contains("could have been continued with --resume"), "{said}");
     assert_eq!(world.rows().await, fold(registry(), &events));
     let (code, _, said) = projector(&["--endpoint-url", &url, "rebuild-projection", "account-summary", "--resume"]).await;
-    assert!(code == 2 && said.contains("nothing is kept"), "{said}");
+    assert!(code == 2 && said.contains("there is no interrupted rebuild"), "{said}");
 }
 
 #[tokio::test]
@@ -251,7 +251,7 @@ async fn a_rebuild_with_a_parked_aggregate_exits_with_1() {
     for _ in 0..2 {
         let (code, out, said) = projector(&["--endpoint-url", &url, "rebuild-projection", "account-summary"]).await;
         assert_eq!(code, 1, "{said}");
-        assert!(out.contains("1 aggregate is parked: `projector parked list --projection account-summary` says why"), "{out}");
+        assert!(out.contains("1 aggregate is parked; for the reasons: `projector parked list --projection account-summary`"), "{out}");
         assert!(!format!("{out}{said}").contains(MARKER), "{out}{said}");
     }
     assert_eq!(world.parked().await.len(), 1);

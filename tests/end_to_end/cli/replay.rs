@@ -191,9 +191,9 @@ fn a_store_in_a_file_persists_between_commands() {
     };
     assert_eq!(
         run(&["events", "import", &store]),
-        (Some(0), "17 events imported, 0 already there, 0 refused, 0 records passed over\n".into())
+        (Some(0), "17 events imported, 0 already there, 0 refused; 0 other records skipped\n".into())
     );
-    assert_eq!(run(&["events", "import", &store]).1, "0 events imported, 17 already there, 0 refused, 0 records passed over\n");
+    assert_eq!(run(&["events", "import", &store]).1, "0 events imported, 17 already there, 0 refused; 0 other records skipped\n");
     assert_eq!(run(&["replay", &replayed, "--expect", &expected]).0, Some(0));
     let (code, again) = run(&["replay", &replayed, "--output", "json"]);
     let again: Json = serde_json::from_str(&again).expect("JSON");
@@ -204,7 +204,7 @@ fn a_store_in_a_file_persists_between_commands() {
     let (_, newest) = run(&["events", "by-type", "MoneyDeposited", "--limit", "2"]);
     assert_eq!(newest.lines().count(), 2);
     assert!(newest.lines().next().expect("a line").contains(r#""amount":1000"#), "{newest}");
-    assert_eq!(run(&["tables", "create"]).1, "all tables are there\n");
+    assert_eq!(run(&["tables", "create"]).1, "all tables exist\n");
 }
 
 #[test]
@@ -219,7 +219,7 @@ fn events_append_reads_json_lines_and_reports_a_conflict_clearly() {
     };
     let opened =
         r#"{"aggregateId":"a","eventType":"AccountOpened","eventData":{"initialDeposit":0.10000000000000000000000000000000000001}}"#;
-    assert_eq!(append(opened), (Some(0), "1 events appended\n".into()));
+    assert_eq!(append(opened), (Some(0), "1 event appended\n".into()));
     let expecting =
         |version: u64| format!(r#"{{"aggregateId":"a","expectedVersion":{version},"eventType":"AccountClosed","eventData":{{}}}}"#);
     let (code, said) = append(&expecting(0));
@@ -355,7 +355,8 @@ async fn fixtures_yield_the_same_rows_in_any_batches_and_order_and_a_second_deli
             assert_eq!(second.total.duplicate + waiting.0 + waiting.1 + waiting.2, second.records, "{case}, again");
             assert_eq!((first.total.failed, first.ignored_total()), (waiting.1, waiting.2), "{case}");
             let parked = world.worker.store().parked().await.expect("parked");
-            let parked: BTreeSet<_> = parked.into_iter().map(|entry| (entry.projection, entry.aggregate, entry.version.map(|version| version.0))).collect();
+            let parked: BTreeSet<_> =
+                parked.into_iter().map(|entry| (entry.projection, entry.aggregate, entry.version.map(|version| version.0))).collect();
             assert_eq!(parked, fixture.parked, "{case}");
         }
     }

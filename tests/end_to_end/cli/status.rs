@@ -91,7 +91,7 @@ async fn a_row_behind_its_newest_event_is_reported_with_its_distance_and_since_w
     let behind = json!([{ "aggregateId": "late", "version": 2, "head": 4, "since": "2026-06-01T00:00:03.000Z" }]);
     assert_eq!((&lines[0]["behind"], &lines[0]["newestEventAt"]), (&behind, &json!("2026-06-01T00:00:04.000Z")));
     assert_eq!((&lines[1]["behind"], &lines[2]["total"]["well"]), (&json!([]), &json!(false)));
-    assert!(table.contains("account-summary: late is behind since 2026-06-01 00:00:03:\n  at version 2 of 4;"), "{table}");
+    assert!(table.contains("account-summary: late has been behind since 2026-06-01 00:00:03:\n  at version 2 of 4;"), "{table}");
     assert!(table.contains("`projector catch-up account-summary`"), "{table}");
     let (code, ..) = status(&url, &["forum-counters"]).await;
     assert_eq!(code, 0, "it is not the forum's");
@@ -118,7 +118,7 @@ async fn parked_aggregates_are_counted_by_projection() {
     let url = other.serve().await;
     let (code, table, lines) = status(&url, &[]).await;
     assert_eq!((code, &lines[2]), (1, &json!({ "total": { "well": false, "parkedRecords": 1 } })), "{table}");
-    assert!(table.contains("1 parked records name no event"), "{table}");
+    assert!(table.contains("1 parked record names no event"), "{table}");
     assert_eq!(status(&url, &["account-summary"]).await.0, 0, "a stray belongs to no projection");
 }
 
@@ -140,7 +140,7 @@ async fn rows_of_another_revision_count_as_outdated_and_an_unfinished_rebuild_sh
     let (code, table, lines) = status(&url, &["account-summary"]).await;
     assert_eq!((code, &lines[0]["outdated"]), (1, &json!(1)), "{table}");
     assert_eq!(lines[0]["rowsByRevision"], json!({ "0": 1, "1": rows.len() - 1 }));
-    let kept = format!("account-summary: rows by revision: 1 of 0, {} of 1; today's is 1:\n", rows.len() - 1);
+    let kept = format!("account-summary: rows by revision: 1 at 0, {} at 1; the rule's revision is 1:\n", rows.len() - 1);
     assert!(table.contains(&kept) && table.contains("  `projector rebuild-projection account-summary`\n"), "{table}");
     assert_eq!((&lines[0]["rebuild"]["done"], &lines[0]["rebuild"]["segments"]), (&json!(1), &json!(3)));
     assert!(table.contains("a rebuild has done 1 of 3 segments at 20"), "{table}");

@@ -222,7 +222,11 @@ const ALL: &[Mutant] = &[
     mutant(
         "parked-without-record",
         "the row is marked, the event is not kept",
-        &[Switched(ROWS, "std::iter::once(home).chain(self.parking_actions(aggregate.as_str(), rule.name(), parking)).collect()", "std::iter::once(home).collect()")],
+        &[Switched(
+            ROWS,
+            "std::iter::once(home).chain(self.parking_actions(aggregate.as_str(), rule.name(), parking)).collect()",
+            "std::iter::once(home).collect()",
+        )],
     ),
     mutant(
         "parked-without-mark",
@@ -241,11 +245,7 @@ const ALL: &[Mutant] = &[
     mutant(
         "response-loses-a-failure",
         "the highest failed record is reported in place of the lowest",
-        &[Switched(
-            REPORT,
-            "Checkpoint::At(lowest.min(position))",
-            "Checkpoint::At(lowest.max(position))",
-        )],
+        &[Switched(REPORT, "Checkpoint::At(lowest.min(position))", "Checkpoint::At(lowest.max(position))")],
     ),
     mutant(
         "failures-not-reported",
@@ -284,7 +284,7 @@ const ALL: &[Mutant] = &[
         rule: &'static dyn DynProjection,
         id: &AggregateId,
     ) -> Result<Redriven, OperationError> {
-        let row = self.store().read_row(rule, id, self.deadline).await?;
+        let row = self.store().home_row(rule, id, self.deadline).await?;
         let versions = row.version.next()..=projection_vocabulary::Version(u64::MAX);
         let read = self.store().load_page(id, versions, 1_000, self.deadline).await?;
         self.remove_mark(rule, id).await?;

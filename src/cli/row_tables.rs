@@ -1,0 +1,254 @@
+//! Rows as tables: one table for each kind of row, laid out to fit the terminal.
+//!
+//! A projection may keep rows of several kinds in one table. What kind a row is shows in the attributes that its aggregate owns or
+//! has owned: they stay known when an event removes them, so an emptied row stays with its kind.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use comfy_table::{Cell, CellAlignment};
+use projection_vocabulary::{DynProjection, RowKey, Timestamp, Value};
+
+use super::{
+    terminal,
+    text::{Lines, count_of, printable, shortened, to_the_minute, width},
+};
+use crate::store::rows::ShownRow;
+
+/// Columns of a table that a key or a value gets at most.
+const CELL_COLUMNS: usize = 40;
+/// Emptied rows that are named.
+const EMPTY_SHOWN: usize = 5;
+const INDENT: &str = "    ";
+
+/// Rows of one kind.
+#[derive(Default)]
+struct Kind<'a> {
+    /// The attributes that their aggregates own: of all rows of this kind together.
+    owned: BTreeSet<&'a str>,
+    rows: Vec<(&'a RowKey, &'a ShownRow)>,
+}
+
+/// Draws rows of a projection in at most so many columns. `more` says how many there are besides these, in words.
+pub fn draw(rule: &dyn DynProjection, rows: &BTreeMap<RowKey, ShownRow>, more: &str, columns: usize) -> String {
+    let mut lines = Lines::default();
+    lines.add(format_args!("{}: {}{more}", rule.name(), count_of(rows.len(), "row")));
+    let kinds = kinds(rows);
+    for kind in &kinds {
+        if kinds.len() > 1 {
+            lines.paragraph("  ", &kind.title(), INDENT, columns);
+        }
+        kind.draw(rule, columns, &mut lines);
+    }
+    lines.into_text()
+}
+
+/// Sorts rows into kinds. Two rows are of one kind if they have most of the smaller one's owned attributes in common.
+fn kinds(rows: &BTreeMap<RowKey, ShownRow>) -> Vec<Kind<'_>> {
+    let mut by_owned: BTreeMap<BTreeSet<&str>, Vec<(&RowKey, &ShownRow)>> = BTreeMap::new();
+    for (key, row) in rows {
+        by_owned.entry(row.owned.iter().map(String::as_str).collect()).or_default().push((key, row));
+    }
+    // The largest first, because a smaller one may be a part of it; the sort keeps the alphabet among equals.
+    let mut by_owned: Vec<_> = by_owned.into_iter().collect();
+    by_owned.sort_by_key(|(owned, _)| std::cmp::Reverse(owned.len()));
+    let mut kinds: Vec<Kind> = Vec::new();
+    for (owned, rows) in by_owned {
+        let same_kind = |kind: &&mut Kind| 2 * kind.owned.intersection(&owned).count() > owned.len() || kind.owned == owned;
+        if let Some(kind) = kinds.iter_mut().find(same_kind) {
+            kind.owned.extend(owned);
+            kind.rows.extend(rows);
+        } else {
+            kinds.push(Kind { owned, rows });
+        }
+    }
+    for kind in &mut kinds {
+        kind.rows.sort_by_key(|(key, _)| *key);
+    }
+    kinds.sort_by(|one, two| one.owned.iter().cmp(two.owned.iter()));
+    // Rows without an owner come last.
+    let owners = kinds.iter().take_while(|kind| kind.owned.is_empty()).count();
+    kinds.rotate_left(owners);
+    kinds
+}
+
+impl Kind<'_> {
+    fn title(&self) -> String {
+        let rows = count_of(self.rows.len(), "row");
+        if self.owned.is_empty() {
+            let their = if self.rows.len() == 1 { "its" } else { "their" };
+            return format!("{rows} without attributes of {their} own:");
+        }
+        let names: Vec<_> = self.owned.iter().copied().collect();
+        format!("{rows} of aggregates with {}:", names.join(", "))
+    }
+
+    /// The attributes of these rows: those that their aggregates own, those that others share, the watermark.
+    fn names(&self) -> Vec<&str> {
+        let present: BTreeSet<&str> = self.rows.iter().flat_map(|(_, row)| row.attributes.keys().map(String::as_str)).collect();
+        let last = ["version", "parked"];
+        let (owned, shared): (Vec<_>, Vec<_>) =
+            present.iter().copied().filter(|name| !last.contains(name)).partition(|name| self.owned.contains(name));
+        owned.into_iter().chain(shared).chain(last.into_iter().filter(|name| present.contains(name))).collect()
+    }
+
+    fn draw(&self, rule: &dyn DynProjection, columns: usize, lines: &mut Lines) {
+        let names = self.names();
+        let (empty, filled): (Vec<_>, Vec<_>) = self.rows.iter().partition(|(_, row)| is_empty(row));
+        let table = table(rule, &names, &filled);
+        if filled.is_empty() {
+        } else if table.lines().next().is_some_and(|border| width(border) <= columns) {
+            lines.add(table);
+        } else {
+            for (key, row) in filled {
+                let attributes = names.iter().filter_map(|name| Some(format!("{name}={}", shown(row.attributes.get(*name)?))));
+                lines.paragraph(
+                    "  ",
+                    &format!("{}: {}", printable(key.as_str()), attributes.collect::<Vec<_>>().join(" ")),
+                    INDENT,
+                    columns,
+                );
+            }
+        }
+        if !empty.is_empty() {
+            lines.paragraph("  ", &of_empty(&empty), INDENT, columns);
+        }
+    }
+}
+
+/// Whether nothing is left on a home row but its watermark.
+fn is_empty(row: &ShownRow) -> bool {
+    row.attributes.keys().all(|name| name == "version")
+}
+
+fn of_empty(rows: &[&(&RowKey, &ShownRow)]) -> String {
+    let mut names: Vec<_> = rows.iter().take(EMPTY_SHOWN).map(|(key, _)| shortened(key.as_str(), CELL_COLUMNS)).collect();
+    if rows.len() > names.len() {
+        names.push(format!("{} more", rows.len() - names.len()));
+    }
+    let (rows, stays) = (count_of(rows.len(), "empty row"), if rows.len() == 1 { "its version stays" } else { "their versions stay" });
+    format!("and {rows}: {}. Events removed every attribute; {stays}, so that no event counts twice.", names.join(", "))
+}
+
+fn table(rule: &dyn DynProjection, names: &[&str], rows: &[&(&RowKey, &ShownRow)]) -> String {
+    let mut table = terminal::table();
+    table.set_header(terminal::header(std::iter::once(rule.key()).chain(names.iter().copied())));
+    for (key, row) in rows {
+        let cells = names.iter().map(|name| {
+            let value = row.attributes.get(*name);
+            let alignment = if matches!(value, Some(Value::Number(_))) { CellAlignment::Right } else { CellAlignment::Left };
+            Cell::new(value.map_or_else(String::new, |value| shortened(&shown(value), CELL_COLUMNS))).set_alignment(alignment)
+        });
+        table.add_row(std::iter::once(Cell::new(shortened(key.as_str(), CELL_COLUMNS))).chain(cells));
+    }
+    table.to_string()
+}
+
+/// A value as a table shows it: times to the minute.
+fn shown(value: &Value) -> String {
+    match value {
+        Value::Text(text) if Timestamp::parse(text).is_ok() => to_the_minute(text),
+        value => printable(&value.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::expect;
+    use projection_vocabulary::{Change, Projection, Recorded, Refusal, nothing};
+    use serde::Deserialize;
+
+    use super::*;
+
+    struct Shop;
+
+    #[derive(Deserialize)]
+    enum Event {
+        Opened {},
+    }
+
+    impl Projection for Shop {
+        type Event = Event;
+        const NAME: &str = "shop";
+        const KEY: &str = "id";
+
+        fn project(&self, event: &Recorded<'_, Event>) -> Result<Change, Refusal> {
+            let Event::Opened {} = event.event;
+            Ok(nothing())
+        }
+    }
+
+    /// `a=1 b=x`: numbers where they are some.
+    fn row(owned: &str, attributes: &str) -> ShownRow {
+        let attributes = attributes.split_whitespace().map(|attribute| {
+            let (name, value) = attribute.split_once('=').expect("name=value");
+            (name.to_owned(), value.parse::<u64>().map_or_else(|_| value.into(), Value::from))
+        });
+        ShownRow { attributes: attributes.collect(), owned: owned.split_whitespace().map(str::to_owned).collect() }
+    }
+
+    fn drawn(rows: &[(&str, ShownRow)], columns: usize) -> String {
+        draw(&Shop, &rows.iter().map(|(key, row)| (RowKey::from(*key), row.clone())).collect(), "", columns)
+    }
+
+    #[test]
+    fn each_kind_of_row_has_a_table_and_an_emptied_row_stays_with_its_kind() {
+        let rows = [
+            ("cart-1", row("buyer paid total", "buyer=ann total=5 version=2")),
+            ("cart-2", row("buyer paid total", "buyer=bob total=12 paid=2026-01-05T09:00:30.000Z version=3")),
+            ("cart-3", row("buyer total", "version=4")),
+            ("shelf-1", row("label", "label=left carts=2 version=1")),
+            ("shelf-2", row("", "carts=1")),
+        ];
+        expect![[r#"
+            shop: 5 rows
+              3 rows of aggregates with buyer, paid, total:
+            ┌─────────────────────────────────────────────────────┐
+            │ id       buyer   paid               total   version │
+            ╞═════════════════════════════════════════════════════╡
+            │ cart-1   ann                            5         2 │
+            │ cart-2   bob     2026-01-05 09:00      12         3 │
+            └─────────────────────────────────────────────────────┘
+              and 1 empty row: cart-3. Events removed every attribute; its version stays, so
+                that no event counts twice.
+              1 row of aggregates with label:
+            ┌───────────────────────────────────┐
+            │ id        label   carts   version │
+            ╞═══════════════════════════════════╡
+            │ shelf-1   left        2         1 │
+            └───────────────────────────────────┘
+              1 row without attributes of their own:
+            ┌─────────────────┐
+            │ id        carts │
+            ╞═════════════════╡
+            │ shelf-2       1 │
+            └─────────────────┘
+        "#]]
+        .assert_eq(&drawn(&rows, 80));
+    }
+
+    #[test]
+    fn rows_too_wide_for_the_terminal_are_wrapped_between_words() {
+        let rows = [("cart-1", row("buyer total", "buyer=ann total=5 version=2")), ("cart-2", row("buyer", "buyer=bob version=1"))];
+        expect![[r#"
+            shop: 2 rows
+              cart-1 buyer: ann, total: 5,
+                version: 2
+              cart-2 buyer: bob, version:
+                1
+        "#]]
+        .assert_eq(&drawn(&rows, 30));
+    }
+
+    #[test]
+    fn all_rows_of_one_kind_need_no_title() {
+        expect![[r#"
+            shop: 1 row
+            ┌──────────────────────────┐
+            │ id       buyer   version │
+            ╞══════════════════════════╡
+            │ cart-1   ann           2 │
+            └──────────────────────────┘
+        "#]]
+        .assert_eq(&drawn(&[("cart-1", row("buyer", "buyer=ann version=2"))], 80));
+    }
+}

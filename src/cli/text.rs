@@ -1,0 +1,133 @@
+//! Texts for a terminal: safe to print, of a known width, in plain English.
+
+use std::fmt;
+
+use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
+
+/// A number of things: `1 file`, `2 files`.
+pub fn count(number: impl Into<u64>, singular: &str) -> String {
+    let number = number.into();
+    if number == 1 { format!("1 {singular}") } else { format!("{number} {}", plural(singular)) }
+}
+
+/// The same of a `usize`.
+pub fn count_of(number: usize, singular: &str) -> String {
+    count(number as u64, singular)
+}
+
+fn plural(singular: &str) -> String {
+    match singular.strip_suffix('y') {
+        Some(stem) if !stem.ends_with(['a', 'e', 'o', 'u']) => format!("{stem}ies"),
+        _ => format!("{singular}s"),
+    }
+}
+
+/// `once`, or `3 times`.
+pub fn times(number: u64) -> String {
+    if number == 1 { "once".to_owned() } else { format!("{number} times") }
+}
+
+/// A text in one line that leaves the terminal alone: control characters are written out.
+pub fn printable(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for char in text.chars() {
+        if is_control(char) { shown.extend(char.escape_default()) } else { shown.push(char) }
+    }
+    shown
+}
+
+/// Whether a character moves the cursor, ends a line, or changes the direction of the text after it.
+pub fn is_control(char: char) -> bool {
+    char.is_control() || matches!(char, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+}
+
+/// How many columns of a terminal a printable text takes.
+pub fn width(text: &str) -> usize {
+    text.width()
+}
+
+/// A printable text that loses its middle if it has more columns: ids often differ at either end.
+pub fn shortened(text: &str, columns: usize) -> String {
+    let shown = printable(text);
+    if width(&shown) <= columns {
+        return shown;
+    }
+    let half = |chars: &mut dyn Iterator<Item = char>, mut left: usize| -> Vec<char> {
+        let width = |char: char| char.width().unwrap_or_default();
+        chars.take_while(|char| left.checked_sub(width(*char)).map(|rest| left = rest).is_some()).collect()
+    };
+    let half_columns = (columns - 1) / 2;
+    let begins = half(&mut shown.chars(), half_columns);
+    let ends = half(&mut shown.chars().rev(), half_columns);
+    begins.into_iter().chain(['…']).chain(ends.into_iter().rev()).collect()
+}
+
+/// A timestamp of the event store to the minute: `2026-01-05 09:00`, which is UTC.
+pub fn to_the_minute(timestamp: &str) -> String {
+    cut(timestamp, "2026-01-05T09:00".len())
+}
+
+/// A timestamp of the event store to the second: `2026-01-05 09:00:00`, which is UTC.
+pub fn to_the_second(timestamp: &str) -> String {
+    cut(timestamp, "2026-01-05T09:00:00".len())
+}
+
+fn cut(timestamp: &str, bytes: usize) -> String {
+    printable(timestamp.get(..bytes).unwrap_or(timestamp)).replacen('T', " ", 1)
+}
+
+/// Lines of an output, put together.
+#[derive(Default)]
+pub struct Lines(String);
+
+impl Lines {
+    /// Adds a line.
+    pub fn add(&mut self, line: impl fmt::Display) {
+        use fmt::Write as _;
+        writeln!(self.0, "{line}").expect("a String takes everything");
+    }
+
+    /// Adds a paragraph that is wrapped between words; the second and later lines are indented.
+    pub fn paragraph(&mut self, first: &str, words: &str, indent: &str, columns: usize) {
+        // A word that is too long may be an id or a pattern to copy: it stays whole.
+        let options = textwrap::Options::new(columns).initial_indent(first).subsequent_indent(indent).break_words(false);
+        self.add(textwrap::fill(words, options));
+    }
+
+    /// All of them, each with its line end.
+    pub fn into_text(self) -> String {
+        self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_count_has_the_right_plural() {
+        let counts = [(0_u64, "file"), (1, "file"), (2, "file"), (2, "summary"), (2, "day")].map(|(number, what)| count(number, what));
+        assert_eq!(counts, ["0 files", "1 file", "2 files", "2 summaries", "2 days"]);
+    }
+
+    #[test]
+    fn controls_are_written_out_and_letters_of_all_scripts_stay() {
+        assert_eq!(printable("a\n\u{1b}[2J\u{9b}\u{7f}\u{202e}"), r"a\n\u{1b}[2J\u{9b}\u{7f}\u{202e}");
+        assert_eq!(printable(r#"é日本\"'"#), r#"é日本\"'"#);
+    }
+
+    #[test]
+    fn a_long_text_keeps_both_ends() {
+        assert_eq!(shortened("0123456789", 10), "0123456789");
+        assert_eq!(shortened("0123456789a", 10), "0123…789a");
+        assert_eq!(shortened("日本日本日本", 10), "日本…日本");
+        assert_eq!(shortened("ééééééééééé", 10), "éééé…éééé", "a letter beyond ASCII is one column wide");
+    }
+
+    #[test]
+    fn a_timestamp_is_cut_and_what_is_none_stays_printable() {
+        assert_eq!(to_the_minute("2026-01-05T09:00:30.000Z"), "2026-01-05 09:00");
+        assert_eq!(to_the_second("2026-01-05T09:00:30.000Z"), "2026-01-05 09:00:30");
+        assert_eq!(to_the_second("soon\u{1b}"), r"soon\u{1b}");
+    }
+}

@@ -203,7 +203,7 @@ async fn an_invocation_stays_within_its_re_projection_budget_and_the_next_contin
         let report = worker.process(&records(&second), deadline()).await;
         assert_eq!((report.total.reprojected, report.total.failed), (reprojected, failed), "{:?}", report.reasons);
         let reasons: Vec<_> = report.reasons.keys().collect();
-        assert!(reasons.iter().all(|reason| reason.ends_with("`rebuild-projection houses` does all of it")), "{reasons:?}");
+        assert!(reasons.iter().all(|reason| reason.ends_with("or run `projector rebuild-projection houses`")), "{reasons:?}");
     }
     assert_eq!(world.rows().await, fold(Registry::new(HOUSES_2), &events));
     assert_eq!(world.parked().await, []);
@@ -257,7 +257,7 @@ async fn rows_of_a_newer_revision_stay_untouched_and_the_error_names_both_revisi
     assert_eq!(counts(&report), [1, 0, 0, 0, 2]);
     assert_eq!(report.checkpoint, Checkpoint::At("1".into()));
     let reason = report.reasons.keys().next().expect("a reason");
-    assert!(reason.contains("written by revision 2") && reason.contains("this deployment has 1"), "{reason}");
+    assert!(reason.contains("written by revision 2") && reason.contains("this program has revision 1"), "{reason}");
     let mut after = world.rows().await;
     after.get_mut("houses").expect("the table").remove(&"hut".into());
     assert_eq!(after, before);

@@ -1,4 +1,4 @@
-"""Replays 50,000 events of JSON Lines and holds projector to its memory: a capture is streamed, not loaded."""
+"""Replays 50,000 events of JSON Lines and fails if projector needs too much memory: it must stream a capture, not load it."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Prints the N-th command that the README's section "Two commands" gives."""
+"""Prints the N-th command of the README's section "Two commands"."""
 
 import re
 import sys

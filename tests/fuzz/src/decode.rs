@@ -1,4 +1,4 @@
-//! One stream record: what it is taken for, and that an event survives its item and its record.
+//! One stream record: how it is classified, and that an event survives the way through its item and its record.
 
 use projection_worker::internals::{
     engine::decode::{Body, Poison, appended_item, decode},
@@ -9,7 +9,7 @@ use serde_json::{json, value::RawValue};
 
 use crate::{MARKED, tells_no_data};
 
-/// Longer names would not fit the parking table's key.
+/// Longer names would not fit into the key of the parking table.
 const RECORD_ID_LEN_MAX: usize = 256;
 
 pub fn check(bytes: &[u8]) {
@@ -18,7 +18,7 @@ pub fn check(bytes: &[u8]) {
         Body::Event(event) => {
             let item = Item::from(encode_event(&event));
             let again = decode_event(&item);
-            // A set of numbers or bytes is read as a list, whose elements stand one level deeper. Where DynamoDB ends they still fit.
+            // A set of numbers or bytes becomes a list, whose elements are one level deeper. At DynamoDB's limit they still fit.
             if matches!(again, Err(Malformed::TooDeep(_))) && [r#""NS""#, r#""BS""#].iter().any(|tag| raw.get().contains(tag)) {
                 return;
             }

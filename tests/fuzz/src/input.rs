@@ -1,4 +1,4 @@
-//! A capture in any of its shapes.
+//! A capture in any of its formats.
 
 use std::{fs, io::Write as _, path::PathBuf};
 
@@ -8,7 +8,7 @@ use tempfile::TempDir;
 
 use crate::tells_no_data;
 
-/// Two bytes by which a capture is told to be packed.
+/// The first two bytes of a gzip file.
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 const GOOD: &[u8] = br#"{"dynamodb":{}}"#;
 
@@ -22,9 +22,9 @@ thread_local! {
 
 pub fn check(bytes: &[u8]) {
     let items = read(bytes);
-    // Packing takes ten times as long as all the rest: some will do.
+    // Compressing takes ten times as long as everything else, so only some inputs are compressed.
     if bytes.len().is_multiple_of(8) && !bytes.starts_with(&GZIP_MAGIC) {
-        assert_eq!(read(&gzip(bytes)), items, "packed it reads the same");
+        assert_eq!(read(&gzip(bytes)), items, "compressed it reads the same");
     }
     let line: Vec<u8> = bytes.iter().map(|byte| if *byte == b'\n' { b' ' } else { *byte }).collect();
     let items = read(&[GOOD, b"\n", &line, b"\n", GOOD].concat());
@@ -40,7 +40,7 @@ fn read(bytes: &[u8]) -> Vec<Result<(u64, String), String>> {
         let mut items = Vec::new();
         let (mut line, mut ended) = (1, false);
         for item in source.records().expect("it opens") {
-            assert!(!ended, "nothing comes behind a fatal error");
+            assert!(!ended, "nothing follows a fatal error");
             items.push(match item {
                 Ok(record) => {
                     assert!(record.origin.line >= line, "records come in the order of the file");

@@ -1,23 +1,22 @@
-//! What must hold for any input at all: each target takes bytes, and panics if something does not hold.
+//! Properties that hold for any input: each target takes bytes, and panics if a property does not hold.
 //!
-//! `cargo test` takes the targets over the corpus and a short random walk from it. `.ci/fuzz SECONDS` searches guided by
-//! coverage, on the stable toolchain, for as long as it is told: an hour each is `.ci/fuzz 3600`. What breaks a target is left
-//! in `target/fuzz`; `.ci/fuzz 0 TARGET FILE` runs it again. Once it is mended it belongs into `corpus/`, under a name that
-//! says what was wrong.
+//! `cargo test` runs the targets over the corpus and a short random walk from it. `.ci/fuzz SECONDS` runs a coverage-guided search for that
+//! time, on the stable toolchain: `.ci/fuzz 3600` takes an hour for each target. It writes input that breaks a target to `target/fuzz`, and
+//! `.ci/fuzz 0 TARGET FILE` runs that input again. Once the cause is fixed, move the file to `corpus/`, under a name that says what was wrong.
 //!
-//! The seeds hold words and numbers of `MARKED` where an event's data is. No message may repeat one.
+//! In the seeds, event data contains the words and numbers of `MARKED`. No message may repeat one.
 
 mod decode;
 mod input;
 pub mod mutate;
 mod values;
 
-/// Something that must hold for any bytes.
+/// A property that must hold for any bytes.
 #[derive(Debug)]
 pub struct Target {
-    /// Its name, and the folder of its seeds in `corpus`.
+    /// Its name, which is also the name of its folder in `corpus`.
     pub name: &'static str,
-    /// Panics if it does not hold for these.
+    /// Panics if the property does not hold for these bytes.
     pub check: fn(&[u8]),
 }
 
@@ -28,10 +27,10 @@ pub const TARGETS: [Target; 3] = [
     Target { name: "values", check: values::check },
 ];
 
-/// What stands in the data of the seeds, whole or in part: a message that holds one tells an event's data.
+/// Parts of the event data in the seeds: a message that contains one leaks event data.
 const MARKED: [&str; 2] = ["swordfish", "47114711"];
 
-/// The message, and what it says stood behind it, tell nothing of the data.
+/// Neither the message nor its sources contain event data.
 fn tells_no_data(error: &dyn std::error::Error) {
     let told = std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string).collect::<Vec<_>>().join(": ");
     assert!(!MARKED.iter().any(|word| told.contains(word)), "a message holds data: {told}");
@@ -43,9 +42,9 @@ mod tests {
 
     use super::*;
 
-    /// Enough to find what is on the surface, in a second or two for each target.
+    /// Finds shallow bugs in a second or two for each target.
     const STEPS: u64 = 3_000;
-    /// What a random walk looks at: longer ones only cost time.
+    /// The longest input of a random walk: longer ones only cost time.
     const LEN_MAX: usize = 8 * 1024;
 
     fn corpus(target: &Target) -> Vec<Vec<u8>> {
@@ -55,7 +54,7 @@ mod tests {
         seeds.iter().map(|seed| fs::read(seed).unwrap()).collect()
     }
 
-    /// Says what it was that broke the target.
+    /// Prints the input if the target panics.
     struct Told<'a>(&'a [u8]);
 
     impl Drop for Told<'_> {
@@ -96,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn a_capture_reads_the_same_packed_and_a_broken_line_breaks_alone() {
+    fn a_capture_reads_the_same_compressed_and_a_broken_line_breaks_alone() {
         holds("input");
     }
 
@@ -107,7 +106,7 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "a message holds data")]
-    fn a_message_with_data_is_seen() {
+    fn a_message_with_data_is_found() {
         tells_no_data(&std::io::Error::other("not a number: swordfish"));
     }
 }

@@ -1,4 +1,4 @@
-//! libFuzzer's side: `TARGET` names the target, and every other new input is one that was changed as JSON.
+//! The entry points of libFuzzer. `TARGET` names the target; half of the new inputs are changed as JSON, the others as bytes.
 
 #![no_main]
 

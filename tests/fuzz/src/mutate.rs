@@ -1,9 +1,9 @@
-//! Small changes of an input: as JSON, so that it stays a record of some kind, or as bytes.
+//! Small changes of an input: as JSON, so that it remains a record of some kind, or as bytes.
 
 use fastrand::Rng;
 use serde_json::{Value as Json, json};
 
-/// What no writer sends on purpose. Numbers are texts, as DynamoDB's JSON has them.
+/// Values that no writer sends on purpose. Numbers are strings, as in DynamoDB's JSON.
 const TEXTS: [&str; 38] = [
     "",
     " ",
@@ -46,7 +46,7 @@ const TEXTS: [&str; 38] = [
 ];
 /// The tags of DynamoDB's JSON.
 const TAGS: [&str; 11] = ["S", "N", "B", "SS", "NS", "BS", "M", "L", "NULL", "BOOL", "X"];
-/// Deeper than DynamoDB goes.
+/// Deeper than DynamoDB allows.
 const DEPTH: usize = 40;
 
 /// One change of either kind.
@@ -55,7 +55,7 @@ pub fn any(bytes: &[u8], random: &mut Rng) -> Vec<u8> {
     random.bool().then(|| json(bytes, random)).flatten().unwrap_or_else(|| raw(bytes, random))
 }
 
-/// One change of what is JSON.
+/// One change of a JSON document.
 #[must_use]
 pub fn json(bytes: &[u8], random: &mut Rng) -> Option<Vec<u8>> {
     let mut document: Json = serde_json::from_slice(bytes).ok()?;
@@ -67,7 +67,7 @@ pub fn json(bytes: &[u8], random: &mut Rng) -> Option<Vec<u8>> {
     serde_json::to_vec(&document).ok()
 }
 
-/// The JSON pointers of all that a document holds.
+/// The JSON pointers of everything in a document.
 fn note_places(json: &Json, place: &mut String, places: &mut Vec<String>) {
     places.push(place.clone());
     let members: Vec<(String, &Json)> = match json {

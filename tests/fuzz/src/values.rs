@@ -1,4 +1,4 @@
-//! Numbers, timestamps and values of the vocabulary, and how a rule's own types read them. The input is taken for each of them.
+//! Numbers, timestamps and values of the vocabulary, and how a rule's own types read them. The input is tried as each of them.
 
 use std::collections::BTreeMap;
 
@@ -52,7 +52,7 @@ fn sum(one: &Decimal, two: &Decimal) {
     assert_eq!(&sum, one, "a sum is exact");
 }
 
-/// The number by other arithmetic than its own, if it has few digits.
+/// The number by independent arithmetic, if it has few digits.
 fn in_millionths(number: &Decimal) -> Option<i128> {
     let printed = number.to_string();
     let (whole, fraction) = printed.split_once('.').unwrap_or((&printed, ""));
@@ -63,7 +63,7 @@ fn timestamp(text: &str) {
     let Ok(instant) = Timestamp::parse(text).map_err(|error| tells_no_data(&error)) else { return };
     assert_eq!(Timestamp::parse(instant.as_str()), Ok(instant.clone()), "a timestamp survives its text");
     assert_eq!(Timestamp::from_epoch_ms(instant.epoch_ms()).as_ref(), Some(&instant));
-    assert_eq!(instant.as_str().len(), "2026-01-05T09:00:00.000Z".len(), "texts are in the order of time");
+    assert_eq!(instant.as_str().len(), "2026-01-05T09:00:00.000Z".len(), "the order of texts is the order of time");
 }
 
 fn value(json: &RawValue) {
@@ -99,7 +99,7 @@ fn value(json: &RawValue) {
     }
 }
 
-/// An amount that a rule was given is the number that stands in the data.
+/// An amount that a rule reads is the number in the data.
 fn exact(rows: &Rows, data: &Value) {
     let Value::Map(data) = data else { unreachable!("only maps are read") };
     let rows = rows.visible();
@@ -109,7 +109,7 @@ fn exact(rows: &Rows, data: &Value) {
     }
 }
 
-/// A rule with a field of every kind that serde knows.
+/// An event with a field of every kind that serde knows.
 struct Probe;
 
 #[derive(serde::Deserialize)]

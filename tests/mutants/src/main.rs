@@ -104,7 +104,7 @@ const ALL: &[Mutant] = &[
     ),
     mutant(
         "conflict-taken-for-done",
-        "a transaction that met another counts as written",
+        "a transaction that conflicted with another counts as written",
         &[Switched(
             ROWS,
             r#"Attempt::Again(StoreError::Transient { operation, class: busy.unwrap_or_else(|| "canceled without a reason".into()) })"#,
@@ -122,7 +122,7 @@ const ALL: &[Mutant] = &[
     ),
     mutant(
         "max-after",
-        "`max` and `insert` after the commit in place of before",
+        "`max` and `insert` after the commit instead of before it",
         &[Switched(
             WORKER,
             "match self.store.apply_monotone(rule, &monotone, limits.deadline).await {
@@ -151,7 +151,7 @@ const ALL: &[Mutant] = &[
     ),
     mutant(
         "gap-taken-for-hole",
-        "what is missing is not looked for in the event store",
+        "missing versions are not read from the event store",
         &[Switched(
             LANE,
             "return AfterRefusal::Heal(row.version.next(), after);",
@@ -163,12 +163,12 @@ const ALL: &[Mutant] = &[
     ),
     mutant(
         "healed-events-dropped",
-        "what was read to fill a gap is left out",
+        "events read to fill a gap are dropped",
         &[Switched(LANE, "self.entries.insert(before + at, entry);", "{ let _ = (before, at, entry); }")],
     ),
     mutant(
         "applied-part-kept",
-        "the part of a span that was applied is not dropped",
+        "the applied part of a span is not dropped",
         &[Text(
             LANE,
             "_ => self.finish_up_to(row.version, Outcome::Duplicate),",
@@ -191,12 +191,12 @@ const ALL: &[Mutant] = &[
     ),
     mutant(
         "older-revision-not-seen",
-        "a row of an older revision is not projected anew",
+        "a row of an older revision is not re-projected",
         &[Switched(LANE, "row.version > Version::NONE && row.revision != revision", "{ let _ = &row.revision; false }")],
     ),
     mutant(
         "innocent-taken-for-done",
-        "what a cancelled transaction did not object to counts as written",
+        "an action without a cancellation reason counts as written",
         &[Text(
             WORKER,
             "Cause::Other => AfterRefusal::Continue,",
@@ -209,7 +209,7 @@ const ALL: &[Mutant] = &[
     ),
     mutant(
         "out-of-time-taken-for-parked",
-        "what could not be parked in time counts as parked",
+        "a lane that could not be parked in time counts as parked",
         &[Switched(
             WORKER,
             "            lane.fail(error);
@@ -221,7 +221,7 @@ const ALL: &[Mutant] = &[
     ),
     mutant(
         "parked-without-record",
-        "the row is marked, the event is not kept",
+        "the row is marked, but the event is not kept",
         &[Switched(
             ROWS,
             "std::iter::once(home).chain(self.parking_actions(aggregate.as_str(), rule.name(), parking)).collect()",
@@ -230,7 +230,7 @@ const ALL: &[Mutant] = &[
     ),
     mutant(
         "parked-without-mark",
-        "the event is kept, the row is not marked",
+        "the event is kept, but the row is not marked",
         &[Switched(
             ROWS,
             "std::iter::once(home).chain(self.parking_actions(aggregate.as_str(), rule.name(), parking)).collect()",
@@ -239,12 +239,12 @@ const ALL: &[Mutant] = &[
     ),
     mutant(
         "stray-not-kept",
-        "a record that names no event is acknowledged and not kept",
+        "a stray is acknowledged and not kept",
         &[Switched(WORKER, "self.store.park_record(record_id, &parking, deadline).await?;", "let _ = (&parking, deadline);")],
     ),
     mutant(
         "response-loses-a-failure",
-        "the highest failed record is reported in place of the lowest",
+        "the highest failed record is reported instead of the lowest",
         &[Switched(REPORT, "Checkpoint::At(lowest.min(position))", "Checkpoint::At(lowest.max(position))")],
     ),
     mutant(
@@ -254,7 +254,7 @@ const ALL: &[Mutant] = &[
     ),
     mutant(
         "redrive-forgets-first",
-        "the entry goes before the aggregate is at the head",
+        "the entry is deleted before the aggregate is at the head",
         &[Switched(
             REDRIVE,
             "self.remove_mark(rule, &id).await?;",
@@ -266,7 +266,7 @@ const ALL: &[Mutant] = &[
     ),
     mutant(
         "redrive-reads-before-it-unparks",
-        "an event that comes in between is lost",
+        "an event that arrives in between is lost",
         &[
             Text(
                 REDRIVE,
@@ -309,7 +309,7 @@ const ALL: &[Mutant] = &[
     ),
     mutant(
         "entry-deleted-though-parked-again",
-        "redrive deletes what was parked again meanwhile",
+        "a redrive deletes an entry that was parked again meanwhile",
         &[Switched(
             PARKING,
             r#""attribute_not_exists(aggregateId) OR parkingId = :id""#,
@@ -318,7 +318,7 @@ const ALL: &[Mutant] = &[
     ),
     mutant(
         "hole-by-a-stale-read",
-        "the event store is not read consistently",
+        "reads of the event store are not consistent",
         &[Text(
             EVENTS,
             ".consistent_read(true)
@@ -329,12 +329,12 @@ const ALL: &[Mutant] = &[
     ),
     mutant(
         "contributions-counted-twice",
-        "a new revision adds to shared rows without taking back what the old one added",
+        "a new revision does not retract the old revision's contributions",
         &[Switched(REPROJECT, "*shared.entry(cell.clone()).or_default() -= amount;", "{ let _ = (cell, amount); }")],
     ),
     mutant(
         "append-forgets-a-lost-answer",
-        "an append that was applied without an answer is reported as a conflict",
+        "an append whose answer was lost is reported as a conflict",
         &[
             Text(
                 APPEND,
@@ -346,7 +346,7 @@ const ALL: &[Mutant] = &[
     ),
     mutant(
         "budget-taken-for-parked",
-        "what one invocation may not project anew is acknowledged",
+        "aggregates beyond the re-projection budget are acknowledged",
         &[Text(
             WORKER,
             "return failed(lane, AdvanceError::ReprojectionBudgetSpent { projection });",
@@ -359,7 +359,7 @@ const ALL: &[Mutant] = &[
     ),
     mutant(
         "cursor-behind-an-open-aggregate",
-        "whoever resumes a rebuild begins in the midst of a history, or behind it",
+        "a resumed rebuild starts within a history or after it",
         &[Text(
             REBUILD_SEGMENT,
             "self.next = Some(next);",
@@ -371,13 +371,13 @@ const ALL: &[Mutant] = &[
     ),
     mutant(
         "piece-taken-for-a-history",
-        "a rebuild takes what a segment has of an aggregate for all of it",
+        "a rebuild takes a part of a history for the whole",
         &[Switched(REBUILD, "!whole || (folded.due <= row.version && folded.stop.is_none())", "{ let _ = whole; false }")],
     ),
     mutant("behind-not-seen", "a catch-up takes every row to be at the head", &[Switched(REBUILD, "stale || visit.beyond > 0", "stale")]),
     mutant(
         "correction-made-twice",
-        "a shared row's sum is corrected although another has corrected it",
+        "a sum is corrected although another process has corrected it",
         &[Switched(
             VERIFICATION,
             "expression.unchanged(CORRECTED, corrected)",

@@ -1,4 +1,4 @@
-//! Lambda's event source mapping for one shard: which records a function is given, and what becomes of them by its answer.
+//! Lambda's event source mapping for one shard: which records a function receives, and what its answer does to them.
 //!
 //! A state machine without clock, randomness or I/O: when a batch starts, how its invocation ends and when records expire is
 //! the caller's choice. The rules are AWS's:
@@ -8,60 +8,60 @@
 //! - several batches at once: <https://docs.aws.amazon.com/lambda/latest/dg/services-dynamodb-eventsourcemapping.html>
 //! - limits and defaults: <https://docs.aws.amazon.com/lambda/latest/dg/services-ddb-params.html>
 //!
-//! Where they leave something open, this takes what is harder on the function, and is written at the place.
+//! Where they leave a question open, this model does what is harder on the function, and a comment says so.
 
 use std::collections::{BTreeMap, VecDeque};
 
-/// How the mapping is configured; in parentheses what AWS calls it. `ReportBatchItemFailures` is on.
+/// The configuration of the mapping, with AWS's names in parentheses. `ReportBatchItemFailures` is on.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
-    /// Records in a batch, at most (`BatchSize`).
+    /// The most records in a batch (`BatchSize`).
     pub batch_size: usize,
-    /// Batches of the shard in flight at once, at most (`ParallelizationFactor`).
+    /// The most batches of the shard in flight at once (`ParallelizationFactor`).
     pub parallelization: usize,
-    /// How often what failed is tried again (`MaximumRetryAttempts`); `None`: until the records expire.
+    /// How often a failed batch is retried (`MaximumRetryAttempts`). `None` retries until the records expire.
     pub retries_max: Option<u32>,
-    /// Whether what failed is split (`BisectBatchOnFunctionError`).
+    /// Whether a failed batch is split (`BisectBatchOnFunctionError`).
     pub bisect: bool,
 }
 
-/// Names a delivery.
+/// The id of a delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BatchId(u64);
 
-/// One delivery: what one invocation is given.
+/// One delivery: the input of one invocation.
 #[derive(Clone, Debug)]
 pub struct Batch<T> {
-    /// Its name, to answer it.
+    /// Its id, for the answer.
     pub id: BatchId,
     /// Sequence numbers and records, ascending.
     pub records: Vec<(u64, T)>,
-    /// The how manieth delivery this is for that one of its records which has had the most; from 1.
+    /// How often its most often delivered record has been delivered, this time included.
     pub attempt: u32,
 }
 
 /// How an invocation ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// The function returned these `itemIdentifier`s in its `batchItemFailures`; an empty text where there was none.
+    /// The function returned these `itemIdentifier`s in its `batchItemFailures`. A missing identifier is an empty string.
     Responded(Vec<String>),
-    /// It returned an error, ran out of time, crashed; or its response was lost.
+    /// It returned an error, ran out of time or crashed, or its response was lost.
     Errored,
 }
 
-/// Why records were given up.
+/// Why records were discarded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Condition {
-    /// They failed once more than they may be tried again.
+    /// They failed after the last retry.
     RetryAttemptsExhausted,
-    /// They are older than the mapping or the stream keeps them.
+    /// They are older than the mapping's limit or the stream's retention.
     RecordAgeExceeded,
 }
 
-/// Records that were given up, as one object at the on-failure destination (in S3, which keeps the payload).
+/// Discarded records, as one object at the on-failure destination (in S3, which keeps the payload).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Discarded<T> {
-    /// Why.
+    /// The reason.
     pub condition: Condition,
     /// Sequence numbers and records, ascending.
     pub records: Vec<(u64, T)>,
@@ -74,7 +74,7 @@ pub struct Poller<T> {
     partitions: Vec<Partition<T>>,
     in_flight: BTreeMap<BatchId, Flight<T>>,
     started: u64,
-    /// What the shard was last given.
+    /// The sequence number of the newest record.
     newest: Option<u64>,
     /// Records below this sequence number are too old.
     horizon: u64,
@@ -82,16 +82,16 @@ pub struct Poller<T> {
     discarded: Vec<Discarded<T>>,
 }
 
-/// The records that keep order among themselves: those of the items that fall to it.
+/// A share of the items. Their records are delivered in order; records of different partitions are not.
 #[derive(Clone, Debug)]
 struct Partition<T> {
-    /// What was delivered before and must be again, in order.
+    /// Records to deliver again, in order.
     pieces: VecDeque<Piece<T>>,
     unread: VecDeque<(u64, T)>,
     busy: bool,
 }
 
-/// A batch, or what is left of one.
+/// A batch or the rest of one.
 #[derive(Clone, Debug)]
 struct Piece<T> {
     records: Vec<(u64, T)>,
@@ -101,16 +101,16 @@ struct Piece<T> {
 
 #[derive(Clone, Debug)]
 enum Flight<T> {
-    /// The piece of a partition that waits for this answer.
+    /// A partition, and its piece that waits for this answer.
     Awaited(usize, Piece<T>),
-    /// A delivery of what has succeeded before. Whatever comes of it changes nothing.
+    /// A repeated delivery of records that have succeeded. Its answer changes nothing.
     Spurious,
 }
 
-/// What an answer says about a batch.
+/// The meaning of an answer for its batch.
 enum Outcome {
     Succeeded,
-    /// From this record on, by its index, it must be delivered again.
+    /// The records from this index on must be delivered again.
     From(usize),
     Failed,
 }
@@ -119,7 +119,7 @@ impl<T: Clone> Poller<T> {
     /// An empty shard and its mapping.
     ///
     /// # Panics
-    /// If a batch could hold no record, or none could be in flight.
+    /// If the batch size or the parallelization is 0.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
         assert!(settings.batch_size > 0 && settings.parallelization > 0, "a mapping that delivers nothing");
@@ -136,11 +136,11 @@ impl<T: Clone> Poller<T> {
         }
     }
 
-    /// Appends a record to the shard. `item` names what it is a record of by its whole key, PK and SK: where several batches
-    /// may be in flight, order holds for each item by itself and for nothing else.
+    /// Appends a record to the shard. `item` is the whole key of its item, PK and SK: with several batches in flight, only the records of
+    /// one item stay in order.
     ///
     /// # Panics
-    /// If its sequence number is not above those before it.
+    /// If its sequence number is not higher than all before it.
     pub fn push(&mut self, sequence: u64, item: &str, record: T) {
         assert!(self.newest.is_none_or(|newest| newest < sequence), "a shard's sequence numbers ascend");
         self.newest = Some(sequence);
@@ -148,13 +148,13 @@ impl<T: Clone> Poller<T> {
         self.partitions[partition].unread.push_back((sequence, record));
     }
 
-    /// The partitions of which a batch may start now.
+    /// The partitions that may start a batch now.
     pub fn ready(&self) -> impl Iterator<Item = usize> + '_ {
         let ready = |partition: &Partition<T>| !partition.busy && (!partition.pieces.is_empty() || !partition.unread.is_empty());
         self.partitions.iter().enumerate().filter(move |(_, partition)| ready(partition)).map(|(at, _)| at)
     }
 
-    /// Starts the next batch of a partition. What is delivered again is not filled up with what came later.
+    /// Starts the next batch of a partition. A repeated batch is not filled up with newer records.
     ///
     /// # Panics
     /// If the partition is not [`ready`](Self::ready).
@@ -172,17 +172,17 @@ impl<T: Clone> Poller<T> {
         Batch { id: self.take_off(Flight::Awaited(partition, piece)), records, attempt }
     }
 
-    /// The batches that have succeeded so far, whole or in their part before a checkpoint.
+    /// The batches that have succeeded so far, or their parts before a checkpoint.
     #[must_use]
     pub fn succeeded(&self) -> &[Vec<(u64, T)>] {
         &self.succeeded
     }
 
-    /// Delivers the `which`-th batch that has [`succeeded`](Self::succeeded) once more, beside whatever is in flight: delivery is at least once.
-    /// It is answered like any other, and no answer makes a difference.
+    /// Delivers the `which`-th batch that has [`succeeded`](Self::succeeded) once more, alongside the batches in flight: delivery is at
+    /// least once. It needs an answer like any other, and the answer changes nothing.
     ///
     /// # Panics
-    /// If no more than `which` batches have succeeded.
+    /// If there is no such batch.
     pub fn start_duplicate(&mut self, which: usize) -> Batch<T> {
         let records = self.succeeded[which].clone();
         Batch { id: self.take_off(Flight::Spurious), records, attempt: 2 }
@@ -214,8 +214,8 @@ impl<T: Clone> Poller<T> {
                 if !done.is_empty() {
                     self.succeeded.push(done);
                 }
-                // A split does not consume a retry. AWS says so of splits alone, so any other way to come again does; and
-                // where nothing is left behind, nothing is split.
+                // A split does not consume a retry. AWS says so of splits only, so every other repetition consumes one. A checkpoint
+                // at the first record splits nothing.
                 let split = self.settings.bisect && checkpoint > 0;
                 if split { vec![piece] } else { self.retry(piece) }
             }
@@ -235,7 +235,7 @@ impl<T: Clone> Poller<T> {
         }
     }
 
-    /// What is left of the quota is up: the whole piece goes, also what in it has never failed.
+    /// Repeats the piece, or discards all of it when its retries are spent, including records that have never failed.
     fn retry(&mut self, mut piece: Piece<T>) -> Vec<Piece<T>> {
         if self.settings.retries_max.is_some_and(|max| piece.retries >= max) {
             self.discard(Condition::RetryAttemptsExhausted, piece.records);
@@ -245,8 +245,8 @@ impl<T: Clone> Poller<T> {
         vec![piece]
     }
 
-    /// Gives up all records below this sequence number: they are older than the mapping's `MaximumRecordAgeInSeconds`, or than
-    /// the 24 hours that the stream keeps them. An invocation under way goes on; what fails in it is not delivered again.
+    /// Discards all records below this sequence number: they are older than the mapping's `MaximumRecordAgeInSeconds` or the stream's 24
+    /// hours. A running invocation continues; records that fail in it are not delivered again.
     pub fn expire(&mut self, below: u64) {
         self.horizon = self.horizon.max(below);
         let mut old = Vec::new();
@@ -269,13 +269,13 @@ impl<T: Clone> Poller<T> {
         }
     }
 
-    /// Takes what was given up since the last time.
+    /// Takes the records discarded since the last call.
     #[must_use]
     pub fn take_discarded(&mut self) -> Vec<Discarded<T>> {
         std::mem::take(&mut self.discarded)
     }
 
-    /// Whether nothing is in flight and nothing is left to deliver.
+    /// Whether no batch is in flight and no record is left to deliver.
     #[must_use]
     pub fn is_idle(&self) -> bool {
         self.in_flight.is_empty() && self.ready().next().is_none()
@@ -289,18 +289,18 @@ fn outcome<T>(records: &[(u64, T)], answer: &Answer) -> Outcome {
     match places.map(|places| places.into_iter().min()) {
         Some(None) => Outcome::Succeeded,
         Some(Some(lowest)) => Outcome::From(lowest),
-        // An identifier that is empty or names no record. A complete failure is retried as any failed invocation is.
+        // An empty or unknown identifier is a complete failure, which is retried like a failed invocation.
         None => Outcome::Failed,
     }
 }
 
-/// Takes the records below the horizon; they come first.
+/// Takes the records below the horizon, which come first.
 fn split_old<T>(records: &mut Vec<(u64, T)>, horizon: u64) -> Vec<(u64, T)> {
     let kept = records.split_off(records.partition_point(|(sequence, _)| *sequence < horizon));
     std::mem::replace(records, kept)
 }
 
-/// FNV-1a (<http://www.isthe.com/chongo/tech/comp/fnv/>): the same everywhere, which the standard library's does not promise.
+/// FNV-1a (<http://www.isthe.com/chongo/tech/comp/fnv/>): the same on every machine, unlike the standard library's hash.
 fn hash(text: &str) -> u64 {
     text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
@@ -312,7 +312,7 @@ mod tests {
     const SETTINGS: Settings = Settings { batch_size: 8, parallelization: 1, retries_max: None, bisect: false };
     const BISECT: Settings = Settings { bisect: true, ..SETTINGS };
 
-    /// A shard that was given records 1 to `last`, each of an item of its own.
+    /// A shard with records 1 to `last`, each of another item.
     fn shard(settings: Settings, last: u64) -> Poller<String> {
         let mut poller = Poller::new(settings);
         for sequence in 1..=last {
@@ -333,7 +333,7 @@ mod tests {
         failures(&[])
     }
 
-    /// Delivers the only batch that may start, and answers it.
+    /// Delivers the only batch that may start and answers it.
     fn step(poller: &mut Poller<String>, answer: &Answer) -> Vec<u64> {
         let batch = poller.start(0);
         for (sequence, record) in &batch.records {
@@ -343,7 +343,7 @@ mod tests {
         numbers(&batch.records)
     }
 
-    /// What is delivered from now on when everything succeeds.
+    /// All further deliveries if everything succeeds.
     fn rest(poller: &mut Poller<String>) -> Vec<Vec<u64>> {
         let mut batches = Vec::new();
         while poller.ready().next().is_some() {
@@ -370,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_shard_is_idle_until_it_is_given_a_record() {
+    fn an_empty_shard_is_idle_until_it_gets_a_record() {
         let mut poller = shard(SETTINGS, 0);
         assert!(poller.is_idle());
         poller.push(5, "item", "record 5".into());
@@ -379,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_brings_the_whole_batch_again_before_anything_newer() {
+    fn an_error_repeats_the_whole_batch_before_anything_newer() {
         let mut poller = shard(Settings { batch_size: 3, ..SETTINGS }, 4);
         step(&mut poller, &Answer::Errored);
         let again = poller.start(0);
@@ -389,7 +389,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_delivered_again_is_not_filled_up_with_newer_records() {
+    fn a_repeated_batch_is_not_filled_up_with_newer_records() {
         let mut poller = shard(SETTINGS, 3);
         step(&mut poller, &failures(&["3"]));
         poller.push(4, "item-4", "record 4".into());
@@ -403,7 +403,7 @@ mod tests {
             poller.push(sequence, "item", format!("record {sequence}"));
         }
         assert_eq!(step(&mut poller, &failures(&["11", "10", "9"])), [8, 9, 10, 11]);
-        assert_eq!(poller.succeeded().len(), 1, "what lies before the checkpoint is done");
+        assert_eq!(poller.succeeded().len(), 1, "records before the checkpoint are done");
         assert_eq!(rest(&mut poller), [[9, 10, 11]]);
     }
 
@@ -439,7 +439,7 @@ mod tests {
     }
 
     #[test]
-    fn retries_up_the_whole_rest_of_the_batch_is_discarded_and_the_shard_moves_on() {
+    fn after_the_last_retry_the_rest_of_the_batch_is_discarded_and_the_shard_moves_on() {
         let mut poller = shard(Settings { retries_max: Some(2), batch_size: 4, ..SETTINGS }, 6);
         step(&mut poller, &failures(&["3"]));
         assert_eq!(step(&mut poller, &Answer::Errored), [3, 4]);
@@ -472,7 +472,7 @@ mod tests {
     #[test]
     fn splits_do_not_consume_retries() {
         let mut poller = shard(Settings { retries_max: Some(1), ..BISECT }, 8);
-        // Only the seventh fails: alone at last, it is tried once more.
+        // Only the seventh fails: alone in the end, it is retried once more.
         let mut deliveries = Vec::new();
         while poller.ready().next().is_some() {
             let batch = poller.start(0);
@@ -526,7 +526,7 @@ mod tests {
             let ready: Vec<usize> = poller.ready().collect();
             let batches: Vec<_> = ready.iter().map(|partition| (*partition, poller.start(*partition))).collect();
             assert_eq!(poller.ready().count(), 0);
-            // They end in the other order.
+            // They end in reverse order.
             for (partition, batch) in batches.into_iter().rev() {
                 for (sequence, item) in &batch.records {
                     assert_eq!(*homes.entry(*item).or_insert(partition), partition);
@@ -541,7 +541,7 @@ mod tests {
     }
 
     #[test]
-    fn a_partition_that_fails_holds_no_other_up() {
+    fn a_failing_partition_does_not_block_another() {
         let mut poller = shard(Settings { parallelization: 2, batch_size: 2, ..SETTINGS }, 20);
         let stuck = poller.ready().next().expect("there are records");
         let mut delivered = 0;
@@ -558,16 +558,16 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_that_succeeded_may_come_again_and_its_answer_changes_nothing() {
+    fn a_successful_batch_may_be_delivered_again_and_the_answer_changes_nothing() {
         let mut poller = shard(Settings { batch_size: 2, retries_max: Some(0), ..SETTINGS }, 4);
         step(&mut poller, &success());
         let duplicate = poller.start_duplicate(0);
         assert_eq!((numbers(&duplicate.records), duplicate.attempt), (vec![1, 2], 2));
-        // Beside what is in flight.
+        // Alongside a batch in flight.
         let next = poller.start(0);
         assert_ne!(duplicate.id, next.id);
         poller.answer(next.id, &success());
-        assert!(!poller.is_idle(), "the duplicate is still under way");
+        assert!(!poller.is_idle(), "the duplicate is still in flight");
         poller.answer(duplicate.id, &Answer::Errored);
         assert_eq!((poller.is_idle(), poller.succeeded().len(), poller.take_discarded()), (true, 2, vec![]));
     }
@@ -593,12 +593,12 @@ mod tests {
     }
 
     #[test]
-    fn what_expires_in_flight_counts_if_it_succeeds_and_is_discarded_if_it_fails() {
+    fn records_that_expire_in_flight_count_on_success_and_are_discarded_on_failure() {
         for (answer, left) in [(success(), vec![]), (failures(&["2"]), vec![2]), (Answer::Errored, vec![1, 2])] {
             let mut poller = shard(SETTINGS, 3);
             let batch = poller.start(0);
             poller.expire(3);
-            assert_eq!(poller.take_discarded(), [], "the invocation goes on");
+            assert_eq!(poller.take_discarded(), [], "the invocation continues");
             poller.answer(batch.id, &answer);
             let expected: Vec<_> = left.iter().map(|_| (Condition::RecordAgeExceeded, left.clone())).take(1).collect();
             assert_eq!(discarded(&mut poller), expected, "{answer:?}");

@@ -1,4 +1,4 @@
-//! Where all that is random in a run comes from: a seed, or a list of choices that is to be repeated or cut down.
+//! The source of all randomness in a run: a seed, or a list of choices to repeat or shrink.
 
 /// A source of choices, and a record of them.
 pub struct Choices {
@@ -18,7 +18,7 @@ impl Choices {
         Self { source: Source::Seed(fastrand::Rng::with_seed(seed)), made: Vec::new() }
     }
 
-    /// These choices; after the last, and in place of one that is not possible, the plainest one.
+    /// These choices. After the last one, and instead of an impossible one, it makes the plainest choice.
     #[must_use]
     pub fn of_list(list: Vec<u32>) -> Self {
         Self { source: Source::List(list), made: Vec::new() }
@@ -30,10 +30,10 @@ impl Choices {
         &self.made
     }
 
-    /// One of so many, of which 0 is the plainest: shrinking goes towards it.
+    /// A number below `bound`. 0 is the plainest: shrinking moves towards it.
     ///
     /// # Panics
-    /// If there is nothing to choose from.
+    /// If `bound` is 0.
     pub fn below(&mut self, bound: usize) -> usize {
         let bound = u32::try_from(bound).expect("few things to choose from");
         assert!(bound > 0, "nothing to choose from");
@@ -45,15 +45,15 @@ impl Choices {
         choice as usize
     }
 
-    /// Yes in so many of 1,000 cases; no is plainer.
+    /// True in this number of 1,000 cases. False is plainer.
     pub fn per_mille(&mut self, share: usize) -> bool {
         share > 0 && self.below(1_000) >= 1_000 - share
     }
 
-    /// One of the things with a weight; the first is the plainest. Those of weight 0 are never chosen.
+    /// One of the weighted options. The first is the plainest, and an option of weight 0 is never chosen.
     ///
     /// # Panics
-    /// If nothing has a weight.
+    /// If all weights are 0.
     pub fn weighted<T: Copy>(&mut self, things: &[(usize, T)]) -> T {
         let mut at = self.below(things.iter().map(|(weight, _)| weight).sum());
         for (weight, thing) in things {

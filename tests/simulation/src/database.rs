@@ -1,7 +1,7 @@
-//! DynamoDB as the worker knows it: tables, conditional writes, transactions, consistent reads. One call at a time, each at once.
+//! DynamoDB as far as the worker uses it: tables, conditional writes, transactions, consistent reads. One call at a time, without delay.
 //!
-//! What the network and other callers do to a call is not here but in [`crate::network`]. A differential test holds this against the
-//! embedded emulator and a second, independent one.
+//! The effects of the network and of other callers are in [`crate::network`]. A differential test compares this database with the embedded
+//! emulator and a second, independent one.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -33,7 +33,7 @@ const TRANSACTION_ACTIONS_MAX: usize = 100;
 /// <https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_BatchGetItem.html>
 const BATCH_GET_KEYS_MAX: usize = 100;
 
-/// The one fault of a key for which a transaction is refused as a whole, and not cancelled with a reason.
+/// The only error of a key that refuses a transaction as a whole instead of cancelling it with a reason.
 const EMPTY_KEY: Invalid = Invalid("The AttributeValue for a key attribute cannot contain an empty string value");
 
 /// The key of an item: partition and sort key.
@@ -43,17 +43,17 @@ pub type Key = (String, String);
 #[derive(Default)]
 pub struct Database {
     tables: HashMap<String, Table>,
-    /// What transactions with these tokens said.
+    /// The executed transactions, by token.
     tokens: HashMap<String, Vec<TransactWriteItem>>,
-    /// What was written since someone last looked, in order.
+    /// The writes that nobody has taken from here yet, in order.
     pub changes: Vec<Written>,
-    /// How many writes there were.
+    /// The number of writes.
     written: usize,
-    /// What the last write replaced.
+    /// The items that the last write replaced.
     last: Vec<(String, Key, Option<Item>)>,
-    /// At most so many items are in a page of an answer.
+    /// The most items in a page of an answer.
     pub page_items_max: usize,
-    /// Whether a parallel scan finds the items of one partition key in several segments: nothing says that it does not.
+    /// Whether a parallel scan finds the items of one partition key in several segments: AWS does not promise otherwise.
     pub segments_split: bool,
 }
 
@@ -76,7 +76,7 @@ pub struct Written {
 /// Why a call was refused.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Refused {
-    /// `ConditionalCheckFailedException`, with the item if it was asked for.
+    /// `ConditionalCheckFailedException`, with the item if it was requested.
     Condition(Option<Item>),
     /// `ValidationException`.
     Invalid(Invalid),
@@ -111,7 +111,7 @@ impl Database {
     /// The items of a table, in the order of their keys.
     ///
     /// # Panics
-    /// If there is no such table.
+    /// If the table does not exist.
     pub fn items(&self, table: &str) -> impl Iterator<Item = (&Key, &Item)> {
         self.tables[table].items.iter()
     }
@@ -119,21 +119,21 @@ impl Database {
     /// One item.
     ///
     /// # Panics
-    /// If there is no such table.
+    /// If the table does not exist.
     #[must_use]
     pub fn item(&self, table: &str, key: &Key) -> Option<&Item> {
         self.tables[table].items.get(key)
     }
 
-    /// Puts or deletes an item behind everybody's back.
+    /// Puts or deletes an item without a request.
     ///
     /// # Panics
-    /// If there is no such table.
+    /// If the table does not exist.
     pub fn set(&mut self, table: &str, key: Key, item: Option<Item>) {
         self.write(vec![Change { table: table.to_owned(), key, after: item }]);
     }
 
-    /// Takes the last write back, or what this took back again forth: for an answer that has not seen it yet.
+    /// Undoes the last write, or redoes it, so that a read can answer without having seen it.
     fn swap_last(&mut self) {
         for (table, key, item) in &mut self.last {
             let rows = &mut self.tables.get_mut(table).expect("the write was made to a table").items;
@@ -145,7 +145,7 @@ impl Database {
         }
     }
 
-    /// What a read answers that has not seen the last write yet.
+    /// The answer of a read that has not seen the last write.
     pub fn before_last<T>(&mut self, read: impl FnOnce(&mut Self) -> T) -> T {
         self.swap_last();
         let answer = read(self);
@@ -153,7 +153,7 @@ impl Database {
         answer
     }
 
-    /// How many writes there have been.
+    /// The number of writes.
     #[must_use]
     pub fn written(&self) -> usize {
         self.written
@@ -193,7 +193,7 @@ impl Database {
         let update = update.map_err(|_| Invalid("a required member is missing"))?;
         check_update(&update)?;
         let (names, values) = placeholders(input.expression_attribute_names.as_ref(), input.expression_attribute_values.as_ref());
-        // In a transaction the table and the condition are looked at first.
+        // In a transaction the table and the condition are checked first.
         expression::check_update(&update.update_expression, names, values)?;
         let change = self.update(&update)?;
         self.write(vec![change]);
@@ -271,7 +271,7 @@ impl Database {
         Ok(done)
     }
 
-    /// Which item an action is about, if its key has a value of any kind; a key of the wrong kind is the action's own fault, found later.
+    /// The item of an action, if its key has a value of any type. A key of the wrong type is found later, as an error of the action.
     fn target<'a>(&self, action: &'a TransactWriteItem) -> Result<(&'a str, Option<[&'a str; 2]>), Refused> {
         let (name, item) = match (&action.update, &action.put, &action.delete) {
             (Some(update), ..) => (&update.table_name, &update.key),
@@ -366,7 +366,7 @@ impl Database {
             keys.push((&get.table_name, self.table(Some(&get.table_name))?.exact_key(&get.key)?));
         }
         if (1..keys.len()).any(|at| keys[..at].contains(&keys[at])) {
-            return Err(Invalid("a transaction has no item twice").into());
+            return Err(Invalid("a transaction cannot contain an item twice").into());
         }
         let found =
             keys.into_iter().map(|(table, key)| ItemResponse::builder().set_item(self.tables[table].items.get(&key).cloned()).build());
@@ -422,7 +422,7 @@ impl Database {
         let limit = limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX).min(self.page_items_max);
         let mut items = items.filter(|(key, _)| after.as_ref().is_none_or(|after| *key > after));
         let page: Vec<_> = items.by_ref().take(limit).collect();
-        // DynamoDB stops at the limit without looking whether anything follows.
+        // DynamoDB stops at the limit without checking whether anything follows.
         let last = page.last().filter(|_| page.len() == limit).map(|(key, _)| table.key_item(key));
         Ok((page.into_iter().map(|(_, item)| item.clone()).collect(), last))
     }
@@ -453,7 +453,7 @@ fn check_delete(delete: &Delete) -> Result<(), Invalid> {
     expression::check(None, delete.condition_expression.as_deref(), names, values)
 }
 
-/// What an expression's placeholders stand for; no placeholders where there is no map.
+/// The values of an expression's placeholders. No map means no placeholders.
 fn placeholders<'a>(names: Option<&'a Names>, values: Option<&'a Values>) -> (&'a Names, &'a Values) {
     static NO_NAMES: LazyLock<Names> = LazyLock::new(Names::new);
     static NO_VALUES: LazyLock<Values> = LazyLock::new(Values::new);
@@ -486,7 +486,7 @@ impl Table {
         Ok((text(self.partition)?, self.sort.map_or_else(|| Ok(String::new()), text)?))
     }
 
-    /// A key that is nothing but a key.
+    /// The key of an item that consists of its key alone.
     fn exact_key(&self, key: &Item) -> Result<Key, Invalid> {
         if key.len() == 1 + usize::from(self.sort.is_some()) {
             self.key(key)

@@ -1,4 +1,4 @@
-//! DynamoDB's expressions, as far as the worker writes them: read, and worked out on an item.
+//! DynamoDB's expressions, as far as the worker uses them: parsed, and evaluated on an item.
 //!
 //! <https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Expressions.html>
 
@@ -12,14 +12,14 @@ use std::{
 use aws_sdk_dynamodb::types::AttributeValue;
 use projection_vocabulary::Decimal;
 
-/// An item, as the SDK has it.
+/// An item in the SDK's types.
 pub type Item = HashMap<String, AttributeValue>;
-/// What a placeholder such as `#0` stands for.
+/// The attribute names of placeholders such as `#0`.
 pub type Names = HashMap<String, String>;
-/// What a placeholder such as `:0` stands for.
+/// The values of placeholders such as `:0`.
 pub type Values = HashMap<String, AttributeValue>;
 
-/// What DynamoDB calls a `ValidationException`, in words like its own.
+/// A `ValidationException` of DynamoDB, with a message like its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Invalid(pub &'static str);
 
@@ -37,7 +37,7 @@ enum Operand {
     IfNotExists(String, String),
 }
 
-/// A condition: one of these must hold, each the conjunction of its parts.
+/// A condition: a disjunction of conjunctions.
 type Condition = Vec<Vec<Test>>;
 
 #[derive(Debug, PartialEq)]
@@ -48,13 +48,13 @@ enum Test {
 }
 
 thread_local! {
-    // The worker's expressions differ in their placeholders' values and hardly ever in their text.
+    // The worker's expressions differ in the values of their placeholders and hardly ever in their text.
     static UPDATES: RefCell<HashMap<String, Rc<Vec<Clause>>>> = RefCell::default();
     static CONDITIONS: RefCell<HashMap<String, Rc<Condition>>> = RefCell::default();
 }
 
-/// What DynamoDB refuses without a look at a table: values that are none, expressions that cannot be read, paths written twice,
-/// placeholders of a condition that are missing, and any that are not used.
+/// Checks that DynamoDB makes without reading a table: invalid values, expressions that cannot be parsed, paths written twice,
+/// placeholders of a condition that are missing, and unused ones.
 ///
 /// # Errors
 /// [`Invalid`].
@@ -88,7 +88,7 @@ pub fn check(update: Option<&str>, condition: Option<&str>, names: &Names, value
     Ok(())
 }
 
-/// What DynamoDB refuses of an update whatever the item is: placeholders that are missing, and amounts that are none.
+/// Checks of an update that do not depend on the item: missing placeholders and invalid amounts.
 ///
 /// # Errors
 /// [`Invalid`].
@@ -110,7 +110,7 @@ pub fn check_update(update: &str, names: &Names, values: &Values) -> Result<(), 
     Ok(())
 }
 
-/// Whether there is such a value.
+/// Checks that DynamoDB has such a value.
 ///
 /// # Errors
 /// [`Invalid`].
@@ -129,7 +129,7 @@ pub fn valid(value: &AttributeValue) -> Result<(), Invalid> {
     }
 }
 
-/// Whether the item meets the condition; an absent item has no attributes.
+/// Whether the item meets the condition. An absent item has no attributes.
 ///
 /// # Errors
 /// [`Invalid`].
@@ -175,7 +175,7 @@ pub fn updated(update: &str, item: &Item, keys: [Option<&str>; 2], names: &Names
 /// A partition, and the bounds of the sort key, both included.
 pub type KeyRange<'a> = (&'a str, Option<(&'a str, &'a str)>);
 
-/// What a key condition names.
+/// Parses a key condition.
 ///
 /// # Errors
 /// [`Invalid`].
@@ -199,7 +199,7 @@ pub fn key_range<'a>(
     key.map(|key| (key, bounds)).ok_or(Invalid("Query condition missed key schema element"))
 }
 
-/// A number as DynamoDB gives it back.
+/// A number as DynamoDB returns it.
 #[must_use]
 pub fn normal(value: AttributeValue) -> AttributeValue {
     match value {
@@ -227,7 +227,7 @@ fn cached<T, F: Fn(&[&str]) -> Result<T, Invalid>>(
 
 const KEYWORDS: [&str; 6] = ["SET", "ADD", "REMOVE", "AND", "OR", "BETWEEN"];
 
-/// Words, and each of the other characters by itself, but for the comparators of two.
+/// Words, comparators, and every other character by itself.
 fn tokens(text: &str) -> Vec<&str> {
     let mut tokens = Vec::new();
     let mut rest = text.trim_start();
@@ -242,7 +242,7 @@ fn tokens(text: &str) -> Vec<&str> {
             first.len_utf8()
         };
         let (token, after) = rest.split_at(len);
-        // Keywords are read in either case, names and functions are not.
+        // Keywords are case-insensitive, names and functions are not.
         tokens.push(KEYWORDS.into_iter().find(|keyword| keyword.eq_ignore_ascii_case(token)).unwrap_or(token));
         rest = after.trim_start();
     }
@@ -326,7 +326,7 @@ fn value<'a>(token: &str, values: &'a Values) -> Result<&'a AttributeValue, Inva
 }
 
 impl Clause {
-    /// What it writes.
+    /// The path that it writes.
     fn path(&self) -> &str {
         match self {
             Self::Set(path, _) | Self::Add(path, _) | Self::Remove(path) => path,
@@ -361,7 +361,7 @@ impl Test {
                 let wanted = value(placeholder, values)?;
                 let present = present(path)?;
                 if *comparator == "<>" {
-                    // Also of an attribute that is not there.
+                    // An absent attribute as well.
                     return Ok(present.is_none_or(|present| !equal(present, wanted)));
                 }
                 present.is_some_and(|present| match *comparator {
@@ -384,7 +384,7 @@ impl Test {
     }
 }
 
-/// Equality of DynamoDB's: numbers by their value, sets whatever their order.
+/// DynamoDB's equality: numbers by value, sets in any order.
 #[must_use]
 pub fn equal(one: &AttributeValue, two: &AttributeValue) -> bool {
     match (one, two) {
@@ -406,7 +406,7 @@ fn order(one: &AttributeValue, two: &AttributeValue) -> Option<Ordering> {
     }
 }
 
-/// A small whole number in its normal form, which nearly all are: quicker than an exact decimal.
+/// A small whole number in its normal form, which is faster than an exact decimal and fits nearly all.
 fn whole(text: &str) -> Option<i64> {
     let digits = text.strip_prefix('-').unwrap_or(text);
     let normal = digits == "0" && digits.len() == text.len() || !digits.starts_with('0');

@@ -4,7 +4,7 @@ use std::ops::AddAssign;
 
 macro_rules! faults {
     ($($fault:ident $text:literal,)*) => {
-        /// Something that goes wrong.
+        /// A fault that a run can inject.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum Fault {
             $(#[doc = $text] $fault,)*
@@ -14,7 +14,7 @@ macro_rules! faults {
             /// All of them.
             pub const ALL: &[Self] = &[$(Self::$fault,)*];
 
-            /// In words.
+            /// Its description.
             #[must_use]
             pub fn text(self) -> &'static str {
                 match self {
@@ -38,17 +38,17 @@ faults! {
     ServerError "a request failed with 5xx, applied or not",
     Conflict "a transaction conflict",
     MixedCancellation "a transaction cancelled for mixed reasons",
-    Zombie "a request that arrived after its caller had given it up",
+    Zombie "a request that arrived after its caller had given up",
     StaleRead "a read answered after what it read had changed",
     ShortPage "an answer cut into pages",
     Poison "an event that its rule refuses",
     Malformed "an event that cannot be read",
-    PoisonMended "a poison event mended and redriven",
+    PoisonFixed "a poison event fixed and redriven",
     Deployed "a rule changed while batches were under way",
-    Rebuilt "a rebuild while the worker was at work",
-    Verified "rows verified and repaired while the worker was at work",
+    Rebuilt "a rebuild while the worker was running",
+    Verified "rows verified and repaired while the worker was running",
     BadDeployment "a deployment that refuses every event",
-    Discarded "a record given up after its retries",
+    Discarded "a record discarded after its retries",
     Restored "an aggregate's history set back in the event store",
     RowLost "a home row lost",
     ParkingDown "a write to the parking table refused while it is unavailable",

@@ -17,7 +17,7 @@ use simulation::{
     shrink::shrink,
 };
 
-// What runs here allocates more than it does anything else.
+// Most of a run's time is spent on allocation.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -25,15 +25,15 @@ const HELP: &str = "\
 Runs the real worker on a simulated DynamoDB under a seeded scheduler that injects faults.
 
 cargo simulate [--schedules N] [--seed S]   N schedules of the seeds from S on (1,000 from 0)
-cargo simulate --seed S --trace             one schedule, told line by line
+cargo simulate --seed S --trace             one schedule, printed step by step
 
-Exit codes: 0 all holds, 1 not, 2 usage.";
+Exit codes: 0 all invariants hold, 1 one is violated, 2 usage.";
 
 struct Options {
     schedules: u64,
     seed: u64,
     trace: bool,
-    /// Whether a failure is only told, and not made small.
+    /// Whether a failure is only reported, not shrunk.
     first: bool,
 }
 
@@ -42,7 +42,7 @@ fn main() -> ExitCode {
         eprintln!("{HELP}");
         return ExitCode::from(2);
     };
-    // A panic of the worker is caught and told as what it is; its message twice helps nobody.
+    // A run catches a panic of the worker and reports it, so the default message would only repeat it.
     std::panic::set_hook(Box::new(|_| {}));
     if options.trace {
         return trace(Choices::of_seed(options.seed));
@@ -98,7 +98,7 @@ fn simulate(options: &Options) -> ExitCode {
         if options.first {
             return ExitCode::FAILURE;
         }
-        println!("\nThe shortest run near it that goes wrong:");
+        println!("\nThe shortest failing run found near it:");
         trace(Choices::of_list(shrink(made)));
         println!("\nfailed: seed {seed} after {} s; repeat it with `cargo simulate --seed {seed} --trace`", begun.elapsed().as_secs());
         return ExitCode::FAILURE;

@@ -1,4 +1,4 @@
-//! What lies between the worker and the simulated DynamoDB: every request waits here until the scheduler decides what becomes of it.
+//! The network between the worker and the simulated DynamoDB: every request waits here until the scheduler decides its fate.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -40,7 +40,7 @@ use crate::{
     expression::Invalid,
 };
 
-/// The database, and the requests under way to and from it.
+/// The database, and the requests on their way to and from it.
 #[derive(Default)]
 pub struct Network {
     /// The database.
@@ -54,18 +54,18 @@ pub struct Network {
 pub struct Request {
     /// Requests count from 1.
     pub number: u64,
-    /// Who asks.
+    /// The caller.
     pub from: Arc<str>,
-    /// What for.
+    /// The request itself.
     pub call: Call,
-    /// What the database said, once it has been there.
+    /// The database's answer, once the request has arrived.
     pub outcome: Option<Outcome>,
     /// The changes that the database had seen when it answered.
     pub answered_at: usize,
     reply: Option<oneshot::Sender<Reply>>,
 }
 
-/// Why a caller gets no answer of the database.
+/// Why a caller gets no answer from the database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Loss {
     /// No answer in time.
@@ -76,7 +76,7 @@ pub enum Loss {
     Server,
     /// `TransactionConflictException`.
     Conflict,
-    /// `AccessDeniedException`: nothing that passes by itself.
+    /// `AccessDeniedException`, which is permanent.
     Denied,
 }
 
@@ -87,13 +87,13 @@ enum Reply {
 
 macro_rules! calls {
     ($($variant:ident $call:ident $builder:ident $input:ident $output:ident $error:ident;)*) => {
-        /// A request's content.
+        /// The content of a request.
         #[derive(Clone, Debug)]
         pub enum Call {
             $(#[doc = stringify!($variant)] $variant($input),)*
         }
 
-        /// What the database says to a request.
+        /// The database's answer to a request.
         #[derive(Clone, Debug, PartialEq)]
         pub enum Outcome {
             $(#[doc = stringify!($variant)] $variant(Result<$output, Refused>),)*
@@ -117,7 +117,7 @@ macro_rules! calls {
         }
 
         impl Outcome {
-            /// Why it was refused, if so.
+            /// Why it was refused, if it was.
             pub fn refused(&mut self) -> Option<&mut Refused> {
                 match self {
                     $(Self::$variant(answer) => answer.as_mut().err(),)*
@@ -126,7 +126,7 @@ macro_rules! calls {
         }
 
         impl Outcome {
-            /// Whether more is to be asked for.
+            /// Whether there are more pages.
             #[must_use]
             pub fn is_partial(&self) -> bool {
                 match self {
@@ -203,13 +203,13 @@ impl Line {
     }
 }
 
-/// The network, which no one holds while anybody else runs.
+/// Locks the network. No process holds the lock while another one runs.
 pub fn lock(network: &Mutex<Network>) -> MutexGuard<'_, Network> {
     network.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Network {
-    /// Takes a request to the database.
+    /// Delivers a request to the database.
     pub fn arrive(&mut self, at: usize) {
         let request = &mut self.under_way[at];
         request.outcome = Some(request.call.apply(&mut self.database));
@@ -223,23 +223,23 @@ impl Network {
         request.answered_at = self.database.written();
     }
 
-    /// Gives the database's answer to the caller.
+    /// Delivers the database's answer to the caller.
     pub fn deliver(&mut self, at: usize) {
         let request = self.under_way.remove(at);
         if let (Some(reply), Some(outcome)) = (request.reply, request.outcome) {
-            // A caller that is gone has no use for it.
+            // The caller may be gone.
             _ = reply.send(Reply::Answer(Box::new(outcome)));
         }
     }
 
-    /// Lets the caller go without the answer. The request is no longer under way.
+    /// Fails the request for its caller, without the database's answer. The request is no longer under way.
     pub fn lose(&mut self, at: usize, loss: Loss) {
         if let Some(reply) = self.under_way.remove(at).reply {
             _ = reply.send(Reply::Lost(loss));
         }
     }
 
-    /// Cancels a transaction because it meets another at one of its items; a write by itself is refused for that.
+    /// Cancels a transaction because another one holds one of its items. A single write is refused for that.
     pub fn conflict(&mut self, at: usize, item: usize) {
         let Call::TransactWriteItems(transaction) = &self.under_way[at].call else { return self.lose(at, Loss::Conflict) };
         let actions = transaction.transact_items().len();
@@ -258,7 +258,7 @@ impl Network {
 }
 
 impl Request {
-    /// Whether nobody waits for the answer any more.
+    /// Whether the caller no longer waits for the answer.
     #[must_use]
     pub fn is_zombie(&self) -> bool {
         self.reply.as_ref().is_none_or(oneshot::Sender::is_canceled)
@@ -298,7 +298,7 @@ impl Request {
         }
     }
 
-    /// What it does, in a line.
+    /// A description of it in one line.
     #[must_use]
     pub fn text(&self) -> String {
         let detail = match &self.call {
@@ -362,7 +362,7 @@ fn keys(key: Option<&crate::expression::Item>) -> String {
     values.into_iter().map(|(_, value)| value).collect::<Vec<_>>().join("/")
 }
 
-/// A value as a reader of a trace wants it.
+/// A value as a trace shows it.
 #[must_use]
 pub fn shown(value: &AttributeValue) -> String {
     match value {
@@ -382,13 +382,13 @@ fn plain(expression: &str, names: Option<&crate::expression::Names>, values: Opt
     expression.split(' ').map(fill).collect::<Vec<_>>().join(" ")
 }
 
-/// An error of an operation, by what the database said.
+/// The error of an operation for an answer of the database.
 trait OfRefusal: Sized {
     fn condition(_: ConditionalCheckFailedException) -> Self {
         unreachable!("this operation has no condition")
     }
     fn canceled(_: TransactionCanceledException) -> Self {
-        unreachable!("this operation is no transaction")
+        unreachable!("this operation is not a transaction")
     }
     fn other_parameters(_: IdempotentParameterMismatchException) -> Self {
         unreachable!("this operation has no token")

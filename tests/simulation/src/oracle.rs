@@ -1,4 +1,4 @@
-//! What must hold: after every write, at every acknowledgement, and at the end.
+//! The invariants: after every write, at every acknowledgement, and at the end.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,7 +19,7 @@ use crate::{
     stream::StreamRecord,
 };
 
-/// The tables, by the names that the worker is given.
+/// The table names that the worker uses.
 pub const EVENTS: &str = "events";
 /// The parking table.
 pub const PARKED: &str = "parked";
@@ -29,32 +29,32 @@ const CONTRIBUTED: &str = "contributed#";
 /// A number on a shared row: row and attribute.
 type Cell = (String, String);
 
-/// What is known beyond what the database shows.
+/// Knowledge that the database does not show.
 #[derive(Default)]
 pub struct Oracle {
-    /// What shared rows hold beyond the contributions of the rows that are there: those of home rows that were lost.
+    /// The excess of shared rows over the contributions of existing home rows: the contributions of lost home rows.
     lost: BTreeMap<Cell, i64>,
-    /// What that was at any time since it was last corrected.
+    /// Every excess since the last correction.
     measurable: BTreeMap<Cell, BTreeSet<i64>>,
     /// Aggregates whose history was set back, or whose row was lost: their row may lag behind what was acknowledged.
     pub disturbed: BTreeSet<String>,
-    /// Whether any history was set back. What only the events wrote that are no more stays: sums as zeros, and what was raised.
+    /// Whether any history was set back. Sums that only the removed events wrote remain as zeros, and monotone changes remain.
     pub restored: bool,
-    /// Whether rows were projected by another revision before. What only that one wrote stays: sums as zeros, and what was raised.
+    /// Whether an earlier revision has projected rows. Sums that only that revision wrote remain as zeros, and monotone changes remain.
     pub revised: bool,
 }
 
 impl Oracle {
-    /// Shared rows equal the sum of contributions, after each write by anybody. `lost`: somebody deleted a row by mistake.
+    /// Shared rows equal the sum of contributions after each write by anybody. `lost` says that the write deleted a row by mistake.
     ///
     /// # Errors
-    /// What is wrong.
+    /// A description of the violation.
     pub fn written(&mut self, written: &Written, lost: bool) -> Result<(), String> {
         let (mut contributed, mut shared) = (BTreeMap::<Cell, i64>::new(), BTreeMap::<Cell, i64>::new());
         for (_, key, before, after) in written.items.iter().filter(|(table, ..)| table == "shelves") {
             for (item, sign) in [(before, -1), (after, 1)] {
                 for (name, value) in item.iter().flatten() {
-                    let number = || value.as_n().ok().and_then(|number| number.parse::<i64>().ok()).ok_or("a sum is no whole number");
+                    let number = || value.as_n().ok().and_then(|number| number.parse::<i64>().ok()).ok_or("a sum is not a whole number");
                     if let Some((attribute, row)) = name.strip_prefix(CONTRIBUTED).and_then(|cell| cell.split_once('#')) {
                         *contributed.entry((row.to_owned(), attribute.to_owned())).or_default() += sign * number()?;
                     } else if SHARED_SUMS.contains(&name.as_str()) {
@@ -67,12 +67,12 @@ impl Oracle {
             let reason = after.as_ref().and_then(|entry| entry.get("reason")?.as_s().ok());
             let lacking = |reason: &String| reason.contains("does not have this version") || reason.contains("ends before the row does");
             if reason.is_some_and(lacking) && !self.disturbed.contains(&key.0) {
-                return Err(format!("{} is parked for a hole that is none", key.0));
+                return Err(format!("{} is parked for a hole that does not exist", key.0));
             }
         }
         for cell in contributed.keys().chain(shared.keys()).cloned().collect::<BTreeSet<_>>() {
             let difference = shared.get(&cell).unwrap_or(&0) - contributed.get(&cell).unwrap_or(&0);
-            // Whoever repairs takes away what lost rows had left behind when he looked.
+            // A repair removes the excess that it saw when it read the rows.
             let repaired = corrects(written) && self.measurable.get(&cell).is_some_and(|lost| lost.contains(&-difference));
             if lost || repaired {
                 let left = self.lost.entry(cell.clone()).or_default();
@@ -89,25 +89,25 @@ impl Oracle {
         Ok(())
     }
 
-    /// What shared rows hold beyond the contributions to them: row and attribute, and how much.
+    /// The excess of shared rows over their contributions, by row and attribute.
     #[must_use]
     pub fn lost(&self) -> BTreeMap<(String, String), String> {
         self.lost.iter().filter(|(_, lost)| **lost != 0).map(|(cell, lost)| (cell.clone(), lost.to_string())).collect()
     }
 
-    /// Sums have been repaired.
+    /// Records that sums were repaired.
     ///
     /// # Errors
-    /// If they have not.
+    /// If an excess remains.
     pub fn corrected(&self) -> Result<(), String> {
         let lost = self.lost();
         if lost.is_empty() { Ok(()) } else { Err(format!("after a repair, shared rows still hold {lost:?} too much")) }
     }
 
-    /// A record that was acknowledged is counted in each row that it concerns, or parked.
+    /// An acknowledged record is counted in each row that it concerns, or parked.
     ///
     /// # Errors
-    /// What is wrong.
+    /// A description of the violation.
     pub fn acknowledged(&self, database: &Database, rules: &[&dyn DynProjection], record: &StreamRecord) -> Result<(), String> {
         let StreamRecord { aggregate, version, event_type, inserted, .. } = record;
         if !inserted || self.disturbed.contains(aggregate) {
@@ -115,12 +115,12 @@ impl Oracle {
         }
         let Some(event_type) = event_type else {
             let kept = database.item(PARKED, &(format!("record#{}", record.id()), NO_PROJECTION.to_owned())).is_some();
-            let mended = |item: &Item| decode_event(&StreamItem::from(item.clone())).is_ok();
+            let readable = |item: &Item| decode_event(&StreamItem::from(item.clone())).is_ok();
             let key = (partition_key(&aggregate.as_str().into()), sort_key(Version(*version)));
-            return if kept || database.item(EVENTS, &key).is_some_and(mended) {
+            return if kept || database.item(EVENTS, &key).is_some_and(readable) {
                 Ok(())
             } else {
-                Err(format!("version {version} of {aggregate} was acknowledged, but is neither counted nor kept"))
+                Err(format!("version {version} of {aggregate} was acknowledged, but is neither counted nor parked"))
             };
         };
         for rule in rules.iter().filter(|rule| rule.event_types().contains(&event_type.as_str())) {
@@ -135,10 +135,10 @@ impl Oracle {
         Ok(())
     }
 
-    /// Rows are the pure fold of the event store; parked is what the fold cannot pass, and nothing else.
+    /// Rows are the pure fold of the event store, and exactly the events that the fold cannot pass are parked.
     ///
     /// # Errors
-    /// What is wrong.
+    /// A description of the violation.
     pub fn at_rest(&self, database: &Database, registry: Registry) -> Result<(), String> {
         let mut wrong = String::new();
         let mut expected_parked = BTreeMap::new();
@@ -174,7 +174,7 @@ impl Oracle {
         }
         let parked: BTreeMap<_, _> = database
             .items(PARKED)
-            // A record of an event that is no more has nothing that could take its place.
+            // The record of a removed event cannot be replaced by anything in the event store.
             .filter(|(key, _)| !(self.restored && key.0.starts_with("record#")))
             .map(|(key, item)| (key.clone(), item.get("version").and_then(|n| n.as_n().ok()?.parse::<u64>().ok()).unwrap_or(0)))
             .collect();
@@ -191,7 +191,7 @@ impl Oracle {
     }
 }
 
-/// The pure fold of the event store under a rule, as a reader sees it; and where it cannot go on.
+/// The pure fold of the event store under a rule, as a reader sees it, and where it stops.
 fn expected(database: &Database, rule: &dyn DynProjection) -> (BTreeMap<RowKey, Attributes>, BTreeMap<String, u64>) {
     let (mut rows, mut stops) = (Rows::default(), BTreeMap::new());
     for ((partition, sort), item) in database.items(EVENTS) {
@@ -241,7 +241,7 @@ fn drop_zeros(rows: &mut BTreeMap<RowKey, Attributes>) {
     }
 }
 
-/// What was raised by what is no more stays raised; but all that is must be in it.
+/// Monotone changes of removed events remain, so values may be higher than the fold's, and must not be lower.
 fn raised_at_least(expected: &mut BTreeMap<RowKey, Attributes>, actual: &mut BTreeMap<RowKey, Attributes>, wrong: &mut String) {
     for (key, row) in expected.iter_mut() {
         for name in ["lastAt", "givers"] {

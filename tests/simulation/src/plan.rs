@@ -1,4 +1,4 @@
-//! What a run is made of. Each has some of the faults and not others, so that rare ones are not drowned by common ones.
+//! The parameters of a run. Each run enables only some of the faults, so that common ones do not hide rare ones.
 
 use std::time::Duration;
 
@@ -7,45 +7,45 @@ use poller::Settings;
 use crate::{
     choices::Choices,
     faults::Fault,
-    rules::{FIRST, MENDED, NEXT},
+    rules::{FIRST, NEXT, REPAIRED},
 };
 
 /// The aggregates that put things on shelves.
 pub const GIVERS: [&str; 4] = ["ann", "ben", "cid", "dot"];
-/// The aggregates whose rows are shared, too.
+/// The aggregates whose home rows are shared rows as well.
 pub const SHELVES: [&str; 2] = ["north", "south"];
 
 /// One run's size and faults.
 pub struct Plan {
     enabled: Vec<bool>,
-    /// Of 1,000 requests, so many meet a fault.
+    /// How many of 1,000 requests meet a fault.
     pub request_faults: usize,
-    /// How many shards the stream has.
+    /// The number of shards.
     pub shards: usize,
-    /// How each is polled.
+    /// The event source mapping of each shard.
     pub settings: Settings,
-    /// How many of [`GIVERS`] there are.
+    /// The number of [`GIVERS`].
     pub givers: usize,
-    /// Appends to the event store before the worker is there.
+    /// Appends to the event store before the worker starts.
     pub history: usize,
-    /// Appends meanwhile.
+    /// Appends while it runs.
     pub appends: usize,
-    /// At most so many items in an answer.
+    /// The most items in an answer.
     pub page_items_max: usize,
     /// Whether a parallel scan finds an aggregate in several segments.
     pub segments_split: bool,
-    /// How many events an invocation may read to project anew.
+    /// How many events an invocation may read to re-project.
     pub reprojected_events_max: u64,
     /// How long an invocation may work.
     pub working_time: Duration,
     /// Steps of the scheduler before all faults end.
     pub error: usize,
-    /// What is deployed in the end.
+    /// The final deployment.
     pub last_deployment: usize,
 }
 
 impl Plan {
-    /// Chooses one.
+    /// Chooses a plan.
     pub fn choose(choices: &mut Choices) -> Self {
         let enabled: Vec<_> = Fault::ALL.iter().map(|_| choices.per_mille(350)).collect();
         let on = |fault: Fault| enabled[fault as usize];
@@ -57,8 +57,8 @@ impl Plan {
         };
         let last_deployment = if on(Fault::Deployed) {
             NEXT
-        } else if on(Fault::PoisonMended) || on(Fault::BadDeployment) || on(Fault::Restored) {
-            MENDED
+        } else if on(Fault::PoisonFixed) || on(Fault::BadDeployment) || on(Fault::Restored) {
+            REPAIRED
         } else {
             FIRST
         };
@@ -84,10 +84,10 @@ impl Plan {
         }
     }
 
-    /// Whether all poison is mended before the end. Where a history was set back it must be: a row stays on the old one as long as
-    /// the new one cannot be folded.
+    /// Whether all poison events are fixed before the end. A history that was set back requires it: its row stays on the old history as long
+    /// as the new one cannot be folded.
     #[must_use]
-    pub fn mends(&self) -> bool {
+    pub fn fixes_all(&self) -> bool {
         self.last_deployment != FIRST
     }
 

@@ -1,11 +1,11 @@
-//! A small domain that uses all that a rule can do, in several deployments.
+//! A small domain that uses every feature of rules, in several deployments.
 
 use std::cmp::max;
 
 use projection_vocabulary::{Change, Decimal, DynProjection, Projection, Recorded, Refusal, RowKey, Value, own, retract, shared, transfer};
 use serde::Deserialize;
 
-/// What a deployment does with an event that the first one refuses, or with all.
+/// How a deployment differs from the first one.
 pub const FAULTY: u8 = 0;
 /// `Flawed` is accepted.
 pub const FIXED: u8 = 1;
@@ -15,7 +15,7 @@ pub const BROKEN: u8 = 2;
 /// Attributes that are added to on shared rows.
 pub const SHARED_SUMS: [&str; 2] = ["count", "weight"];
 
-/// Deployments of the worker, by what they run.
+/// Deployments of the worker, by their rules.
 pub static DEPLOYMENTS: [&[&dyn DynProjection]; 4] = [
     &[&Ledger::<FAULTY>, &Shelves::<1>, &Peak],
     &[&Ledger::<FIXED>, &Shelves::<1>, &Peak],
@@ -25,18 +25,18 @@ pub static DEPLOYMENTS: [&[&dyn DynProjection]; 4] = [
 /// Refuses `Flawed`.
 pub const FIRST: usize = 0;
 /// Refuses nothing.
-pub const MENDED: usize = 1;
+pub const REPAIRED: usize = 1;
 /// Refuses everything.
 pub const BAD: usize = 2;
 /// Refuses nothing, and has a new rule for the shelves.
 pub const NEXT: usize = 3;
 
-/// Adds up on its own row and passes over events of other types.
+/// Sums up on its own row and ignores events of other types.
 pub struct Ledger<const MODE: u8>;
 
-/// What concerns [`Ledger`].
+/// The events that concern [`Ledger`].
 #[derive(Deserialize)]
-#[allow(missing_docs, reason = "the names say it")]
+#[allow(missing_docs, reason = "the names say everything")]
 pub enum LedgerEvent {
     Opened { amount: Decimal },
     Added { amount: Decimal },
@@ -56,17 +56,17 @@ impl<const MODE: u8> Projection for Ledger<MODE> {
             LedgerEvent::Opened { amount } => Ok(own().set("status", "OPEN").add("balance", amount).into()),
             LedgerEvent::Added { amount } => Ok(own().add("balance", amount).into()),
             LedgerEvent::Flawed {} if MODE == FAULTY => Err(Refusal::Rule("flawed")),
-            LedgerEvent::Flawed {} => Ok(own().remove("status").add("mended", 1).into()),
+            LedgerEvent::Flawed {} => Ok(own().remove("status").add("fixed", 1).into()),
         }
     }
 }
 
-/// Adds up on shared rows, some of which are home to an aggregate too; moves and takes back what was added.
+/// Sums up on shared rows, some of which are home rows as well; moves and retracts contributions.
 pub struct Shelves<const REVISION: u32>;
 
-/// What concerns [`Shelves`].
+/// The events that concern [`Shelves`].
 #[derive(Deserialize)]
-#[allow(missing_docs, reason = "the names say it")]
+#[allow(missing_docs, reason = "the names say everything")]
 pub enum ShelvesEvent {
     Opened {},
     Put { shelf: String, count: Decimal },
@@ -97,12 +97,12 @@ impl<const REVISION: u32> Projection for Shelves<REVISION> {
     }
 }
 
-/// Looks at the row that it changes.
+/// Reads the row that it changes.
 pub struct Peak;
 
-/// What concerns [`Peak`].
+/// The events that concern [`Peak`].
 #[derive(Deserialize)]
-#[allow(missing_docs, reason = "the names say it")]
+#[allow(missing_docs, reason = "the names say everything")]
 pub enum PeakEvent {
     Opened { amount: Decimal },
     Added { amount: Decimal },

@@ -1,5 +1,5 @@
 //! One run: writers, a stream, pollers, workers and operators on one simulated DynamoDB, and a scheduler that chooses, step by step,
-//! who goes on and what goes wrong. Then all trouble ends, everything comes to rest, and the oracle looks.
+//! which of them continues and which fault occurs. Then all faults end, everything comes to rest, and the oracle checks the rows.
 
 mod processes;
 mod requests;
@@ -24,7 +24,7 @@ use crate::{
     network::{Network, lock},
     oracle::{EVENTS, Oracle, PARKED},
     plan::Plan,
-    rules::{BAD, DEPLOYMENTS, FIRST, MENDED},
+    rules::{BAD, DEPLOYMENTS, FIRST, REPAIRED},
     stream::Delivered,
 };
 use processes::{Process, Role};
@@ -33,27 +33,27 @@ const INVOCATIONS_MAX: usize = 3;
 const WRITERS_MAX: usize = 2;
 const OPERATORS_MAX: usize = 2;
 
-/// What a run came to.
+/// The result of a run.
 pub struct Finished {
-    /// What was wrong, if anything.
+    /// The violated invariant, if any.
     pub failure: Option<String>,
     /// The faults that were injected.
     pub counts: Counts,
     /// The choices that were made.
     pub made: Vec<u32>,
-    /// What happened, line by line, if it was asked for.
+    /// The trace, if requested.
     pub trace: Vec<String>,
     /// Requests that reached the database.
     pub requests: u64,
 }
 
-/// Runs once.
+/// Runs one schedule.
 ///
 /// # Panics
-/// If the machine has no runtime to give.
+/// If no runtime can be created.
 #[must_use]
 pub fn run(choices: Choices, traced: bool) -> Finished {
-    // Names and pauses of the worker come from here; all else from the choices.
+    // The worker takes its random ids and delays from here; everything else comes from the choices.
     fastrand::seed(1);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime");
     runtime.block_on(tokio::task::unconstrained(async {
@@ -84,26 +84,26 @@ struct Run {
     delivered: BTreeMap<u64, u64>,
     streamed_versions: BTreeMap<String, u64>,
     given_up: Vec<Vec<Delivered>>,
-    /// What an operator has seen parked.
+    /// The parked entries that an operator has seen.
     parked: Vec<Parked>,
-    /// What the last verification came to.
+    /// The result of the last verification.
     verified: Verified,
     processes: Vec<Process>,
     named: u64,
     deployed: usize,
-    /// Workers that wait for their next invocation, as Lambda keeps processes.
+    /// Idle workers that wait for their next invocation, as Lambda keeps processes.
     idle: Vec<(usize, Arc<Worker>)>,
     appends_left: usize,
     facts: u64,
     parking_down: bool,
-    /// Malformed events that wait to be mended.
+    /// Malformed events that are not fixed yet.
     malformed: Vec<(String, u64)>,
-    /// Whom nobody but an operator can bring to the head: the stream has lost the record, or nothing will come.
+    /// Aggregates that only an operator can bring to the head: the stream has lost their record, or no further event will come.
     left_behind: bool,
     requests: u64,
 }
 
-/// What the scheduler may do next.
+/// The possible next steps of the scheduler.
 #[derive(Clone, Copy)]
 enum Action {
     Network,
@@ -116,7 +116,7 @@ enum Action {
     Deploy,
     DeployBad,
     Malform,
-    Mend,
+    Fix,
     Restore,
     LoseRow,
     Parking,
@@ -202,10 +202,10 @@ impl Run {
             (when(!self.processes.is_empty(), may(Fault::Crash, 3)), Action::Kill),
             (when(invocations < INVOCATIONS_MAX && succeeded, may(Fault::DuplicateDelivery, 4)), Action::Duplicate),
             (when(operators < OPERATORS_MAX, 2), Action::Operate),
-            (may(Fault::Deployed, 1) + may(Fault::PoisonMended, 1), Action::Deploy),
+            (may(Fault::Deployed, 1) + may(Fault::PoisonFixed, 1), Action::Deploy),
             (may(Fault::BadDeployment, 1), Action::DeployBad),
             (may(Fault::Malformed, 1), Action::Malform),
-            (when(!self.malformed.is_empty(), 1), Action::Mend),
+            (when(!self.malformed.is_empty(), 1), Action::Fix),
             (may(Fault::Restored, 1), Action::Restore),
             (may(Fault::RowLost, 1), Action::LoseRow),
             (may(Fault::ParkingDown, 1), Action::Parking),
@@ -244,23 +244,23 @@ impl Run {
             Action::Operate => self.operate(),
             Action::Deploy => {
                 let choice = self.choices.below(3);
-                let possible = [MENDED, self.plan.last_deployment, FIRST];
+                let possible = [REPAIRED, self.plan.last_deployment, FIRST];
                 let deployment = possible[choice];
-                // What is deployed in the end is never followed by a rule that could not have been before.
-                self.deploy(if deployment == MENDED && self.plan.last_deployment == FIRST { FIRST } else { deployment });
+                // No deployment follows one that could not have preceded it.
+                self.deploy(if deployment == REPAIRED && self.plan.last_deployment == FIRST { FIRST } else { deployment });
             }
             Action::DeployBad => self.deploy(BAD),
             Action::Malform => self.malform()?,
-            Action::Mend => {
+            Action::Fix => {
                 let at = self.choices.below(self.malformed.len());
-                self.mend(at)?;
+                self.fix(at)?;
             }
             Action::Restore => self.restore()?,
             Action::LoseRow => self.lose_row()?,
             Action::Parking => {
                 self.parking_down = !self.parking_down;
                 let down = self.parking_down;
-                self.note(|| format!("** the parking table is {}", if down { "unavailable" } else { "there again" }));
+                self.note(|| format!("** the parking table is {}", if down { "unavailable" } else { "available again" }));
             }
             Action::Expire => self.expire(),
         }

@@ -1,11 +1,11 @@
-//! From a run that went wrong to the shortest one near it that does.
+//! Shrinks a failing run to the shortest failing run near it.
 
 use crate::{choices::Choices, run::run};
 
-/// So many runs are tried; each takes a few milliseconds.
+/// The number of runs to try. Each takes a few milliseconds.
 const TRIES_MAX: usize = 4_000;
 
-/// Cuts the choices of a run that went wrong down as far as it still goes wrong, in whatever way.
+/// Reduces the choices of a failing run as long as it still fails, for whatever reason.
 #[must_use]
 pub fn shrink(made: Vec<u32>) -> Vec<u32> {
     let mut best = made;
@@ -40,7 +40,7 @@ pub fn shrink(made: Vec<u32>) -> Vec<u32> {
                 }
             }
         }
-        // Choices at the end that are the plainest are made without a list.
+        // The default choices at the end need no list.
         while best.last() == Some(&0) {
             best.pop();
         }

@@ -1,4 +1,4 @@
-//! The event store's stream: what its writes become for the worker.
+//! The event store's stream: turns its writes into records for the worker.
 
 use std::sync::Arc;
 
@@ -8,14 +8,14 @@ use serde_json::{json, value::RawValue};
 
 use crate::expression::Item;
 
-/// A record as it is delivered.
+/// A delivered record.
 #[derive(Clone, Debug)]
 pub struct Delivered(pub Arc<StreamRecord>);
 
 /// One record of the stream.
 #[derive(Debug)]
 pub struct StreamRecord {
-    /// As Lambda gives it.
+    /// Its JSON, as Lambda delivers it.
     pub raw: Box<RawValue>,
     /// Its place among all records of all shards.
     pub order: u64,
@@ -23,9 +23,9 @@ pub struct StreamRecord {
     pub aggregate: String,
     /// Its version.
     pub version: u64,
-    /// Its type; `None` where it has none, or where nothing was inserted.
+    /// Its event type. `None` if it has none, or if nothing was inserted.
     pub event_type: Option<String>,
-    /// Whether it tells of an insertion.
+    /// Whether it is an insertion.
     pub inserted: bool,
     /// Its name in a trace.
     pub name: String,
@@ -38,10 +38,10 @@ impl AsRef<RawValue> for Delivered {
 }
 
 impl StreamRecord {
-    /// The record of an item that was put into the event store; `None` for what is no event.
+    /// The record of an item that was put into the event store. `None` if the item is not an event.
     ///
     /// # Panics
-    /// If the item cannot be told as JSON.
+    /// If the item cannot be written as JSON.
     #[must_use]
     pub fn of(before: Option<&Item>, after: &Item, sequence: u64, order: u64) -> Option<Self> {
         let image = StreamItem::from(after.clone());

@@ -1,4 +1,4 @@
-//! Who is at work: invocations, writers, operators. Each goes on when the scheduler lets it, and may be killed at any await.
+//! The processes: invocations, writers and operators. Each continues when the scheduler lets it, and may be killed at any await.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -56,7 +56,7 @@ pub(super) enum Role {
         deployment: usize,
         worker: Arc<Worker>,
     },
-    /// Records that were given up, delivered by hand.
+    /// Discarded records, delivered by hand.
     Replay(Vec<Delivered>),
     Writer,
     Operator,
@@ -104,7 +104,7 @@ impl Run {
 
     pub(super) fn start(&mut self, name: &str, role: Role, future: impl Future<Output = Ended> + 'static) {
         let woken = Arc::new(Flag(AtomicBool::new(true)));
-        // As many requests as it likes without giving way: the scheduler alone decides who waits.
+        // Without tokio's limit on uninterrupted work: the scheduler alone decides who waits.
         let future = Box::pin(tokio::task::unconstrained(future));
         self.processes.push(Process { name: name.into(), role, future, woken });
     }
@@ -135,14 +135,14 @@ impl Run {
         });
     }
 
-    /// Somebody does something with a worker of what is deployed.
+    /// Starts a process that uses a worker of the current deployment.
     pub(super) fn operator<W: Future<Output = Ended> + 'static>(&mut self, what: &str, work: impl FnOnce(Arc<Worker>) -> W) {
         let (worker, name) = (self.worker(self.deployed), self.name("operator"));
         self.note(|| format!("{name} {what}"));
         self.start(&name, Role::Operator, work(worker));
     }
 
-    /// An operator or a schedule does something that may always be done.
+    /// Starts an operation that is allowed at any time.
     pub(super) fn operate(&mut self) {
         let working = self.processes.iter().any(|process| matches!(process.role, Role::Invocation { .. }));
         let rule = DEPLOYMENTS[self.deployed][self.choices.below(3)];
@@ -224,7 +224,7 @@ impl Run {
         }
     }
 
-    /// Lets every process go on that can.
+    /// Lets every process continue that can.
     pub(super) fn poll_all(&mut self) -> Result {
         loop {
             let Some(at) = self.processes.iter().position(|process| process.woken.0.swap(false, Relaxed)) else { return Ok(()) };
@@ -266,13 +266,13 @@ impl Run {
             (Role::Replay(records), Ended::Report(report)) => {
                 self.note(|| format!("{name}: {:?} {:?}", report.total, report.reasons));
                 if report.total.failed > 0 {
-                    return Err(format!("nothing is wrong any more, and records fail: {:?}", report.reasons));
+                    return Err(format!("all faults have ended, but records fail: {:?}", report.reasons));
                 }
                 self.acknowledged(self.deployed, &records.iter().collect::<Vec<_>>())?;
             }
             (_, Ended::Redriven(redriven)) => {
                 if matches!(redriven, Redriven::Done { .. }) {
-                    self.counts.add(Fault::PoisonMended);
+                    self.counts.add(Fault::PoisonFixed);
                 }
                 self.note(|| format!("{name}: {redriven:?}"));
             }
@@ -295,7 +295,7 @@ impl Run {
     }
 }
 
-/// Takes a segment to its end; after some steps another goes on at the cursor.
+/// Rebuilds a segment to its end. After some steps, another process resumes it at the cursor.
 pub(super) async fn rebuild(
     worker: &Worker,
     rule: &'static dyn DynProjection,
@@ -318,7 +318,7 @@ pub(super) async fn rebuild(
     }
 }
 
-/// As the Lambda answers.
+/// The Lambda's answer.
 fn answer_of(report: &Report) -> Answer {
     Answer::Responded(report.item_failure().into_iter().map(str::to_owned).collect())
 }

@@ -1,4 +1,4 @@
-//! What becomes of requests.
+//! The fate of requests.
 
 use aws_sdk_dynamodb::types::CancellationReason;
 
@@ -42,7 +42,7 @@ impl Run {
             }
             if writes {
                 let request = &network.under_way[at];
-                self.count(Fault::Zombie, || format!("{}: arrives, though given up", request.text()));
+                self.count(Fault::Zombie, || format!("{}: arrives after its caller gave up", request.text()));
             }
         } else if error {
             if self.parking_down && request.writes_to(PARKED) {
@@ -93,14 +93,14 @@ impl Run {
         });
         let changes = std::mem::take(&mut network.database.changes);
         self.look_at(changes, false)?;
-        // A plain network answers at once.
+        // Without faults, the network answers at once.
         if !self.choices.per_mille(400) && at < network.under_way.len() {
             network.deliver(at);
         }
         Ok(())
     }
 
-    /// What goes wrong with a request that is not there yet, and what its caller is told.
+    /// Chooses a fault for a request that has not arrived, and the error that its caller gets.
     pub(super) fn request_fault(&mut self, writes: bool) -> Option<(Fault, Loss)> {
         let mut kinds =
             vec![(Fault::Throttled, Loss::Throttled), (Fault::TimeoutBefore, Loss::Timeout), (Fault::ServerError, Loss::Server)];

@@ -1,4 +1,4 @@
-//! The end of a run: all trouble ends, what was given up is delivered, operators redrive and catch up, and the oracle looks.
+//! The end of a run: all faults end, discarded records are delivered, operators redrive and catch up, and the oracle checks the rows.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -25,7 +25,7 @@ use crate::{
     rules::DEPLOYMENTS,
 };
 
-/// So many steps are never needed: a run that takes more does not come to rest.
+/// More steps than any run needs: a run that takes more does not come to rest.
 const STEPS_MAX: usize = 60_000;
 
 impl Run {
@@ -44,13 +44,13 @@ impl Run {
     }
 
     pub(super) async fn come_to_rest(&mut self) -> Result {
-        self.note(|| "== all error ends".to_owned());
+        self.note(|| "== all faults end".to_owned());
         self.parking_down = false;
         self.plan.working_time = Duration::from_mins(1);
         self.deploy(self.plan.last_deployment);
         self.finish_all().await?;
-        while self.plan.mends() && !self.malformed.is_empty() {
-            self.mend(self.malformed.len() - 1)?;
+        while self.plan.fixes_all() && !self.malformed.is_empty() {
+            self.fix(self.malformed.len() - 1)?;
         }
         for _ in 0..STEPS_MAX {
             let ready = self.shards.iter().enumerate().find_map(|(at, shard)| Some((at, shard.ready().next()?)));
@@ -60,7 +60,7 @@ impl Run {
             self.finish_all().await?;
         }
         if let Some(shard) = self.shards.iter().find(|shard| !shard.is_idle()) {
-            return Err(format!("a shard never ends: {:?}", shard.ready().collect::<Vec<_>>()));
+            return Err(format!("a shard never becomes idle: {:?}", shard.ready().collect::<Vec<_>>()));
         }
         if !self.given_up.is_empty() && self.choices.per_mille(500) {
             self.left_behind = true;
@@ -69,7 +69,7 @@ impl Run {
         for records in std::mem::take(&mut self.given_up) {
             let worker = self.worker(self.deployed);
             let name = self.name("replay");
-            self.note(|| format!("{name} delivers what was given up"));
+            self.note(|| format!("{name} delivers the discarded records"));
             let delivered = records.clone();
             self.start(
                 &name,
@@ -80,14 +80,14 @@ impl Run {
         }
         self.list_and_redrive().await?;
         let by_tables = self.choices.per_mille(300);
-        self.mend_rows(by_tables, |run, aggregate, rule| {
+        self.fix_rows(by_tables, |run, aggregate, rule| {
             run.left_behind || (run.oracle.revised && rule == "shelves") || run.oracle.disturbed.contains(aggregate)
         })
         .await?;
         if self.oracle.restored {
-            // Records of the history that is no more may have parked what is caught up now.
+            // Records of the old history may have parked aggregates that are caught up now.
             self.list_and_redrive().await?;
-            self.mend_rows(by_tables, |run, aggregate, _| run.oracle.disturbed.contains(aggregate)).await?;
+            self.fix_rows(by_tables, |run, aggregate, _| run.oracle.disturbed.contains(aggregate)).await?;
         }
         if self.choices.per_mille(300) {
             self.verify_all().await?;
@@ -97,8 +97,8 @@ impl Run {
         self.oracle.at_rest(&network.database, Registry::new(DEPLOYMENTS[self.deployed]))
     }
 
-    /// As an operator does with `projector parked redrive --all`: aggregates first, for a record whose event the event store has by
-    /// now waits for its aggregate. One after the other, or one that goes by the row parks what another takes back.
+    /// Like `projector parked redrive --all`: aggregates first, because a record whose event is in the event store by now waits for its
+    /// aggregate. One after the other, because a redrive that reads the row could park what another one takes back.
     async fn list_and_redrive(&mut self) -> Result {
         self.operator("lists what is parked", |worker| async move {
             match worker.store().parked().await {
@@ -123,12 +123,12 @@ impl Run {
         Ok(())
     }
 
-    /// Brings every row to the head, by passes over whole tables or one by one.
-    async fn mend_rows(&mut self, by_tables: bool, needs_it: impl Fn(&Self, &str, &str) -> bool) -> Result {
+    /// Brings every row to the head, by scans of whole tables or one by one.
+    async fn fix_rows(&mut self, by_tables: bool, needs_it: impl Fn(&Self, &str, &str) -> bool) -> Result {
         if !by_tables {
             return self.catch_up(needs_it).await;
         }
-        // Only repairing goes by the event store alone.
+        // Only a repair trusts the event store alone.
         let repair = !self.oracle.disturbed.is_empty() || self.choices.per_mille(500);
         for rule in DEPLOYMENTS[self.deployed] {
             let segments = 1 + u32::try_from(self.choices.below(3)).expect("few");
@@ -166,7 +166,7 @@ impl Run {
         self.finish_all().await
     }
 
-    /// What verifying finds is what the oracle knows.
+    /// A verification must find exactly what the oracle knows.
     async fn verify_all(&mut self) -> Result {
         for rule in DEPLOYMENTS[self.deployed] {
             self.verify(*rule, false).await?;
@@ -181,13 +181,13 @@ impl Run {
             let sums = sums.collect::<Result<BTreeMap<_, _>>>()?;
             let lost = if rule.name() == "shelves" { self.oracle.lost() } else { BTreeMap::new() };
             if sums != lost {
-                return Err(format!("at rest, verifying finds {sums:?}, and it must find {lost:?}"));
+                return Err(format!("at rest, verification finds {sums:?} but must find {lost:?}"));
             }
         }
         Ok(())
     }
 
-    /// Those whom the stream alone does not bring to the head.
+    /// Catches up the aggregates that the stream alone does not bring to the head.
     async fn catch_up(&mut self, needs_it: impl Fn(&Self, &str, &str) -> bool) -> Result {
         for aggregate in GIVERS.iter().take(self.plan.givers).chain(&SHELVES) {
             let id = AggregateId::from(*aggregate);

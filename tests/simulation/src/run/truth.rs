@@ -1,4 +1,4 @@
-//! What happens to the event store and its stream, and to rows behind the worker's back.
+//! Changes of the event store and its stream, and of rows behind the worker's back.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -25,7 +25,7 @@ use crate::{
 };
 
 impl Run {
-    /// What one call wrote into the event store goes into the stream; records of one transaction in any order.
+    /// Puts the writes of one call to the event store into the stream, the records of one transaction in any order.
     pub(super) fn stream(&mut self, items: Vec<ItemWritten>) {
         let mut events: Vec<_> =
             items.into_iter().filter(|(table, ..)| table == EVENTS).filter_map(|(.., before, after)| Some((before, after?))).collect();
@@ -74,7 +74,7 @@ impl Run {
         }
     }
 
-    /// Starts a writer: it appends a few events to one aggregate, and decides anew if somebody else was first.
+    /// Starts a writer: it appends a few events to one aggregate, and decides again if another writer was first.
     pub(super) fn append(&mut self) {
         let aggregate = match self.choices.below(self.plan.givers + 1) {
             at if at < self.plan.givers => GIVERS[at],
@@ -130,7 +130,7 @@ impl Run {
             metadata: None,
         };
         let mut item = encode_event(&event);
-        if self.plan.mends() && self.choices.per_mille(300) {
+        if self.plan.fixes_all() && self.choices.per_mille(300) {
             item.remove("eventType");
         } else {
             item.insert("timestamp".to_owned(), AttributeValue::S("yesterday".to_owned()));
@@ -144,8 +144,8 @@ impl Run {
         self.direct(false)
     }
 
-    /// Somebody corrects it in the event store.
-    pub(super) fn mend(&mut self, at: usize) -> Result {
+    /// Somebody fixes it in the event store.
+    pub(super) fn fix(&mut self, at: usize) -> Result {
         let (aggregate, version) = self.malformed.swap_remove(at);
         let key = (partition_key(&aggregate.as_str().into()), sort_key(Version(version)));
         let mut network = lock(&self.network);
@@ -154,17 +154,17 @@ impl Run {
         item.insert("timestamp".to_owned(), AttributeValue::S(instant(version).to_string()));
         network.database.set(EVENTS, key, Some(item));
         drop(network);
-        self.note(|| format!("** {aggregate}/{version} is mended"));
+        self.note(|| format!("** {aggregate}/{version} is fixed"));
         self.direct(false)
     }
 
-    /// What was written behind everybody's back.
+    /// Writes that bypassed the worker.
     pub(super) fn direct(&mut self, lost: bool) -> Result {
         let changes = std::mem::take(&mut lock(&self.network).database.changes);
         self.look_at(changes, lost)
     }
 
-    /// Shows writes to the oracle, and to the stream what of them is the event store's.
+    /// Shows all writes to the oracle, and those to the event store to the stream.
     pub(super) fn look_at(&mut self, changes: Vec<Written>, lost: bool) -> Result {
         for written in changes {
             self.oracle.written(&written, lost)?;
@@ -226,7 +226,7 @@ impl Run {
         for object in self.shards[shard].take_discarded() {
             let records: Vec<_> = object.records.into_iter().map(|(_, record)| record).collect();
             for record in &records {
-                self.count(Fault::Discarded, || format!("** {} is given up", record.0.name));
+                self.count(Fault::Discarded, || format!("** {} is discarded", record.0.name));
             }
             self.given_up.push(records);
         }

@@ -1,4 +1,4 @@
-//! One operation, sent to any DynamoDB, and what it says in a form that can be compared.
+//! One operation, sent to any DynamoDB, and its answer in a comparable form.
 
 use std::collections::BTreeMap;
 
@@ -29,9 +29,9 @@ pub type Item = BTreeMap<String, Shown>;
 /// A value in comparable form.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Shown {
-    /// A number, as it came.
+    /// A number, unchanged.
     Number(String),
-    /// A set of texts, in order.
+    /// A sorted set of strings.
     Set(Vec<String>),
     /// A list.
     List(Vec<Shown>),
@@ -66,14 +66,14 @@ fn map(item: &Item, number: fn(&str) -> String) -> Item {
 
 macro_rules! operations {
     ($($variant:ident $call:ident $input:ident;)*) => {
-        /// A request of a kind that the worker makes.
+        /// A request that the worker makes.
         #[derive(Clone, Debug)]
         pub enum Operation {
             $(#[doc = stringify!($variant)] $variant($input),)*
         }
 
         impl Operation {
-            /// What DynamoDB calls it.
+            /// DynamoDB's name for it.
             pub fn name(&self) -> &'static str {
                 match self {
                     $(Self::$variant(_) => stringify!($variant),)*
@@ -81,7 +81,7 @@ macro_rules! operations {
             }
         }
 
-        /// Sends a request, at once, and tells what comes back later.
+        /// Sends a request at once; the future is its answer.
         pub fn ask<'a>(dynamo: &'a dyn Dynamo, operation: &Operation) -> BoxFuture<'a, Reply> {
             match operation.clone() {
                 $(Operation::$variant(input) => {
@@ -114,10 +114,10 @@ impl Operation {
     }
 }
 
-/// What a DynamoDB says; texts of messages are no part of it.
+/// The answer of a DynamoDB, without the texts of its messages.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
-    /// It is done.
+    /// Success without a result.
     Written,
     /// `GetItem`.
     Found(Option<Item>),
@@ -134,7 +134,7 @@ pub enum Reply {
 }
 
 impl Reply {
-    /// With other numbers.
+    /// With every number replaced.
     pub fn map(&self, number: fn(&str) -> String) -> Self {
         let all = |items: &Vec<Item>| items.iter().map(|item| map(item, number)).collect::<Vec<_>>();
         let some = |item: &Option<Item>| item.as_ref().map(|item| map(item, number));
@@ -155,7 +155,7 @@ impl Reply {
 }
 
 impl Contents {
-    /// With other numbers.
+    /// With every number replaced.
     pub fn map(&self, number: fn(&str) -> String) -> Self {
         Self {
             items: ordered(self.items.iter().map(|item| map(item, number)).collect()),
@@ -170,16 +170,16 @@ impl Contents {
 pub struct Contents {
     /// All items.
     pub items: Vec<Item>,
-    /// Items of each page, as far as they follow from the limit.
+    /// The number of items on each page, where the limit determines it.
     pub pages: Vec<usize>,
-    /// Why the rest cannot be read: what an emulator took that it should not have.
+    /// Why the rest cannot be read: an emulator has accepted an invalid value.
     pub broken: Option<Reply>,
 }
 
-/// So many pages tell how paging works; a request for each item of a large table would only take time.
+/// Enough pages to test paging. One request for each item of a large table would only take time.
 const LIMITED_PAGES: usize = 4;
 
-/// Reads a table to its end by scans, the first of at most `limit` items.
+/// Reads a whole table by scans, the first with at most `limit` items.
 pub async fn contents<'a>(scan: impl Fn(ScanInputBuilder) -> BoxFuture<'a, Page>, table: &str, limit: Option<i32>) -> Contents {
     let (mut contents, mut from) = (Contents { items: Vec::new(), pages: Vec::new(), broken: None }, None);
     loop {
@@ -200,10 +200,10 @@ pub async fn contents<'a>(scan: impl Fn(ScanInputBuilder) -> BoxFuture<'a, Page>
     }
 }
 
-/// What a scan says, and the last key evaluated as a request takes it.
+/// The answer of a scan, and the last evaluated key in the form of a request.
 pub type Page = (Reply, Option<expression::Item>);
 
-/// Sends a scan, at once, and tells what comes back later.
+/// Sends a scan at once; the future is its answer.
 pub fn scan(dynamo: &dyn Dynamo, request: ScanInputBuilder) -> BoxFuture<'_, Page> {
     let answer = dynamo.scan(request);
     Box::pin(async {
@@ -213,16 +213,16 @@ pub fn scan(dynamo: &dyn Dynamo, request: ScanInputBuilder) -> BoxFuture<'_, Pag
     })
 }
 
-/// What an answer says.
+/// The comparable form of an answer.
 pub fn reply<T: Success, E: Failure + std::fmt::Debug>(answer: &Result<T, SdkError<E>>) -> Reply {
     match answer {
         Ok(output) => output.reply(),
         Err(SdkError::ServiceError(error)) => error.err().reply(),
-        Err(other) => panic!("no answer of a DynamoDB: {other:?}"),
+        Err(other) => panic!("not an answer of DynamoDB: {other:?}"),
     }
 }
 
-/// What DynamoDB says when it does what it is asked.
+/// A successful answer.
 pub trait Success {
     /// In comparable form.
     fn reply(&self) -> Reply;
@@ -277,7 +277,7 @@ impl Success for BatchGetItemOutput {
     }
 }
 
-/// What DynamoDB says when it refuses.
+/// An error answer.
 pub trait Failure {
     /// In comparable form.
     fn reply(&self) -> Reply;
@@ -331,7 +331,7 @@ fn refused(code: &str) -> Reply {
     Reply::Refused(code.to_owned(), None, Vec::new())
 }
 
-/// No item and an item without attributes are the same: no item is without its key.
+/// An item without attributes means no item, because every item has its key.
 fn some_item(found: Option<&expression::Item>) -> Option<Item> {
     found.filter(|found| !found.is_empty()).map(item)
 }

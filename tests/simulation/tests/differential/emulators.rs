@@ -1,4 +1,4 @@
-//! The implementations that the simulated database is held against.
+//! The implementations that the simulated database is compared with.
 
 use std::{
     fmt,
@@ -47,7 +47,7 @@ pub struct Emulator {
 }
 
 impl Emulator {
-    /// The embedded one, a new one each time.
+    /// A new embedded emulator.
     pub async fn embedded(tables: &[Table]) -> Self {
         let embedded = Embedded::memory().expect("there is memory");
         let database = embedded.database().clone();
@@ -56,17 +56,17 @@ impl Emulator {
         emulator
     }
 
-    /// moto behind a server, its tables emptied.
+    /// A moto server with empty tables.
     pub async fn moto(server: &Moto, tables: &[Table]) -> Self {
         let emulator = Self { kind: Kind::Moto, client: clients::of_endpoint(&server.url).expect("the address is one") };
         emulator.empty(tables).await;
         emulator
     }
 
-    /// Makes the tables anew.
+    /// Deletes and creates the tables.
     pub async fn empty(&self, tables: &[Table]) {
         for (name, partition, sort) in tables {
-            // It may not be there yet.
+            // The table may not exist yet.
             _ = self.client.delete_table().table_name(*name).send().await;
             let mut table = self.client.create_table().table_name(*name).billing_mode(BillingMode::PayPerRequest);
             for (key, kind) in [(*partition, KeyType::Hash)].into_iter().chain(sort.map(|sort| (sort, KeyType::Range))) {
@@ -79,13 +79,13 @@ impl Emulator {
         }
     }
 
-    /// Puts an item, whatever was there.
+    /// Puts an item unconditionally.
     pub async fn put(&self, table: &str, item: Item) {
         self.client.put_item().table_name(table).set_item(Some(item)).send().await.expect("the item is taken");
     }
 }
 
-/// Gives the emulator a transaction with its token, which the worker's own tests do without (see `projection_worker::internals::embedded`).
+/// Passes the token of a transaction to the emulator, which the worker's own tests leave out (see `projection_worker::internals::embedded`).
 struct WithTokens {
     inner: SharedHttpConnector,
     database: dynoxide::Database,
@@ -103,7 +103,7 @@ impl HttpConnector for WithTokens {
             return self.inner.call(request);
         }
         let parsed = request.body().bytes().and_then(|body| serde_json::from_slice(body).ok());
-        // What cannot be read is refused in there, tokens or not.
+        // The emulator refuses a request that cannot be read, with or without tokens.
         let Some(transaction) = parsed else { return self.inner.call(request) };
         let (status, body) = match self.database.transact_write_items(transaction) {
             Ok(done) => (200, serde_json::to_string(&done).expect("the answer is JSON")),
@@ -113,7 +113,7 @@ impl HttpConnector for WithTokens {
     }
 }
 
-/// moto's server, as long as this lives.
+/// A running moto server. Dropping it ends the server.
 pub struct Moto {
     url: String,
     process: Child,
@@ -128,10 +128,10 @@ impl Drop for Moto {
 }
 
 impl Moto {
-    /// Starts it, from a virtual environment that is made if it is not there.
+    /// Starts it from a virtual environment, which is created if it does not exist.
     ///
     /// # Errors
-    /// Why that is not possible here.
+    /// Why it cannot be started here.
     pub fn start() -> Result<Self, String> {
         let python = environment()?;
         let port =
@@ -141,7 +141,7 @@ impl Moto {
         let process = server.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().map_err(|error| error.to_string())?;
         let mut moto = Self { url: format!("http://127.0.0.1:{port}"), process };
         let stderr = BufReader::new(moto.process.stderr.take().expect("it is piped"));
-        // Read to its end, or the server stops when the pipe is full of its access log.
+        // Read to the end, because the server blocks when its access log fills the pipe.
         let log = thread::spawn(move || {
             let lines = stderr.lines().map_while(Result::ok).filter(|line| !line.contains("\"POST / HTTP/1.1\" "));
             lines.collect::<Vec<_>>().join("\n")
@@ -160,13 +160,13 @@ impl Moto {
 
 const REQUIREMENTS: &str = include_str!("moto-requirements.txt");
 
-/// The interpreter of a virtual environment with moto in it.
+/// The Python interpreter of a virtual environment with moto.
 fn environment() -> Result<PathBuf, String> {
-    // Named after what is in it, so that another version of moto gets another one.
+    // Named after its requirements, so that another version of moto gets another environment.
     let name =
         format!("moto-{:016x}", REQUIREMENTS.bytes().fold(0_u64, |hash, byte| hash.wrapping_mul(0x0100_0000_01b3) ^ u64::from(byte)));
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-    // Tests run side by side, in one process or in several.
+    // Tests run in parallel, in one process or in several.
     let lock = File::create(directory.with_extension("lock")).map_err(|error| error.to_string())?;
     lock.lock().map_err(|error| error.to_string())?;
     let (python, complete) = (directory.join("bin/python"), directory.join("complete"));

@@ -1,4 +1,4 @@
-//! What is known to differ: the whole list. Everything else that differs fails the test, and so does an entry that nothing meets.
+//! All known differences. Any other difference fails the test, and so does an entry that no operation meets.
 
 use aws_sdk_dynamodb::types::{AttributeValue, Update};
 
@@ -8,13 +8,13 @@ use crate::{
     emulators::Kind,
 };
 
-/// One operation, and two answers that are not the same.
+/// One operation and two different answers.
 pub struct Case<'a> {
-    /// What was asked.
+    /// The operation.
     pub operation: &'a Operation,
-    /// What the simulated database says.
+    /// The answer of the simulated database.
     pub ours: &'a Answer,
-    /// What the emulator says.
+    /// The answer of the emulator.
     pub theirs: &'a Answer,
 }
 
@@ -22,11 +22,11 @@ pub struct Case<'a> {
 pub struct Difference {
     /// Which emulator.
     pub of: Kind,
-    /// What it does, and what DynamoDB does.
+    /// What the emulator does, and what DynamoDB does.
     pub what: &'static str,
-    /// Where that is written.
+    /// The source of that.
     pub source: &'static str,
-    /// Whether a case is one of it.
+    /// Whether a case is an instance of it.
     pub applies: fn(&Case<'_>) -> bool,
 }
 
@@ -42,7 +42,7 @@ pub const KNOWN: &[Difference] = &[
     },
     Difference {
         of: Kind::Embedded,
-        what: "within a transaction it lets ADD write a list, a map or a truth value where there was nothing; DynamoDB adds numbers and sets",
+        what: "within a transaction it lets ADD create a list, a map or a Boolean; DynamoDB adds numbers and sets",
         source: UPDATE_ITEM,
         applies: |case| {
             let odd = |value: &AttributeValue| !matches!(value, AttributeValue::N(_) | AttributeValue::Ss(_));
@@ -51,7 +51,7 @@ pub const KNOWN: &[Difference] = &[
     },
     Difference {
         of: Kind::Moto,
-        what: "it takes most requests that DynamoDB refuses as invalid, or finds another fault first: of these nothing is compared",
+        what: "it accepts most requests that DynamoDB refuses as invalid, or finds another error first: these are not compared",
         source: "https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Programming.Errors.html",
         applies: |case| is_invalid(case.ours),
     },
@@ -68,7 +68,7 @@ pub const KNOWN: &[Difference] = &[
     },
     Difference {
         of: Kind::Moto,
-        what: "it cancels a transaction with a table that is not there, or finds another fault of it first; DynamoDB says that there is no table",
+        what: "it cancels a transaction on a missing table, or finds another error first; DynamoDB reports the missing table",
         source: "https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_TransactWriteItems.html",
         applies: |case| {
             let refused = |answer: &Answer, code: &str| matches!(&answer.reply, Reply::Refused(with, ..) if with == code);
@@ -79,37 +79,37 @@ pub const KNOWN: &[Difference] = &[
     },
     Difference {
         of: Kind::Moto,
-        what: "it keeps a number as it was written (1.50, 1E+2), where DynamoDB leaves zeros away",
+        what: "it keeps a number as it was written (1.50, 1E+2), where DynamoDB removes trailing zeros",
         source: "https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/HowItWorks.NamingRulesDataTypes.html",
         applies: |case| case.ours.map(Shown::normal) == case.theirs.map(Shown::normal),
     },
     Difference {
         of: Kind::Moto,
-        what: "a page that ends with the last item has no last key evaluated, where DynamoDB stops at the limit without looking further",
+        what: "a page that ends with the last item has no last key evaluated, where DynamoDB stops at the limit without checking further",
         source: "https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Query.Pagination.html",
         applies: |case| without_end(case.ours.map(Shown::normal)) == case.theirs.map(Shown::normal),
     },
     Difference {
         of: Kind::Moto,
-        what: "it rounds sums to 28 digits, of which DynamoDB keeps 38",
+        what: "it rounds sums to 28 digits; DynamoDB keeps 38",
         source: "https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/HowItWorks.NamingRulesDataTypes.html",
         applies: |case| case.ours.reply == Reply::Written && without_end(case.ours.map(rounded)) == case.theirs.map(rounded),
     },
     Difference {
         of: Kind::Moto,
-        what: "it knows no tokens: a transaction that is repeated is done again",
+        what: "it ignores tokens: a repeated transaction is executed again",
         source: "https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_TransactWriteItems.html",
         applies: |case| case.operation.token().is_some(),
     },
     Difference {
         of: Kind::Moto,
-        what: "it takes an attribute that is not there for NULL, where DynamoDB compares nothing with it",
+        what: "it treats a missing attribute as NULL, where DynamoDB compares it with nothing",
         source: "https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Expressions.OperatorsAndFunctions.html",
         applies: |case| values(case.operation).any(|value| matches!(value, AttributeValue::Null(_))),
     },
     Difference {
         of: Kind::Moto,
-        what: "by < it compares a truth value with a number, as Python does; in DynamoDB they have no order",
+        what: "it compares a Boolean with a number by <, as Python does; in DynamoDB they have no order",
         source: "https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Expressions.OperatorsAndFunctions.html",
         applies: |case| {
             let held = case.ours.contents.iter().flat_map(|contents| contents.items.iter().flat_map(|item| item.values()));
@@ -129,7 +129,7 @@ fn is_invalid(answer: &Answer) -> bool {
     }
 }
 
-/// Without a last page that is empty, and without the key that leads to it.
+/// Without an empty last page, and without the key that leads to it.
 fn without_end(mut answer: Answer) -> Answer {
     if let Reply::Page(_, last) = &mut answer.reply {
         *last = None;
@@ -147,7 +147,7 @@ fn rounded(number: &str) -> String {
     number.parse().map_or_else(|_| number.to_owned(), |number: f64| format!("{number:.14e}"))
 }
 
-/// What stands for placeholders.
+/// The values of placeholders.
 fn values(operation: &Operation) -> impl Iterator<Item = &AttributeValue> {
     let mut maps = Vec::new();
     match operation {

@@ -21,7 +21,7 @@ pub const ROWS: &str = "rows";
 pub const EVENTS: &str = "events";
 
 const ATTRIBUTES: [&str; 8] = ["version", "count", "amount", "status", "givers", "parkedAt", "contributed#count#north", "data"];
-/// Numbers that DynamoDB takes, among them the widest, the greatest, the least, and unusual ways to write some.
+/// Numbers that DynamoDB accepts: the widest, the greatest, the least, and some in unusual notation.
 const NUMBERS: [&str; 22] = [
     "0",
     "-0",
@@ -50,10 +50,10 @@ const NUMBERS: [&str; 22] = [
 const NO_NUMBERS: [&str; 7] =
     ["", "abc", "1.2.3", "1E+126", "1E-131", "123456789012345678901234567890123456789", "1.00000000000000000000000000000000000001"];
 
-/// Few, so that they meet: one number in several forms, and two that have no sum of 38 digits.
+/// Few, so that they meet: one number in several notations, and two whose sum does not fit 38 digits.
 const AMOUNTS: [&str; 5] = ["1.5", "1.50", "15E-1", "99999999999999999999999999999999999999", "0.1"];
 
-/// Lists and maps are within each other at most so many times.
+/// The greatest depth of nested lists and maps.
 const NESTED_MAX: u8 = 2;
 
 /// An operation, and the tables whose contents it may change.
@@ -61,14 +61,14 @@ const NESTED_MAX: u8 = 2;
 pub struct Step {
     /// The operation.
     pub operation: Operation,
-    /// Tables to read afterwards, by pages of so many items.
+    /// Tables to read afterwards, with the page size.
     pub then_read: Vec<(&'static str, Option<i32>)>,
 }
 
 /// A sequence of operations, the same for the same seed.
 pub fn sequence(seed: u64, length: usize) -> Vec<Step> {
     let mut random = Random { rng: Rng::with_seed(seed), transactions: Vec::new() };
-    // What reads rows at one instant has choices of its own, so that it stands between the others and changes none of them.
+    // Transactional reads have random choices of their own, so that they do not change the other operations.
     let mut reader = Random { rng: Rng::with_seed(!seed), transactions: Vec::new() };
     (0..length).map(|at| if at % 12 == 11 { reader.read_together() } else { random.step() }).collect()
 }
@@ -79,7 +79,7 @@ struct Random {
     transactions: Vec<(String, Vec<TransactWriteItem>)>,
 }
 
-/// An expression in the making.
+/// The placeholders of an expression.
 #[derive(Default)]
 struct Placeholders {
     names: Names,
@@ -215,7 +215,7 @@ impl Random {
         }
     }
 
-    /// Now and then an empty one or one with a member twice, which are no sets.
+    /// Sometimes empty or with a duplicate member, which is not a valid set.
     fn set(&mut self, faulty: bool) -> AttributeValue {
         if faulty && self.one_in(20) {
             return AttributeValue::Ss(vec![]);
@@ -241,7 +241,7 @@ impl Random {
         }
     }
 
-    /// The value that an attribute of this name mostly has.
+    /// The usual value of an attribute of this name.
     fn value_of(&mut self, attribute: &str) -> AttributeValue {
         match attribute {
             _ if self.one_in(12) => self.value(NESTED_MAX),
@@ -262,7 +262,7 @@ impl Random {
         item
     }
 
-    /// As the worker writes them, and others of the same parts.
+    /// Expressions like the worker's, and others of the same parts.
     fn update_expression(&mut self, placeholders: &mut Placeholders) -> String {
         let (mut sets, mut adds, mut removes, mut written) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for _ in 0..self.rng.usize(1..5) {
@@ -302,7 +302,7 @@ impl Random {
         }
     }
 
-    /// Alternatives, each of parts that must all hold.
+    /// A disjunction of conjunctions.
     fn condition(&mut self, table: &str, placeholders: &mut Placeholders) -> Option<String> {
         if self.one_in(4) {
             return None;
@@ -313,7 +313,7 @@ impl Random {
             return Some(format!("attribute_not_exists({key})"));
         }
         if self.one_in(3) {
-            // Two shapes that the worker writes, where nothing else decides: a number that is equal, or less.
+            // Two conditions of the worker in which one number decides: equal, or less.
             let attribute = self.of(&["version", "amount"]);
             let (name, value) = (placeholders.name(attribute), placeholders.value(self.value_of(attribute)));
             return Some(if self.rng.bool() {
@@ -357,7 +357,7 @@ impl Random {
         self.rng.bool().then_some(ReturnValuesOnConditionCheckFailure::AllOld)
     }
 
-    /// Now and then one that no expression uses; with no expression at all, regions differ in whether they mind.
+    /// Sometimes adds a placeholder that no expression uses. Without any expression, regions differ in whether they refuse it.
     fn spare(&mut self, placeholders: &mut Placeholders) {
         match self.rng.u8(..100) {
             0 => _ = placeholders.name("spare"),
@@ -446,7 +446,7 @@ impl Random {
         if !self.transactions.is_empty() && self.one_in(8) {
             let again = self.rng.usize(..self.transactions.len());
             if self.one_in(3) {
-                // Without a fault of their own, now and later: which of two is found first is written nowhere.
+                // Without other errors, now and later: the order in which DynamoDB finds two errors is not documented.
                 self.transactions[again].1 = vec![self.counted(0)];
             }
             let (token, actions) = self.transactions[again].clone();
@@ -480,7 +480,7 @@ impl Random {
 
     fn batch_get(&mut self) -> Operation {
         let mut request = BatchGetItemInput::builder();
-        // By itself, as which of two faults is found first depends on the order of the tables.
+        // On one table, because the order of the tables decides which of two errors is found first.
         let tables = if self.one_in(20) { vec!["absent"] } else { vec![ROWS, EVENTS] };
         for table in tables {
             if self.one_in(3) {
@@ -526,7 +526,7 @@ impl Random {
             request = request.key_condition_expression("PK = :pk");
         }
         if self.one_in(3) {
-            // As the worker goes on: after an item within the bounds, which may be gone meanwhile.
+            // Like the worker's next page: after an item within the bounds, which may have been deleted meanwhile.
             let version = self.rng.u16(u16::from(low).min(high)..=high.min(3).max(u16::from(low).min(high)));
             let from = [("PK".to_owned(), s(partition)), ("SK".to_owned(), s(&format!("EVENT#{version:012}")))];
             request = request.set_exclusive_start_key(Some(from.into()));

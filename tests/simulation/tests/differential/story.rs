@@ -1,4 +1,4 @@
-//! What the worker really sends: its own store, engine and operators' commands, with every request compared as it passes.
+//! The worker's real requests: its own store, engine and operations, with the answers to every request compared.
 
 use std::{
     collections::BTreeMap,
@@ -55,21 +55,21 @@ pub const TABLES: [Table; 5] = [
     ("peak", "id", None),
 ];
 
-/// How often each operation came to each end.
+/// How often each operation had each result.
 pub type Tally = BTreeMap<(&'static str, String), usize>;
 
-/// Two databases that must say the same; the caller hears the simulated one.
+/// Two databases that must give the same answers. The caller gets the simulated one's.
 pub struct Both {
     simulated: Simulated,
     emulator: Emulator,
-    /// One request at a time, or they would not arrive in the same order at both.
+    /// One request at a time, so that requests arrive in the same order at both.
     turn: Turn<()>,
-    /// What has been met.
+    /// Known differences and results so far.
     pub met: Mutex<(Vec<usize>, Tally)>,
 }
 
 impl Both {
-    /// The simulated one, empty, and this one.
+    /// An empty simulated database and this emulator.
     pub fn new(emulator: Emulator) -> Arc<Self> {
         let met = Mutex::new((vec![0; KNOWN.len()], Tally::new()));
         Arc::new(Self { simulated: Simulated::new(&TABLES), emulator, turn: Turn::new(()), met })
@@ -97,14 +97,14 @@ impl Both {
             })
         });
         if let Some(known) = known {
-            self.met.lock().expect("no test goes on after a panic").0[known] += 1;
+            self.met.lock().expect("no test continues after a panic").0[known] += 1;
             align(&self.emulator, &self.simulated, &TABLES).await;
         }
         let end = match &ours.reply {
             Reply::Refused(code, ..) => code.clone(),
             _ => "done".to_owned(),
         };
-        *self.met.lock().expect("no test goes on after a panic").1.entry((step.operation.name(), end)).or_default() += 1;
+        *self.met.lock().expect("no test continues after a panic").1.entry((step.operation.name(), end)).or_default() += 1;
     }
 }
 
@@ -127,7 +127,7 @@ fn written(operation: &Operation) -> Vec<&'static str> {
     TABLES.into_iter().map(|(name, ..)| name).filter(|table| names.iter().any(|name| name == table)).collect()
 }
 
-/// The worker's end.
+/// The worker's connection to both.
 struct End(Arc<Both>);
 
 macro_rules! calls {
@@ -168,7 +168,7 @@ calls! {
     UpdateItem update_item UpdateItemInputBuilder UpdateItemOutput UpdateItemError;
 }
 
-/// Appends, deliveries in any order and any number, poison, and what operators do, the same for the same seed.
+/// Appends, deliveries in any order and number, poison events and operations; the same for the same seed.
 pub async fn tell(both: &Arc<Both>, seed: u64, chapters: usize) {
     // Ids of requests.
     fastrand::seed(seed);
@@ -181,7 +181,7 @@ pub async fn tell(both: &Arc<Both>, seed: u64, chapters: usize) {
 struct Story {
     rng: Rng,
     both: Arc<Both>,
-    /// What the stream has to deliver.
+    /// The records to deliver.
     records: Vec<Delivered>,
     facts: u64,
 }
@@ -228,7 +228,7 @@ impl Story {
         self.stream();
     }
 
-    /// What has been written becomes records.
+    /// Turns the writes into records.
     fn stream(&mut self) {
         let changes = std::mem::take(&mut lock(&self.both.simulated.network).database.changes);
         for (table, _, before, after) in changes.into_iter().flat_map(|written| written.items) {
@@ -265,7 +265,7 @@ impl Story {
         }
     }
 
-    /// Now and then upon a version that is not the current one.
+    /// Sometimes based on a version that is not the current one.
     async fn append(&mut self, store: &Store, aggregate: &AggregateId) {
         let Ok(mut expected) = store.current_version(aggregate).await else { return };
         if self.rng.u8(..6) == 0 {
@@ -275,7 +275,7 @@ impl Story {
         _ = store.append(expected, &events).await;
     }
 
-    /// An item that somebody else captured, which may be no readable event, or no item at all.
+    /// An item from a capture, which may not be a readable event or an item.
     async fn import(&mut self, store: &Store, aggregate: &AggregateId) {
         let Ok(current) = store.current_version(aggregate).await else { return };
         let version = current.0 + self.rng.u64(..3);

@@ -56,3 +56,8 @@ mod cli {
     mod replay;
     mod status;
 }
+
+/// The size of a test that kills or searches at random: the first number before every change, the second under `.ci/nightly`.
+fn size(gate: usize, nightly: usize) -> usize {
+    if std::env::var_os("PROOF").is_some_and(|proof| proof == "nightly") { nightly } else { gate }
+}

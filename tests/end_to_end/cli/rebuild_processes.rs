@@ -10,9 +10,11 @@ use projection_worker::internals::{
 };
 use serde::Deserialize;
 
-use crate::support::world::{World, fold, history, records, registry};
+use crate::{
+    size,
+    support::world::{World, fold, history, records, registry},
+};
 
-const KILLS: usize = 200;
 const SEED: u64 = 31;
 
 /// `forum-counters` before the change: other attributes, one counter fewer, and shared rows under other keys.
@@ -81,21 +83,22 @@ fn rebuild(url: &str, more: &[&str]) -> tokio::process::Child {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_rebuild_killed_200_times_under_live_traffic_ends_exact() {
+async fn a_rebuild_killed_many_times_under_live_traffic_ends_exact() {
+    let kills = size(20, 200);
     let mut random = fastrand::Rng::with_seed(SEED);
     let world = World::new().await;
-    let events = history("forum", SEED, 3_600, 900);
-    let (past, live) = events.split_at(2_000);
+    let events = history("forum", SEED, size(1_200, 3_600), size(300, 900));
+    let (past, live) = events.split_at(size(700, 2_000));
     world.append_all(past).await;
     world.worker_of(BEFORE).process(&records(past), Deadline::NONE).await;
     let aged = age(&world).await;
-    assert!(aged > 400, "{aged}");
+    assert!(aged > size(130, 400), "{aged}");
     let url = world.serve().await;
 
     let rule = registry().get("forum-counters").expect("a projection");
     let mut batches = live.chunks(16);
     let (mut killed, mut rounds, mut looks) = (0, 0, 0);
-    while killed < KILLS {
+    while killed < kills {
         // Two at once, so slow that they never finish.
         let mut children = ["0/2", "1/2"].map(|segment| {
             let slowly = ["--max-write-units", "12", "--segment", segment, "--resume"];
@@ -109,17 +112,17 @@ async fn a_rebuild_killed_200_times_under_live_traffic_ends_exact() {
                 assert_eq!(report.total.failed, 0, "{:?}", report.reasons);
             }
         };
-        let kills = futures::future::join_all(children.iter_mut().map(|(child, moment)| async {
+        let killing = futures::future::join_all(children.iter_mut().map(|(child, moment)| async {
             tokio::time::sleep(*moment).await;
             let running = child.try_wait().expect("a child").is_none();
             child.kill().await.expect("killed");
             usize::from(running)
         }));
-        let ((), running) = futures::join!(working, kills);
+        let ((), running) = futures::join!(working, killing);
         // One that had nothing to resume has ended on its own.
         killed += running.into_iter().sum::<usize>();
         rounds += 1;
-        if rounds % 15 == 0 {
+        if rounds % size(4, 15) == 0 {
             looks += 1;
             let verified =
                 verify(&world.worker, rule, Options { segments: 2, sample: None, repair: false }, Deadline::NONE).await.expect("verified");

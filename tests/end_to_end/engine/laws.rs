@@ -3,7 +3,10 @@
 use projection_worker::internals::engine::report::Checkpoint;
 use proptest::prelude::*;
 
-use crate::support::world::{World, fold, history, registry};
+use crate::{
+    size,
+    support::world::{World, fold, history, registry},
+};
 
 /// A history delivered in any batches and order, partly more than once and partly not at all.
 #[derive(Debug, Clone)]
@@ -35,7 +38,7 @@ fn deliveries(domain: &'static str) -> impl Strategy<Value = Delivery> {
 
 // Any split into batches, any order within and across them, redeliveries, and lost records.
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 128, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: u32::try_from(size(32, 512)).expect("a small number"), failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn any_delivery_of_a_bank_history_yields_the_fold(delivery in deliveries("bank")) {

@@ -1,8 +1,9 @@
-//! The simulated database answers as two other implementations of DynamoDB do, operation by operation.
+//! Compares the simulated database with two other implementations of DynamoDB, operation by operation.
 //!
-//! What a simulation proves it proves of its database. So the same operations go to that database and, through the SDK, to the
-//! embedded emulator and to moto's server, and all that a caller can tell must be the same: items, keys to go on from, codes of errors,
-//! reasons of a cancelled transaction, and after each write the contents of the tables. [`known::KNOWN`] is the list of exceptions.
+//! A simulation proves something about the worker on the simulated database only. So this test sends the same operations to that database
+//! and, through the SDK, to the embedded emulator and to a moto server. Everything that a caller can observe must be the same: items, keys
+//! to continue from, error codes, reasons of a cancelled transaction, and after each write the contents of the tables. [`known::KNOWN`]
+//! lists the exceptions.
 
 mod answer;
 mod emulators;
@@ -26,7 +27,7 @@ use simulation::network::{Line, Network, lock};
 const TABLES: [Table; 2] = [(ROWS, "id", None), (EVENTS, "PK", Some("SK"))];
 const SEQUENCE_LENGTH: usize = 40;
 
-/// What a caller can tell of an operation: the reply, and what the tables hold afterwards.
+/// What a caller can observe: the reply, and the contents of the tables afterwards.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
     reply: Reply,
@@ -34,14 +35,14 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// With other numbers.
+    /// With every number replaced.
     fn map(&self, number: fn(&str) -> String) -> Self {
         Self { reply: self.reply.map(number), contents: self.contents.iter().map(|contents| contents.map(number)).collect() }
     }
 }
 
 impl Answer {
-    /// What is in it and not in the other, in a few lines.
+    /// The differences from the other answer, in a few lines.
     fn unlike(&self, other: &Self) -> String {
         let mut text = format!("{:?}", self.reply);
         for (ours, theirs) in self.contents.iter().zip(&other.contents).filter(|(ours, theirs)| ours != theirs) {
@@ -54,7 +55,7 @@ impl Answer {
     }
 }
 
-/// The simulated database, on a network where everything arrives at once.
+/// The simulated database, on a network without delay.
 struct Simulated {
     network: Arc<Mutex<Network>>,
     line: Line,
@@ -69,7 +70,7 @@ impl Simulated {
         Self { line: Line::new(network.clone(), "test"), network }
     }
 
-    /// Lets the request that was just sent arrive and its answer come back.
+    /// Delivers the request that was just sent, and its answer.
     fn pass(&self) {
         let mut network = lock(&self.network);
         network.arrive(0);
@@ -104,7 +105,7 @@ async fn answer(emulator: &Emulator, step: &Step) -> Answer {
     answer
 }
 
-/// Gives the emulator the contents of the simulated database, after a difference that is known.
+/// Copies the contents of the simulated database to the emulator, after a known difference.
 async fn align(emulator: &Emulator, simulated: &Simulated, tables: &[Table]) {
     emulator.empty(tables).await;
     for (table, ..) in tables {
@@ -115,19 +116,19 @@ async fn align(emulator: &Emulator, simulated: &Simulated, tables: &[Table]) {
     }
 }
 
-/// Two answers that are not the same.
+/// Two different answers.
 struct Mismatch {
     at: usize,
     ours: Answer,
     theirs: Answer,
 }
 
-/// Sends the operations to both. Counts the differences that are known.
+/// Sends the operations to both. Counts the known differences.
 async fn compare(emulator: &Emulator, steps: &[Step], met: &mut [usize]) -> Result<(), Box<Mismatch>> {
     let simulated = Simulated::new(&TABLES);
     let mut spoilt = HashSet::new();
     for (at, step) in steps.iter().enumerate() {
-        // One of the two has done something with it, and the other has not.
+        // One database has executed this transaction and the other has not.
         if step.operation.token().is_some_and(|token| spoilt.contains(token)) {
             continue;
         }
@@ -146,7 +147,7 @@ async fn compare(emulator: &Emulator, steps: &[Step], met: &mut [usize]) -> Resu
     Ok(())
 }
 
-/// Leaves out what the mismatch does not need.
+/// Removes the operations that the mismatch does not need.
 async fn smaller(fresh: impl AsyncFn() -> Emulator, mut steps: Vec<Step>) -> (Vec<Step>, Box<Mismatch>) {
     let mut met = vec![0; KNOWN.len()];
     let mut found = compare(&fresh().await, &steps, &mut met).await.expect_err("it differed before");
@@ -177,28 +178,28 @@ async fn all_sequences_agree(kind: Kind, sequences: u64, fresh: impl AsyncFn() -
     }
     for (known, met) in KNOWN.iter().zip(&met).filter(|(known, _)| known.of == kind) {
         println!("{met} times: {} ({})", known.what, known.source);
-        assert!(*met > 0, "no operation meets this any more, take it off the list: {}", known.what);
+        assert!(*met > 0, "no operation meets this difference any more, remove it from the list: {}", known.what);
     }
 }
 
 #[tokio::test]
 async fn the_simulated_database_answers_as_the_embedded_emulator() {
-    all_sequences_agree(Kind::Embedded, 200, async || Emulator::embedded(&TABLES).await).await;
+    all_sequences_agree(Kind::Embedded, size(60, 600), async || Emulator::embedded(&TABLES).await).await;
 }
 
 #[tokio::test]
 async fn the_simulated_database_answers_as_moto() {
     let Some(server) = moto() else { return };
-    all_sequences_agree(Kind::Moto, 60, async || Emulator::moto(&server, &TABLES).await).await;
+    all_sequences_agree(Kind::Moto, size(20, 200), async || Emulator::moto(&server, &TABLES).await).await;
 }
 
 #[tokio::test]
 async fn what_the_worker_sends_is_answered_as_by_the_embedded_emulator() {
     let mut tally = story::Tally::new();
-    for seed in 0..20 {
+    for seed in 0..size(10, 100) {
         let both = story::Both::new(Emulator::embedded(&story::TABLES).await);
         story::tell(&both, seed, 40).await;
-        for (end, times) in &both.met.lock().expect("no test goes on after a panic").1 {
+        for (end, times) in &both.met.lock().expect("no test continues after a panic").1 {
             *tally.entry(end.clone()).or_default() += times;
         }
     }
@@ -215,18 +216,23 @@ async fn what_the_worker_sends_is_answered_as_by_the_embedded_emulator() {
 #[tokio::test]
 async fn what_the_worker_sends_is_answered_as_by_moto() {
     let Some(server) = moto() else { return };
-    for seed in 0..4 {
+    for seed in 0..size(2, 20) {
         let both = story::Both::new(Emulator::moto(&server, &story::TABLES).await);
         story::tell(&both, seed, 40).await;
     }
 }
 
-/// A server of moto; none where it cannot be had, unless this is where every check must run.
+/// How many seeds a test takes: the first number before every change, the second under `.ci/nightly`.
+fn size(gate: u64, nightly: u64) -> u64 {
+    if std::env::var_os("PROOF").is_some_and(|proof| proof == "nightly") { nightly } else { gate }
+}
+
+/// A moto server. `None` if it cannot be started here; with `CI` set, that is a failure.
 fn moto() -> Option<Moto> {
     match Moto::start() {
         Ok(server) => Some(server),
         Err(why) if std::env::var_os("CI").is_none() => {
-            // Past the test's captured output, for all to see.
+            // Not captured by the test runner.
             _ = writeln!(std::io::stderr(), "\n!!! SKIPPED: moto cannot be started, so nothing is compared with it: {why}\n");
             None
         }

@@ -80,3 +80,6 @@ impl Export {
         spill.finish()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -28,7 +28,6 @@ mod store {
 }
 
 mod sources {
-    mod export;
     mod stream;
 }
 

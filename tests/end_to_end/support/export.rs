@@ -1,16 +1,17 @@
 //! Exports of the event store's table, written as DynamoDB writes them.
 
 use std::{
+    collections::HashMap,
     fmt::Write as _,
     fs,
     io::Write as _,
     path::{Path, PathBuf},
 };
 
+use aws_sdk_dynamodb::types::AttributeValue;
 use aws_smithy_types::base64;
 use flate2::{Compression, write::GzEncoder};
 use md5::{Digest as _, Md5};
-use projection_worker::internals::store::item::SdkItem;
 use serde_dynamo::Item;
 use serde_json::json;
 
@@ -19,7 +20,7 @@ pub const ID: &str = "01693685827463-2d8752fd";
 pub const TABLE: &str = "arn:aws:dynamodb:eu-west-1:123456789012:table/event-store";
 
 /// Writes an export of these items into a copied bucket, distributed in turn over this number of data files. Returns its folder.
-pub fn write_export(bucket: &Path, files: usize, items: &[SdkItem]) -> PathBuf {
+pub fn write_export(bucket: &Path, files: usize, items: &[HashMap<String, AttributeValue>]) -> PathBuf {
     let mut texts = vec![String::new(); files];
     for (at, item) in items.iter().enumerate() {
         writeln!(texts[at % files], "{}", json!({ "Item": Item::from(item.clone()) })).expect("written");

@@ -1,23 +1,40 @@
-//! Exports of the event store's table: written as DynamoDB writes them, read in order of aggregate and version.
+//! Exports written as DynamoDB writes them, read in order of aggregate and version.
 
 use std::{fs, path::Path};
 
 use aws_sdk_dynamodb::types::AttributeValue;
-use projection_vocabulary::{AggregateId, RecordedEvent, Value, Version, data};
-use projection_worker::internals::{
-    sources::export::{Export, ExportError, PAGE_BYTES_MAX, Sorted},
-    store::{
-        events::Stored,
-        item::{Malformed, SdkItem, encode_event},
-    },
+use projection_vocabulary::{
+    AggregateId, RecordedEvent, Value, Version, data,
+    sample::{Fact, record},
 };
 use serde_dynamo::Item;
 use serde_json::json;
+use written::{ID, TABLE, data_file, gzip, seal, write, write_export};
 
-use crate::support::{
-    export::{ID, TABLE, data_file, gzip, seal, write, write_export},
-    world::{account, recorded},
+use super::*;
+use crate::store::{
+    events::Stored,
+    item::{Malformed, SdkItem, encode_event},
 };
+
+/// The writer that the end-to-end tests use, too.
+#[path = "../../../tests/end_to_end/support/export.rs"]
+mod written;
+
+/// The events of an account that is opened with the first amount and receives the others as deposits.
+fn account(id: &str, amounts: &[&str]) -> Vec<RecordedEvent> {
+    let amount = |text: &str| Value::Number(text.parse().expect("a test's number"));
+    let facts = amounts.iter().enumerate().map(|(at, text)| {
+        let (event_type, name) = if at == 0 { ("AccountOpened", "initialDeposit") } else { ("MoneyDeposited", "amount") };
+        Fact { aggregate: id.into(), event_type, data: Value::Map([(name.into(), amount(text))].into()) }
+    });
+    record(facts.collect::<Vec<_>>()).collect()
+}
+
+/// Events of the type `Said`.
+fn said(id: &str, texts: impl IntoIterator<Item = Value>) -> Vec<RecordedEvent> {
+    record(texts.into_iter().map(|data| Fact { aggregate: id.into(), event_type: "Said", data })).collect()
+}
 
 fn bucket() -> tempfile::TempDir {
     tempfile::tempdir().expect("a folder")
@@ -105,7 +122,7 @@ fn an_item_is_read_unchanged() {
     let Value::Map(mut data) = data else { panic!("a map") };
     data.insert("text".into(), Value::Text("\0\n\"é𐀀".into()));
     data.insert("bytes".into(), Value::Bytes(vec![0, 255]));
-    let mut event = recorded([("ann", "Said", Value::Map(data))]).remove(0);
+    let mut event = said("ann", [Value::Map(data)]).remove(0);
     event.metadata = Some(data! { user: "u" });
     let bucket = bucket();
     write_export(bucket.path(), 1, &items(&[event.clone()]));
@@ -327,7 +344,7 @@ fn a_data_file_may_have_several_gzip_members_or_be_empty() {
 #[test]
 fn a_page_of_large_items_holds_fewer_of_them() {
     let text = "x".repeat(300 << 10);
-    let history = recorded((0..9).map(|_| ("ann", "Said", Value::Map([("text".into(), Value::Text(text.as_str().into()))].into()))));
+    let history = said("ann", (0..9).map(|_| Value::Map([("text".into(), Value::Text(text.as_str().into()))].into())));
     let bucket = bucket();
     write_export(bucket.path(), 2, &items(&history));
     let mut sorted = sorted(bucket.path()).expect("sorted");

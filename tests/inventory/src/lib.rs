@@ -1,4 +1,4 @@
-//! A third domain, as a team outside would write it: its projections, its list of them, its two programs.
+//! A third domain, as another team would write it in its own repository: its projections, its list of them, its two programs.
 
 pub mod stock_levels;
 
@@ -10,7 +10,7 @@ use projection_vocabulary::{
 /// Every projection of this team's worker.
 pub const ALL: &[&dyn DynProjection] = &[&stock_levels::StockLevels];
 
-/// What its `projector generate` makes up.
+/// The sample domain of its `projector generate`.
 pub const SAMPLES: &[Sample] = &[Sample { name: "inventory", facts: deliveries }];
 
 fn deliveries(pick: &mut Pick<'_>, facts: usize, articles: usize) -> Vec<Fact> {

@@ -1,26 +1,26 @@
-//! `stock-levels`: what there is of each article, and what lies in each warehouse.
+//! `stock-levels`: the stock of each article, and the stock in each warehouse.
 
 use projection_vocabulary::{Change, Decimal, Projection, Recorded, Refusal, own, shared};
 use serde::Deserialize;
 
-/// The rule. `onHand` counts for the article, `stored` for the warehouse.
+/// The rule: `onHand` counts the units of an article, `stored` the units in a warehouse.
 pub struct StockLevels;
 
-/// What happens to an article.
+/// The events of an article.
 #[derive(Deserialize)]
 pub enum Event {
-    /// Goods came in.
+    /// Goods arrived.
     GoodsReceived {
-        /// Where.
+        /// The warehouse they arrived at.
         warehouse: String,
-        /// How many.
+        /// Units.
         quantity: Decimal,
     },
-    /// Goods went out.
+    /// Goods were shipped.
     GoodsShipped {
-        /// From where.
+        /// The warehouse they left.
         warehouse: String,
-        /// How many.
+        /// Units.
         quantity: Decimal,
     },
 }
@@ -36,7 +36,7 @@ impl Projection for StockLevels {
             Event::GoodsShipped { warehouse, quantity } => (warehouse, -quantity),
         };
         if event.version.0 == 1 && quantity < Decimal::zero() {
-            return Err(Refusal::Rule("goods were shipped before any came in"));
+            return Err(Refusal::Rule("goods were shipped before any arrived"));
         }
         Ok(own()
             .add("onHand", &quantity)
@@ -68,8 +68,8 @@ mod tests {
     }
 
     #[test]
-    fn what_never_came_in_cannot_go_out() {
+    fn goods_that_never_arrived_cannot_be_shipped() {
         let refusal = given(&StockLevels).event("bolts", "GoodsShipped", data! { warehouse: "north", quantity: 1 }).refusal();
-        expect!["bolts 1: goods were shipped before any came in"].assert_eq(&refusal);
+        expect!["bolts 1: goods were shipped before any arrived"].assert_eq(&refusal);
     }
 }

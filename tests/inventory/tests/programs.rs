@@ -1,4 +1,4 @@
-//! The two programs of a team outside do for its domain what ours do for ours.
+//! Another team's two programs do for its domain what this repository's do for its own.
 
 use std::process::Command;
 
@@ -16,7 +16,7 @@ fn its_projector_generates_and_replays_its_own_domain() {
 }
 
 #[test]
-fn its_lambda_asks_for_the_table_of_its_own_projection() {
+fn its_lambda_requires_the_table_of_its_own_projection() {
     let started = Command::new(env!("CARGO_BIN_EXE_inventory-lambda")).env_clear().output().expect("it runs");
     let said = String::from_utf8_lossy(&started.stdout).into_owned() + &String::from_utf8_lossy(&started.stderr);
     assert!(!started.status.success());

@@ -258,7 +258,7 @@ fn the_same_seed_generates_the_same_files_and_they_replay_to_their_expected_rows
 fn a_batch_costs_one_request_for_each_account_it_touches() {
     let folder = tempfile::tempdir().expect("a folder");
     let out = folder.path().display().to_string();
-    assert_eq!(projector(&["generate", "--events", "10000", "--aggregates", "1000", "--out", &out]).status.code(), Some(0));
+    assert_eq!(projector(&["generate", "--events", "3000", "--aggregates", "1000", "--out", &out]).status.code(), Some(0));
     let mut touched = 0_u32;
     for file in
         fs::read_dir(&out).expect("files").map(|entry| entry.expect("an entry").path()).filter(|path| !path.ends_with("expected.json"))
@@ -270,7 +270,7 @@ fn a_batch_costs_one_request_for_each_account_it_touches() {
     }
     let output = projector(&["replay", &out, "--batch-size", "1000", "--output", "json"]);
     let report = serde_json::from_slice::<Json>(&output.stdout).expect("JSON")["report"].clone();
-    assert_eq!(report["total"]["applied"], 10_000);
+    assert_eq!(report["total"]["applied"], 3_000);
     let requests = report["requests"].as_u64().expect("a number");
     assert!(requests * 100 <= u64::from(touched) * 101, "{requests} requests for {touched} accounts touched");
     assert_eq!(report["writeUnits"].as_f64(), Some(f64::from(touched)), "a unit for each");
@@ -342,7 +342,7 @@ async fn deliver(world: &World, records: &[Box<RawValue>], batch: usize, shuffle
 async fn fixtures_yield_the_same_rows_in_any_batches_and_order_and_a_second_delivery_applies_nothing() {
     for folder in fixtures() {
         let fixture = load(&folder);
-        for (batch, shuffle) in [(1, None), (7, None), (1000, None), (1, Some(1)), (7, Some(2)), (7, Some(3)), (1000, Some(4))] {
+        for (batch, shuffle) in [(1, None), (7, None), (1000, None), (1, Some(1)), (7, Some(2))] {
             let case = format!("{} in batches of {batch}, shuffled {shuffle:?}", folder.display());
             let world = World::with(Registry::new(projections::ALL)).await;
             fill(&world, &fixture, &folder).await;

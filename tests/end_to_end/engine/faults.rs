@@ -223,7 +223,7 @@ async fn a_throttled_parking_table_is_retried() {
 async fn eight_concurrent_workers_on_the_same_records_yield_the_rows_of_one() {
     for domain in ["bank", "forum"] {
         let world = World::new().await;
-        let events = history(domain, 11, 150, 20);
+        let events = history(domain, 11, 80, 12);
         world.import(&events).await;
         let workers: Vec<_> = (0..8).map(|_| world.tapped(|_| Fault::None)).collect();
         let runs = workers.iter().zip(0..).map(|(tapped, seed)| {
@@ -231,7 +231,7 @@ async fn eight_concurrent_workers_on_the_same_records_yield_the_rows_of_one() {
             fastrand::Rng::with_seed(seed).shuffle(&mut mine);
             async move {
                 let mut totals = [0; 4];
-                for batch in mine.chunks(40) {
+                for batch in mine.chunks(20) {
                     let report = tapped.worker.process(&records(batch), Deadline::NONE).await;
                     totals.iter_mut().zip(applied(&report)).for_each(|(total, count)| *total += count);
                 }

@@ -1,4 +1,6 @@
-//! End to end: the real SDK against the embedded store, and the real programs.
+//! End to end: the real SDK against the embedded DynamoDB, and the real programs.
+//!
+//! It is one binary, linked once. Each folder has one subject; `support` holds the helpers that several files share.
 
 mod support {
     pub mod export;
@@ -15,6 +17,7 @@ mod support {
     pub mod world;
 }
 
+/// A batch of records becomes exact rows, whatever the batch and whatever fails.
 mod engine {
     mod decisions;
     mod faults;
@@ -23,20 +26,24 @@ mod engine {
     mod sizes;
 }
 
+/// The event store's appends, imports and reads.
 mod store {
     mod event_store;
 }
 
+/// Records from outside: the event store's stream.
 mod sources {
     mod stream;
 }
 
+/// Operations on a worker: rebuild, redrive, verify.
 mod operations {
     mod rebuild;
     mod redrive;
     mod verify;
 }
 
+/// The Lambda as a process, under a Runtime API.
 mod lambda {
     mod invocations;
     mod metrics;
@@ -46,6 +53,7 @@ mod lambda {
     mod traces;
 }
 
+/// `projector` as a process, as an operator runs it.
 mod cli {
     mod capture;
     mod doctor;

@@ -8,7 +8,7 @@ use projection_worker::internals::{
 };
 
 use crate::support::{
-    projections::{HOUSES_1, HOUSES_2, ODD},
+    projections::{HOUSES_1, HOUSES_2, UNUSUAL},
     world::{Fault, World, account, fold, history, impostor, recorded, records, registry},
 };
 
@@ -320,7 +320,7 @@ async fn a_rule_that_reads_its_row_yields_the_same_rows_under_redelivery_and_any
     facts.insert(5, ("ann", "Surrendered", data! {}));
     let events = recorded(facts);
     for size in [1, 2, 3, 5, events.len()] {
-        let world = World::with(Registry::new(ODD)).await;
+        let world = World::with(Registry::new(UNUSUAL)).await;
         world.import(&events).await;
         for batch in events.chunks(size) {
             assert_eq!(counts(&world.process(batch).await)[..2], [batch.len() as u64, 0]);
@@ -328,7 +328,7 @@ async fn a_rule_that_reads_its_row_yields_the_same_rows_under_redelivery_and_any
         }
         let report = world.process(&events).await;
         assert_eq!((report.total.duplicate, report.total.failed), (events.len() as u64, 0));
-        assert_eq!(world.rows().await, fold(Registry::new(ODD), &events), "in batches of {size}");
+        assert_eq!(world.rows().await, fold(Registry::new(UNUSUAL), &events), "in batches of {size}");
     }
 }
 
@@ -338,7 +338,7 @@ fn number(text: &str) -> Value {
 
 #[tokio::test]
 async fn a_rule_that_panics_on_an_event_parks_only_that_aggregate() {
-    let world = World::with(Registry::new(ODD)).await;
+    let world = World::with(Registry::new(UNUSUAL)).await;
     let events = recorded([
         ("ann", "Came", data! { page: "home", spent: 5 }),
         ("bob", "Came", data! { page: "home", spent: 7 }),
@@ -356,7 +356,7 @@ async fn a_rule_that_panics_on_an_event_parks_only_that_aggregate() {
 
 #[tokio::test]
 async fn an_event_that_changes_more_rows_than_a_transaction_holds_parks() {
-    let world = World::with(Registry::new(ODD)).await;
+    let world = World::with(Registry::new(UNUSUAL)).await;
     let events =
         recorded([("fits", "Spread", data! { rows: 99 }), ("wide", "Spread", data! { rows: 1 }), ("wide", "Spread", data! { rows: 100 })]);
     let report = world.process(&events).await;
@@ -433,7 +433,7 @@ async fn counts_from_earlier_batches_move_and_disappear_with_their_topic() {
 
 #[tokio::test]
 async fn aggregates_that_write_to_each_others_rows_go_into_separate_transactions() {
-    let world = World::with(Registry::new(ODD)).await;
+    let world = World::with(Registry::new(UNUSUAL)).await;
     let events = recorded([
         ("ann", "Came", data! { page: "bob", spent: 1 }),
         ("bob", "Came", data! { page: "home", spent: 2 }),
@@ -445,7 +445,7 @@ async fn aggregates_that_write_to_each_others_rows_go_into_separate_transactions
     assert_eq!(counts(&report), [4, 0, 0, 0, 0], "{:?}", report.reasons);
     // DynamoDB refuses a transaction that names a row twice. So: ann; bob and cid; home.
     assert_eq!(tapped.calls().iter().filter(|call| *call == "TransactWriteItems").count(), 3);
-    assert_eq!(world.rows().await, fold(Registry::new(ODD), &events));
+    assert_eq!(world.rows().await, fold(Registry::new(UNUSUAL), &events));
 }
 
 #[tokio::test]
@@ -558,7 +558,7 @@ async fn an_overflow_that_only_the_store_can_detect_parks_at_the_first_event_tha
 async fn an_event_that_would_overflow_a_shared_counter_parks_its_aggregate() {
     let came = |who, spent: &str| (who, "Came", Value::Map([("page".into(), "home".into()), ("spent".into(), number(spent))].into()));
     let first = recorded([came("ann", NINES)]);
-    let world = World::with(Registry::new(ODD)).await;
+    let world = World::with(Registry::new(UNUSUAL)).await;
     world.process(&first).await;
     let rest = recorded([came("bob", "-5"), came("cid", "8"), came("dan", "0"), came("eve", "1")]);
     let report = world.process(&rest).await;

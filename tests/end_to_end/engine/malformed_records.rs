@@ -18,13 +18,13 @@ use tracing::level_filters::LevelFilter;
 use tracing_subscriber::{filter::Targets, fmt, layer::SubscriberExt as _};
 
 use crate::support::{
-    malformed_records::{Claim, MARKED, Odd, odd_records},
+    malformed_records::{Claim, MARKERS, Malformed, malformed_records},
     world::{World, account, fold, record, registry},
 };
 
 /// Malformed records in a batch, and more valid ones: if half or more were to be parked, the whole batch would fail.
-const ODD: usize = 40;
-const GOOD: usize = 50;
+const MALFORMED: usize = 40;
+const VALID: usize = 50;
 /// A batch takes a fraction of a second; one that takes this long hangs.
 const BATCH_TIME_MAX: Duration = Duration::from_mins(1);
 
@@ -34,24 +34,24 @@ enum Expected {
     Applied(RecordedEvent),
     Ignored,
     /// Its aggregate is parked in the projection.
-    Waits(AggregateId),
+    Parked(AggregateId),
     /// The record is parked as a stray.
     Stray(String),
     /// The record fails: the stream is misconfigured.
     Failed,
 }
 
-fn expected(odd: &Odd) -> Expected {
+fn expected(malformed: &Malformed) -> Expected {
     let known = |event_type: &str| registry().projections().iter().any(|rule| rule.event_types().contains(&event_type));
-    match decode(&odd.record).body {
+    match decode(&malformed.record).body {
         Body::Event(event) if !known(&event.event_type) => Expected::Ignored,
         Body::Event(event) => {
             let fits = registry().projections().iter().all(|rule| Rows::default().fold(*rule, &event).is_ok());
-            if event.version == Version(1) && fits { Expected::Applied(event) } else { Expected::Waits(event.aggregate) }
+            if event.version == Version(1) && fits { Expected::Applied(event) } else { Expected::Parked(event.aggregate) }
         }
         Body::Poison(poison) => match (poison.event, poison.event_type) {
             (Some(_), Some(event_type)) if !known(&event_type) => Expected::Ignored,
-            (Some((aggregate, _)), Some(_)) => Expected::Waits(aggregate),
+            (Some((aggregate, _)), Some(_)) => Expected::Parked(aggregate),
             _ => Expected::Stray(poison.record_id),
         },
         Body::Ignored(_) => Expected::Ignored,
@@ -60,7 +60,7 @@ fn expected(odd: &Odd) -> Expected {
 }
 
 /// Whether a record's expected outcome agrees with its claim.
-fn holds(Odd { event, claim, .. }: &Odd, expected: &Expected) -> bool {
+fn holds(Malformed { event, claim, .. }: &Malformed, expected: &Expected) -> bool {
     let deposit = |event: &RecordedEvent| if let Value::Map(data) = &event.data { data.get("initialDeposit").cloned() } else { None };
     match (claim, expected) {
         (Claim::Event(event), Expected::Applied(applied)) => applied == event,
@@ -76,10 +76,11 @@ fn holds(Odd { event, claim, .. }: &Odd, expected: &Expected) -> bool {
 
 #[test]
 fn malformed_records_decode_as_claimed() {
-    let odd = odd_records();
-    let wrong = odd.iter().map(|odd| (odd, expected(odd))).filter(|(odd, expected)| !holds(odd, expected));
-    let wrong: Vec<_> = wrong.map(|(odd, expected)| format!("{}: {:?}, not {expected:?}", odd.what, odd.claim)).collect();
-    assert!(wrong.is_empty(), "of {} records these disagree with their claim:\n{}", odd.len(), wrong.join("\n"));
+    let malformed = malformed_records();
+    let wrong =
+        malformed.iter().map(|malformed| (malformed, expected(malformed))).filter(|(malformed, expected)| !holds(malformed, expected));
+    let wrong: Vec<_> = wrong.map(|(malformed, expected)| format!("{}: {:?}, not {expected:?}", malformed.what, malformed.claim)).collect();
+    assert!(wrong.is_empty(), "of {} records these disagree with their claim:\n{}", malformed.len(), wrong.join("\n"));
 }
 
 #[tokio::test]
@@ -87,19 +88,19 @@ async fn every_malformed_record_has_one_outcome_and_no_valid_record_suffers() {
     let log = Log::default();
     let _heard = log.listen();
     let world = World::new().await;
-    let odd = odd_records();
-    assert!(odd.len() >= 2_000, "{} are too few", odd.len());
-    let batches = odd.chunks(ODD);
+    let malformed = malformed_records();
+    assert!(malformed.len() >= 2_000, "{} are too few", malformed.len());
+    let batches = malformed.chunks(MALFORMED);
     let amounts: Vec<String> = (1..=batches.len()).map(|amount| format!("{amount}.25")).collect();
     let amounts: Vec<&str> = amounts.iter().map(String::as_str).collect();
-    let good: Vec<_> = (0..GOOD).map(|at| account(&format!("good-{at:02}"), &amounts)).collect();
-    let (mut applied, mut waiting, mut strays) = (good.concat(), BTreeSet::new(), BTreeMap::<String, u64>::new());
-    for (turn, odd) in batches.enumerate() {
-        let mut records: Vec<_> = good.iter().zip(1..).map(|(events, position)| record(&events[turn], position)).collect();
+    let valid: Vec<_> = (0..VALID).map(|at| account(&format!("valid-{at:02}"), &amounts)).collect();
+    let (mut applied, mut parked_aggregates, mut strays) = (valid.concat(), BTreeSet::new(), BTreeMap::<String, u64>::new());
+    for (turn, malformed) in batches.enumerate() {
+        let mut records: Vec<_> = valid.iter().zip(1..).map(|(events, position)| record(&events[turn], position)).collect();
         let (mut parked, mut ignored, mut failed, mut events) = (0, 0, 0, 0);
-        for (at, odd) in odd.iter().enumerate() {
-            records.insert(2 * at, odd.record.clone());
-            let expected = expected(odd);
+        for (at, malformed) in malformed.iter().enumerate() {
+            records.insert(2 * at, malformed.record.clone());
+            let expected = expected(malformed);
             match expected {
                 Expected::Applied(event) => {
                     events += 1;
@@ -107,9 +108,9 @@ async fn every_malformed_record_has_one_outcome_and_no_valid_record_suffers() {
                 }
                 Expected::Ignored => ignored += 1,
                 Expected::Failed => failed += 1,
-                Expected::Waits(aggregate) => {
+                Expected::Parked(aggregate) => {
                     parked += 1;
-                    assert!(waiting.insert(aggregate), "{} has an aggregate of its own", odd.what);
+                    assert!(parked_aggregates.insert(aggregate), "{} has an aggregate of its own", malformed.what);
                 }
                 Expected::Stray(id) => {
                     parked += 1;
@@ -121,45 +122,45 @@ async fn every_malformed_record_has_one_outcome_and_no_valid_record_suffers() {
         assert_eq!(report.records, records.len() as u64);
         let total = report.total;
         let outcomes = (total.applied, total.duplicate, total.parked, report.ignored_total(), total.failed);
-        let these = || odd.iter().map(|odd| odd.what.as_str()).collect::<Vec<_>>().join("\n");
-        assert_eq!(outcomes, (GOOD as u64 + events, 0, parked, ignored, failed), "{:?} for\n{}", report.reasons, these());
-        assert!(silent(&format!("{report:?}")));
+        let these = || malformed.iter().map(|malformed| malformed.what.as_str()).collect::<Vec<_>>().join("\n");
+        assert_eq!(outcomes, (VALID as u64 + events, 0, parked, ignored, failed), "{:?} for\n{}", report.reasons, these());
+        assert!(is_free_of_data(&format!("{report:?}")));
     }
     let mut rows = fold(registry(), &applied);
     let wait = Attributes::from([("parked".into(), Value::Bool(true))]);
-    rows.get_mut("account-summary").expect("the projection").extend(waiting.iter().map(|id| (id.as_str().into(), wait.clone())));
+    rows.get_mut("account-summary").expect("the projection").extend(parked_aggregates.iter().map(|id| (id.as_str().into(), wait.clone())));
     assert_eq!(world.rows().await, rows);
 
     let parked = world.worker.store().parked().await.expect("the parking table");
-    assert!(parked.iter().all(|parked| silent(&parked.reason)), "no reason contains event data");
+    assert!(parked.iter().all(|parked| is_free_of_data(&parked.reason)), "no reason contains event data");
     let (alone, together): (Vec<_>, Vec<_>) = parked.into_iter().partition(|parked| parked.projection == "-");
     assert_eq!(alone.into_iter().map(|parked| (parked.aggregate, parked.count)).collect::<BTreeMap<_, _>>(), strays);
     let together: BTreeSet<_> = together.iter().map(|parked| AggregateId::from(parked.aggregate.as_str())).collect();
-    assert_eq!(together, waiting);
-    assert!(strays.len() >= 200 && waiting.len() >= 200, "there are {} and {}", strays.len(), waiting.len());
+    assert_eq!(together, parked_aggregates);
+    assert!(strays.len() >= 200 && parked_aggregates.len() >= 200, "there are {} and {}", strays.len(), parked_aggregates.len());
 
     let log = log.text();
     assert!(log.contains("record parked") && log.contains("aggregate parked"), "the log is captured");
-    let telling: Vec<_> = log.lines().filter(|line| !silent(line)).collect();
+    let telling: Vec<_> = log.lines().filter(|line| !is_free_of_data(line)).collect();
     assert!(telling.is_empty(), "{telling:#?} contain event data");
 }
 
 #[tokio::test]
 async fn a_batch_of_mostly_unreadable_records_fails_and_is_not_parked() {
     let world = World::new().await;
-    let good = account("good", &["1", "2"]);
+    let valid = account("good", &["1", "2"]);
     let junk = (0..20).map(|at| RawValue::from_string(format!(r#"{{"swordfish":{at}}}"#)).expect("JSON"));
-    let records: Vec<_> = junk.chain(good.iter().zip(1..).map(|(event, position)| record(event, position))).collect();
+    let records: Vec<_> = junk.chain(valid.iter().zip(1..).map(|(event, position)| record(event, position))).collect();
     let report = world.worker.process(&records, Deadline::NONE).await;
     assert_eq!((report.total.applied, report.total.parked, report.total.failed), (2, 0, 20), "{:?}", report.reasons);
     // They have no sequence number, so the whole batch is redelivered.
     assert_eq!((report.checkpoint, world.parked().await), (Checkpoint::WholeBatch, vec![]));
-    assert_eq!(world.rows().await, fold(registry(), &good));
+    assert_eq!(world.rows().await, fold(registry(), &valid));
 }
 
 /// Whether a text contains none of the event data.
-fn silent(text: &str) -> bool {
-    !MARKED.iter().any(|word| text.contains(word))
+fn is_free_of_data(text: &str) -> bool {
+    !MARKERS.iter().any(|word| text.contains(word))
 }
 
 /// The worker's log at the Lambda's most verbose level.

@@ -7,7 +7,7 @@ use projection_vocabulary::{RecordedEvent, Value, Version, data};
 use projection_worker::internals::{retry::Deadline, store::append::AppendError};
 
 use crate::support::{
-    malformed_records::NUMBERS_HELD,
+    malformed_records::VALID_NUMBERS,
     world::{World, account, fold, record, recorded, records, registry},
 };
 
@@ -107,10 +107,10 @@ async fn data_nested_to_dynamodbs_limit_is_applied_and_healed_and_deeper_data_pa
 #[tokio::test]
 async fn every_number_that_dynamodb_can_store_is_added_and_subtracted_exactly() {
     let world = World::new().await;
-    let events: Vec<_> = NUMBERS_HELD.iter().enumerate().flat_map(|(at, text)| account(&format!("account-{at}"), &[text])).collect();
+    let events: Vec<_> = VALID_NUMBERS.iter().enumerate().flat_map(|(at, text)| account(&format!("account-{at}"), &[text])).collect();
     let report = world.process(&events).await;
-    assert_eq!(report.total.applied, NUMBERS_HELD.len() as u64, "{:?}", report.reasons);
-    for (at, text) in NUMBERS_HELD.iter().enumerate() {
+    assert_eq!(report.total.applied, VALID_NUMBERS.len() as u64, "{:?}", report.reasons);
+    for (at, text) in VALID_NUMBERS.iter().enumerate() {
         let balance = format!("balance={} ", plain(text));
         let row = world.row("account-summary", &format!("account-{at}")).await;
         assert!(row.starts_with(&balance), "{text}: {row} is not {balance}");
@@ -121,9 +121,9 @@ async fn every_number_that_dynamodb_can_store_is_added_and_subtracted_exactly() 
             if let Some(positive) = text.strip_prefix('-') { positive.to_owned() } else { format!("-{}", text.trim_start_matches('+')) };
         account(&id, &["0", &text]).remove(1)
     };
-    let report = world.process(&NUMBERS_HELD.iter().enumerate().map(back).collect::<Vec<_>>()).await;
-    assert_eq!(report.total.applied, NUMBERS_HELD.len() as u64, "{:?}", report.reasons);
-    for at in 0..NUMBERS_HELD.len() {
+    let report = world.process(&VALID_NUMBERS.iter().enumerate().map(back).collect::<Vec<_>>()).await;
+    assert_eq!(report.total.applied, VALID_NUMBERS.len() as u64, "{:?}", report.reasons);
+    for at in 0..VALID_NUMBERS.len() {
         assert!(world.row("account-summary", &format!("account-{at}")).await.starts_with("balance=0 "));
     }
 }

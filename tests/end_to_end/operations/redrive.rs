@@ -26,7 +26,7 @@ use projection_worker::{
 use serde_json::{Value as Json, json, value::RawValue};
 
 use crate::support::{
-    projections::{HOUSES_1, HOUSES_2, LIFTED, ODD, UNCURSED},
+    projections::{HOUSES_1, HOUSES_2, LIFTED, UNCURSED, UNUSUAL},
     world::{Call, Fault, Tapped, World, account, fold, impostor, record, recorded, records, registry},
 };
 
@@ -137,7 +137,7 @@ async fn a_new_rule_that_accepts_the_event_recovers_what_the_old_one_parked() {
         ("ann", "Cursed", data! {}),
         ("ann", "Came", data! { page: "shop", spent: 9 }),
     ]);
-    let world = World::with(Registry::new(ODD)).await;
+    let world = World::with(Registry::new(UNUSUAL)).await;
     world.import(&events).await;
     assert_eq!(world.process(&events).await.total.parked, 2);
     let reason = still_parked(redrive_only(&world).await);
@@ -494,7 +494,7 @@ async fn redriving_a_row_of_a_newer_revision_fails_and_changes_nothing() {
     let (entry, before) = (only_entry(&world).await, world.rows().await);
     let failed = redrive::redrive(&world.worker_of(HOUSES_1), &entry, Trust::Row, Deadline::NONE).await.expect_err("old");
     assert!(failed.to_string().contains("written by revision 2"), "{failed}");
-    let failed = redrive::redrive(&world.worker_of(ODD), &entry, Trust::Row, Deadline::NONE).await.expect_err("unknown");
+    let failed = redrive::redrive(&world.worker_of(UNUSUAL), &entry, Trust::Row, Deadline::NONE).await.expect_err("unknown");
     assert_eq!(failed.to_string(), "no projection `houses` is in this program, which has records, visits, spreads");
     assert_eq!((only_entry(&world).await, world.rows().await), (entry, before));
 }
@@ -719,7 +719,7 @@ async fn an_event_after_thousands_of_irrelevant_ones_is_found() {
 #[tokio::test]
 async fn redriving_an_aggregate_without_relevant_events_leaves_no_row() {
     let events = recorded([("ann", "Cursed", data! {}), ("ann", "Cursed", data! {})]);
-    let world = World::with(Registry::new(ODD)).await;
+    let world = World::with(Registry::new(UNUSUAL)).await;
     world.import(&events).await;
     world.process(&events).await;
     assert_eq!(world.row("visits", "ann").await, "parked=true");

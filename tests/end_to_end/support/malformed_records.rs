@@ -11,10 +11,10 @@ use serde_json::{Value as Json, json, value::RawValue};
 use crate::support::world::{record, recorded};
 
 /// Markers in the data of each event, whole or in part. No message may repeat one.
-pub const MARKED: [&str; 2] = ["swordfish", "47114711"];
+pub const MARKERS: [&str; 2] = ["swordfish", "47114711"];
 
 /// A record, with what must hold for it, known without decoding it.
-pub struct Odd {
+pub struct Malformed {
     /// The defect.
     pub what: String,
     pub record: Box<RawValue>,
@@ -34,8 +34,8 @@ pub enum Claim {
     Event(RecordedEvent),
 }
 
-pub fn odd_records() -> Vec<Odd> {
-    let mut all = Odds(Vec::new());
+pub fn malformed_records() -> Vec<Malformed> {
+    let mut all = Generator(Vec::new());
     all.members();
     all.tags();
     all.numbers();
@@ -72,12 +72,12 @@ fn is_essential(place: &str) -> bool {
     place != "/dynamodb/Keys" && ESSENTIAL.iter().any(|essential| essential.starts_with(place) || place.starts_with(essential))
 }
 
-struct Odds(Vec<Odd>);
+struct Generator(Vec<Malformed>);
 
-impl Odds {
+impl Generator {
     /// The event from which the next record is made.
     fn event(&self) -> RecordedEvent {
-        let id = format!("odd-{:04}", self.0.len());
+        let id = format!("malformed-{:04}", self.0.len());
         let data = data! {
             initialDeposit: 4711.47114711, note: "swordfish",
             owner: { "name": "swordfish", "tags": ["swordfish", null, true], "since": 4711471147114711 },
@@ -92,7 +92,7 @@ impl Odds {
         let event = self.event();
         let text = change(record(&event, self.0.len() as u64 + 1).get().to_owned());
         let record = RawValue::from_string(text).unwrap_or_else(|_| panic!("{what} is JSON"));
-        self.0.push(Odd { what: what.to_string(), record, event, claim });
+        self.0.push(Malformed { what: what.to_string(), record, event, claim });
     }
 
     /// Adds a record changed as JSON.
@@ -166,13 +166,13 @@ impl Odds {
     }
 
     fn numbers(&mut self) {
-        for text in NUMBERS_HELD {
+        for text in VALID_NUMBERS {
             let mut event = self.event();
             let Value::Map(data) = &mut event.data else { unreachable!("data is a map") };
             data.insert("initialDeposit".into(), Value::Number(text.parse().expect("DynamoDB holds it")));
             self.changed(format_args!("a deposit of {text}"), Claim::Event(event), |json| *at(json, DEPOSIT) = json!({ "N": text }));
         }
-        for text in NUMBERS_NOT_HELD {
+        for text in INVALID_NUMBERS {
             for place in ["initialDeposit", "note", "owner/M/since"] {
                 let place = format!("{IMAGE}/eventData/M/{place}");
                 self.changed(format_args!("{text:?} at {place}"), Claim::Refused, |json| *at(json, &place) = json!({ "N": text }));
@@ -240,7 +240,7 @@ impl Odds {
             let event = RecordedEvent { timestamp: Timestamp::parse(instant).expect("an instant"), ..self.event() };
             self.changed(format_args!("at {text}"), Claim::Event(event), |json| *at(json, &place) = json!(text));
         }
-        for text in NO_TIMESTAMPS {
+        for text in INVALID_TIMESTAMPS {
             self.changed(format_args!("at {text:?}"), Claim::Refused, |json| *at(json, &place) = json!(text));
         }
     }
@@ -295,17 +295,17 @@ impl Odds {
             remove(&mut json["dynamodb"]["NewImage"], "GSI1PK");
             remove(&mut json["dynamodb"]["NewImage"], "GSI1SK");
         });
-        self.changed("keys that are in the image alone", Claim::Event(self.event()), |json| remove(&mut json["dynamodb"], "Keys"));
-        self.changed("a key attribute too many", Claim::Event(self.event()), |json| {
+        self.changed("keys only in the image", Claim::Event(self.event()), |json| remove(&mut json["dynamodb"], "Keys"));
+        self.changed("an additional key attribute", Claim::Event(self.event()), |json| {
             json["dynamodb"]["Keys"]["swordfish"] = json!({ "S": "swordfish" });
         });
-        self.changed("an attribute nobody knows", Claim::Event(self.event()), |json| {
+        self.changed("an unknown attribute", Claim::Event(self.event()), |json| {
             json["dynamodb"]["NewImage"]["swordfish"] = json!({ "N": "0.5" });
         });
-        self.changed("an old image beside the new one", Claim::Event(self.event()), |json| {
+        self.changed("an old image along with the new one", Claim::Event(self.event()), |json| {
             json["dynamodb"]["OldImage"] = json!({ "swordfish": { "S": "swordfish" } });
         });
-        self.changed("an image as JSON in a text", Claim::Refused, |json| {
+        self.changed("an image as JSON text", Claim::Refused, |json| {
             json["dynamodb"]["NewImage"] = json!(json["dynamodb"]["NewImage"].to_string());
         });
         self.changed("an image without types", Claim::Refused, |json| {
@@ -313,7 +313,7 @@ impl Odds {
         });
         self.changed("an event that holds a batch", Claim::Refused, |json| *json = json!({ "Records": [json.take()] }));
         self.changed("a record in a list", Claim::Refused, |json| *json = json!([json.take()]));
-        self.changed("a record in a text", Claim::Refused, |json| *json = json!(json.to_string()));
+        self.changed("a record as JSON text", Claim::Refused, |json| *json = json!(json.to_string()));
     }
 
     /// Defects that only JSON text can hold: duplicate names, escapes that are not characters, numbers beyond any type.
@@ -332,7 +332,7 @@ impl Odds {
             ("dynamodb null first", r#"{"dynamodb":null,"#),
             ("another eventName first", r#"{"eventName":"REMOVE","#),
             ("another eventID first", r#"{"eventID":"swordfish","#),
-            ("a list nobody knows", r#"{"swordfish":[[[]]],"#),
+            ("an unknown list", r#"{"swordfish":[[[]]],"#),
         ] {
             self.spelled(what, Claim::Meaningless, |record| record.replacen('{', twice, 1));
         }
@@ -434,7 +434,7 @@ fn places(json: &Json) -> Vec<String> {
     std::iter::once(String::new()).chain(below).collect()
 }
 
-pub const NUMBERS_HELD: [&str; 26] = [
+pub const VALID_NUMBERS: [&str; 26] = [
     "0",
     "-0",
     "0.0",
@@ -464,7 +464,7 @@ pub const NUMBERS_HELD: [&str; 26] = [
 ];
 
 /// Each contains a marker where it is long enough.
-const NUMBERS_NOT_HELD: [&str; 34] = [
+const INVALID_NUMBERS: [&str; 34] = [
     "",
     " ",
     " 4711471147114711",
@@ -561,7 +561,7 @@ const TIMESTAMPS: [(&str, &str); 9] = [
     ("2026-01-05t09:00:00z", "2026-01-05T09:00:00.000Z"),
 ];
 
-const NO_TIMESTAMPS: [&str; 36] = [
+const INVALID_TIMESTAMPS: [&str; 36] = [
     "",
     " ",
     "swordfish",

@@ -6,7 +6,7 @@ use projection_vocabulary::{
 use serde::Deserialize;
 
 /// One rule for each unusual thing that a rule may do.
-pub const ODD: &[&dyn DynProjection] = &[&Records, &Visits, &Spreads];
+pub const UNUSUAL: &[&dyn DynProjection] = &[&Records, &Visits, &Spreads];
 /// `visits` with a rule that handles `Cursed`.
 pub const LIFTED: &[&dyn DynProjection] = &[&Lifted];
 /// `visits` with a rule for which `Cursed` is irrelevant.

@@ -1,4 +1,6 @@
 //! What verification finds, what `--repair` repairs, and that neither touches correct rows.
+//!
+//! Verification looks again, seconds later, at rows that are missing or behind: tests with such rows pause the clock.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -109,7 +111,7 @@ async fn one_tampered_row_among_a_hundred_is_found_and_repaired() {
     assert!(verified(&world, rule.name(), CHECK).await.home.is_empty());
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn every_kind_of_wrong_row_has_its_own_finding() {
     let world = World::new().await;
     let ids = ["ahead", "behind", "drifted", "fine", "missing", "orphaned", "parked", "version"];
@@ -195,7 +197,7 @@ async fn a_tampered_contribution_is_a_finding_of_the_contributing_row() {
     assert_eq!(after, before);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_parked_row_is_not_repaired_and_no_sum_is_adjusted_to_it() {
     let (world, events) = projected("forum", 600, 30).await;
     let rule = registry().get("forum-counters").expect("a projection");
@@ -214,7 +216,7 @@ async fn a_parked_row_is_not_repaired_and_no_sum_is_adjusted_to_it() {
     assert_eq!(world.rows().await, fold(registry(), &events));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_deleted_row_and_the_contributions_it_left_are_both_repaired() {
     let (world, events) = projected("forum", 1_500, 50).await;
     let rule = registry().get("forum-counters").expect("a projection");

@@ -1,6 +1,7 @@
-//! Whether a deployment is as correctness needs it: what a template says, or what is deployed, judged by the same checks.
+//! Checks a template or a deployed function for settings that would lose or delay events. Both go through the same checks.
 //!
-//! `infra/check.sh` holds this repository's template against its code to the letter. This judges anybody's, by what it leads to.
+//! `infra/check.sh` compares this repository's own template with the code in every detail. This module checks anybody's, by the
+//! consequences of each setting.
 
 mod cloudformation;
 pub mod deployed;
@@ -19,108 +20,108 @@ pub use tables::{Index, Keys, Table};
 
 use crate::store::{EVENT_STORE_VAR, PARKED_VAR, table_var};
 
-/// A property, as it was found.
+/// A property, as found in a template or a deployment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Setting<T> {
     /// It has a value.
     Value(T),
-    /// It has none, so AWS takes its default.
+    /// It has no value, so AWS uses its default.
     #[default]
     Unset,
-    /// It cannot be told from here, and why.
+    /// It cannot be determined from here, for this reason.
     Unseen(String),
 }
 
-/// What decides about a worker's correctness outside its code.
+/// Everything outside the code that a worker's correctness depends on.
 #[derive(Debug)]
 pub struct Deployment {
-    /// What invokes the worker from streams.
+    /// The event source mappings that invoke the worker.
     pub mappings: Vec<Mapping>,
-    /// The worker.
+    /// The worker's function.
     pub function: Function,
-    /// The tables that the function's variables name; none for a variable that is not set.
+    /// The tables that the function's variables name. A variable that is not set has no entry.
     pub tables: Vec<(Role, Setting<Table>)>,
 }
 
-/// What a table is for.
+/// The purpose of a table.
 #[derive(Clone, Copy)]
 pub enum Role {
     /// The event store.
     EventStore,
-    /// What is parked.
+    /// The parking table.
     Parked,
     /// The rows of a projection.
     ReadModel(&'static dyn DynProjection),
 }
 
-/// What is to be looked at, why it matters, and what to do.
+/// A setting to check, why it matters, and how to fix it.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Check {
     /// Its name, for scripts.
     pub name: &'static str,
-    /// What a finding means.
+    /// The consequence of a finding.
     pub severity: Severity,
-    /// What comes of it.
+    /// What goes wrong, in full sentences.
     pub why: &'static str,
-    /// What to put in its place, as CloudFormation spells it.
+    /// The right setting, as CloudFormation spells it.
     pub fix: &'static str,
 }
 
-/// What a finding means.
+/// The consequence of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
-    /// Events can be lost, or the worker cannot do its work.
+    /// Events can be lost, or the worker cannot work.
     Error,
-    /// It works, and costs more or comes later than it must.
+    /// The worker works, but costs more or lags more than it needs to.
     Warning,
 }
 
-/// Something that is not as it must be.
+/// A setting that is wrong.
 #[derive(Debug)]
 pub struct Finding {
-    /// What was looked at.
+    /// The check that it fails.
     pub check: &'static Check,
-    /// Where: a resource and its property.
+    /// The resource and its property.
     pub subject: String,
-    /// What is there.
+    /// What is wrong with it; reads on after the subject: "is LATEST".
     pub found: String,
 }
 
-/// What an examination came to.
+/// The result of an examination.
 #[derive(Debug, Default)]
 pub struct Examination {
-    /// What is not as it must be; errors first.
+    /// The settings that are wrong; errors first.
     pub findings: Vec<Finding>,
-    /// What could not be judged, by where it is, and why not.
+    /// The settings that could not be determined, and why.
     pub unseen: BTreeMap<String, String>,
-    /// How many questions were decided, either way.
+    /// The number of checks that passed or failed.
     pub judged: usize,
 }
 
-/// There is nothing to examine. The message names what to do.
+/// There is nothing to examine. The message names the fix.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Unusable(pub String);
 
-/// Judges a deployment of a worker with these projections.
+/// Checks a deployment of a worker with these projections.
 #[must_use]
 pub fn examine(deployment: &Deployment, registry: Registry) -> Examination {
     let mut examination = Examination::default();
     mapping::examine(deployment, &mut examination);
     function::examine(deployment, registry, &mut examination);
     tables::examine(deployment, &mut examination);
-    // Stable, so that what belongs together stays so.
+    // The sort is stable, so that related findings stay together.
     examination.findings.sort_by_key(|finding| finding.check.severity);
     examination
 }
 
-/// All that is judged.
+/// All checks.
 pub fn checks() -> impl Iterator<Item = &'static Check> {
     [mapping::CHECKS, function::CHECKS, tables::CHECKS].into_iter().flatten().copied()
 }
 
 impl Examination {
-    /// Judges a property: `wrong` says what is wrong with it, if anything, of its value or of its absence.
+    /// Checks a property. `wrong` describes what is wrong with its value, or with its absence, if anything.
     fn judge<T>(&mut self, check: &'static Check, subject: String, setting: &Setting<T>, wrong: impl FnOnce(Option<&T>) -> Option<String>) {
         let value = match setting {
             Setting::Value(value) => Some(value),
@@ -136,13 +137,13 @@ impl Examination {
         }
     }
 
-    /// The same where values may be wrong, and the absence of one is not.
-    fn refuse<T: fmt::Display>(&mut self, check: &'static Check, subject: String, setting: &Setting<T>, wrong: impl FnOnce(&T) -> bool) {
+    /// Checks a property that is wrong if `wrong` holds for its value. Its absence is never wrong.
+    fn reject_if<T: fmt::Display>(&mut self, check: &'static Check, subject: String, setting: &Setting<T>, wrong: impl FnOnce(&T) -> bool) {
         self.judge(check, subject, setting, |value| value.filter(|value| wrong(value)).map(|value| is(Some(value))));
     }
 
-    /// The same where one value alone will do.
-    fn demand<T: PartialEq + fmt::Display>(&mut self, check: &'static Check, subject: String, setting: &Setting<T>, wanted: &T) {
+    /// Checks a property that must have this value.
+    fn require<T: PartialEq + fmt::Display>(&mut self, check: &'static Check, subject: String, setting: &Setting<T>, wanted: &T) {
         self.judge(check, subject, setting, |value| (value != Some(wanted)).then(|| is(value)));
     }
 }
@@ -150,25 +151,38 @@ impl Examination {
 /// The service of an ARN.
 ///
 /// # Errors
-/// It is no ARN, in words.
+/// It is not a valid ARN.
 fn service_of(arn: &str) -> Result<String, String> {
     let service = arn.strip_prefix("arn:").and_then(|rest| rest.split(':').nth(1)).filter(|service| !service.is_empty());
-    service.map(str::to_owned).ok_or_else(|| "is no ARN".to_owned())
+    service.map(str::to_owned).ok_or_else(|| "is not a valid ARN".to_owned())
 }
 
-/// What there is, in words.
+/// A value, or its absence, in words.
 fn is<T: fmt::Display>(value: Option<&T>) -> String {
     value.map_or_else(|| "is not set".to_owned(), |value| format!("is {value}"))
 }
 
 impl<T> Setting<T> {
-    /// The same property, read as something else; what cannot be read so is unseen.
-    pub fn then<U>(self, read: impl FnOnce(T) -> Result<U, String>) -> Setting<U> {
+    /// Its value. Without one, the same setting as any other type.
+    ///
+    /// # Errors
+    /// It is unset or unseen.
+    fn value<U>(self) -> Result<T, Setting<U>> {
         match self {
-            Self::Value(value) => read(value).map_or_else(Setting::Unseen, Setting::Value),
-            Self::Unset => Setting::Unset,
-            Self::Unseen(why) => Setting::Unseen(why),
+            Self::Value(value) => Ok(value),
+            Self::Unset => Err(Setting::Unset),
+            Self::Unseen(why) => Err(Setting::Unseen(why)),
         }
+    }
+
+    /// The setting that its value leads to.
+    fn and_then<U>(self, next: impl FnOnce(T) -> Setting<U>) -> Setting<U> {
+        self.value().map_or_else(|without_value| without_value, next)
+    }
+
+    /// Its value, converted. If that fails, it is unseen.
+    fn try_map<U>(self, convert: impl FnOnce(T) -> Result<U, String>) -> Setting<U> {
+        self.and_then(|value| convert(value).into())
     }
 
     fn as_ref(&self) -> Setting<&T> {
@@ -176,14 +190,6 @@ impl<T> Setting<T> {
             Self::Value(value) => Setting::Value(value),
             Self::Unset => Setting::Unset,
             Self::Unseen(why) => Setting::Unseen(why.clone()),
-        }
-    }
-
-    /// As if it were not set, unless its value is one of these.
-    fn some(self, is_some: impl FnOnce(&T) -> bool) -> Self {
-        match self {
-            Self::Value(value) if !is_some(&value) => Self::Unset,
-            other => other,
         }
     }
 
@@ -217,13 +223,19 @@ impl<T> From<Option<T>> for Setting<T> {
     }
 }
 
+impl<T> From<Result<T, String>> for Setting<T> {
+    fn from(value: Result<T, String>) -> Self {
+        value.map_or_else(Self::Unseen, Self::Value)
+    }
+}
+
 impl Role {
-    /// All that a worker has.
+    /// Those of all tables that a worker uses.
     fn all(registry: Registry) -> impl Iterator<Item = Self> {
         [Self::EventStore, Self::Parked].into_iter().chain(registry.projections().iter().map(|rule| Self::ReadModel(*rule)))
     }
 
-    /// The variable that names it to the function.
+    /// The environment variable that names the table.
     fn variable(self) -> String {
         match self {
             Self::EventStore => EVENT_STORE_VAR.to_owned(),

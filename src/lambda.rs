@@ -193,7 +193,7 @@ fn members(payload: &RawValue) -> Result<Members<'_>, Diagnostic> {
 
 fn unknown_payload() -> Diagnostic {
     let error_message = format!(
-        "the payload is neither a batch of a DynamoDB stream (a list named Records) nor a known task ({}): check what invokes this function",
+        "the payload is neither a batch of a DynamoDB stream (a list named Records) nor a known task ({}): check what invokes the function",
         tasks::NAMES.join(", ")
     );
     Diagnostic { error_type: "NotABatch".to_owned(), error_message }

@@ -1,7 +1,7 @@
-//! A CloudFormation template as a document: YAML or JSON, with its functions worked out as far as that goes without an account.
+//! A CloudFormation template as a document: YAML or JSON, with its functions resolved as far as possible without an account.
 //!
-//! What a resource will be named is not known before it is deployed. It stands in texts as `${Table.StreamArn}`, which is the same in all
-//! places that mean the same. What cannot be worked out stays as it is: an object with one member, `Ref`, `Condition` or `Fn::...`
+//! The names of resources are unknown before deployment. A text refers to them as `${Table.StreamArn}`, and the same reference always
+//! means the same resource. A function that cannot be resolved stays unchanged: an object with one member, `Ref`, `Condition` or `Fn::...`
 //! (<https://docs.aws.amazon.com/AWSCloudFormation/latest/TemplateReference/intrinsic-function-reference.html>).
 
 use std::collections::BTreeMap;
@@ -11,18 +11,18 @@ use serde_norway::Value as Yaml;
 
 use super::Unusable;
 
-/// How deep functions and conditions may lie within each other: more is a circle.
+/// How deeply functions and conditions may be nested: more is a cycle.
 const DEPTH_MAX: u32 = 64;
-/// The parameter that stands for no value at all.
+/// The parameter that means "no value".
 const NO_VALUE: &str = "AWS::NoValue";
 
-/// A template, and the values of its parameters.
+/// A template and the values of its parameters.
 pub struct Document {
     root: Json,
     parameters: BTreeMap<String, Json>,
 }
 
-/// A resource, worked out.
+/// A resource, with its functions resolved.
 pub struct Resource {
     pub id: String,
     pub kind: String,
@@ -30,15 +30,15 @@ pub struct Resource {
 }
 
 impl Document {
-    /// Reads a template, with the values that some of its parameters get.
+    /// Reads a template, with these values for its parameters.
     ///
     /// # Errors
-    /// It is neither YAML nor JSON, is no template, or has no such parameter.
+    /// It is neither YAML nor JSON, is not a template, or lacks one of the parameters.
     pub fn read(text: &str, given: &[(String, String)]) -> Result<Self, Unusable> {
         let root: Yaml = serde_norway::from_str(text).map_err(|error| Unusable(format!("is neither YAML nor JSON: {error}")))?;
         let root = json_of(root)?;
         if !root["Resources"].is_object() {
-            return Err(Unusable("is no CloudFormation template: it has no Resources".to_owned()));
+            return Err(Unusable("is not a CloudFormation template: it has no Resources".to_owned()));
         }
         let mut parameters = BTreeMap::new();
         for (name, parameter) in root["Parameters"].as_object().into_iter().flatten() {
@@ -55,7 +55,7 @@ impl Document {
         Ok(Self { root, parameters })
     }
 
-    /// The resources that are made, those of the serverless transform with its globals.
+    /// The resources to be created. Those of the serverless transform include its globals.
     pub fn resources(&self) -> Vec<Resource> {
         let mut resources = Vec::new();
         for (id, resource) in self.root["Resources"].as_object().into_iter().flatten() {
@@ -65,26 +65,26 @@ impl Document {
             }
             let globals = kind.strip_prefix("AWS::Serverless::").map(|kind| &self.root["Globals"][kind]);
             let properties = merged(globals.unwrap_or(&Json::Null), &resource["Properties"]);
-            let properties = self.worked_out(&properties, DEPTH_MAX).unwrap_or_default();
+            let properties = self.resolved(&properties, DEPTH_MAX).unwrap_or_default();
             resources.push(Resource { id: id.clone(), kind: kind.to_owned(), properties });
         }
         resources
     }
 
-    /// The value with all that can be known in place of functions; `None` for no value.
-    fn worked_out(&self, value: &Json, depth: u32) -> Option<Json> {
+    /// The value with its functions resolved as far as possible; `None` for no value.
+    fn resolved(&self, value: &Json, depth: u32) -> Option<Json> {
         let Some(depth) = depth.checked_sub(1) else { return Some(value.clone()) };
         match value {
-            Json::Array(values) => Some(values.iter().filter_map(|value| self.worked_out(value, depth)).collect()),
+            Json::Array(values) => Some(values.iter().filter_map(|value| self.resolved(value, depth)).collect()),
             Json::Object(members) => match function_of(members) {
                 Some(("Ref", Json::String(name))) if name == NO_VALUE => None,
                 Some(("Fn::If", argument)) => match self.branch(argument, depth) {
-                    Some(branch) => self.worked_out(branch, depth),
+                    Some(branch) => self.resolved(branch, depth),
                     None => Some(value.clone()),
                 },
                 Some((name, argument)) => Some(self.call(name, argument, depth).unwrap_or_else(|| value.clone())),
                 None => {
-                    let members = members.iter().filter_map(|(name, value)| Some((name.clone(), self.worked_out(value, depth)?)));
+                    let members = members.iter().filter_map(|(name, value)| Some((name.clone(), self.resolved(value, depth)?)));
                     Some(Json::Object(members.collect()))
                 }
             },
@@ -92,9 +92,9 @@ impl Document {
         }
     }
 
-    /// What a function comes to; `None` if that cannot be known.
+    /// The value of a function; `None` if it cannot be resolved.
     fn call(&self, name: &str, argument: &Json, depth: u32) -> Option<Json> {
-        let list = |argument: &Json| match self.worked_out(argument, depth)? {
+        let list = |argument: &Json| match self.resolved(argument, depth)? {
             Json::Array(values) => Some(values),
             _ => None,
         };
@@ -109,7 +109,7 @@ impl Document {
                 Json::String(text) => self.substituted(text, &Map::new()),
                 Json::Array(parts) => {
                     let [Json::String(text), Json::Object(own)] = parts.as_slice() else { return None };
-                    let own = own.iter().filter_map(|(name, value)| Some((name.clone(), self.worked_out(value, depth)?)));
+                    let own = own.iter().filter_map(|(name, value)| Some((name.clone(), self.resolved(value, depth)?)));
                     self.substituted(text, &own.collect())
                 }
                 _ => None,
@@ -131,7 +131,7 @@ impl Document {
         }
     }
 
-    /// What a name stands for: a parameter's value, or what a resource will be.
+    /// What a name refers to: the value of a parameter, or a reference to a resource.
     fn named(&self, name: &str) -> Option<Json> {
         match self.parameters.get(name) {
             Some(value) => Some(value.clone()),
@@ -140,7 +140,7 @@ impl Document {
         }
     }
 
-    /// A text with what stands in `${...}` in it.
+    /// A text with its `${...}` replaced.
     fn substituted(&self, text: &str, own: &Map<String, Json>) -> Option<Json> {
         let mut parts = text.split("${");
         let mut done = parts.next().unwrap_or_default().to_owned();
@@ -155,7 +155,7 @@ impl Document {
         Some(done.into())
     }
 
-    /// Which of the two it is.
+    /// The branch that the condition selects.
     fn branch<'a>(&self, argument: &'a Json, depth: u32) -> Option<&'a Json> {
         let [condition, yes, no] = argument.as_array()?.as_slice() else { return None };
         Some(if self.condition(condition.as_str()?, depth)? { yes } else { no })
@@ -165,7 +165,7 @@ impl Document {
         self.holds(self.root["Conditions"].get(name)?, depth)
     }
 
-    /// Whether a condition holds, if that can be known.
+    /// Whether a condition holds; `None` if that cannot be determined.
     fn holds(&self, condition: &Json, depth: u32) -> Option<bool> {
         let depth = depth.checked_sub(1)?;
         let (name, argument) = function_in(condition)?;
@@ -173,7 +173,7 @@ impl Document {
         match name {
             "Condition" => self.condition(argument.as_str()?, depth),
             "Fn::Not" => Some(!all().next()??),
-            // One that is false, or true, decides whatever cannot be known of the others.
+            // A single false, or true, decides even if the others cannot be determined.
             "Fn::And" => {
                 if all().any(|each| each == Some(false)) {
                     Some(false)
@@ -190,7 +190,7 @@ impl Document {
             }
             "Fn::Equals" => {
                 let [one, other] = argument.as_array()?.as_slice() else { return None };
-                let known = |value| text_of(&self.worked_out(value, depth)?).filter(|text| !text.contains("${"));
+                let known = |value| text_of(&self.resolved(value, depth)?).filter(|text| !text.contains("${"));
                 Some(known(one)? == known(other)?)
             }
             _ => None,
@@ -198,13 +198,13 @@ impl Document {
     }
 }
 
-/// The function that an object is, and its argument.
+/// The function that an object represents, and its argument.
 fn function_of(members: &Map<String, Json>) -> Option<(&str, &Json)> {
     let (name, argument) = members.iter().next().filter(|_| members.len() == 1)?;
     (name == "Ref" || name == "Condition" || name.starts_with("Fn::")).then_some((name.as_str(), argument))
 }
 
-/// The function that a value is, if it is one: something that could not be worked out.
+/// The function that a value represents, if it is one: it could not be resolved.
 pub fn function_in(value: &Json) -> Option<(&str, &Json)> {
     function_of(value.as_object()?)
 }
@@ -224,7 +224,7 @@ pub fn integer(value: &Json) -> Option<i64> {
     value.as_i64().or_else(|| value.as_str()?.trim().parse().ok())
 }
 
-/// The values of a parameter that is a list.
+/// The values of a list parameter.
 fn listed(value: &Json) -> Json {
     match value {
         Json::String(text) => text.split(',').map(str::trim).filter(|item| !item.is_empty()).collect(),
@@ -232,7 +232,7 @@ fn listed(value: &Json) -> Json {
     }
 }
 
-/// The members of both, at any depth; where both have one, the second's.
+/// The members of both, at any depth; if both have a member, that of the second.
 fn merged(globals: &Json, own: &Json) -> Json {
     match (globals, own) {
         (Json::Object(globals), Json::Object(own)) if function_of(globals).is_none() && function_of(own).is_none() => {
@@ -261,7 +261,7 @@ fn json_of(yaml: Yaml) -> Result<Json, Unusable> {
         Yaml::Sequence(values) => Json::Array(values.into_iter().map(json_of).collect::<Result<_, _>>()?),
         Yaml::Mapping(members) => {
             let member = |(name, value)| {
-                let name = text_of(&json_of(name)?).ok_or_else(|| Unusable("has a key that is no text".to_owned()))?;
+                let name = text_of(&json_of(name)?).ok_or_else(|| Unusable("has a key that is not a text".to_owned()))?;
                 Ok((name, json_of(value)?))
             };
             Json::Object(members.into_iter().map(member).collect::<Result<_, Unusable>>()?)

@@ -1,65 +1,75 @@
 //! A deployment as AWS describes it. The one user of `aws-sdk-lambda`.
 //!
-//! It asks for `lambda:GetFunctionConfiguration` and `lambda:ListEventSourceMappings`, and of each table for `dynamodb:DescribeTable`,
-//! `dynamodb:DescribeTimeToLive` and `dynamodb:DescribeContinuousBackups`. What a table may not be asked for is unseen, and the rest judged.
+//! It needs permission for `lambda:GetFunctionConfiguration` and `lambda:ListEventSourceMappings`, and for each table
+//! `dynamodb:DescribeTable`, `dynamodb:DescribeTimeToLive` and `dynamodb:DescribeContinuousBackups`. Without a permission on a table, the
+//! settings it would show are unseen; the rest is still checked.
 
 use aws_sdk_dynamodb::{
     error::{ProvideErrorMetadata, SdkError},
     operation::describe_table::DescribeTableError,
     types::{PointInTimeRecoveryStatus, TableDescription, TimeToLiveStatus},
 };
-use aws_sdk_lambda::types::EventSourceMappingConfiguration;
+use aws_sdk_lambda::{operation::get_function_configuration::GetFunctionConfigurationOutput, types::EventSourceMappingConfiguration};
 use projection_vocabulary::Registry;
 
 use super::{Deployment, Function, Index, Keys, Mapping, Setting, Table, Unusable, service_of};
 use crate::clients::class;
 
-/// Reads a function, what invokes it, and its tables.
+/// Reads a function, its event source mappings and its tables.
 ///
 /// # Errors
-/// The function, or what invokes it, cannot be read.
+/// The function or its mappings cannot be read.
 pub async fn read(
     lambda: &aws_sdk_lambda::Client,
     dynamodb: &aws_sdk_dynamodb::Client,
     function: &str,
     registry: Registry,
 ) -> Result<Deployment, Unusable> {
-    let unreadable = |operation: &str, why: &str| Unusable(format!("{operation} of `{function}` failed ({why})"));
     let configuration = lambda.get_function_configuration().function_name(function).send().await;
-    let configuration = configuration.map_err(|error| unreadable("GetFunctionConfiguration", class(&error)))?;
+    let configuration = configuration.map_err(|error| unreadable("GetFunctionConfiguration", function, class(&error)))?;
+    let mappings = mappings(lambda, configuration.function_arn().unwrap_or(function), function).await?;
+    let function = function_of(configuration, function);
+    let mut tables = Vec::new();
+    for (role, name) in function.tables(registry) {
+        let table = match name.value() {
+            Ok(name) => table(dynamodb, &name).await,
+            Err(without_name) => without_name,
+        };
+        tables.push((role, table));
+    }
+    Ok(Deployment { mappings, function, tables })
+}
+
+fn unreadable(operation: &str, function: &str, why: &str) -> Unusable {
+    Unusable(format!("{operation} of `{function}` failed ({why})"))
+}
+
+/// The mappings from DynamoDB streams to the function with this ARN.
+async fn mappings(lambda: &aws_sdk_lambda::Client, arn: &str, function: &str) -> Result<Vec<Mapping>, Unusable> {
     let mut mappings = Vec::new();
-    let arn = configuration.function_arn().unwrap_or(function);
     let mut pages = lambda.list_event_source_mappings().function_name(arn).into_paginator().send();
     while let Some(page) = pages.next().await {
-        let page = page.map_err(|error| unreadable("ListEventSourceMappings", class(&error)))?;
+        let page = page.map_err(|error| unreadable("ListEventSourceMappings", function, class(&error)))?;
         mappings.extend(page.event_source_mappings.into_iter().flatten().map(mapping));
     }
     mappings.retain(Mapping::is_of_dynamodb);
+    Ok(mappings)
+}
+
+fn function_of(configuration: GetFunctionConfigurationOutput, name: &str) -> Function {
     let variables = configuration.environment.map_or_else(Setting::default, |environment| match environment.error {
-        // They are encrypted, and whoever asks has no key.
+        // They are encrypted, and the caller has no access to the key.
         Some(error) => Setting::Unseen(format!("Lambda does not show them ({})", error.error_code.unwrap_or_default())),
         None => environment.variables.map(|of| of.into_iter().map(|(name, value)| (name, Setting::Value(value))).collect()).into(),
     });
     let logging = configuration.logging_config;
-    let function = Function {
-        name: configuration.function_name.unwrap_or_else(|| function.to_owned()),
+    Function {
+        name: configuration.function_name.unwrap_or_else(|| name.to_owned()),
         timeout_s: configuration.timeout.map(i64::from).into(),
         memory_mb: configuration.memory_size.map(i64::from).into(),
         variables,
         log_level: logging.and_then(|logging| logging.application_log_level).map(|level| level.as_str().to_owned()).into(),
-    };
-    let mut tables = Vec::new();
-    for (role, name) in function.tables(registry) {
-        tables.push((
-            role,
-            match name {
-                Setting::Value(name) => table(dynamodb, &name).await,
-                Setting::Unset => Setting::Unset,
-                Setting::Unseen(why) => Setting::Unseen(why),
-            },
-        ));
     }
-    Ok(Deployment { mappings, function, tables })
 }
 
 fn mapping(of: EventSourceMappingConfiguration) -> Mapping {
@@ -67,7 +77,7 @@ fn mapping(of: EventSourceMappingConfiguration) -> Mapping {
     let filters = of.filter_criteria.and_then(|criteria| criteria.filters);
     let patterns = filters.map(|filters| filters.into_iter().filter_map(|filter| filter.pattern).collect());
     let filters = match of.filter_criteria_error.and_then(|error| error.error_code) {
-        // They are encrypted, and whoever asks has no key.
+        // They are encrypted, and the caller has no access to the key.
         Some(error) => Setting::Unseen(format!("Lambda does not show it ({error})")),
         None => patterns.into(),
     };
@@ -87,7 +97,7 @@ fn mapping(of: EventSourceMappingConfiguration) -> Mapping {
         bisect: of.bisect_batch_on_function_error.into(),
         response_types: of.function_response_types.map(|types| types.iter().map(|kind| kind.as_str().to_owned()).collect()).into(),
         filters,
-        on_failure: Setting::from(destination).then(|arn| service_of(&arn)),
+        on_failure: Setting::from(destination).try_map(|arn| service_of(&arn)),
     }
 }
 

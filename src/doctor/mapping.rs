@@ -1,4 +1,4 @@
-//! The event source mapping: what Lambda hands to the worker, and what becomes of what fails
+//! The event source mapping: which records Lambda sends to the worker, and what happens to those that fail
 //! (<https://docs.aws.amazon.com/lambda/latest/dg/services-ddb-params.html>).
 
 use std::collections::BTreeMap;
@@ -10,155 +10,157 @@ use serde_json::{Value as Json, json};
 use super::{Check, Deployment, Examination, Setting, Severity, is};
 use crate::{sources::stream_json::inserted, store::item::VERSION_SK};
 
-/// An event source mapping.
+/// The settings of an event source mapping.
 #[derive(Debug)]
 pub struct Mapping {
     /// Its logical id in a template, or its UUID.
     pub name: String,
     /// The ARN of the stream.
     pub stream: Setting<String>,
-    /// Whether it is switched on; when deployed, its state.
+    /// Whether it is enabled; once deployed, its state.
     pub state: Setting<String>,
-    /// How Lambda fared last, when deployed.
+    /// The result of Lambda's last poll, once deployed.
     pub last_result: Setting<String>,
-    /// Where it began to read.
+    /// Where it starts to read.
     pub starting_position: Setting<String>,
-    /// The most records of a batch.
+    /// The maximum number of records in a batch.
     pub batch_size: Setting<i64>,
-    /// How long records are gathered for a batch, in seconds.
+    /// How long Lambda gathers records for a batch, in seconds.
     pub batching_window_s: Setting<i64>,
-    /// How long a window of aggregation is, in seconds.
+    /// The length of an aggregation window, in seconds.
     pub tumbling_window_s: Setting<i64>,
-    /// How many batches of a shard are under way at once.
+    /// How many batches of a shard are in progress at once.
     pub parallelization: Setting<i64>,
-    /// How often a batch that fails comes again; -1 without an end.
+    /// How often a failed batch is retried; -1 for no limit.
     pub retries_max: Setting<i64>,
-    /// How old a record may become, in seconds; -1 as old as the stream lets it.
+    /// The maximum age of a record, in seconds; -1 for no limit other than the stream's.
     pub record_age_max_s: Setting<i64>,
-    /// Whether a batch that fails is cut in two.
+    /// Whether a failed batch is split in two.
     pub bisect: Setting<bool>,
-    /// What answers Lambda understands.
+    /// The kinds of answers that Lambda reads.
     pub response_types: Setting<Vec<String>>,
-    /// The patterns of which a record must match one.
+    /// The filter patterns. A record must match at least one.
     pub filters: Setting<Vec<String>>,
-    /// The service that gets what is given up, as ARNs name it.
+    /// The service that receives discarded batches, as named in ARNs.
     pub on_failure: Setting<String>,
 }
 
-/// What a stream keeps (<https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Streams.html>), less an hour to get away with it.
+/// How long a stream keeps records (<https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Streams.html>), less one hour in
+/// which Lambda can send them to the destination.
 const RECORD_AGE_MAX_S: i64 = 23 * 60 * 60;
-/// Who is called at night needs as long.
+/// Long enough for whoever is on call to respond.
 const RECORD_AGE_MIN_S: i64 = 60 * 60;
-/// Fewer tries are over in less time than DynamoDB may be out of reach.
+/// Fewer retries are used up before an outage of DynamoDB ends.
 const RETRIES_MIN: i64 = 10;
-/// What Lambda takes where nothing is said.
+/// Lambda's default.
 const BATCH_SIZE_DEFAULT: i64 = 100;
-/// Up to here a batch need not be waited for.
+/// Up to this size, Lambda does not require a batching window.
 const BATCH_SIZE_WITHOUT_WINDOW: i64 = 10;
-/// The states of one that works, or is about to.
+/// The states of a mapping that works, or is about to.
 const ON: [&str; 4] = ["Creating", "Enabling", "Updating", "Enabled"];
 
 static MAPPING: Check = Check {
     name: "mapping",
     severity: Severity::Error,
-    why: "Nothing hands events to the worker.",
-    fix: "an AWS::Lambda::EventSourceMapping from the event store's stream to the worker, and only one",
+    why: "Nothing sends events to the worker, or it receives each event more than once.",
+    fix: "exactly one AWS::Lambda::EventSourceMapping from the event store's stream to the worker",
 };
 static STATE: Check = Check {
     name: "state",
     severity: Severity::Error,
-    why: "As long as the mapping is off no event is counted, and what is older than 24 hours has left the stream.",
-    fix: "Enabled: true; after more than 24 hours, projector catch-up as well",
+    why: "While the mapping is disabled no event is counted, and events older than 24 hours leave the stream.",
+    fix: "Enabled: true; after more than 24 hours, also run projector catch-up",
 };
 static LAST_RESULT: Check = Check {
     name: "last-result",
     severity: Severity::Error,
     why: "Lambda cannot read the stream or invoke the worker.",
-    fix: "look at the function's role, at its concurrency and at its log",
+    fix: "check the function's role, its concurrency and its log",
 };
 static RESPONSE_TYPE: Check = Check {
     name: "response-type",
     severity: Severity::Error,
-    why: "Lambda takes each answer of the worker for full success: what failed is never delivered again.",
+    why: "Lambda treats every answer of the worker as full success: failed records are never redelivered.",
     fix: "FunctionResponseTypes: [ReportBatchItemFailures]",
 };
 static PARALLELIZATION: Check = Check {
     name: "parallelization",
     severity: Severity::Warning,
-    why: "Above 1 Lambda keeps the order of an item alone, and each event is an item of its own: an aggregate's events come in any order, \
-          look like gaps and are read from the event store once more.",
+    why: "Above 1, Lambda preserves order only per item, and each event is its own item. An aggregate's events can arrive out of order, \
+          which looks like gaps and costs extra event-store reads.",
     fix: "ParallelizationFactor: 1",
 };
 static ON_FAILURE: Check = Check {
     name: "on-failure",
     severity: Severity::Error,
-    why: "What is given up, after its retries or by its age, is forgotten, and nothing tells what is missing.",
+    why: "When Lambda discards a batch, after its retries or because of its age, no trace is left of the missing events.",
     fix: "DestinationConfig.OnFailure.Destination: the ARN of an S3 bucket",
 };
 static ON_FAILURE_KIND: Check = Check {
     name: "on-failure-kind",
     severity: Severity::Error,
-    why: "S3 alone keeps the records. All others get their place in the stream, which forgets them within 24 hours.",
+    why: "Only an S3 destination receives the records. The others get stream positions, which expire after 24 hours.",
     fix: "DestinationConfig.OnFailure.Destination: the ARN of an S3 bucket",
 };
 static STARTING_POSITION: Check = Check {
     name: "starting-position",
     severity: Severity::Error,
-    why: "Other positions pass over events that come while the mapping is made. What comes twice from TRIM_HORIZON counts once.",
+    why: "Other positions skip events that arrive while the mapping is being created. Events that TRIM_HORIZON delivers again count once.",
     fix: "StartingPosition: TRIM_HORIZON; then projector catch-up",
 };
 static FILTER: Check = Check {
     name: "filter",
     severity: Severity::Error,
-    why: "An event that is kept back is a hole in its aggregate's history: it is read from the event store if another follows, and missing \
-          from the rows until then. Event types that no projection names cost nothing: never filter by them.",
+    why: "A filtered event is a gap in its aggregate's history. It is missing from the rows until another event of the aggregate arrives, \
+          then it is read from the event store. Event types that no projection names cost nothing, so never filter by type.",
     fix: r#"FilterCriteria.Filters: one, with the Pattern {"eventName":["INSERT"],"dynamodb":{"Keys":{"SK":{"S":[{"prefix":"EVENT#"}]}}}}"#,
 };
 static FILTER_WIDE: Check = Check {
     name: "filter-wide",
     severity: Severity::Warning,
-    why: "Each append changes an item that is no event. The worker ignores it; the invocation is paid all the same.",
+    why: "Each append also changes an item that is not an event. The worker ignores its record, but the invocation costs the same.",
     fix: FILTER.fix,
 };
 static RETRIES: Check = Check {
     name: "retries",
     severity: Severity::Warning,
-    why: "What fails is an outage or a bad deployment, for a bad event is parked. After so few tries it is given up before anybody can look.",
-    fix: "MaximumRetryAttempts: 1000, so that the age decides",
+    why: "Bad events are parked, so a failure is an outage or a bad deployment. After so few retries, Lambda discards the batch before \
+          anybody can respond.",
+    fix: "MaximumRetryAttempts: 1000, so that the age limit decides",
 };
 static RECORD_AGE: Check = Check {
     name: "record-age",
     severity: Severity::Error,
-    why: "The stream forgets records after 24 hours. What has not been given up by then never reaches the destination: it is lost.",
-    fix: "MaximumRecordAgeInSeconds: 43200, and 82800 at most",
+    why: "The stream deletes records after 24 hours. A batch not discarded by then is lost: it never reaches the destination.",
+    fix: "MaximumRecordAgeInSeconds: 43200 (at most 82800)",
 };
 static RECORD_AGE_SHORT: Check = Check {
     name: "record-age-short",
     severity: Severity::Warning,
-    why: "An outage or a bad deployment of an hour sends all events to the destination, and somebody has to replay them.",
+    why: "After an outage or a bad deployment of an hour, all events are in the destination, and somebody has to replay them.",
     fix: "MaximumRecordAgeInSeconds: 43200",
 };
 static BISECT: Check = Check {
     name: "bisect",
     severity: Severity::Warning,
-    why: "A batch that ends the process, for want of memory or time, comes again whole each time, and its shard stands until it is too old.",
+    why: "A batch that kills the process, for lack of memory or time, is retried whole each time and blocks its shard until it is too old.",
     fix: "BisectBatchOnFunctionError: true",
 };
 static BATCH_WINDOW: Check = Check {
     name: "batch-window",
     severity: Severity::Warning,
-    why: "Without a window a batch is what one look at the shard finds, so that ten events of an aggregate are up to ten writes in place of \
-          one. Lambda's reference asks for a second at least with batches of more than 10.",
+    why: "Without a window, a batch holds what one poll of the shard finds, so ten events of an aggregate may cost ten writes instead of \
+          one. Lambda's reference requires at least one second for batches of more than 10.",
     fix: "MaximumBatchingWindowInSeconds: 1",
 };
 static TUMBLING_WINDOW: Check = Check {
     name: "tumbling-window",
     severity: Severity::Error,
-    why: "Lambda then passes a state from answer to answer. The worker keeps none, and gives none back.",
+    why: "Lambda then expects each answer to return the state of the window. The worker's answers have none.",
     fix: "no TumblingWindowInSeconds",
 };
 
-/// All that is judged here.
+/// All checks of this module.
 pub(super) static CHECKS: &[&Check] = &[
     &MAPPING,
     &STATE,
@@ -183,69 +185,73 @@ pub(super) fn examine(deployment: &Deployment, examination: &mut Examination) {
     let count = Setting::Value(deployment.mappings.len());
     examination.judge(&MAPPING, format!("event source mappings of {function}:"), &count, |count| match count {
         Some(1) => None,
-        Some(0) => Some("no stream of DynamoDB invokes it".to_owned()),
-        // A shard has room for two readers, and each event is delivered by each mapping.
+        Some(0) => Some("no DynamoDB stream invokes it".to_owned()),
+        // A shard supports two readers, and each mapping delivers every event.
         count => Some(format!("there {}", is(count).replace("is", "are"))),
     });
     for mapping in &deployment.mappings {
-        of(mapping, examination);
+        examine_mapping(mapping, examination);
     }
 }
 
-fn of(mapping: &Mapping, examination: &mut Examination) {
+fn examine_mapping(mapping: &Mapping, examination: &mut Examination) {
     let at = |property: &str| format!("{}.{property}", mapping.name);
-    examination.refuse(&STATE, at("Enabled"), &mapping.state, |state| !ON.contains(&state.as_str()));
-    examination.refuse(&LAST_RESULT, at("LastProcessingResult"), &mapping.last_result, |result| result.starts_with("PROBLEM"));
+    examination.reject_if(&STATE, at("Enabled"), &mapping.state, |state| !ON.contains(&state.as_str()));
+    examination.reject_if(&LAST_RESULT, at("LastProcessingResult"), &mapping.last_result, |result| result.starts_with("PROBLEM"));
     examination.judge(&RESPONSE_TYPE, at("FunctionResponseTypes"), &mapping.response_types, |types| {
         let reports = types.is_some_and(|types| types.iter().any(|kind| kind == "ReportBatchItemFailures"));
         (!reports).then(|| "does not have ReportBatchItemFailures".to_owned())
     });
-    examination.demand(&PARALLELIZATION, at("ParallelizationFactor"), &mapping.parallelization.or(1), &1);
+    examination.require(&PARALLELIZATION, at("ParallelizationFactor"), &mapping.parallelization.or(1), &1);
     let destination = at("DestinationConfig.OnFailure");
     examination.judge(&ON_FAILURE, destination.clone(), &mapping.on_failure, |service| service.is_none().then(|| is(service)));
-    examination.refuse(&ON_FAILURE_KIND, destination, &mapping.on_failure, |service| service != "s3");
-    examination.demand(&STARTING_POSITION, at("StartingPosition"), &mapping.starting_position, &"TRIM_HORIZON".to_owned());
-    let matcher = mapping.filters.as_ref().some(|patterns| !patterns.is_empty()).then(|patterns| matcher(patterns));
-    examination.judge(&FILTER, at("FilterCriteria"), &matcher, |matcher| kept_back(matcher?));
-    examination.judge(&FILTER_WIDE, at("FilterCriteria"), &matcher, let_through);
-    examination.refuse(&RETRIES, at("MaximumRetryAttempts"), &mapping.retries_max, |retries| (0..RETRIES_MIN).contains(retries));
+    examination.reject_if(&ON_FAILURE_KIND, destination, &mapping.on_failure, |service| service != "s3");
+    examination.require(&STARTING_POSITION, at("StartingPosition"), &mapping.starting_position, &"TRIM_HORIZON".to_owned());
+    let matcher = mapping.filters.as_ref().and_then(|patterns| match patterns.as_slice() {
+        [] => Setting::Unset,
+        patterns => matcher(patterns).into(),
+    });
+    examination.judge(&FILTER, at("FilterCriteria"), &matcher, |matcher| withheld_event(matcher?));
+    examination.judge(&FILTER_WIDE, at("FilterCriteria"), &matcher, needless_record);
+    examination.reject_if(&RETRIES, at("MaximumRetryAttempts"), &mapping.retries_max, |retries| (0..RETRIES_MIN).contains(retries));
     examination.judge(&RECORD_AGE, at("MaximumRecordAgeInSeconds"), &mapping.record_age_max_s, |age| {
         (!age.is_some_and(|age| (0..=RECORD_AGE_MAX_S).contains(age))).then(|| is(age))
     });
-    examination
-        .refuse(&RECORD_AGE_SHORT, at("MaximumRecordAgeInSeconds"), &mapping.record_age_max_s, |age| (0..RECORD_AGE_MIN_S).contains(age));
-    examination.demand(&BISECT, at("BisectBatchOnFunctionError"), &mapping.bisect.or(false), &true);
+    examination.reject_if(&RECORD_AGE_SHORT, at("MaximumRecordAgeInSeconds"), &mapping.record_age_max_s, |age| {
+        (0..RECORD_AGE_MIN_S).contains(age)
+    });
+    examination.require(&BISECT, at("BisectBatchOnFunctionError"), &mapping.bisect.or(false), &true);
     let batch = mapping.batch_size.or(BATCH_SIZE_DEFAULT).and(&mapping.batching_window_s.or(0));
     examination.judge(&BATCH_WINDOW, at("MaximumBatchingWindowInSeconds"), &batch, |batch| {
         batch
             .filter(|(size, window)| *size > BATCH_SIZE_WITHOUT_WINDOW && *window < 1)
             .map(|(size, window)| format!("is {window}, for batches of {size}"))
     });
-    examination.demand(&TUMBLING_WINDOW, at("TumblingWindowInSeconds"), &mapping.tumbling_window_s.or(0), &0);
+    examination.require(&TUMBLING_WINDOW, at("TumblingWindowInSeconds"), &mapping.tumbling_window_s.or(0), &0);
 }
 
 impl Mapping {
-    /// Whether it takes from a stream of DynamoDB, as far as it can be told.
+    /// Whether it reads a DynamoDB stream, as far as that can be determined.
     pub(super) fn is_of_dynamodb(&self) -> bool {
         match &self.stream {
             Setting::Value(arn) => arn.ends_with(".StreamArn}") || (arn.contains(":dynamodb:") && arn.contains("/stream/")),
             Setting::Unset => false,
-            // A queue has no position to start from.
+            // A queue has no starting position.
             Setting::Unseen(_) => self.starting_position != Setting::Unset,
         }
     }
 
-    /// The most records of a batch, as far as it can be told.
+    /// The maximum number of records in a batch, or Lambda's default.
     pub(super) fn records_max(&self) -> Setting<i64> {
         self.batch_size.or(BATCH_SIZE_DEFAULT)
     }
 }
 
-/// What matches records as Lambda does (<https://docs.aws.amazon.com/lambda/latest/dg/invocation-eventfiltering.html>).
+/// Matches records as Lambda does (<https://docs.aws.amazon.com/lambda/latest/dg/invocation-eventfiltering.html>).
 fn matcher(patterns: &[String]) -> Result<Quamina<usize>, String> {
     let mut matcher = Quamina::new();
     for (at, pattern) in patterns.iter().enumerate() {
-        matcher.add_pattern(at, pattern).map_err(|error| format!("pattern {} cannot be tried here: {error}", at + 1))?;
+        matcher.add_pattern(at, pattern).map_err(|error| format!("pattern {} cannot be evaluated here: {error}", at + 1))?;
     }
     Ok(matcher)
 }
@@ -254,26 +260,27 @@ fn passes(matcher: &Quamina<usize>, record: &Json) -> bool {
     matcher.has_matches(record.to_string().as_bytes()).expect("a record is JSON")
 }
 
-/// Which events are kept back: tried on records as DynamoDB writes them, of types and ids that no template can know.
-fn kept_back(matcher: &Quamina<usize>) -> Option<String> {
+/// An event that the filter withholds from the worker. Tried with records as DynamoDB writes them, of types and ids that no template can
+/// know.
+fn withheld_event(matcher: &Quamina<usize>) -> Option<String> {
     let samples = [("a", 1, "Opened"), ("b#2", 2, "Closed"), ("VERSION", 9_999_999_999, "EVENT#")];
-    let kept = samples.into_iter().find(|(aggregate, version, event_type)| {
+    let withheld = samples.into_iter().find(|(aggregate, version, event_type)| {
         let event = RecordedEvent {
             aggregate: (*aggregate).into(),
             version: Version(*version),
             event_id: format!("{aggregate}-{version}").into(),
             event_type: (*event_type).into(),
             data: Value::Map(BTreeMap::new()),
-            timestamp: Timestamp::from_epoch_ms(0).expect("the beginning of 1970"),
+            timestamp: Timestamp::from_epoch_ms(0).expect("the epoch is a timestamp"),
             metadata: None,
         };
         !passes(matcher, &inserted(&event, *version))
     });
-    kept.map(|(_, version, event_type)| format!("keeps back events: one of version {version} and type `{event_type}`, for example"))
+    withheld.map(|(_, version, event_type)| format!("withholds events, for example one of version {version} and type `{event_type}`"))
 }
 
-/// What is let through that is no event's insertion; without a pattern all is.
-fn let_through(matcher: Option<&Quamina<usize>>) -> Option<String> {
+/// A record that passes the filter although it is not the insertion of an event. Without a pattern, every record passes.
+fn needless_record(matcher: Option<&Quamina<usize>>) -> Option<String> {
     let record = |name: &str, sort_key: &str| {
         let keys = json!({ "PK": { "S": "AGGREGATE#a" }, "SK": { "S": sort_key } });
         json!({ "eventName": name, "dynamodb": { "Keys": keys, "NewImage": keys } })
@@ -282,6 +289,6 @@ fn let_through(matcher: Option<&Quamina<usize>>) -> Option<String> {
     let passing = others.into_iter().find(|(name, key)| matcher.is_none_or(|matcher| passes(matcher, &record(name, key))));
     passing.map(|(name, key)| {
         let item = if key == VERSION_SK { "an aggregate's VERSION item" } else { "an event" };
-        format!("lets through {name} records of {item}")
+        format!("passes {name} records of {item}")
     })
 }

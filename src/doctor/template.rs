@@ -10,16 +10,16 @@ use super::{
 };
 use crate::store::PARKED_VAR;
 
-/// What the AWS CDK makes of a table by default.
+/// The AWS CDK's default kind of table.
 const GLOBAL_TABLE: &str = "AWS::DynamoDB::GlobalTable";
 
-/// Reads the worker, what invokes it, and its tables out of a template.
+/// Reads the worker, its event source mappings and its tables from a template.
 ///
-/// The worker is what is invoked by a stream of DynamoDB; if several functions are, the one of this logical id or name, or else the one
-/// that has a variable for what is parked.
+/// The worker is the function with this logical id or name. Without one, it is the function that a DynamoDB stream invokes; of several,
+/// the one with a variable for the parking table.
 ///
 /// # Errors
-/// It is no template, or does not tell which function is the worker.
+/// It is not a template, or it is unclear which function is the worker.
 pub fn read(text: &str, parameters: &[(String, String)], function: Option<&str>, registry: Registry) -> Result<Deployment, Unusable> {
     let document = Document::read(text, parameters)?;
     let resources = document.resources();
@@ -28,11 +28,11 @@ pub fn read(text: &str, parameters: &[(String, String)], function: Option<&str>,
     let worker = worker(&functions, &mappings, function)?;
     let mappings = mappings.into_iter().filter(|(invoked, _)| invoked.is_none_or(|invoked| invoked.id == worker.id));
     let function = worker.function();
-    let tables = function.tables(registry).into_iter().map(|(role, name)| (role, table(&resources, &name))).collect();
+    let tables = function.tables(registry).into_iter().map(|(role, name)| (role, name.and_then(|name| table(&resources, &name)))).collect();
     Ok(Deployment { mappings: mappings.map(|(_, mapping)| mapping).collect(), function, tables })
 }
 
-/// All that take from streams of DynamoDB, with the functions that they invoke; none where that cannot be told.
+/// All mappings from DynamoDB streams, each with the function that it invokes; `None` if that cannot be determined.
 fn mappings<'a>(resources: &[Resource], functions: &[&'a Resource]) -> Vec<(Option<&'a Resource>, Mapping)> {
     let mut mappings = Vec::new();
     for resource in resources.iter().filter(|resource| resource.kind == "AWS::Lambda::EventSourceMapping") {
@@ -44,7 +44,7 @@ fn mappings<'a>(resources: &[Resource], functions: &[&'a Resource]) -> Vec<(Opti
             None => mappings.push((None, mapping)),
         }
     }
-    // The events of a serverless function are mappings, too, after its transform.
+    // The serverless transform turns the events of a function into mappings.
     for function in functions {
         for (name, event) in function.properties["Events"].as_object().into_iter().flatten() {
             if event["Type"] == "DynamoDB" {
@@ -76,10 +76,10 @@ fn worker<'a>(
     let candidates = if parking.is_empty() { invoked } else { parking };
     match candidates.as_slice() {
         [worker] => Ok(worker),
-        [] => Err(Unusable("has no function that a stream of DynamoDB invokes: name the worker by --function".to_owned())),
+        [] => Err(Unusable("has no function that a DynamoDB stream invokes: name the worker with --function".to_owned())),
         several => {
             let names: Vec<_> = several.iter().map(|function| function.id.as_str()).collect();
-            Err(Unusable(format!("has several functions that may be the worker: name it by --function ({})", names.join(", "))))
+            Err(Unusable(format!("has several functions that may be the worker: name one with --function ({})", names.join(", "))))
         }
     }
 }
@@ -89,95 +89,90 @@ impl Resource {
         ["AWS::Lambda::Function", "AWS::Serverless::Function"].contains(&self.kind.as_str())
     }
 
-    /// Whether a text means it: its name or ARN, or that of one of its versions.
+    /// Whether a text refers to it: its name or ARN, or the ARN of one of its versions.
     fn is_named(&self, text: &str) -> bool {
         let own = self.properties.get("FunctionName").and_then(Json::as_str);
-        // `${Worker.Arn}` and `${Worker.Alias}` are it as well.
+        // `${Worker.Arn}` and `${Worker.Alias}` refer to it as well.
         referred(text) == Some(self.id.as_str()) || own.is_some_and(|own| text == own || text.ends_with(&format!(":function:{own}")))
     }
 
     fn function(&self) -> Function {
         let of = Properties(&self.properties);
-        let variables = of.at(&["Environment", "Variables"]).then(|variables| {
-            let variables = variables.as_object().ok_or_else(|| "is no object".to_owned())?;
-            Ok(variables.iter().map(|(name, value)| (name.clone(), Setting::Value(value).then(known).then(text))).collect())
+        let variables = of.at(&["Environment", "Variables"]).try_map(|variables| {
+            let variables = variables.as_object().ok_or_else(|| "is not an object".to_owned())?;
+            Ok(variables.iter().map(|(name, value)| (name.clone(), Setting::Value(value).try_map(known).try_map(text))).collect())
         });
         Function {
             name: self.id.clone(),
             timeout_s: of.integer("Timeout"),
             memory_mb: of.integer("MemorySize"),
             variables,
-            log_level: of.at(&["LoggingConfig", "ApplicationLogLevel"]).then(text),
+            log_level: of.at(&["LoggingConfig", "ApplicationLogLevel"]).try_map(text),
         }
     }
 
     fn table(&self) -> Table {
         let of = Properties(&self.properties);
-        // Each replica of a global table has its own.
+        // Each replica of a global table has its own setting. The first one that is off counts.
         let protected = |path: &[&str]| match self.properties["Replicas"].as_array() {
             Some(replicas) if self.kind == GLOBAL_TABLE => {
-                replicas.iter().map(|replica| Properties(replica).at(path).then(boolean)).find(|set| *set != Setting::Value(true))
+                replicas.iter().map(|replica| Properties(replica).at(path).try_map(boolean)).find(|set| *set != Setting::Value(true))
             }
-            _ => Some(of.at(path).then(boolean)),
+            _ => Some(of.at(path).try_map(boolean)),
         };
         let protected = |path: &[&str]| protected(path).unwrap_or(Setting::Value(true));
         Table {
             name: self.id.clone(),
-            keys: of.at(&["KeySchema"]).then(keys),
-            indexes: of.at(&["GlobalSecondaryIndexes"]).then(|indexes| indexes.as_array().into_iter().flatten().map(index).collect()),
-            stream_view: of.at(&["StreamSpecification", "StreamViewType"]).then(text),
+            keys: of.at(&["KeySchema"]).try_map(keys),
+            indexes: of.at(&["GlobalSecondaryIndexes"]).try_map(|indexes| indexes.as_array().into_iter().flatten().map(index).collect()),
+            stream_view: of.at(&["StreamSpecification", "StreamViewType"]).try_map(text),
             stream: Setting::Value(format!("${{{}.StreamArn}}", self.id)),
             point_in_time_recovery: protected(&["PointInTimeRecoverySpecification", "PointInTimeRecoveryEnabled"]),
             deletion_protection: protected(&["DeletionProtectionEnabled"]),
-            time_to_live: of.at(&["TimeToLiveSpecification", "Enabled"]).then(boolean),
+            time_to_live: of.at(&["TimeToLiveSpecification", "Enabled"]).try_map(boolean),
         }
     }
 }
 
 fn mapping(name: String, properties: &Json, resources: &[Resource]) -> Mapping {
     let of = Properties(properties);
-    let enabled = of.at(&["Enabled"]).then(boolean);
+    let enabled = of.at(&["Enabled"]).try_map(boolean);
     Mapping {
         name,
-        stream: of.at(&["EventSourceArn"]).then(text),
-        state: enabled.then(|enabled| Ok(if enabled { "Enabled" } else { "Disabled" }.to_owned())),
+        stream: of.at(&["EventSourceArn"]).try_map(text),
+        state: enabled.try_map(|enabled| Ok(if enabled { "Enabled" } else { "Disabled" }.to_owned())),
         last_result: Setting::Unset,
-        starting_position: of.at(&["StartingPosition"]).then(text),
+        starting_position: of.at(&["StartingPosition"]).try_map(text),
         batch_size: of.integer("BatchSize"),
         batching_window_s: of.integer("MaximumBatchingWindowInSeconds"),
         tumbling_window_s: of.integer("TumblingWindowInSeconds"),
         parallelization: of.integer("ParallelizationFactor"),
         retries_max: of.integer("MaximumRetryAttempts"),
         record_age_max_s: of.integer("MaximumRecordAgeInSeconds"),
-        bisect: of.at(&["BisectBatchOnFunctionError"]).then(boolean),
-        response_types: of.at(&["FunctionResponseTypes"]).then(texts),
-        filters: of.at(&["FilterCriteria", "Filters"]).then(|filters| {
+        bisect: of.at(&["BisectBatchOnFunctionError"]).try_map(boolean),
+        response_types: of.at(&["FunctionResponseTypes"]).try_map(texts),
+        filters: of.at(&["FilterCriteria", "Filters"]).try_map(|filters| {
             let patterns: Vec<_> = filters.as_array().into_iter().flatten().map(|filter| filter["Pattern"].clone()).collect();
             texts(&Json::Array(patterns))
         }),
-        on_failure: of.at(&["DestinationConfig", "OnFailure", "Destination"]).then(text).then(|arn| leads_to(&arn, resources)),
+        on_failure: of.at(&["DestinationConfig", "OnFailure", "Destination"]).try_map(text).try_map(|arn| service_in(&arn, resources)),
     }
 }
 
-/// The service that an ARN, or what a resource's will be, leads to.
-fn leads_to(arn: &str, resources: &[Resource]) -> Result<String, String> {
+/// The service in an ARN, or in the ARN that a resource will have.
+fn service_in(arn: &str, resources: &[Resource]) -> Result<String, String> {
     match referred(arn).and_then(|id| resources.iter().find(|resource| resource.id == id)) {
         Some(resource) => Ok(resource.kind.split("::").nth(1).unwrap_or_default().to_lowercase()),
-        // What is not known of an ARN has colons, too, and is of no interest here.
+        // References contain colons, too, and do not matter here.
         None => service_of(&without_references(arn)),
     }
 }
 
-/// The table that a variable names.
-fn table(resources: &[Resource], name: &Setting<String>) -> Setting<Table> {
-    let name = match name {
-        Setting::Value(name) => name,
-        Setting::Unset => return Setting::Unset,
-        Setting::Unseen(why) => return Setting::Unseen(why.clone()),
-    };
+/// The table with this name.
+fn table(resources: &[Resource], name: &str) -> Setting<Table> {
     let tables = || resources.iter().filter(|resource| ["AWS::DynamoDB::Table", GLOBAL_TABLE].contains(&resource.kind.as_str()));
     let named = |resource: &&Resource| resource.properties.get("TableName").and_then(Json::as_str) == Some(name);
-    match tables().find(|table| referred(name) == Some(&table.id)).or_else(|| tables().find(named)) {
+    match tables().find(|table| referred(name) == Some(table.id.as_str())).or_else(|| tables().find(named)) {
         Some(resource) => Setting::Value(resource.table()),
         None => Setting::Unseen("the table is not in this template".to_owned()),
     }
@@ -194,13 +189,13 @@ fn index(index: &Json) -> Result<(String, Index), String> {
 }
 
 fn keys(schema: &Json) -> Result<Keys, String> {
-    let schema = schema.as_array().ok_or_else(|| "is no list".to_owned())?;
+    let schema = schema.as_array().ok_or_else(|| "is not a list".to_owned())?;
     let of_kind = |kind: &str| schema.iter().find(|key| key["KeyType"] == kind).map(|key| text(known(&key["AttributeName"])?));
     let partition = of_kind("HASH").ok_or_else(|| "has no HASH key".to_owned())??;
     Ok(Keys { partition, sort: of_kind("RANGE").transpose()? })
 }
 
-/// Properties of a resource, by their paths.
+/// The properties of a resource, by path.
 struct Properties<'a>(&'a Json);
 
 impl<'a> Properties<'a> {
@@ -212,15 +207,15 @@ impl<'a> Properties<'a> {
                 Err(why) => return Setting::Unseen(why),
             }
         }
-        if value.is_null() { Setting::Unset } else { Setting::Value(value).then(known) }
+        if value.is_null() { Setting::Unset } else { Setting::Value(value).try_map(known) }
     }
 
     fn integer(&self, name: &str) -> Setting<i64> {
-        self.at(&[name]).then(|value| integer(value).ok_or_else(|| "is no whole number".to_owned()))
+        self.at(&[name]).try_map(|value| integer(value).ok_or_else(|| "is not a whole number".to_owned()))
     }
 }
 
-/// The logical id that a text refers to, if it is nothing but a reference.
+/// The logical id that a text refers to, if the text is a reference and nothing else.
 fn referred(text: &str) -> Option<&str> {
     text.strip_prefix("${")?.strip_suffix('}').and_then(|reference| reference.split('.').next())
 }
@@ -235,22 +230,22 @@ fn known(value: &Json) -> Result<&Json, String> {
     match function_in(value) {
         None => Ok(value),
         Some(("Ref", name)) => {
-            Err(format!("the parameter {} has no default: give its value by --parameter", text_of(name).unwrap_or_default()))
+            Err(format!("the parameter {} has no default: give its value with --parameter", text_of(name).unwrap_or_default()))
         }
-        Some((function, _)) => Err(format!("{function} cannot be worked out from the template alone")),
+        Some((function, _)) => Err(format!("{function} cannot be resolved from the template alone")),
     }
 }
 
 fn text(value: &Json) -> Result<String, String> {
-    text_of(value).ok_or_else(|| "is no text".to_owned())
+    text_of(value).ok_or_else(|| "is not a text".to_owned())
 }
 
 fn texts(value: &Json) -> Result<Vec<String>, String> {
-    let values = value.as_array().ok_or_else(|| "is no list".to_owned())?;
+    let values = value.as_array().ok_or_else(|| "is not a list".to_owned())?;
     values.iter().map(|value| text(known(value)?)).collect()
 }
 
-/// As YAML 1.1 has it, which CloudFormation reads, and JSON in quotes.
+/// A boolean in YAML 1.1, which CloudFormation reads, or in quotes in JSON.
 fn boolean(value: &Json) -> Result<bool, String> {
     match text_of(value).map(|text| text.to_lowercase()).as_deref() {
         Some("true" | "yes" | "on") => Ok(true),

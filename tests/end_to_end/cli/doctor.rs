@@ -83,27 +83,27 @@ const DEFECTS: &[(&str, &str, &str)] = &[
     (
         r#""S":[{"prefix":"EVENT#"}]"#,
         r#""S":["EVENT#"]"#,
-        "filter: WorkerStream.FilterCriteria keeps back events: one of version 1 and type `Opened`, for example",
+        "filter: WorkerStream.FilterCriteria withholds events, for example one of version 1 and type `Opened`",
     ),
     (
         r#""Keys":{"SK""#,
         r#""NewImage":{"eventType":{"S":["Opened","EVENT#"]}},"Keys":{"SK""#,
-        "filter: WorkerStream.FilterCriteria keeps back events: one of version 2 and type `Closed`, for example",
+        "filter: WorkerStream.FilterCriteria withholds events, for example one of version 2 and type `Closed`",
     ),
     (
         r#""S":[{"prefix":"EVENT#"}]"#,
         r#""S":[{"prefix":"EVENT#000"}]"#,
-        "filter: WorkerStream.FilterCriteria keeps back events: one of version 9999999999 and type `EVENT#`, for example",
+        "filter: WorkerStream.FilterCriteria withholds events, for example one of version 9999999999 and type `EVENT#`",
     ),
     (
         r#""eventName":["INSERT"]"#,
         r#""eventName":["INSERT","REMOVE"]"#,
-        "filter-wide: WorkerStream.FilterCriteria lets through REMOVE records of an event",
+        "filter-wide: WorkerStream.FilterCriteria passes REMOVE records of an event",
     ),
     (
         r#""S":[{"prefix":"EVENT#"}]"#,
         r#""S":[{"exists":true}]"#,
-        "filter-wide: WorkerStream.FilterCriteria lets through INSERT records of an aggregate's VERSION item",
+        "filter-wide: WorkerStream.FilterCriteria passes INSERT records of an aggregate's VERSION item",
     ),
     (
         "      MaximumRetryAttempts: !Ref MaxRetryAttempts\n",
@@ -141,7 +141,7 @@ const DEFECTS: &[(&str, &str, &str)] = &[
     (
         "EventSourceArn: !GetAtt EventStoreTable.StreamArn",
         "EventSourceArn: !GetAtt ParkedTable.StreamArn",
-        "wiring: WorkerStream.EventSourceArn is ${ParkedTable.StreamArn}, and not the stream of EventStoreTable",
+        "wiring: WorkerStream.EventSourceArn is ${ParkedTable.StreamArn}, not the stream of EventStoreTable",
     ),
     ("Timeout: 60", "Timeout: 14", "timeout: WorkerFunction.Timeout is 14 s; 15 s are needed"),
     ("      Timeout: 60 # a fifth", "      # a fifth", "timeout: WorkerFunction.Timeout is 3 s; 15 s are needed"),
@@ -175,23 +175,23 @@ const DEFECTS: &[(&str, &str, &str)] = &[
     (
         "        - {AttributeName: SK, KeyType: RANGE}\n",
         "        - {AttributeName: version, KeyType: RANGE}\n",
-        "keys: EventStoreTable.KeySchema is PK and version, and should be PK and SK",
+        "keys: EventStoreTable.KeySchema is PK and version, but should be PK and SK",
     ),
     (
         "{AttributeName: accountId, KeyType: HASH}",
         "{AttributeName: PK, KeyType: HASH}",
-        "keys: AccountSummaryTable.KeySchema is PK, and should be accountId",
+        "keys: AccountSummaryTable.KeySchema is PK, but should be accountId",
     ),
-    ("IndexName: GSI1\n", "IndexName: by-type\n", "index: EventStoreTable.GlobalSecondaryIndexes.GSI1 is not there"),
+    ("IndexName: GSI1\n", "IndexName: by-type\n", "index: EventStoreTable.GlobalSecondaryIndexes.GSI1 does not exist"),
     (
         "NonKeyAttributes: [title, authorId]",
         "NonKeyAttributes: [title]",
-        "index: ForumCountersTable.GlobalSecondaryIndexes.topics-by-category does not have authorId",
+        "index: ForumCountersTable.GlobalSecondaryIndexes.topics-by-category does not contain authorId",
     ),
     (
         "- {AttributeName: categoryId, KeyType: HASH}\n            - {AttributeName: id, KeyType: RANGE}",
         "- {AttributeName: categoryId, KeyType: HASH}",
-        "index: ForumCountersTable.GlobalSecondaryIndexes.topics-by-category has the keys categoryId, and should have categoryId and id",
+        "index: ForumCountersTable.GlobalSecondaryIndexes.topics-by-category has the keys categoryId, but should have categoryId and id",
     ),
 ];
 
@@ -218,7 +218,7 @@ fn time_and_memory_are_held_against_the_batch() {
     assert_eq!(of("512", "60"), [""; 0]);
     let slow = |working: u32, needed: u32, memory: u32| {
         format!(
-            "batch-time: WorkerFunction.Timeout leaves {working} s to work; 10000 events of as many aggregates take about {needed} s with {memory} MB"
+            "batch-time: WorkerFunction.Timeout leaves {working} s of working time; 10000 events of different aggregates take about {needed} s with {memory} MB"
         )
     };
     assert_eq!(of("512", "30"), [slow(24, 29, 512)]);
@@ -363,9 +363,9 @@ fn templates_are_read_as_cloudformation_reads_them() {
     let somewhere = examined(SAM, &[]);
     assert_eq!(names(&somewhere), [""; 0]);
     for (subject, why) in [
-        ("ProjectorStream.MaximumRecordAgeInSeconds", "Fn::FindInMap cannot be worked out from the template alone"),
-        ("ProjectorStream.MaximumRetryAttempts", "Fn::If cannot be worked out from the template alone"),
-        ("Projector.Environment.ACCOUNT_SUMMARY_TABLE", "Fn::Sub cannot be worked out from the template alone"),
+        ("ProjectorStream.MaximumRecordAgeInSeconds", "Fn::FindInMap cannot be resolved from the template alone"),
+        ("ProjectorStream.MaximumRetryAttempts", "Fn::If cannot be resolved from the template alone"),
+        ("Projector.Environment.ACCOUNT_SUMMARY_TABLE", "Fn::Sub cannot be resolved from the template alone"),
     ] {
         assert_eq!(somewhere.unseen.get(subject).map(String::as_str), Some(why), "{:?}", somewhere.unseen);
     }
@@ -420,28 +420,31 @@ fn what_cannot_be_examined_is_refused_in_words() {
         refused("a: [", &[], None),
         "is neither YAML nor JSON: did not find expected node content at line 2 column 1, while parsing a flow node"
     );
-    assert_eq!(refused("a: 1", &[], None), "is no CloudFormation template: it has no Resources");
-    assert_eq!(refused("", &[], None), "is no CloudFormation template: it has no Resources");
-    assert_eq!(refused("Resources: {}", &[], None), "has no function that a stream of DynamoDB invokes: name the worker by --function");
+    assert_eq!(refused("a: 1", &[], None), "is not a CloudFormation template: it has no Resources");
+    assert_eq!(refused("", &[], None), "is not a CloudFormation template: it has no Resources");
+    assert_eq!(refused("Resources: {}", &[], None), "has no function that a DynamoDB stream invokes: name the worker with --function");
     assert_eq!(refused(SAM, &[("Stag".to_owned(), "prod".to_owned())], None), "has no parameter `Stag`");
     assert_eq!(refused(SAM, &[], Some("Worker")), "has no function `Worker`");
     let two = SAM.replace("PARKED_TABLE: !Ref AWS::NoValue", "PARKED_TABLE: !Ref Parked");
     let stage = [("Stage".to_owned(), "test".to_owned())];
-    assert_eq!(refused(&two, &stage, None), "has several functions that may be the worker: name it by --function (Audit, Projector)");
+    assert_eq!(refused(&two, &stage, None), "has several functions that may be the worker: name one with --function (Audit, Projector)");
     let neither = SAM.replace("PARKED_TABLE: !Ref Parked", "STAGE: test");
-    assert_eq!(refused(&neither, &stage, None), "has several functions that may be the worker: name it by --function (Audit, Projector)");
+    assert_eq!(
+        refused(&neither, &stage, None),
+        "has several functions that may be the worker: name one with --function (Audit, Projector)"
+    );
     let named = template::read(&two, &stage, Some("Audit"), registry()).expect("it is named");
     assert_eq!(named.mappings.iter().map(|mapping| mapping.name.as_str()).collect::<Vec<_>>(), ["AuditStream"]);
     // A worker that nothing invokes, and circles.
     let unwired = with("EventSourceArn: !GetAtt EventStoreTable.StreamArn", "EventSourceArn: arn:aws:sqs:eu-central-1:123456789012:queue");
     assert_eq!(
         refused(&unwired, &[], None),
-        "has several functions that may be the worker: name it by --function (OperationsFunction, WorkerFunction)"
+        "has several functions that may be the worker: name one with --function (OperationsFunction, WorkerFunction)"
     );
     let unwired = template::read(&unwired, &[], Some("WorkerFunction"), registry()).expect("it is named");
     assert_eq!(
         named_in(&examine(&unwired, registry())),
-        ["mapping: event source mappings of WorkerFunction: no stream of DynamoDB invokes it"]
+        ["mapping: event source mappings of WorkerFunction: no DynamoDB stream invokes it"]
     );
     let circle = SAM.replace("InProduction: !Equals [!Ref Stage, prod]", "InProduction: !Not [!Condition Elsewhere]");
     assert!(examined(&circle, &[("Stage", "prod")]).unseen.contains_key("ProjectorStream.MaximumRetryAttempts"));
@@ -593,9 +596,9 @@ async fn what_is_deployed_is_judged_by_the_same_checks() {
         format!("starting-position: {of}.StartingPosition is LATEST"),
         format!("record-age: {of}.MaximumRecordAgeInSeconds is -1"),
         "timeout: dev-projection-worker.Timeout is 3 s; 15 s are needed".to_owned(),
-        format!("wiring: {of}.EventSourceArn is {own}-earlier, and not the stream of event-store"),
-        "table: PARKED_TABLE names no table that is there".to_owned(),
-        format!("filter-wide: {of}.FilterCriteria lets through INSERT records of an aggregate's VERSION item"),
+        format!("wiring: {of}.EventSourceArn is {own}-earlier, not the stream of event-store"),
+        "table: PARKED_TABLE names a table that does not exist".to_owned(),
+        format!("filter-wide: {of}.FilterCriteria passes INSERT records of an aggregate's VERSION item"),
     ];
     assert_eq!((found, unseen), (expected.to_vec(), json!({})));
 

@@ -1,4 +1,4 @@
-//! A span of time as people write it: `26h`.
+//! A duration as people write it: `26h`.
 
 use std::{str::FromStr, time::Duration};
 
@@ -6,11 +6,11 @@ use projection_vocabulary::Timestamp;
 
 use crate::store::now;
 
-/// A span of time as people write it: a whole number of `s`, `m`, `h` or `d`.
+/// A duration as people write it: a whole number of `s`, `m`, `h` or `d`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Age(Duration);
 
-/// The text is no span of time.
+/// The text is not a valid duration.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a whole number of seconds, minutes, hours or days, such as 90s, 45m, 26h or 7d")]
 pub struct NotAnAge;
@@ -27,19 +27,19 @@ impl FromStr for Age {
             "d" => 24 * 60 * 60,
             _ => return Err(NotAnAge),
         };
-        // A sign is no digit, and more than 32 bits of days are older than any event.
+        // `parse` would accept a sign. More days than fit into 32 bits are older than any event.
         let number: u32 = number.parse().ok().filter(|_| number.bytes().all(|byte| byte.is_ascii_digit())).ok_or(NotAnAge)?;
         Ok(Self(Duration::from_secs(u64::from(number) * seconds)))
     }
 }
 
 impl Age {
-    /// The time that was so long ago, or the first that a timestamp can tell.
+    /// The time this long ago, or the earliest possible timestamp.
     #[must_use]
     pub fn before_now(self) -> Timestamp {
         let age_ms = i64::try_from(self.0.as_millis()).unwrap_or(i64::MAX);
         let then = Timestamp::from_epoch_ms(now().epoch_ms().saturating_sub(age_ms));
-        then.unwrap_or_else(|| Timestamp::parse("0000-01-01T00:00:00Z").expect("it is one"))
+        then.unwrap_or_else(|| Timestamp::parse("0000-01-01T00:00:00Z").expect("it is a valid timestamp"))
     }
 }
 
@@ -58,7 +58,7 @@ mod tests {
     }
 
     #[test]
-    fn an_age_is_counted_back_from_now_and_not_beyond_all_time() {
+    fn an_age_is_counted_back_from_now_and_stops_at_the_earliest_timestamp() {
         let hour: Age = "1h".parse().unwrap();
         let [before, then, after] = [now(), hour.before_now(), now()].map(|time| time.epoch_ms());
         assert!((before..=after).contains(&(then + 3_600_000)), "{before} {then} {after}");

@@ -1,11 +1,10 @@
-//! A `DynamoDB` inside this process, for tests and for trying things out without an account.
+//! A DynamoDB inside this process, for tests and for experiments without an AWS account.
 //!
-//! The SDK's whole code path runs, from the typed request to the typed error; only the network is missing. Below the
-//! SDK's HTTP layer a connector hands each request to the dynoxide emulator and answers with what the service would
-//! have sent.
+//! The SDK's whole code path runs, from the typed request to the typed error; only the network is missing. Below the SDK's
+//! HTTP layer, a connector passes each request to the dynoxide emulator and returns the answer that the service would send.
 //!
-//! What the emulator cannot show, and a test must not conclude from it: a stream has one shard, transactions never
-//! conflict with each other, and every read is consistent.
+//! The emulator differs from AWS in ways that tests must not rely on: a stream has one shard, transactions never conflict
+//! with each other, and every read is consistent.
 
 mod connector;
 mod database;
@@ -25,35 +24,35 @@ use dynoxide::{Database, DynoxideError};
 
 use connector::Connector;
 
-/// A `DynamoDB` inside this process: the dynoxide emulator behind the SDK's own HTTP layer, no socket.
+/// A DynamoDB inside this process: the dynoxide emulator behind the SDK's own HTTP layer, without a socket.
 ///
 /// A clone is another handle on the same database. The database lives as long as any handle or client made from one.
 #[derive(Clone)]
 pub struct Embedded {
     // Before `_lock`, because fields drop in this order: the file is closed before another process may open it.
     database: Database,
-    // Never read, only held; `None` for a database in memory, which nobody else can open.
+    // Only held, never read; `None` for a database in memory, which no other process can open.
     _lock: Option<Arc<File>>,
 }
 
 impl Embedded {
-    /// An empty database in memory, shared with no other caller. It takes a fraction of a millisecond.
+    /// An empty database in memory, private to the caller. It takes a fraction of a millisecond.
     ///
     /// # Errors
-    /// [`EmbeddedError::Memory`] when `SQLite` cannot set it up.
+    /// [`EmbeddedError::Memory`] if SQLite cannot create it.
     pub fn memory() -> Result<Self, EmbeddedError> {
         let database = database::open_memory().map_err(|source| EmbeddedError::Memory { source })?;
         Ok(Self { database, _lock: None })
     }
 
-    /// The database in the file at `path`, created if it is missing, for this handle and its clones alone.
+    /// The database in the file at `path`, created if it is missing, for the exclusive use of this handle and its clones.
     ///
-    /// What a call has written survives the end of this process at any moment; what the last calls wrote may not survive
-    /// a power cut. Beside the file lie `SQLite`'s `-wal` and `-shm` files and a `.lock` file, which stays behind.
+    /// Completed writes survive the end of this process at any moment; the last ones may not survive a power failure. SQLite's
+    /// `-wal` and `-shm` files and a `.lock` file are next to the file; the `.lock` file is never removed.
     ///
     /// # Errors
     /// [`EmbeddedError::InUse`] while another handle or process has the file open, and [`EmbeddedError::Path`],
-    /// [`EmbeddedError::Lock`] or [`EmbeddedError::Open`] when the file cannot be used at all.
+    /// [`EmbeddedError::Lock`] or [`EmbeddedError::Open`] if the file cannot be used at all.
     pub fn file(path: &Path) -> Result<Self, EmbeddedError> {
         let (database, lock) = database::open_file(path)?;
         Ok(Self { database, _lock: Some(Arc::new(lock)) })
@@ -67,8 +66,8 @@ impl Embedded {
 
     /// A client whose calls pass through the connector that `wrap` puts around this database's own.
     ///
-    /// This is where a test injects faults: its connector may count a call, answer in the database's place before
-    /// anything is applied, or apply it and drop the answer.
+    /// Tests inject faults here: a connector may count a call, answer instead of the database before anything is applied, or
+    /// apply the call and drop the answer.
     pub fn client_with<C: HttpConnector + 'static>(&self, wrap: impl FnOnce(SharedHttpConnector) -> C) -> aws_sdk_dynamodb::Client {
         let connector = SharedHttpConnector::new(wrap(self.connector()));
         aws_sdk_dynamodb::Client::from_conf(config!(aws_sdk_dynamodb, connector))
@@ -81,9 +80,9 @@ impl Embedded {
         aws_sdk_dynamodbstreams::Client::from_conf(config!(aws_sdk_dynamodbstreams, connector))
     }
 
-    /// The emulator itself, to serve it over HTTP or to sweep expired items.
+    /// The emulator itself, to serve it over HTTP or to delete expired items.
     ///
-    /// A clone of it does not keep a file locked: keep this handle as long as the clone.
+    /// A clone of it does not keep a file locked: keep this handle for as long as the clone.
     #[must_use]
     pub fn database(&self) -> &Database {
         &self.database
@@ -100,21 +99,21 @@ impl fmt::Debug for Embedded {
     }
 }
 
-/// The settings of a client, for either SDK crate: each generates its own types of the same names.
+/// The settings of a client. A macro, because each SDK crate generates its own types of the same names.
 macro_rules! config {
     ($sdk:ident, $connector:ident) => {
         $sdk::Config::builder()
             .behavior_version($sdk::config::BehaviorVersion::latest())
-            // Nobody resolves it, but the SDK builds no request without an address or a region.
+            // It is never resolved, but the SDK builds no request without an address or a region.
             .endpoint_url("http://embedded")
             .http_client(http_client_fn(move |_, _| $connector.clone()))
-            // Signing costs as much as the call itself, and nobody would check the signature.
+            // Signing takes as long as the call itself, and nothing would check the signature.
             .allow_no_auth()
-            // No identity to remember, and the default cache would bring in a timer.
+            // There is no identity to cache, and the default cache would require a timer.
             .identity_cache($sdk::config::IdentityCache::no_cache())
             // The worker has its own retries; a second layer would hide injected faults and multiply attempts.
             .retry_config($sdk::config::retry::RetryConfig::disabled())
-            // No network, so nothing to time out: timers would only stand in the way of tests that pause the clock.
+            // Without a network nothing can time out, and timers would disturb tests that pause the clock.
             .timeout_config($sdk::config::timeout::TimeoutConfig::disabled())
             .stalled_stream_protection($sdk::config::StalledStreamProtectionConfig::disabled())
             .build()
@@ -122,20 +121,20 @@ macro_rules! config {
 }
 use config;
 
-/// Why an embedded database could not be opened. None of these passes by itself: report it and stop.
+/// Why an embedded database could not be opened. Retrying does not help: report the error and stop.
 #[allow(missing_docs, reason = "the messages say what the fields are")]
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EmbeddedError {
-    /// Another handle or process has the file open. Stop that one, or use another file.
+    /// Another handle or process has the file open. Stop it, or use another file.
     #[error("{path} is open elsewhere: stop the process that uses it or choose another file")]
     InUse { path: PathBuf },
 
-    /// The lock file could not be made. Check the directory.
+    /// The lock file could not be created. Check the directory.
     #[error("cannot lock {path}: check that its directory exists and that you may write to it and to {path}.lock")]
     Lock { path: PathBuf, source: io::Error },
 
-    /// The file is no database of this emulator, or cannot be read or written. Check it, or choose another file.
+    /// The file is not a database of this emulator, or cannot be read or written. Check it, or choose another file.
     #[error("cannot open {path} as an embedded database: check that it is one and that you may write to it, or choose another file")]
     Open { path: PathBuf, source: DynoxideError },
 
@@ -143,8 +142,8 @@ pub enum EmbeddedError {
     #[error("{path:?} cannot name an embedded database: choose a path that is plain UTF-8")]
     Path { path: PathBuf },
 
-    /// `SQLite` could not set up a database in memory, most likely for lack of it.
-    #[error("cannot set up a database in memory: free some memory and try again")]
+    /// SQLite could not create a database in memory, most likely for lack of memory.
+    #[error("cannot create a database in memory: free some memory and try again")]
     Memory { source: DynoxideError },
 }
 
@@ -175,7 +174,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn each_memory_database_is_its_own() {
+    async fn memory_databases_are_independent() {
         let (one, other) = (Embedded::memory().unwrap(), Embedded::memory().unwrap());
         create_table(&one.client(), "rows", None).await;
 
@@ -218,7 +217,7 @@ mod tests {
         create_table(&client, "events", Some(StreamViewType::NewImage)).await;
         let ttl = aws_sdk_dynamodb::types::TimeToLiveSpecification::builder().attribute_name("expires").enabled(true).build().unwrap();
         client.update_time_to_live().table_name("events").time_to_live_specification(ttl).send().await.unwrap();
-        // Not long past: DynamoDB leaves alone what expired more than five years ago.
+        // Recent, because DynamoDB ignores items that expired more than five years ago.
         let an_hour_ago = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() - 3600;
         client.put_item().table_name("events").item("pk", s("a")).item("expires", n(&an_hour_ago.to_string())).send().await.unwrap();
         assert_eq!(embedded.database().sweep_ttl().unwrap(), 1);

@@ -1,4 +1,4 @@
-//! Where records and events come from outside the worker: captured files, DynamoDB exports, the stream itself.
+//! Records and events from outside the worker: captured files, DynamoDB exports, the stream itself.
 
 pub mod export;
 pub mod input;

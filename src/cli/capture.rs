@@ -17,7 +17,7 @@ use super::{
     text::{count, count_of},
 };
 use crate::sources::{
-    stream::{Begin, Capture},
+    stream::{Begin, StreamReader},
     stream_json::LambdaEvent,
 };
 
@@ -53,7 +53,7 @@ pub async fn run(options: &Options, cx: &mut Context) -> anyhow::Result<u8> {
     let (store, client) = stores::open_with_streams(&cx.store, cx.registry).await?;
     let arn = store.event_store_stream().await?.context("the event store has no stream: enable one with new images")?;
     let begin = if options.latest { Begin::Latest } else { Begin::Oldest };
-    let mut capture = Capture::new(client, arn, begin);
+    let mut capture = StreamReader::new(client, arn, begin);
     let mut files = Files::new(options)?;
     let progress = terminal::spinner("reading the stream");
     let mut interrupt = std::pin::pin!(tokio::signal::ctrl_c());

@@ -1,4 +1,4 @@
-//! Where the SDK's network would begin: one HTTP request in, one HTTP response out.
+//! Takes the place of the network below the SDK: one HTTP request in, one HTTP response out.
 
 use aws_smithy_runtime_api::client::http::{HttpConnector, HttpConnectorFuture};
 use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
@@ -29,11 +29,11 @@ impl HttpConnector for Connector {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
         let embedded = self.embedded.clone();
         HttpConnectorFuture::new(async move {
-            // A network suspends its caller on the way there and on the way back; a future that is ready at once never
-            // does, and then concurrent tasks run one after the other and never meet. Each yield lets other calls in
-            // between, and lets the caller give up: at the first nothing has been applied, at the second everything.
+            // A network suspends its caller on the way there and back. A future that is ready at once never does, so
+            // concurrent tasks would run one after the other and never conflict. Each yield lets other calls run in between,
+            // and lets the caller drop the call: at the first yield nothing has been applied, at the second everything has.
             yield_now().await;
-            // Inline, although it blocks: it takes tens of microseconds, less than moving it to another thread would.
+            // It blocks, but only for tens of microseconds: moving it to another thread would take longer.
             let response = respond(&embedded, &request);
             yield_now().await;
             response
@@ -76,7 +76,7 @@ mod tests {
         update.expression_attribute_values(":one", n("1")).send().await
     }
 
-    /// Reads the amount and writes the next one if nobody else has; says whether it did.
+    /// Reads the amount and writes the next one, unless it has changed since. Returns whether it wrote.
     async fn read_then_increment(client: &Client) -> bool {
         let read: u64 = item(client, "rows", "a").await["amount"].as_n().unwrap().parse().unwrap();
         let put = client.put_item().table_name("rows").item("pk", s("a"));
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_call_can_be_abandoned_before_and_after_it_is_applied() {
+    async fn a_call_can_be_dropped_before_and_after_it_is_applied() {
         let embedded = Embedded::memory().unwrap();
         let client = embedded.client();
         create_table(&client, "rows", None).await;
@@ -146,21 +146,21 @@ mod tests {
         };
 
         {
-            let mut abandoned_before = pin!(increment(&client));
-            assert!(poll!(&mut abandoned_before).is_pending());
+            let mut dropped_before = pin!(increment(&client));
+            assert!(poll!(&mut dropped_before).is_pending());
         }
         assert!(!applied());
 
         {
-            let mut abandoned_after = pin!(increment(&client));
+            let mut dropped_after = pin!(increment(&client));
             while !applied() {
-                assert!(poll!(&mut abandoned_after).is_pending());
+                assert!(poll!(&mut dropped_after).is_pending());
             }
         }
         assert_eq!(item(&client, "rows", "a").await["amount"], n("1"));
     }
 
-    /// Throttles the first call, loses the answer of the second, lets the others through, and counts all.
+    /// Throttles the first call, loses the answer of the second, passes all others, and counts every call.
     #[derive(Debug)]
     struct Faulty {
         inner: SharedHttpConnector,

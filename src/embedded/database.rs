@@ -1,4 +1,4 @@
-//! Opening the emulator's database, in memory or in a file, with what keeps it fast and exclusive.
+//! Opens the emulator's database, in memory or in a file, with the indexes that keep it fast and the lock that keeps it exclusive.
 
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
@@ -8,24 +8,24 @@ use dynoxide::Database;
 
 use super::EmbeddedError;
 
-/// The emulator looks a stream's last sequence number up on every write, and its records up on every read, by an
-/// expression that it does not index: without these, each write reads every record before it.
+/// On every write the emulator looks up a stream's last sequence number, and on every read its records, by an expression that
+/// it does not index: without these indexes, each write would read every earlier record.
 const STREAM_INDEXES: &str = "
     CREATE INDEX IF NOT EXISTS _sr_seq
         ON _stream_records(table_name, CAST(sequence_number AS INTEGER));
     CREATE INDEX IF NOT EXISTS _sr_shard_seq
         ON _stream_records(table_name, shard_id, CAST(sequence_number AS INTEGER));";
 
-/// In `SQLite`'s own in-memory file system, where every connection of this process finds it and nothing is left on disk.
+/// In SQLite's own in-memory file system, where every connection of this process finds it and nothing remains on disk.
 const TEMPLATE: &str = "file:/embedded-template?vfs=memdb";
 
 /// An empty database in memory, with its indexes.
 ///
 /// # Errors
-/// Whatever `SQLite` reports, for want of memory.
+/// SQLite's error, if it lacks memory.
 pub(super) fn open_memory() -> dynoxide::Result<Database> {
-    // Indexes need a second connection, and a private database in memory admits none; a copy of a template does without.
-    // Kept open for the life of the process, as it vanishes with its last connection.
+    // Creating indexes takes a second connection, which a private database in memory does not support; so it is copied from a
+    // template, which is kept open for the life of the process, because it vanishes with its last connection.
     static TEMPLATE_HELD_OPEN: Mutex<Option<Database>> = Mutex::new(None);
 
     let mut template = TEMPLATE_HELD_OPEN.lock().unwrap_or_else(PoisonError::into_inner);
@@ -46,21 +46,21 @@ pub(super) fn open_memory() -> dynoxide::Result<Database> {
 /// # Errors
 /// See [`Embedded::file`](super::Embedded::file).
 pub(super) fn open_file(path: &Path) -> Result<(Database, File), EmbeddedError> {
-    // Absolute, so that no path reads as one of SQLite's `file:` addresses.
+    // Absolute, so that no path looks like one of SQLite's `file:` URIs.
     let location = std::path::absolute(path)
         .ok()
         .and_then(|absolute| absolute.into_os_string().into_string().ok())
         .ok_or_else(|| EmbeddedError::Path { path: path.into() })?;
 
-    let lock = lock_beside(path)?;
+    let lock = lock(path)?;
     let database = open_fast(&location).map_err(|source| EmbeddedError::Open { path: path.into(), source })?;
     Ok((database, lock))
 }
 
-/// `SQLite` admits many processes to a file, but the emulator keeps table descriptions in memory and would go on using
-/// those that another process has changed. The lock file is never removed: were it, a process that had just opened the
-/// old one and a process that made a new one could both hold a lock.
-fn lock_beside(path: &Path) -> Result<File, EmbeddedError> {
+/// SQLite lets several processes open a file, but the emulator caches table descriptions in memory and would not notice that
+/// another process has changed them. The lock file is never removed: otherwise a process that had just opened the old file
+/// and a process that created a new one could both hold a lock.
+fn lock(path: &Path) -> Result<File, EmbeddedError> {
     let mut lock_path = path.as_os_str().to_owned();
     lock_path.push(".lock");
 
@@ -75,8 +75,8 @@ fn lock_beside(path: &Path) -> Result<File, EmbeddedError> {
 
 fn open_fast(location: &str) -> dynoxide::Result<Database> {
     let database = Database::new(location)?;
-    // Despite its name this is the emulator's one way to set `synchronous = NORMAL`: some three times the writes per
-    // second of a full sync each, and still nothing lost when the process alone dies.
+    // Despite its name, this is the emulator's only way to set `synchronous = NORMAL`: about three times as many writes per
+    // second as with full syncs, and a crash of the process alone still loses nothing.
     database.disable_bulk_loading()?;
     add_stream_indexes(location)?;
     Ok(database)
@@ -94,7 +94,7 @@ mod tests {
     use super::super::Embedded;
     use super::super::fixture::{create_table, n, s};
 
-    /// As the emulator writes them: the first on every write to a table with a stream, the second in `GetRecords`.
+    /// The emulator's own queries: the first on every write to a table with a stream, the second in `GetRecords`.
     const STREAM_QUERIES: [(&str, &str); 2] = [
         (
             "SELECT COALESCE(MAX(CAST(sequence_number AS INTEGER)), 0) + 1
@@ -141,7 +141,7 @@ mod tests {
             write.send().await.unwrap();
         }
 
-        // The only way to look into a private database in memory is a copy of it.
+        // A private database in memory can only be inspected by copying it.
         let database = embedded.database();
         database.vacuum_into(copy.to_str().unwrap()).unwrap();
         let connection = rusqlite::Connection::open(copy).unwrap();

@@ -1,4 +1,4 @@
-//! What the tests of this module need again and again.
+//! Helpers that the tests of this module share.
 
 use std::collections::HashMap;
 
@@ -15,7 +15,7 @@ pub fn n(number: &str) -> AttributeValue {
     AttributeValue::N(number.into())
 }
 
-/// A table with the string key `pk`, and with a stream if `images` are asked for.
+/// Creates a table with the string key `pk`, and with a stream if `images` is given.
 pub async fn create_table(client: &Client, name: &str, images: Option<StreamViewType>) {
     let pk = AttributeDefinition::builder().attribute_name("pk").attribute_type(ScalarAttributeType::S);
     let hash = KeySchemaElement::builder().attribute_name("pk").key_type(KeyType::Hash);

@@ -1,4 +1,4 @@
-//! `DynamoDB`'s JSON protocol on the emulator's typed calls.
+//! Translates DynamoDB's JSON protocol into the emulator's typed calls.
 
 use dynoxide::actions::execute_transaction::ExecuteTransactionRequest;
 use dynoxide::actions::get_records::GetRecordsRequest;
@@ -33,7 +33,7 @@ pub(super) fn answer(database: &Database, operation: &str, request: &[u8], token
     }
 }
 
-/// `None` for an operation that the emulator does not have.
+/// `None` if the emulator does not support the operation.
 fn dispatch(db: &Database, operation: &str, request: &[u8], tokens: Tokens) -> Option<Result<String>> {
     Some(match operation {
         "CreateTable" => call(request, |r| db.create_table(r)),
@@ -95,8 +95,8 @@ fn execute_transaction(db: &Database, mut request: ExecuteTransactionRequest, to
     db.execute_transaction(request)
 }
 
-/// With `userIdentity` as the Streams API has it: the emulator writes `type` and `principalId`, as a Lambda receives
-/// them, where the API has `Type` and `PrincipalId`, and the SDK reads no others.
+/// Renames the members of `userIdentity`: the emulator writes `type` and `principalId`, as Lambda does, but the Streams API
+/// has `Type` and `PrincipalId`, and the SDK reads only those.
 fn get_records(db: &Database, request: GetRecordsRequest) -> Result<Value> {
     let mut response = serde_json::to_value(db.get_records(request)?).map_err(not_json)?;
     let records = response["Records"].as_array_mut();
@@ -109,10 +109,10 @@ fn get_records(db: &Database, request: GetRecordsRequest) -> Result<Value> {
     Ok(response)
 }
 
-/// The error that `DynamoDB` answers a request with which does not decode. The emulator says which in a prefix of the
-/// message; what has none lacks a field or names an unknown variant, both of which are validation errors.
+/// DynamoDB's error for a request that cannot be decoded. The emulator names its kind in a prefix of the message. A message
+/// without a prefix means a missing field or an unknown variant; both are validation errors.
 fn refusal(message: &str) -> DynoxideError {
-    // serde_json's own addition, which the service does not send.
+    // serde_json appends the position; the service does not send one.
     let message = message.rsplit_once(" at line ").map_or(message, |(message, _position)| message);
     if let Some(message) = message.strip_prefix("SERIALIZATION:") {
         return DynoxideError::SerializationException(message.into());
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_operation_that_is_not_there_says_so() {
+    async fn an_unsupported_operation_is_named_in_the_error() {
         let client = client_with_table().await;
         let refused = client.describe_limits().send().await.unwrap_err();
         assert_eq!(refused.code(), Some("UnknownOperationException"));

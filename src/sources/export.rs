@@ -1,8 +1,8 @@
-//! An export of the event store's table to S3, from files to items in the order of aggregates and versions.
+//! Reads an export of the event store to S3 and returns its events, ordered by aggregate and version.
 //!
-//! An export has a table's items in the order of its partitions' hashes, spread over as many files. To fold an aggregate its
-//! events must come one after another, so they are sorted first, in a file, for an export may be larger than memory. Nothing of
-//! an export is handed out before all of it has been checked against its manifest.
+//! An export holds a table's items in the order of their partition hashes, with one file per partition. Folding an aggregate needs its
+//! events in sequence, so they are sorted first; an export may be larger than memory, so they are sorted in a file. No event is
+//! returned before the whole export has been checked against its manifest.
 //!
 //! The format: <https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/S3DataExport.Output.html>
 
@@ -19,7 +19,7 @@ use manifest::Summary;
 use sorted::Spill;
 pub use sorted::{PAGE_BYTES_MAX, Sorted};
 
-/// A full export in DynamoDB JSON, copied to a folder, whose manifests are in order and whose files are all there.
+/// A full export in DynamoDB JSON, copied to a folder, with valid manifests and all of its files.
 #[derive(Debug)]
 pub struct Export {
     summary: Summary,
@@ -37,13 +37,13 @@ impl Export {
         Ok(Self { summary, files })
     }
 
-    /// How many items the table had, those that are no events included.
+    /// The number of items in the table, including those that are not events.
     #[must_use]
     pub fn items(&self) -> u64 {
         self.summary.item_count
     }
 
-    /// The size of all data files as they lie on disk: packed.
+    /// The compressed size of all data files, as on disk.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.files.iter().map(|file| file.bytes).sum()
@@ -55,21 +55,21 @@ impl Export {
         &self.summary.table_arn
     }
 
-    /// The moment at which the table was as the export shows it, as the manifest writes it: RFC 3339.
+    /// The moment whose state the export shows, as written in the manifest: RFC 3339.
     #[must_use]
     pub fn exported_at(&self) -> &str {
         &self.summary.export_time
     }
 
-    /// Reads and checks all files and sorts their events. Blocks for as long as that takes: some ten seconds for a million.
+    /// Reads and checks all files and sorts their events. It blocks the thread: about ten seconds for a million events.
     ///
-    /// What is to be sorted goes into a file in `spill_folder`, or in the system's folder for temporary files, which takes about
-    /// one and a half times the room of the unpacked events. It is gone when [`Sorted`] is, or this process.
+    /// The events are sorted in a file in `spill_folder`, or in the system's temporary folder. The file takes about one and a half
+    /// times the size of the uncompressed events, and is removed with [`Sorted`] or at the end of the process.
     ///
-    /// `progress` is told how many bytes were read so far, up to [`Export::bytes`].
+    /// `progress` is called with the number of bytes read so far, up to [`Export::bytes`].
     ///
     /// # Errors
-    /// [`ExportError`], if a file is damaged or cannot be read, or if there is no room to sort.
+    /// [`ExportError`], if a file is damaged or cannot be read, or if there is not enough disk space to sort.
     pub fn sort(&self, spill_folder: Option<&Path>, mut progress: impl FnMut(u64)) -> Result<Sorted, ExportError> {
         let mut spill = Spill::new(spill_folder)?;
         let mut bytes_before = 0;

@@ -1,8 +1,8 @@
 //! Captured stream JSON, from files to raw records.
 //!
-//! A capture comes in many shapes: a Lambda event, the output of `get-records`, JSON Lines, what Lambda left in its
-//! on-failure bucket, any of them gzipped. The shape is told from the content, never from the name, and a file is read
-//! piece by piece, so that a capture larger than memory can be replayed. What a record *means* is judged downstream.
+//! A capture comes in many shapes: a Lambda event, the output of `get-records`, JSON Lines, an object from Lambda's on-failure
+//! bucket, any of them gzipped. The shape is recognised by the content, never by the name, and a file is read in pieces, so
+//! that a capture larger than memory can be replayed. What a record *means* is decided downstream.
 
 mod documents;
 mod envelope;
@@ -22,10 +22,10 @@ use documents::Documents;
 pub use error::InputError;
 pub use source::{Source, sources};
 
-/// A file that starts with this many unreadable lines is no capture: one error says so in place of one for each line.
+/// A file that starts with this many unreadable lines is not a capture: one error reports that, instead of one per line.
 const UNREADABLE_LINES_MAX: usize = 16;
 
-/// One stream record as it was captured, not decoded yet. It need not even be an object.
+/// One captured stream record, not decoded yet. It may not even be an object.
 pub struct RawRecord {
     /// The record itself.
     pub json: Box<RawValue>,
@@ -33,7 +33,7 @@ pub struct RawRecord {
     pub origin: Origin,
 }
 
-/// Shows where the record comes from and not what it says: data does not belong in logs.
+/// Shows where the record comes from but not its content: data does not belong in logs.
 impl fmt::Debug for RawRecord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RawRecord").field("origin", &self.origin).finish_non_exhaustive()
@@ -43,11 +43,11 @@ impl fmt::Debug for RawRecord {
 /// Where a record was found; shown as `stream.jsonl:12`, or `event.json:1 (record 3)` when it is one of a list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Origin {
-    /// The path as it was given; `-` is the standard input.
+    /// The path as given; `-` is the standard input.
     pub file: Arc<Path>,
-    /// 1-based; of the unpacked text.
+    /// 1-based; in the uncompressed text.
     pub line: u64,
-    /// 1-based, within the list that holds the record; none when the record stands alone.
+    /// 1-based, within the list that holds the record; `None` for a single record.
     pub record: Option<usize>,
 }
 
@@ -63,16 +63,16 @@ pub struct Records {
     documents: Documents<Box<dyn BufRead + Send>>,
     file: Arc<Path>,
     ready: VecDeque<Result<RawRecord, InputError>>,
-    /// Until then errors are held back: whether they are bad lines or this is no capture at all is not yet known.
+    /// Until it is set, errors are held back: they may be bad lines, or the whole file may not be a capture.
     found_json: bool,
 }
 
 impl Records {
     fn new(file: Arc<Path>, content: impl Read + Send + 'static) -> io::Result<Self> {
-        Ok(Self { documents: Documents::new(unpacked(content)?, Arc::clone(&file)), file, ready: VecDeque::new(), found_json: false })
+        Ok(Self { documents: Documents::new(decompressed(content)?, Arc::clone(&file)), file, ready: VecDeque::new(), found_json: false })
     }
 
-    /// None if nothing unreadable was met either: the file is empty.
+    /// The one error for a file without JSON. `None` if there were no unreadable lines either: the file is empty.
     fn not_json(&mut self) -> Option<InputError> {
         let first = Box::new(self.ready.pop_front()?.err()?);
         self.ready.clear();
@@ -98,7 +98,7 @@ impl Iterator for Records {
                     self.ready.extend(envelope::open(document));
                 }
                 Some(Err(error)) => {
-                    // A fatal one says enough about the file.
+                    // A fatal error says enough about the file.
                     self.found_json |= error.is_fatal();
                     self.ready.push_back(Err(error));
                     if !self.found_json && self.ready.len() >= UNREADABLE_LINES_MAX {
@@ -111,13 +111,13 @@ impl Iterator for Records {
     }
 }
 
-/// Two bytes that no JSON text starts with.
+/// No JSON text starts with these two bytes.
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 
-fn unpacked(content: impl Read + Send + 'static) -> io::Result<Box<dyn BufRead + Send>> {
+fn decompressed(content: impl Read + Send + 'static) -> io::Result<Box<dyn BufRead + Send>> {
     let mut content = BufReader::new(content);
     let mut start = Vec::new();
-    // A pipe may hand out its first bytes one at a time, so a peek into the buffer would not do.
+    // A pipe may deliver its first bytes one at a time, so peeking into the buffer is not enough.
     (&mut content).take(GZIP_MAGIC.len() as u64).read_to_end(&mut start)?;
     let gzipped = start == GZIP_MAGIC;
     let whole = Cursor::new(start).chain(content);
@@ -136,7 +136,7 @@ mod tests {
         Records::new(Path::new("f").into(), Cursor::new(content.into())).unwrap()
     }
 
-    /// Each item on a line: where and what, or the error.
+    /// One line per item: its origin and content, or the error.
     pub(super) fn read(content: impl Into<Vec<u8>>) -> Vec<String> {
         let shown = records(content).map(|item| match item {
             Ok(record) => format!("{} = {}", record.origin, record.json),
@@ -152,7 +152,7 @@ mod tests {
         encoder.finish().unwrap()
     }
 
-    /// One of each accepted shape; every one holds the same record.
+    /// One example of each accepted shape. All hold the same record.
     const SHAPES: [&str; 9] = [
         r#"{"dynamodb":{}}"#,
         r#"{"Records":[{"dynamodb":{}}]}"#,
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn all_shapes_in_one_file_give_all_records_however_they_are_joined_and_packed() {
+    fn all_shapes_in_one_file_give_all_records_however_they_are_joined_and_compressed() {
         for separator in ["", "\n", "\r\n\r\n", " "] {
             let joined = SHAPES.join(separator);
             let members = SHAPES.iter().flat_map(|shape| gzip(shape)).collect();
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_without_json_is_one_fatal_error_that_shows_the_first_bad_line() {
+    fn a_file_without_json_is_one_fatal_error_that_names_the_first_bad_line() {
         let one_bad_line = "\n{\"dynamodb\":tru}".into();
         let prose = "2026 was a year\n".repeat(1000).into_bytes();
         let utf_16 = b"\xff\xfe{\0}\0".to_vec();
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_lines_at_the_start_of_json_lines_are_told_and_skipped() {
+    fn bad_lines_at_the_start_of_json_lines_are_reported_and_skipped() {
         let bad = "cut\":1}\n".repeat(UNREADABLE_LINES_MAX - 1);
         let items = read(format!("{bad}{{\"dynamodb\":{{}}}}"));
         assert_eq!(items.len(), UNREADABLE_LINES_MAX);
@@ -231,13 +231,13 @@ mod tests {
     }
 
     #[test]
-    fn gzip_cut_short_gives_the_records_before_and_then_one_fatal_error() {
-        // Numbers that hardly compress, so that half of the bytes hold about half of the lines.
+    fn a_truncated_gzip_gives_the_records_before_the_end_and_one_fatal_error() {
+        // These numbers hardly compress, so half of the bytes hold about half of the lines.
         let line = |n: u64| {
             let noise = n.wrapping_mul(0x9e37_79b9_7f4a_7c15);
             format!("{{\"dynamodb\":{}}}\n", noise ^ (noise >> 31))
         };
-        // The encoder's blocks are smaller than half of this.
+        // The encoder's blocks are smaller than half of this text.
         let packed = gzip(&(0..20_000).map(line).collect::<String>());
         let items: Vec<_> = records(&packed[..packed.len() / 2]).collect();
         let (last, before) = items.split_last().unwrap();
@@ -245,14 +245,14 @@ mod tests {
         for (n, item) in (0..).zip(before) {
             assert_eq!(item.as_ref().unwrap().json.get(), line(n).trim_ascii());
         }
-        let place = format!("cannot read on at f:{};", before.len() + 1);
+        let place = format!("cannot continue reading at f:{};", before.len() + 1);
         let error = last.as_ref().unwrap_err();
         assert!(error.is_fatal());
         assert!(error.to_string().starts_with(&place), "{error}");
     }
 
     #[test]
-    fn gzip_cut_anywhere_is_a_fatal_error() {
+    fn a_gzip_truncated_anywhere_is_a_fatal_error() {
         let packed = gzip(SHAPES[1]);
         for cut in GZIP_MAGIC.len()..packed.len() {
             let mut items = records(&packed[..cut]);
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn a_worker_thread_can_hold_the_records() {
+    fn records_can_move_to_another_thread() {
         fn movable<T: Send>(_: &T) {}
         movable(&records(""));
     }

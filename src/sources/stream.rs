@@ -1,8 +1,8 @@
-//! A table's stream, read from the outside, as Lambda would hand its records to a function. The one user of
-//! `aws-sdk-dynamodbstreams`' operations.
+//! Reads a table's stream directly and returns its records in the form that Lambda passes to a function. The one user of the
+//! operations of `aws-sdk-dynamodbstreams`.
 //!
-//! A stream is cut into shards, which end and have children: a child's records come after its parent's, so it is not begun before the
-//! parent's end was read. Shards that are no kin are read in turn.
+//! A stream consists of shards. A shard ends and has child shards, whose records follow its own, so a child is read only after the end of
+//! its parent. Unrelated shards are read in turn.
 
 use aws_sdk_dynamodbstreams::{
     Client,
@@ -15,36 +15,36 @@ use serde_json::{Value as Json, json};
 
 use crate::clients::class;
 
-/// An open shard may answer with nothing although there is more: each answer is what one look found. So often in a row, it is taken
-/// for the present end.
+/// An open shard may return an empty page although more records follow. After this many empty pages in a row, the reader treats it as
+/// the current end.
 const EMPTY_PAGES_MAX: u32 = 5;
 
-/// Where to begin.
+/// Where to begin reading.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Begin {
-    /// With the oldest record that the stream still has: 24 hours ago, on AWS.
+    /// At the oldest record that the stream still has: on AWS, up to 24 hours old.
     Oldest,
-    /// With what comes from now on.
+    /// At the first record after the start.
     Latest,
 }
 
-/// The stream cannot be read. What was read is whole up to there.
+/// The stream cannot be read. The records read so far are complete.
 #[derive(Debug, thiserror::Error)]
-#[error("{operation} of the stream failed ({class}): check that the stream is enabled and the permissions on it")]
-pub struct Unreadable {
+#[error("{operation} of the stream failed ({class}): check that the stream is enabled and that you may read it")]
+pub struct StreamError {
     operation: &'static str,
     class: String,
 }
 
-/// A stream that is being read.
-pub struct Capture {
+/// Reads a stream page by page.
+pub struct StreamReader {
     client: Client,
     arn: String,
     begin: Begin,
     shards: Vec<Shard>,
-    /// Whether shards may have come that are not among them.
+    /// Whether the stream may have new shards.
     outdated: bool,
-    /// The shard whose turn it is.
+    /// The shard to read next.
     turn: usize,
 }
 
@@ -52,7 +52,7 @@ struct Shard {
     id: String,
     parent: Option<String>,
     begin: Begin,
-    /// Where to go on; none before the beginning, and when it is no longer valid.
+    /// Where to continue; `None` before the first page and once it has expired.
     iterator: Option<String>,
     /// The position of the last record read.
     last: Option<String>,
@@ -60,20 +60,21 @@ struct Shard {
     ended: bool,
 }
 
-impl Capture {
-    /// A capture of the stream with this ARN.
+impl StreamReader {
+    /// A reader of the stream with this ARN.
     #[must_use]
     pub fn new(client: Client, arn: String, begin: Begin) -> Self {
         Self { client, arn, begin, shards: Vec::new(), outdated: true, turn: 0 }
     }
 
-    /// The next page that has records, each as Lambda hands it to a function; `None` at the present end, where another call looks again.
+    /// The next non-empty page of records, in the form that Lambda passes to a function. `None` at the current end; another call checks
+    /// for new records.
     ///
-    /// It may be abandoned at any time: the next call reads what the abandoned one would have.
+    /// Cancel-safe: if this future is dropped, the next call reads the same page.
     ///
     /// # Errors
-    /// [`Unreadable`].
-    pub async fn next_page(&mut self) -> Result<Option<Vec<Json>>, Unreadable> {
+    /// [`StreamError`].
+    pub async fn next_page(&mut self) -> Result<Option<Vec<Json>>, StreamError> {
         loop {
             if self.outdated {
                 self.discover().await?;
@@ -89,7 +90,7 @@ impl Capture {
         }
     }
 
-    /// The next shard that can be read, from the one whose turn it is.
+    /// The next readable shard, in turn.
     fn in_turn(&self) -> Option<usize> {
         let ended = |id: &String| self.shards.iter().all(|shard| shard.id != *id || shard.ended);
         let can_be_read = |shard: &Shard| !shard.ended && shard.empty_pages < EMPTY_PAGES_MAX && shard.parent.as_ref().is_none_or(ended);
@@ -97,13 +98,13 @@ impl Capture {
         (self.turn..self.turn + count).map(|at| at % count).find(|at| can_be_read(&self.shards[*at]))
     }
 
-    async fn discover(&mut self) -> Result<(), Unreadable> {
-        // Those of the first look are the only ones whose records so far are old.
+    async fn discover(&mut self) -> Result<(), StreamError> {
+        // Only the shards that are there at the start can hold records older than the start.
         let begin = if self.shards.is_empty() { self.begin } else { Begin::Oldest };
         let (mut found, mut after) = (Vec::new(), None);
         loop {
             let request = self.client.describe_stream().stream_arn(&self.arn).set_exclusive_start_shard_id(after);
-            let described = request.send().await.map_err(|error| unreadable("DescribeStream", &error))?.stream_description;
+            let described = request.send().await.map_err(|error| stream_error("DescribeStream", &error))?.stream_description;
             let Some(described) = described else { break };
             found.extend(described.shards.unwrap_or_default());
             after = described.last_evaluated_shard_id;
@@ -122,8 +123,8 @@ impl Capture {
         Ok(())
     }
 
-    /// Reads a page of a shard; none if it has no record.
-    async fn read(&mut self, at: usize) -> Result<Option<Vec<Json>>, Unreadable> {
+    /// Reads a page of a shard; `None` if it is empty.
+    async fn read(&mut self, at: usize) -> Result<Option<Vec<Json>>, StreamError> {
         if self.shards[at].iterator.is_none() {
             self.shards[at].iterator = Some(self.iterator(&self.shards[at]).await?);
         }
@@ -131,16 +132,16 @@ impl Capture {
         let shard = &mut self.shards[at];
         let page = match page {
             Ok(page) => page,
-            // Its 15 minutes are over: it was long until the next page was asked for.
+            // Iterators expire after 15 minutes; the caller took longer between two pages.
             Err(SdkError::ServiceError(error)) if error.err().is_expired_iterator_exception() => {
                 shard.iterator = None;
                 return Ok(None);
             }
-            Err(error) => return Err(unreadable("GetRecords", &error)),
+            Err(error) => return Err(stream_error("GetRecords", &error)),
         };
         shard.iterator = page.next_shard_iterator;
         shard.ended = shard.iterator.is_none();
-        // It may have had children since.
+        // Its children may be new.
         self.outdated |= shard.ended;
         let records = page.records.unwrap_or_default();
         self.turn = at + 1;
@@ -153,7 +154,7 @@ impl Capture {
         Ok(Some(records.into_iter().map(|record| lambda_record(record, &self.arn)).collect()))
     }
 
-    async fn iterator(&self, shard: &Shard) -> Result<String, Unreadable> {
+    async fn iterator(&self, shard: &Shard) -> Result<String, StreamError> {
         let from = match (&shard.last, shard.begin) {
             (Some(_), _) => ShardIteratorType::AfterSequenceNumber,
             (None, Begin::Oldest) => ShardIteratorType::TrimHorizon,
@@ -161,12 +162,12 @@ impl Capture {
         };
         let request = self.client.get_shard_iterator().stream_arn(&self.arn).shard_id(&shard.id).shard_iterator_type(from);
         let answer = request.set_sequence_number(shard.last.clone()).send().await;
-        let iterator = answer.map_err(|error| unreadable("GetShardIterator", &error))?.shard_iterator;
-        iterator.ok_or_else(|| Unreadable { operation: "GetShardIterator", class: "no iterator in the answer".to_owned() })
+        let iterator = answer.map_err(|error| stream_error("GetShardIterator", &error))?.shard_iterator;
+        iterator.ok_or_else(|| StreamError { operation: "GetShardIterator", class: "no iterator in the answer".to_owned() })
     }
 }
 
-/// A record of the API as Lambda hands it to a function, with all digits of its numbers.
+/// A record of the API, in the form that Lambda passes to a function, with all digits of its numbers.
 fn lambda_record(record: Record, arn: &str) -> Json {
     let change = record.dynamodb.unwrap_or_else(|| aws_sdk_dynamodbstreams::types::StreamRecord::builder().build());
     let item = |item: Option<std::collections::HashMap<_, _>>| item.map(|item| json!(Item::from(item)));
@@ -176,23 +177,23 @@ fn lambda_record(record: Record, arn: &str) -> Json {
         "SizeBytes": change.size_bytes, "StreamViewType": change.stream_view_type.as_ref().map(StreamViewType::as_str),
     });
     let identity = record.user_identity.map(|user| json!({ "type": user.r#type, "principalId": user.principal_id }));
-    present(json!({
+    without_nulls(json!({
         "eventID": record.event_id, "eventName": record.event_name.as_ref().map(OperationType::as_str), "eventVersion": record.event_version,
-        "eventSource": record.event_source, "awsRegion": record.aws_region, "userIdentity": identity, "dynamodb": present(change),
+        "eventSource": record.event_source, "awsRegion": record.aws_region, "userIdentity": identity, "dynamodb": without_nulls(change),
         "eventSourceARN": arn,
     }))
 }
 
-/// Without the members that are null: Lambda has none.
-fn present(mut object: Json) -> Json {
+/// Removes null members: Lambda's records have none.
+fn without_nulls(mut object: Json) -> Json {
     if let Json::Object(members) = &mut object {
         members.retain(|_, value| !value.is_null());
     }
     object
 }
 
-fn unreadable<E: ProvideErrorMetadata>(operation: &'static str, error: &SdkError<E>) -> Unreadable {
-    Unreadable { operation, class: class(error).to_owned() }
+fn stream_error<E: ProvideErrorMetadata>(operation: &'static str, error: &SdkError<E>) -> StreamError {
+    StreamError { operation, class: class(error).to_owned() }
 }
 
 #[cfg(test)]
@@ -213,10 +214,10 @@ mod tests {
 
     use super::*;
 
-    /// The answer to an operation and its request.
+    /// Answers an operation and its request.
     type Script = dyn Fn(&str, &Json) -> Result<Json, &'static str> + Send + Sync;
 
-    /// A stream that answers so.
+    /// A stream that answers by a script.
     struct Scripted(Box<Script>);
 
     impl fmt::Debug for Scripted {
@@ -237,7 +238,7 @@ mod tests {
         }
     }
 
-    fn capture(begin: Begin, script: impl Fn(&str, &Json) -> Result<Json, &'static str> + Send + Sync + 'static) -> Capture {
+    fn reader(begin: Begin, script: impl Fn(&str, &Json) -> Result<Json, &'static str> + Send + Sync + 'static) -> StreamReader {
         let connector = SharedHttpConnector::new(Scripted(Box::new(script)));
         let config = Config::builder()
             .behavior_version(BehaviorVersion::latest())
@@ -246,13 +247,13 @@ mod tests {
             .http_client(http_client_fn(move |_, _| connector.clone()))
             .allow_no_auth()
             .retry_config(RetryConfig::disabled());
-        Capture::new(Client::from_conf(config.build()), "arn".to_owned(), begin)
+        StreamReader::new(Client::from_conf(config.build()), "arn".to_owned(), begin)
     }
 
-    /// The sequence numbers up to the present end, page by page.
-    async fn pages(capture: &mut Capture) -> Vec<Vec<String>> {
+    /// The sequence numbers up to the current end, page by page.
+    async fn pages(reader: &mut StreamReader) -> Vec<Vec<String>> {
         let mut pages = Vec::new();
-        while let Some(page) = capture.next_page().await.unwrap() {
+        while let Some(page) = reader.next_page().await.unwrap() {
             let number = |record: &Json| record["dynamodb"]["SequenceNumber"].as_str().unwrap().to_owned();
             pages.push(page.iter().map(number).collect());
         }
@@ -265,8 +266,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_child_is_read_after_its_parents_and_strangers_in_turn() {
-        let mut capture = capture(Begin::Oldest, |operation, request| {
+    async fn a_child_shard_is_read_after_its_parent_and_unrelated_shards_in_turn() {
+        let mut reader = reader(Begin::Oldest, |operation, request| {
             Ok(match operation {
                 // The child comes first, and the grandchild on another page.
                 "DescribeStream" if request["ExclusiveStartShardId"].is_null() => json!({ "StreamDescription": {
@@ -274,7 +275,7 @@ mod tests {
                     "LastEvaluatedShardId": "parent",
                 } }),
                 "DescribeStream" => json!({ "StreamDescription": {
-                    "Shards": [{ "ShardId": "grandchild", "ParentShardId": "child" }, { "ShardId": "stranger" }],
+                    "Shards": [{ "ShardId": "grandchild", "ParentShardId": "child" }, { "ShardId": "unrelated" }],
                 } }),
                 "GetShardIterator" => {
                     assert_eq!(request["ShardIteratorType"], "TRIM_HORIZON");
@@ -286,13 +287,13 @@ mod tests {
                     "parent-3" => answer(&["2"], None),
                     "child-1" => answer(&["3", "4"], None),
                     "grandchild-1" => answer(&["5"], Some("grandchild-2")),
-                    "stranger-1" => answer(&["a"], Some("stranger-2")),
-                    "stranger-2" => answer(&["b"], Some("stranger-3")),
+                    "unrelated-1" => answer(&["a"], Some("unrelated-2")),
+                    "unrelated-2" => answer(&["b"], Some("unrelated-3")),
                     open => answer(&[], Some(open)),
                 },
             })
         });
-        let pages = pages(&mut capture).await.concat();
+        let pages = pages(&mut reader).await.concat();
         let of = |names: &[&str]| pages.iter().filter(|number| names.contains(&number.as_str())).cloned().collect::<Vec<_>>();
         assert_eq!(of(&["1", "2", "3", "4", "5"]), ["1", "2", "3", "4", "5"]);
         assert_eq!(of(&["a", "b"]), ["a", "b"]);
@@ -301,14 +302,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_iterator_that_expired_is_replaced_and_a_later_look_finds_what_came_since() {
+    async fn an_expired_iterator_is_replaced_and_a_later_call_finds_new_records() {
         let asked = Arc::<Mutex<Vec<Json>>>::default();
-        let told = asked.clone();
-        let mut capture = capture(Begin::Latest, move |operation, request| {
+        let asked_by_reader = asked.clone();
+        let mut reader = reader(Begin::Latest, move |operation, request| {
             Ok(match operation {
                 "DescribeStream" => json!({ "StreamDescription": { "Shards": [{ "ShardId": "s" }] } }),
                 "GetShardIterator" => {
-                    let mut asked = told.lock().unwrap();
+                    let mut asked = asked_by_reader.lock().unwrap();
                     asked.push(json!([request["ShardIteratorType"], request["SequenceNumber"]]));
                     json!({ "ShardIterator": asked.len().to_string() })
                 }
@@ -320,16 +321,16 @@ mod tests {
                 },
             })
         });
-        assert_eq!(pages(&mut capture).await, [vec!["7", "8"], vec!["9"]]);
+        assert_eq!(pages(&mut reader).await, [vec!["7", "8"], vec!["9"]]);
         assert_eq!(*asked.lock().unwrap(), [json!(["LATEST", null]), json!(["AFTER_SEQUENCE_NUMBER", "8"])]);
-        assert_eq!(capture.next_page().await.unwrap(), None, "it may be asked again");
+        assert_eq!(reader.next_page().await.unwrap(), None, "the end may be read again");
     }
 
     #[tokio::test]
-    async fn trouble_is_told_by_its_class() {
-        let error = capture(Begin::Oldest, |_, _| Err("AccessDeniedException")).next_page().await.unwrap_err();
-        let says =
-            "DescribeStream of the stream failed (AccessDeniedException): check that the stream is enabled and the permissions on it";
-        assert_eq!(error.to_string(), says);
+    async fn an_error_names_its_class() {
+        let error = reader(Begin::Oldest, |_, _| Err("AccessDeniedException")).next_page().await.unwrap_err();
+        let expected =
+            "DescribeStream of the stream failed (AccessDeniedException): check that the stream is enabled and that you may read it";
+        assert_eq!(error.to_string(), expected);
     }
 }

@@ -1,4 +1,4 @@
-//! Writes events as the stream records that their insertion makes.
+//! Writes events as stream records, as if they had just been inserted.
 
 use projection_vocabulary::{RecordedEvent, Timestamp};
 use serde::Serialize;
@@ -14,7 +14,7 @@ pub struct LambdaEvent {
     pub records: Vec<Json>,
 }
 
-/// The record of an event's insertion, at a position in the stream.
+/// The stream record of an event's insertion, at a position in the stream.
 pub fn inserted(event: &RecordedEvent, position: u64) -> Json {
     let image = json!(Item::from(encode_event(event)));
     json!({

@@ -17,7 +17,7 @@ use serde_json::value::RawValue;
 use super::ExportError;
 use crate::store::item::{Key, key_of};
 
-/// An item has at most 400 KB, of which a byte is at most the 14 of `{"NULL":true},`: 6 MB. The next power of two.
+/// An item has at most 400 KB, and a byte of it takes at most 14 bytes of JSON (`{"NULL":true},`): 6 MB, rounded up to a power of two.
 /// <https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Constraints.html>
 const LINE_BYTES_MAX: u64 = 8 << 20;
 
@@ -28,12 +28,12 @@ pub(super) struct DataFile {
     /// Its size on disk.
     pub bytes: u64,
     pub items: u64,
-    /// Of the packed file, as base64.
+    /// Of the compressed file, as base64.
     pub md5: String,
     pub stated_in: PathBuf,
 }
 
-/// A line of the file. The item is kept as it is written.
+/// A line of the file, with the item's JSON unchanged.
 #[derive(Deserialize)]
 struct Line<'a> {
     #[serde(rename = "Item", borrow)]
@@ -41,7 +41,7 @@ struct Line<'a> {
 }
 
 impl DataFile {
-    /// Hands each event's item to `event`. Only when this has returned is it known that the file is sound.
+    /// Passes each event's item to `event`. The file is known to be undamaged only once this has returned `Ok`.
     pub(super) fn read(
         &self,
         progress: impl FnMut(u64),
@@ -50,10 +50,10 @@ impl DataFile {
         let unreadable = || ExportError::unreadable(&self.file);
         let content = File::open(&self.file).map_err(unreadable())?;
         let mut packed = BufReader::new(Watched { content, md5: Md5::new(), bytes: 0, progress });
-        // An empty partition's file may have nothing to unpack.
+        // The file of an empty partition may be empty itself.
         let empty = packed.fill_buf().map_err(unreadable())?.is_empty();
         let read = if empty { self.counted(0) } else { self.events(&mut packed, event) };
-        // To the end, also behind what cannot be read: a damaged file is to be called that, whatever the damage looks like.
+        // Read on to the end even after an error: if the checksum differs, the file is damaged, whatever the first symptom was.
         io::copy(&mut packed, &mut io::sink()).map_err(unreadable())?;
         if base64::encode(packed.into_inner().md5.finalize()) != self.md5 {
             return Err(ExportError::Damaged { file: self.file.clone(), stated_in: self.stated_in.clone() });
@@ -73,7 +73,7 @@ impl DataFile {
             let unexpected = |problem| ExportError::Unexpected { file: self.file.clone(), line: found + 1, problem };
             let malformed = |_| unexpected("is not an item in DynamoDB JSON");
             line.clear();
-            lines.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', &mut line).map_err(|_| unexpected("cannot be unpacked"))?;
+            lines.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', &mut line).map_err(|_| unexpected("cannot be decompressed"))?;
             if line.is_empty() {
                 return self.counted(found);
             }
@@ -82,7 +82,7 @@ impl DataFile {
             }
             let json = serde_json::from_slice::<Line>(&line).map_err(malformed)?.item.get();
             let item: Item = serde_json::from_str(json).map_err(malformed)?;
-            // What calls itself an event and has no event's key belongs to no version: nothing waits for it.
+            // An item without a valid event key belongs to no version, so no row needs it.
             if let Ok(Key::Event(aggregate, version)) = key_of(&item) {
                 event(&aggregate, version, json)?;
             }
@@ -95,7 +95,7 @@ impl DataFile {
     }
 }
 
-/// A file that is looked at while it is read.
+/// Computes the checksum and reports the progress of a file while it is read.
 struct Watched<P> {
     content: File,
     md5: Md5,

@@ -1,4 +1,4 @@
-//! What can be wrong with an export, and what to do about it.
+//! Errors in an export, and what to do about each.
 
 use std::{
     error::Error,
@@ -6,46 +6,46 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Why an export cannot be used. None of these passes by itself: report it and stop. Says where, and never what an item holds.
+/// Why an export cannot be used. Retrying does not help: report the error and stop. Messages say where, and never show an item's data.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs, reason = "the messages say what the fields are")]
 #[non_exhaustive]
 pub enum ExportError {
-    /// A file or folder that is there, or was named, and cannot be read.
-    #[error("cannot read {}; check that it exists and may be read", path.display())]
+    /// A file or folder cannot be read.
+    #[error("cannot read {}; check that it exists and that you may read it", path.display())]
     Unreadable { path: PathBuf, source: io::Error },
-    /// DynamoDB writes the summary last, so an export without one may also be unfinished.
-    #[error("no manifest-summary.json in folder {}; give a folder into which a finished export was copied", folder.display())]
+    /// There is no export, or DynamoDB has not finished it: it writes the summary last.
+    #[error("no manifest-summary.json in folder {}; give a folder with a copy of a finished export", folder.display())]
     NoExport { folder: PathBuf },
-    /// The exports are named by their folders, which end in the id.
-    #[error("several exports in folder {}: {}; give the folder of one", folder.display(), list(exports))]
+    /// The message lists their folders, which end in the export id.
+    #[error("several exports in folder {}: {}; give the folder of one of them", folder.display(), list(exports))]
     SeveralExports { folder: PathBuf, exports: Vec<PathBuf> },
     /// Amazon Ion, for example.
-    #[error("{} is of an export in format {format}; export the table in DYNAMODB_JSON", summary.display())]
+    #[error("{} belongs to an export in format {format}; export the table in DYNAMODB_JSON", summary.display())]
     OtherFormat { summary: PathBuf, format: String },
-    /// It holds what changed between two moments, not the table.
-    #[error("{} is of an export of type {export_type}; export the whole table, as FULL_EXPORT", summary.display())]
+    /// It holds the changes between two moments, not the table.
+    #[error("{} belongs to an export of type {export_type}; export the whole table, as FULL_EXPORT", summary.display())]
     NotFull { summary: PathBuf, export_type: String },
-    /// Cut short, or of another format than is known.
-    #[error("{}:{line} is not as DynamoDB writes a manifest; copy the file again", manifest.display())]
+    /// Truncated, or in an unknown format.
+    #[error("{}:{line} is not a valid manifest line; copy the file again", manifest.display())]
     BrokenManifest { manifest: PathBuf, line: usize },
-    /// The manifests are not of one export, or one is cut short.
-    #[error("{} lists {listed} items and the manifest-summary.json beside it {stated}; copy both again", manifest.display())]
+    /// The manifests belong to different exports, or one is truncated.
+    #[error("{} lists {listed} items but the manifest-summary.json next to it states {stated}; copy both again", manifest.display())]
     OtherTotal { manifest: PathBuf, listed: u64, stated: u64 },
-    /// The first that is, and how many more are.
+    /// The first missing file, and the number of others.
     #[error("{}{}; copy the export again, with all of its files", file.display(), missing(*more))]
     Missing { file: PathBuf, more: usize },
-    /// Another MD5 than it must have: cut short, changed or damaged on its way.
-    #[error("{} is damaged or cut short: its MD5 is not the one in {}; copy both again", file.display(), stated_in.display())]
+    /// Its MD5 is wrong: it was truncated, changed or damaged on the way.
+    #[error("{} is damaged or truncated: its MD5 is not the one in {}; copy both again", file.display(), stated_in.display())]
     Damaged { file: PathBuf, stated_in: PathBuf },
-    /// The file is as DynamoDB wrote it, by its MD5.
-    #[error("{} holds {found} items and its manifest says {stated}; export the table again", file.display())]
+    /// The file is as DynamoDB wrote it, according to its MD5.
+    #[error("{} holds {found} items but its manifest states {stated}; export the table again", file.display())]
     OtherCount { file: PathBuf, found: u64, stated: u64 },
-    /// The file is as DynamoDB wrote it, by its MD5.
+    /// The file is as DynamoDB wrote it, according to its MD5.
     #[error("{}:{line} {problem}; export the table again", file.display())]
     Unexpected { file: PathBuf, line: u64, problem: &'static str },
-    /// No room left, most often.
-    #[error("cannot sort in folder {}; make room for twice the unpacked export or name another folder", folder.display())]
+    /// Most often, the disk is full.
+    #[error("cannot sort in folder {}; free twice the uncompressed size of the export or name another folder", folder.display())]
     Spill { folder: PathBuf, source: Box<dyn Error + Send + Sync> },
 }
 

@@ -1,4 +1,4 @@
-//! Where an export is, what it is of, and which files it has.
+//! Finds an export, and reads from its manifests what was exported and into which files.
 
 use std::{
     fs, io,
@@ -14,13 +14,13 @@ use super::{ExportError, data_file::DataFile};
 
 const SUMMARY: &str = "manifest-summary.json";
 const FILES: &str = "manifest-files.json";
-/// What the checksum of a manifest is called: in DynamoDB's documentation, and in its buckets.
+/// File extensions of a manifest's checksum: the one in DynamoDB's documentation, and the one in its buckets.
 const CHECKSUM_ENDINGS: [&str; 2] = ["checksum", "md5"];
 
-/// A copied bucket is searched so deep: `AWSDynamoDB`, the id, and a prefix of as many parts as one meets.
+/// How deep a copied bucket is searched: `AWSDynamoDB`, the id, and a prefix of several parts.
 const FOLDER_DEPTH_MAX: usize = 8;
 
-/// What an export is of.
+/// What was exported.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Summary {
@@ -29,12 +29,12 @@ pub(super) struct Summary {
     pub item_count: u64,
 }
 
-/// Judged before anything else: another kind of export need have nothing else that is known.
+/// Checked first: the other fields may differ in other kinds of exports.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Kind {
     output_format: String,
-    /// Older than incremental exports are those that do not say it.
+    /// `None` in exports from before DynamoDB introduced incremental ones.
     export_type: Option<String>,
 }
 
@@ -69,7 +69,7 @@ fn search(folder: &Path, depth: usize, exports: &mut Vec<PathBuf>) -> Result<(),
     }
     for entry in fs::read_dir(folder).map_err(ExportError::unreadable(folder))? {
         let entry = entry.map_err(ExportError::unreadable(folder))?;
-        // A link is not followed: it may lead back up, and copies of buckets have none.
+        // Links are not followed: one may lead back up, and copies of buckets have none.
         if depth > 0 && entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             search(&entry.path(), depth - 1, exports)?;
         }
@@ -77,7 +77,7 @@ fn search(folder: &Path, depth: usize, exports: &mut Vec<PathBuf>) -> Result<(),
     Ok(())
 }
 
-/// Reads the manifests in an export's folder, and finds the files beside them.
+/// Reads the manifests in an export's folder, and finds the files that they list.
 pub(super) fn read(folder: &Path) -> Result<(Summary, Vec<DataFile>), ExportError> {
     let (path, text) = verified(folder, SUMMARY)?;
     let kind: Kind = parsed(&path, &text)?;
@@ -92,7 +92,7 @@ pub(super) fn read(folder: &Path) -> Result<(Summary, Vec<DataFile>), ExportErro
     let (path, text) = verified(folder, FILES)?;
     let entries: Result<Vec<Entry>, _> = Deserializer::from_slice(&text).into_iter().collect();
     let entries = entries.map_err(|error| ExportError::BrokenManifest { manifest: path.clone(), line: error.line() })?;
-    // A sum beyond every number is not the total either.
+    // Saturating is enough: a sum that overflows cannot equal the total either.
     let listed = entries.iter().fold(0u64, |sum, entry| sum.saturating_add(entry.item_count));
     if listed != summary.item_count {
         return Err(ExportError::OtherTotal { manifest: path, listed, stated: summary.item_count });
@@ -101,7 +101,7 @@ pub(super) fn read(folder: &Path) -> Result<(Summary, Vec<DataFile>), ExportErro
     let mut missing = Vec::new();
     let mut files = Vec::new();
     for entry in entries {
-        // The key is the bucket's, of which the folder may be a part. The files lie where DynamoDB has put them: beside.
+        // The key is relative to the bucket, of which the folder may be a part. DynamoDB puts the files next to the manifests.
         let name = entry.data_file_s3_key.rsplit('/').next().unwrap_or_default();
         let file = folder.join("data").join(name);
         match fs::metadata(&file) {
@@ -122,7 +122,7 @@ pub(super) fn read(folder: &Path) -> Result<(Summary, Vec<DataFile>), ExportErro
     missing.into_iter().next().map_or(Ok((summary, files)), |file| Err(ExportError::Missing { file, more }))
 }
 
-/// A manifest, which is as its checksum says if that was copied, too.
+/// A manifest, verified against its checksum if that was copied, too.
 fn verified(folder: &Path, name: &str) -> Result<(PathBuf, Vec<u8>), ExportError> {
     let path = folder.join(name);
     let text = present(&path)?.ok_or_else(|| ExportError::Missing { file: path.clone(), more: 0 })?;

@@ -1,4 +1,4 @@
-//! Sorts events with bounded memory, in a file of SQLite's: the one that comes with the embedded DynamoDB.
+//! Sorts events with bounded memory, in a file of the SQLite that the embedded DynamoDB includes.
 
 use std::{
     env,
@@ -14,13 +14,13 @@ use tempfile::TempPath;
 use super::ExportError;
 use crate::store::events::{Stored, stored_of};
 
-/// A page ends with the item that reaches so many bytes of JSON, as one of DynamoDB's does.
+/// A page ends with the item that reaches this many bytes of JSON, like a page of DynamoDB.
 /// <https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Query.Pagination.html>
 pub const PAGE_BYTES_MAX: usize = 1 << 20;
 
-/// The text of an id sorts by its bytes, as a key in DynamoDB does. The file is never read after a crash, so nothing is done for
-/// one; nobody else has it, so one lock is enough. The cache has 32 MB, a minus counts KB: what it does not hold is written out.
-/// Twice as much was no faster, nor were larger pages.
+/// Ids sort by their bytes, like keys in DynamoDB. The file is never read after a crash, so it needs no journal; no other process opens
+/// it, so one lock is enough. The cache has 32 MB (a negative size counts KB); the rest is written to the file. A larger cache was not
+/// faster, nor were larger pages.
 const SET_UP: &str = "
     PRAGMA journal_mode = OFF;
     PRAGMA synchronous = OFF;
@@ -32,7 +32,7 @@ const SET_UP: &str = "
 const PUT: &str = "INSERT OR IGNORE INTO events VALUES (?1, ?2, ?3)";
 const NEXT: &str = "SELECT aggregate, item FROM events WHERE (aggregate, version) > (?1, ?2) ORDER BY aggregate, version";
 
-/// Events on their way into the order.
+/// Events that are being sorted.
 pub(super) struct Spill(Sorted);
 
 impl Spill {
@@ -41,15 +41,15 @@ impl Spill {
         let file = tempfile::Builder::new().prefix("projector-").tempfile_in(&folder);
         let file = file.map_err(spill(&folder))?.into_temp_path();
         let database = Connection::open(&file).map_err(spill(&folder))?;
-        // An open file that has no name is gone with its process, however that ends. Where the system does not allow it the file
-        // goes with its value.
+        // An open file without a name disappears with its process, however that ends. Where the system does not allow that, the file
+        // is removed when `TempPath` is dropped.
         let _ = fs::remove_file(&file);
         database.execute_batch(SET_UP).map_err(spill(&folder))?;
-        // No id is empty.
+        // The first page starts after this key: no id is empty.
         Ok(Self(Sorted { database, folder, events: 0, last: (AggregateId::from(""), Version::NONE), _file: file }))
     }
 
-    /// Takes an event's item. Of several with one key, which no export has, one is kept.
+    /// Adds an event's item. Of several with the same key, which a valid export never has, one is kept.
     pub(super) fn put(&mut self, aggregate: &AggregateId, version: Version, item: &str) -> Result<(), ExportError> {
         let Self(Sorted { database, folder, events, .. }) = self;
         let mut put = database.prepare_cached(PUT).map_err(spill(folder))?;
@@ -63,7 +63,7 @@ impl Spill {
     }
 }
 
-/// The events of an export in the order of aggregates, by the bytes of their ids, and versions.
+/// The events of an export, ordered by aggregate (by the bytes of its id) and version.
 #[derive(Debug)]
 pub struct Sorted {
     // Before `_file`, because fields drop in this order: the file is closed before it is removed.
@@ -75,18 +75,18 @@ pub struct Sorted {
 }
 
 impl Sorted {
-    /// How many events there are, over all pages.
+    /// The number of events in all pages.
     #[must_use]
     pub fn events(&self) -> u64 {
         self.events
     }
 
-    /// The next events: at most `items_max`, of about [`PAGE_BYTES_MAX`] together, and at least one until there are no more.
+    /// The next events: at most `items_max`, with about [`PAGE_BYTES_MAX`] in total, and at least one until the end.
     ///
-    /// They are what the export has, holes included.
+    /// Gaps in the export stay gaps.
     ///
     /// # Errors
-    /// [`ExportError::Spill`]; the same page may be asked for again.
+    /// [`ExportError::Spill`]; the same page may be requested again.
     pub fn page(&mut self, items_max: usize) -> Result<Vec<(AggregateId, Stored)>, ExportError> {
         let page = self.read(items_max.max(1)).map_err(spill(&self.folder))?;
         if let Some((aggregate, stored)) = page.last() {
@@ -106,7 +106,7 @@ impl Sorted {
         {
             let json = row.get_ref(1)?.as_str()?;
             bytes += json.len();
-            // The reader's own error would quote the item.
+            // The parser's own error would quote the item.
             let item = serde_json::from_str(json).map_err(|_| "an item is not as it was written")?;
             let stored = stored_of(&item).ok_or("an item is not under an event's key")?;
             page.push((row.get_ref(0)?.as_str()?.into(), stored));

@@ -204,9 +204,9 @@ fn a_folder_must_hold_exactly_one_export() {
     write_export(&bucket.path().join("of"), 1, &[]);
     assert_eq!(
         wrong(bucket.path()),
-        format!("several exports in folder EXPORT: AWSDynamoDB/{ID}, of/AWSDynamoDB/{ID}; give the folder of one")
+        format!("several exports in folder EXPORT: AWSDynamoDB/{ID}, of/AWSDynamoDB/{ID}; give the folder of one of them")
     );
-    assert_eq!(wrong(&bucket.path().join("none")), "cannot read EXPORT; check that it exists and may be read");
+    assert_eq!(wrong(&bucket.path().join("none")), "cannot read EXPORT; check that it exists and that you may read it");
 }
 
 #[test]
@@ -221,11 +221,11 @@ fn only_a_full_export_in_dynamodb_json_is_accepted() {
     };
     assert_eq!(
         with("DYNAMODB_JSON", "ION"),
-        "EXPORT/manifest-summary.json is of an export in format ION; export the table in DYNAMODB_JSON"
+        "EXPORT/manifest-summary.json belongs to an export in format ION; export the table in DYNAMODB_JSON"
     );
     assert_eq!(
         with("FULL_EXPORT", "INCREMENTAL_EXPORT"),
-        "EXPORT/manifest-summary.json is of an export of type INCREMENTAL_EXPORT; export the whole table, as FULL_EXPORT"
+        "EXPORT/manifest-summary.json belongs to an export of type INCREMENTAL_EXPORT; export the whole table, as FULL_EXPORT"
     );
 }
 
@@ -247,7 +247,7 @@ fn a_missing_file_is_reported_with_its_name() {
 
 #[test]
 fn any_damage_to_a_data_file_is_reported_with_its_name() {
-    let damaged = "EXPORT/data/1.json.gz is damaged or cut short: its MD5 is not the one in EXPORT/manifest-files.json; copy both again";
+    let damaged = "EXPORT/data/1.json.gz is damaged or truncated: its MD5 is not the one in EXPORT/manifest-files.json; copy both again";
     let ways: [fn(&mut Vec<u8>); 6] = [
         |content| content.truncate(content.len() / 2),
         |content| content.truncate(content.len() - 1),
@@ -284,17 +284,17 @@ fn a_damaged_manifest_is_reported_with_its_name() {
     };
     for name in ["manifest-summary.json", "manifest-files.json"] {
         let checksum = name.replace("json", "md5");
-        let damaged = format!("EXPORT/{name} is damaged or cut short: its MD5 is not the one in EXPORT/{checksum}; copy both again");
+        let damaged = format!("EXPORT/{name} is damaged or truncated: its MD5 is not the one in EXPORT/{checksum}; copy both again");
         assert_eq!(cut(name, false), damaged);
     }
-    let as_written = "is not as DynamoDB writes a manifest; copy the file again";
+    let as_written = "is not a valid manifest line; copy the file again";
     assert_eq!(cut("manifest-summary.json", true), format!("EXPORT/manifest-summary.json:1 {as_written}"));
     assert_eq!(cut("manifest-files.json", true), format!("EXPORT/manifest-files.json:3 {as_written}"));
     let line = changed(|folder| {
         let text = fs::read_to_string(folder.join("manifest-files.json")).expect("read");
         seal(&folder.join("manifest-files.json"), text.split_inclusive('\n').next().expect("a line"));
     });
-    assert_eq!(line, "EXPORT/manifest-files.json lists 2 items and the manifest-summary.json beside it 5; copy both again");
+    assert_eq!(line, "EXPORT/manifest-files.json lists 2 items but the manifest-summary.json next to it states 5; copy both again");
 }
 
 #[test]
@@ -321,11 +321,11 @@ fn a_line_that_is_not_an_item_is_an_error_that_names_the_line_and_shows_no_data(
         assert_eq!(told(&[(4, lines)]), format!("EXPORT/data/0.json.gz:3 {no_item}"), "{line}");
     }
     assert_eq!(told(&[(1, gzip(b"{\"Item\":{\"PK\":{\"S\":\"secret\xff\"}}}"))]), format!("EXPORT/data/0.json.gz:1 {no_item}"));
-    assert_eq!(told(&[(1, item.into())]), "EXPORT/data/0.json.gz:1 cannot be unpacked; export the table again");
+    assert_eq!(told(&[(1, item.into())]), "EXPORT/data/0.json.gz:1 cannot be decompressed; export the table again");
     let endless = gzip(&vec![b' '; 9 << 20]);
     assert_eq!(told(&[(1, endless)]), "EXPORT/data/0.json.gz:1 is longer than any item; export the table again");
     let count = told(&[(1, gzip(item.as_bytes())), (3, gzip(format!("{item}\n{item}").as_bytes()))]);
-    assert_eq!(count, "EXPORT/data/1.json.gz holds 2 items and its manifest says 3; export the table again");
+    assert_eq!(count, "EXPORT/data/1.json.gz holds 2 items but its manifest states 3; export the table again");
 }
 
 #[test]

@@ -1,7 +1,7 @@
-//! Cuts a text into JSON documents, whether each has a line of its own, spans many lines or shares a line with others.
+//! Splits a text into JSON documents. A document may have its own line, span several lines or share a line with others.
 //!
-//! The buffer holds what is read and not yet handed out. When it ends within a document, twice as much is read before
-//! the next look at it: that keeps the work linear in the size of the file and the buffer below twice the largest document.
+//! The buffer holds the text that is read but not yet returned. If it ends within a document, it is doubled before the next
+//! attempt to parse: that keeps the work linear in the size of the file, and the buffer below twice the largest document.
 
 use std::io::{self, BufRead, Read};
 use std::path::Path;
@@ -11,11 +11,11 @@ use serde_json::value::RawValue;
 
 use super::{InputError, Origin};
 
-/// Ten times the largest thing that AWS hands out: a Lambda event has at most 6 MB, a `GetRecords` answer 1 MB.
+/// Ten times the largest document of AWS: a Lambda event has at most 6 MB, a `GetRecords` answer 1 MB.
 /// <https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html>
 const DOCUMENT_BYTES_MAX: usize = 64 << 20;
 
-/// A line is taken up in pieces of this size, for a file may be one endless line of many documents.
+/// A line is read in pieces of this size, because a file may be one huge line of many documents.
 const READ_BYTES_MAX: u64 = 1 << 20;
 
 const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
@@ -31,17 +31,17 @@ pub(super) struct Documents<R> {
     file: Arc<Path>,
     bytes_max: usize,
     buffer: Vec<u8>,
-    /// What lies before it in the buffer is done with.
+    /// Everything before it in the buffer has been returned.
     start: usize,
-    /// The 1-based line that `start` is on, and how many bytes of it are done with.
+    /// The 1-based line of `start`, and the number of bytes before it on that line.
     line: u64,
     column: usize,
     ended: bool,
-    /// Kept until all whole documents before the damage are handed out.
+    /// Kept until all complete documents before the damage have been returned.
     damage: Option<io::Error>,
 }
 
-/// What the start of a text is.
+/// What a text starts with.
 enum Look {
     Document(Box<RawValue>, usize),
     Unfinished,
@@ -53,7 +53,7 @@ impl<R: BufRead> Documents<R> {
         Self { reader, file, bytes_max: DOCUMENT_BYTES_MAX, buffer: Vec::new(), start: 0, line: 1, column: 0, ended: false, damage: None }
     }
 
-    /// Gives up the rest.
+    /// Discards the rest.
     pub(super) fn stop(&mut self) {
         self.ended = true;
         self.damage = None;
@@ -61,7 +61,7 @@ impl<R: BufRead> Documents<R> {
         self.start = 0;
     }
 
-    /// Reads until the buffer holds so many bytes and a whole line or piece, or the text ends.
+    /// Reads until the buffer holds this many bytes and ends with a complete line or piece, or the text ends.
     fn read_to(&mut self, bytes: usize) {
         self.buffer.drain(..self.start);
         self.start = 0;
@@ -91,7 +91,7 @@ impl<R: BufRead> Documents<R> {
         self.start += bytes;
     }
 
-    /// The length of the line at `from`, its end included. None if it is longer than any document may be.
+    /// The length of the line at `from`, including its end. `None` if it is longer than the longest document.
     fn line_len(&mut self, from: usize) -> Option<usize> {
         loop {
             let line = &self.rest()[from..];
@@ -108,7 +108,7 @@ impl<R: BufRead> Documents<R> {
         }
     }
 
-    /// Judges a document that cannot be read: one bad line among others, or the end of all that makes sense.
+    /// The error for an unreadable document: a single bad line, or a broken document after which nothing can be read.
     fn refuse(&mut self, at: Origin) -> InputError {
         let Some(line_len) = self.line_len(0) else {
             return self.too_long(at);
@@ -116,8 +116,8 @@ impl<R: BufRead> Documents<R> {
         let passed = self.column;
         let column = match look(&self.rest()[..line_len]) {
             Look::Malformed { column } => passed + column,
-            // The line could be the start of a longer document, unless the next line is a whole one (so this one was cut
-            // short) or there is none.
+            // The line may be the start of a longer document, unless the next line is a complete document (then this one is
+            // truncated) or this is the last line.
             Look::Unfinished if self.is_last_or_before_a_document(line_len) => passed + line_len,
             Look::Unfinished | Look::Document(..) => {
                 self.stop();
@@ -179,7 +179,7 @@ impl<R: BufRead> Iterator for Documents<R> {
                     return Some(Err(self.too_long(at)));
                 }
                 Look::Unfinished if !self.ended => self.read_to(2 * unread),
-                // The damage is the reason and is told next.
+                // The damage is the cause and is reported next.
                 Look::Unfinished if self.damage.is_some() => self.advance(unread),
                 Look::Unfinished | Look::Malformed { .. } => return Some(Err(self.refuse(at))),
             }
@@ -187,9 +187,9 @@ impl<R: BufRead> Iterator for Documents<R> {
     }
 }
 
-/// Nesting costs no stack here: a raw value is passed over, not built.
+/// Nesting takes no stack here: a raw value is skipped, not built.
 fn look(text: &[u8]) -> Look {
-    // A number or a word is JSON too, but no capture, and prose is full of them.
+    // A number or a word is JSON, too, but not a capture, and prose is full of them.
     if !matches!(text.first(), Some(b'{' | b'[')) {
         return Look::Malformed { column: 1 };
     }
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn a_malformed_line_is_told_by_number_and_the_others_are_read() {
+    fn a_malformed_line_is_reported_by_number_and_the_others_are_read() {
         for bad in ["{\"dynamodb\":", "{\"dynam", "oops", "}", "{\"a\":1,}", "5"] {
             let items = read(format!("{RECORD}\n{bad}\n\n{RECORD}"));
             assert_eq!(items.len(), 3, "{bad} {items:?}");
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_line_cut_short_is_a_malformed_line() {
+    fn a_truncated_last_line_is_a_malformed_line() {
         let items = read(format!("{RECORD}\n{{\"dynamodb\":{{"));
         assert_eq!(items.len(), 2);
         assert!(items[1].starts_with("f:2 is not JSON from column 13 on"));
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn what_follows_a_document_on_its_line_is_told_with_its_column() {
+    fn text_after_a_document_on_its_line_is_reported_with_its_column() {
         let items = read(format!("{RECORD}{RECORD} oops\n{RECORD}"));
         assert_eq!(items.len(), 4);
         assert!(items[2].starts_with("f:1 is not JSON from column 32 on"));
@@ -268,8 +268,8 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_document_over_many_lines_is_fatal_and_what_was_before_is_delivered() {
-        // The rest is long enough not to be read yet when the document turns out to be broken.
+    fn a_broken_document_over_many_lines_is_fatal_and_earlier_ones_are_delivered() {
+        // This rest is so long that it is still unread when the document turns out to be broken.
         let unread = "{}\n".repeat(1000);
         for end in ["oops\n]}", &format!("oops\n{unread}"), "{}"] {
             let items = read(format!("{RECORD}\n{{\n  \"Records\": [\n    {end}\n"));
@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn deep_nesting_costs_no_stack() {
+    fn deep_nesting_takes_no_stack() {
         let deep = "[".repeat(100_000);
         let closed = format!("{deep}{}", "]".repeat(100_000));
         let record = format!("{{\"dynamodb\":{closed}}}");

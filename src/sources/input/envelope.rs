@@ -1,4 +1,4 @@
-//! Opens what records come wrapped in: a list, a Lambda event, an on-failure object that holds the event.
+//! Unwraps records from their envelope: a list, a Lambda event, or an on-failure object that holds the event.
 
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
@@ -8,10 +8,10 @@ use super::{InputError, Origin, RawRecord};
 
 type Opened = Vec<Result<RawRecord, InputError>>;
 
-/// The members that tell the shapes apart.
+/// The members that distinguish the shapes.
 #[derive(Deserialize)]
 struct Envelope<'a> {
-    /// Of a Lambda event, and of what `get-records` answers.
+    /// Of a Lambda event, and of the output of `get-records`.
     #[serde(borrow, rename = "Records", default, deserialize_with = "present")]
     records: Option<&'a RawValue>,
     /// Of a stream record.
@@ -25,18 +25,18 @@ struct Envelope<'a> {
     batch_info: Option<&'a RawValue>,
 }
 
-/// Tells a member that is null from one that is missing.
+/// Distinguishes a null member from a missing one.
 fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de RawValue>, D::Error> {
     Deserialize::deserialize(deserializer).map(Some)
 }
 
-/// None if the text is no object, which a derived reader would otherwise fill from a list by position.
+/// `None` if the text is not an object: a derived struct would also be filled from a list, by position.
 fn envelope(text: &str) -> Option<Envelope<'_>> {
     let is_object = text.trim_ascii_start().starts_with('{');
     is_object.then(|| serde_json::from_str(text).ok())?
 }
 
-/// The records of one document, in order, or what is wrong with it.
+/// The records of one document, in order, or an error.
 pub(super) fn open(document: Document) -> Opened {
     let Document { json, at } = document;
     if let Some(elements) = elements(&json, &at) {
@@ -60,7 +60,7 @@ pub(super) fn open(document: Document) -> Opened {
     vec![Err(InputError::NotStreamData { at })]
 }
 
-/// A list may hold whole events, too: answers slurped into one file do.
+/// A list may also hold whole events: `jq --slurp` makes such files, for example.
 fn open_element(element: RawRecord) -> Opened {
     let holds_more = envelope(element.json.get())
         .is_some_and(|envelope| envelope.dynamodb.is_none() && (envelope.records.is_some() || envelope.payload.is_some()));
@@ -72,7 +72,7 @@ fn open_element(element: RawRecord) -> Opened {
     }
 }
 
-/// The event that failed is there as an object, or as a string that holds its JSON.
+/// The failed event is an object, or a string that holds its JSON.
 fn open_payload(payload: &RawValue, at: Origin) -> Opened {
     let string = serde_json::from_str::<String>(payload.get()).ok();
     let text = string.as_deref().unwrap_or(payload.get());
@@ -83,7 +83,7 @@ fn open_payload(payload: &RawValue, at: Origin) -> Opened {
         return listed(records, &place_in(payload, records, &at));
     }
     let mut opened = listed(records, &at);
-    // The lines of a string are no lines of the file.
+    // Lines within a string are not lines of the file.
     for record in opened.iter_mut().flatten() {
         record.origin.line = at.line;
     }
@@ -97,7 +97,7 @@ fn listed(records: &RawValue, at: &Origin) -> Opened {
     }
 }
 
-/// None if it is no list.
+/// The elements of a list, or `None` if it is not a list.
 fn elements(list: &RawValue, at: &Origin) -> Option<Vec<RawRecord>> {
     let elements: Vec<&RawValue> = serde_json::from_str(list.get()).ok()?;
     let mut origin = at.clone();
@@ -119,7 +119,7 @@ fn place_in(whole: &RawValue, part: &RawValue, at: &Origin) -> Origin {
     Origin { line, ..at.clone() }
 }
 
-/// The part must be borrowed from the whole.
+/// The offset of a part that is borrowed from the whole.
 fn offset_in(whole: &RawValue, part: &RawValue) -> usize {
     part.get().as_ptr().addr() - whole.get().as_ptr().addr()
 }
@@ -129,30 +129,30 @@ mod tests {
     use super::super::tests::read;
 
     #[test]
-    fn what_is_no_object_in_records_is_handed_out_for_the_decoder_to_judge() {
+    fn a_record_that_is_not_an_object_is_left_to_the_decoder() {
         let items = read(r#"{"Records":[5, null, {}, [[{"Records":[]}]]]}"#);
         let expected = ["f:1 (record 1) = 5", "f:1 (record 2) = null", "f:1 (record 3) = {}", r#"f:1 (record 4) = [[{"Records":[]}]]"#];
         assert_eq!(items, expected);
     }
 
     #[test]
-    fn a_bare_list_is_handed_out_like_records() {
+    fn a_bare_list_is_read_like_records() {
         let items = read("[null,\n[1], {\"dynamodb\":null,\"Records\":[7]}]");
         let expected = ["f:1 (record 1) = null", "f:2 (record 2) = [1]", r#"f:2 (record 3) = {"dynamodb":null,"Records":[7]}"#];
         assert_eq!(items, expected);
     }
 
     #[test]
-    fn records_that_is_no_list_is_told_and_the_next_document_is_read() {
+    fn records_that_are_not_a_list_are_an_error_and_the_next_document_is_read() {
         for records in ["null", "5", "{}", r#""[]""#] {
             let items = read(format!("{{\"Records\":{records}}}\n{{\"Records\":[1]}}"));
-            let told = "the Records member at f:1 is not a list; capture the event again";
-            assert_eq!(items, [told, "f:2 (record 1) = 1"], "{records}");
+            let error = "the Records member at f:1 is not a list; capture the event again";
+            assert_eq!(items, [error, "f:2 (record 1) = 1"], "{records}");
         }
     }
 
     #[test]
-    fn another_object_is_told_and_the_next_document_is_read() {
+    fn an_unrelated_object_is_an_error_and_the_next_document_is_read() {
         for other in ["{}", r#"{"Item":{}}"#, r#"{"Records":[],"Records":[1]}"#] {
             let items = read(format!("{other}\n{{\"Records\":[1]}}"));
             assert!(items[0].starts_with("f:1 is neither a stream record nor an event"));
@@ -160,7 +160,7 @@ mod tests {
         }
     }
 
-    /// As Lambda writes it to the bucket, shortened.
+    /// An object as Lambda writes it to the bucket, shortened.
     fn on_failure_object(payload: &str) -> String {
         let context = r#""requestContext": {"condition": "RetryAttemptsExhausted"}"#;
         let batch = r#""DDBStreamBatchInfo": {"shardId": "shardId-1", "batchSize": 2}"#;
@@ -178,17 +178,17 @@ mod tests {
     }
 
     #[test]
-    fn an_on_failure_object_without_payload_says_who_keeps_it() {
+    fn an_on_failure_object_without_payload_names_the_destination_that_keeps_it() {
         for payload in ["", ", \"payload\": null"] {
             let items = read(on_failure_object(payload));
             assert_eq!(items.len(), 1);
-            let start = "the on-failure object at f:1 has no payload; only the S3 destination keeps";
+            let start = "the on-failure object at f:1 has no payload; only an S3 destination keeps";
             assert!(items[0].starts_with(start));
         }
     }
 
     #[test]
-    fn a_payload_that_is_no_event_is_told() {
+    fn a_payload_that_is_not_an_event_is_an_error() {
         for payload in ["5", "[[1],2,3,4]", r#""""#, r#""{\"Rec""#, r#""[[1],2,3,4]""#, r#"{"payload":{"Records":[]}}"#] {
             let items = read(on_failure_object(&format!(", \"payload\": {payload}")));
             assert_eq!(items.len(), 1, "{payload}");

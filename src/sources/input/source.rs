@@ -1,4 +1,4 @@
-//! Which files are read, and how far each one is.
+//! Finds the files to read, and tracks the progress of each.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -11,16 +11,16 @@ use super::{InputError, Records};
 /// The path that stands for the standard input.
 const STDIN: &str = "-";
 
-/// What a folder is searched for, each also with `.gz` behind it.
+/// File name endings of captures in a folder, optionally followed by `.gz`.
 const CAPTURE_ENDINGS: [&str; 3] = [".json", ".jsonl", ".ndjson"];
 
-/// The rows that a folder of fixtures is to produce lie beside its captures and are none.
+/// The expected rows of a folder of fixtures: next to its captures, but not a capture.
 const EXPECTED_ROWS: &str = "expected.json";
 
-/// Expands files, folders and `-` (the standard input) into sources: in the order given, a folder's files by name.
+/// Expands files, folders and `-` (the standard input) into sources, in the given order; the files of a folder in order of their names.
 ///
 /// # Errors
-/// A path that does not exist, or a folder without a capture directly inside.
+/// A path does not exist, or a folder does not directly contain a capture.
 pub fn sources(paths: &[PathBuf]) -> Result<Vec<Source>, InputError> {
     let mut sources = Vec::new();
     for path in paths {
@@ -48,7 +48,7 @@ fn folder(folder: &Path) -> Result<Vec<Source>, InputError> {
             continue;
         }
         let path = entry.path();
-        // Follows links, which is how captures often get into a folder.
+        // This follows links: captures in a folder often are links.
         let metadata = fs::metadata(&path).map_err(|error| unopened(&path, error))?;
         if metadata.is_file() {
             found.push((path, metadata.len()));
@@ -86,29 +86,29 @@ impl Source {
         Self { file: path.into(), bytes_total, bytes_read: Arc::default() }
     }
 
-    /// The path as it was given; `-` is the standard input.
+    /// The path as given; `-` is the standard input.
     #[must_use]
     pub fn file(&self) -> &Path {
         &self.file
     }
 
-    /// The file's size as it lies on disk, so packed if it is gzipped; none for a pipe.
+    /// The file's size on disk, compressed if it is gzipped; `None` for a pipe.
     #[must_use]
     pub fn bytes_total(&self) -> Option<u64> {
         self.bytes_total
     }
 
-    /// Counts the bytes taken from the file so far, in the same measure as [`Source::bytes_total`]. Keep a copy for the
-    /// progress bar before the source is used up.
+    /// The number of bytes read from the file so far, comparable with [`Source::bytes_total`]. Keep a copy for the progress
+    /// bar before [`Source::records`] consumes the source.
     #[must_use]
     pub fn bytes_read(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.bytes_read)
     }
 
-    /// Opens the source. The records come in the order of the file and are read as they are asked for.
+    /// Opens the source. The records are in the order of the file and are read on demand.
     ///
     /// # Errors
-    /// A file that cannot be opened. What is wrong inside comes as items of the iterator.
+    /// The file cannot be opened. Errors within the file are items of the iterator.
     pub fn records(self) -> Result<Records, InputError> {
         let inner: Box<dyn Read + Send> = if self.file.as_os_str() == STDIN {
             Box::new(io::stdin())
@@ -129,7 +129,7 @@ struct Counted {
 impl Read for Counted {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let bytes = self.inner.read(buffer)?;
-        // Nothing but a progress bar looks at it, so no order is needed.
+        // Only a progress bar reads it, so it needs no ordering.
         self.bytes_read.fetch_add(bytes as u64, Ordering::Relaxed);
         Ok(bytes)
     }
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_gives_its_captures_by_name_and_nothing_else() {
+    fn a_folder_gives_its_captures_in_order_of_their_names_and_nothing_else() {
         let captures = ["10.jsonl.gz", "2.ndjson.gz", "a.json.gz", "a.jsonl", "b.json", "c.ndjson"];
         let others = ["expected.json", ".hidden.json", "notes.txt", "json", "a.gz", "a.json.bak"];
         let mut all = [captures, others].concat();
@@ -191,9 +191,9 @@ mod tests {
     fn a_missing_file_is_a_fatal_error_that_names_it() {
         let error = sources(&["no/such.jsonl".into()]).unwrap_err();
         assert!(error.is_fatal());
-        let told = "cannot open no/such.jsonl; check that it exists and may be read";
-        assert_eq!(error.to_string(), told);
-        // It may also go away between the listing and the reading.
+        let expected = "cannot open no/such.jsonl; check that it exists and that you may read it";
+        assert_eq!(error.to_string(), expected);
+        // It may also disappear between the listing and the reading.
         let folder = folder_of(&["a.json"]);
         let source = sources(&[folder.path().into()]).unwrap().remove(0);
         drop(folder);
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn the_bytes_read_reach_the_size_of_the_file_at_its_end_and_not_before() {
+    fn the_bytes_read_reach_the_size_of_the_file_only_at_its_end() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.jsonl");
         fs::write(&path, "{\"dynamodb\":{}}\n".repeat(20_000)).unwrap();

@@ -9,7 +9,7 @@ use serde_json::{Value as Json, json};
 use crate::support::{
     programs::worker_of_the_new_rule,
     projections::{STAYS_1, STAYS_2},
-    runtime_api::{Answer, Lambda},
+    runtime_api::{Answer, Lambda, log_lines},
     stays::{FAT, expected, rows_in, stays, world_of_stays},
     world::{World, fold, history, records, registry},
 };
@@ -146,6 +146,14 @@ async fn a_scheduled_catch_up_applies_what_the_stream_lost() {
         panic!("an error")
     };
     assert!(out_of_time.contains(r#""done":false"#), "{out_of_time}");
+
+    // Counts are fields of their own in the log, so that they can be queried.
+    let lines = log_lines(&lambda.stop().await);
+    let logged = |message: &str, field: &str| {
+        lines.iter().filter(|line| line["message"] == message).map(|line| line[field].clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(logged("catch-up", "caught_up"), [json!(0), answer["counts"]["caughtUp"].clone(), json!(0)]);
+    assert_eq!(logged("verification", "missing"), [json!(0), json!(1)]);
 }
 
 #[tokio::test]
@@ -153,6 +161,7 @@ async fn an_invalid_task_is_a_function_error() {
     const MARKER: &str = "only-the-event-may-say-this";
     let world = World::new().await;
     let mut lambda = Lambda::start(&world).await;
+    let mut failed = 0;
     for (payload, says) in [
         (json!({ "rebuild": { "projection": "accounts" } }), "no projection `accounts` is in this program, which has account-summary"),
         (json!({ "catchUp": { "projection": "accounts", "since": "1h" } }), "no projection `accounts`"),
@@ -170,10 +179,15 @@ async fn an_invalid_task_is_a_function_error() {
     ] {
         let Answer::Error(error) = lambda.invoke(payload.to_string()).await else { panic!("{payload} is no task") };
         assert!(error.contains(says) && !error.contains(MARKER), "{payload}: {error}");
+        failed += 1;
     }
     let done = lambda.invoke(json!({ "rebuild": { "projection": "account-summary" } }).to_string()).await;
     let Answer::Response(answer) = done else { panic!("{done:?}") };
     let answer: Json = serde_json::from_str(&answer).expect("JSON");
     assert_eq!((&answer["segment"], &answer["segments"], &answer["done"]), (&json!(0), &json!(1), &json!(true)));
     assert_eq!(world.worker.store().saved_cursors(registry().projections()[0], Deadline::NONE).await.expect("cursors"), []);
+    let lines = log_lines(&lambda.stop().await);
+    let errors: Vec<_> = lines.iter().filter(|line| line["level"] == "ERROR").collect();
+    assert_eq!(errors.len(), failed, "each error is logged once: {errors:?}");
+    assert!(errors.iter().all(|line| line["error_type"].is_string() && line["error_message"].is_string()), "{errors:?}");
 }

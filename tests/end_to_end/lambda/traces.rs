@@ -283,7 +283,7 @@ async fn log_lines_are_the_same_with_and_without_traces() {
         logs.push(lines);
     }
     assert_eq!(logs[0], logs[1]);
-    assert_eq!(logs[0].len(), 4, "parked, the batch, what was none, and the runtime's word on that: {:?}", logs[0]);
+    assert_eq!(logs[0].len(), 3, "the parked aggregate, the batch, and the payload that was not a batch: {:?}", logs[0]);
     assert_eq!(collector.take().len(), 2);
 }
 

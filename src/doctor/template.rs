@@ -24,24 +24,32 @@ pub fn read(text: &str, parameters: &[(String, String)], function: Option<&str>,
     let document = Document::read(text, parameters)?;
     let resources = document.resources();
     let functions: Vec<&Resource> = resources.iter().filter(|resource| resource.is_function()).collect();
-    let mappings = mappings(&resources, &functions);
-    let worker = worker(&functions, &mappings, function)?;
-    let mappings = mappings.into_iter().filter(|(invoked, _)| invoked.is_none_or(|invoked| invoked.id == worker.id));
+    let invokers = invokers(&resources, &functions);
+    let worker = worker(&functions, &invokers, function)?;
+    let of_worker = |invoker: &Invoker<'_>| invoker.function.is_none_or(|function| function.id == worker.id);
+    let mappings = invokers.into_iter().filter(of_worker).map(|invoker| invoker.mapping).collect();
     let function = worker.function();
     let tables = function.tables(registry).into_iter().map(|(role, name)| (role, name.and_then(|name| table(&resources, &name)))).collect();
-    Ok(Deployment { mappings: mappings.map(|(_, mapping)| mapping).collect(), function, tables })
+    Ok(Deployment { mappings, function, tables })
 }
 
-/// All mappings from DynamoDB streams, each with the function that it invokes; `None` if that cannot be determined.
-fn mappings<'a>(resources: &[Resource], functions: &[&'a Resource]) -> Vec<(Option<&'a Resource>, Mapping)> {
-    let mut mappings = Vec::new();
+/// A mapping from a DynamoDB stream, and the function that it invokes.
+struct Invoker<'a> {
+    mapping: Mapping,
+    /// `None` if it cannot be determined.
+    function: Option<&'a Resource>,
+}
+
+fn invokers<'a>(resources: &[Resource], functions: &[&'a Resource]) -> Vec<Invoker<'a>> {
+    let mut invokers = Vec::new();
     for resource in resources.iter().filter(|resource| resource.kind == "AWS::Lambda::EventSourceMapping") {
         let mapping = mapping(resource.id.clone(), &resource.properties, resources);
         match resource.properties.get("FunctionName").and_then(Json::as_str) {
             Some(name) => {
-                mappings.extend(functions.iter().find(|function| function.is_named(name)).map(|invoked| (Some(*invoked), mapping)));
+                let function = functions.iter().copied().find(|function| function.is_named(name));
+                invokers.extend(function.map(|function| Invoker { mapping, function: Some(function) }));
             }
-            None => mappings.push((None, mapping)),
+            None => invokers.push(Invoker { mapping, function: None }),
         }
     }
     // The serverless transform turns the events of a function into mappings.
@@ -50,25 +58,22 @@ fn mappings<'a>(resources: &[Resource], functions: &[&'a Resource]) -> Vec<(Opti
             if event["Type"] == "DynamoDB" {
                 let mut properties = event["Properties"].clone();
                 properties["EventSourceArn"] = properties["Stream"].take();
-                mappings.push((Some(*function), mapping(format!("{}{name}", function.id), &properties, resources)));
+                let mapping = mapping(format!("{}{name}", function.id), &properties, resources);
+                invokers.push(Invoker { mapping, function: Some(function) });
             }
         }
     }
-    mappings.retain(|(_, mapping)| mapping.is_of_dynamodb());
-    mappings
+    invokers.retain(|invoker| invoker.mapping.is_of_dynamodb());
+    invokers
 }
 
-fn worker<'a>(
-    functions: &[&'a Resource],
-    mappings: &[(Option<&'a Resource>, Mapping)],
-    wanted: Option<&str>,
-) -> Result<&'a Resource, Unusable> {
+fn worker<'a>(functions: &[&'a Resource], invokers: &[Invoker<'a>], wanted: Option<&str>) -> Result<&'a Resource, Unusable> {
     if let Some(wanted) = wanted {
         let found = functions.iter().find(|function| function.id == wanted || function.is_named(wanted));
         return found.copied().ok_or_else(|| Unusable(format!("has no function `{wanted}`")));
     }
     let parks = |function: &&Resource| function.function().variable(PARKED_VAR) != Setting::Unset;
-    let mut invoked: Vec<&Resource> = mappings.iter().filter_map(|(invoked, _)| *invoked).collect();
+    let mut invoked: Vec<&Resource> = invokers.iter().filter_map(|invoker| invoker.function).collect();
     invoked.sort_by_key(|function| &function.id);
     invoked.dedup_by_key(|function| &function.id);
     let among = if invoked.is_empty() { functions } else { &invoked };

@@ -178,8 +178,9 @@ async fn rebuild(worker: &Worker, task: RebuildAnswer, time: Duration) -> Result
     let done = advance(&mut segment, task.cursor.as_ref(), time).await?;
     let Resume { cursor, counts } = segment.resume();
     let cursor = cursor.filter(|_| !done);
-    log_progress("rebuild", rule.name(), Some((task.segment, task.segments)), done, counts);
-    Ok(result(RebuildAnswer { cursor, done, counts, ..task }, &before))
+    let answer = RebuildAnswer { cursor, done, counts, ..task };
+    log_progress("rebuild", rule.name(), Some(&answer), done, counts);
+    Ok(result(answer, &before))
 }
 
 /// Rebuilds a segment until it is done or its time is up. Returns whether it is done.
@@ -264,9 +265,9 @@ fn rule(worker: &Worker, projection: &str) -> Result<&'static dyn DynProjection,
     find_projection(worker.registry(), projection).map_err(|error| invalid(error.to_string()))
 }
 
-/// One line with the totals so far, and with a rebuild's segment and the number of segments.
-fn log_progress(task: &'static str, projection: &str, segment: Option<(u32, u32)>, done: bool, counts: Counts) {
-    let (segment, segments) = segment.unzip();
+/// One line with the totals so far, and for a rebuild also with its segment.
+fn log_progress(task: &'static str, projection: &str, rebuild: Option<&RebuildAnswer>, done: bool, counts: Counts) {
+    let (segment, segments) = (rebuild.map(|rebuild| rebuild.segment), rebuild.map(|rebuild| rebuild.segments));
     let Counts { events, aggregates, replaced, created, changed, caught_up, parked, stopped } = counts;
     tracing::info!(
         projection, segment, segments, done, events, aggregates, replaced, created, changed, caught_up, parked, stopped, "{task}"

@@ -1,6 +1,6 @@
 //! The event store's stream, read as Lambda reads it.
 
-use projection_worker::internals::sources::stream::{Begin, Capture};
+use projection_worker::internals::sources::stream::{Begin, StreamReader};
 use serde_json::Value as Json;
 
 use crate::support::world::World;
@@ -8,9 +8,9 @@ use crate::support::world::World;
 /// Reads the event store's stream from its beginning, each record in the form in which Lambda passes it to a function.
 pub async fn stream(world: &World) -> Vec<Json> {
     let arn = world.worker.store().event_store_stream().await.expect("a table").expect("a stream");
-    let mut capture = Capture::new(world.embedded.streams_client(), arn, Begin::Oldest);
+    let mut reader = StreamReader::new(world.embedded.streams_client(), arn, Begin::Oldest);
     let mut records = Vec::new();
-    while let Some(page) = capture.next_page().await.expect("a page") {
+    while let Some(page) = reader.next_page().await.expect("a page") {
         records.extend(page);
     }
     records

@@ -134,18 +134,18 @@ enum Command {
     /// Append events, import them, or show them
     #[command(subcommand)]
     Events(events::Command),
-    /// Record the event store's stream into files that `replay` reads
+    /// Record the event store's stream for `replay`
     #[command(after_help = "Example: projector --aws capture --out captured --gzip")]
     Capture(capture::Options),
     /// List, show or retry what could not be applied
     #[command(subcommand)]
     Parked(parked::Command),
-    /// Show row counts, and whether rows are parked, outdated or behind
+    /// Show row counts, and what is parked, outdated or behind
     ///
     /// It checks the newest event of each type only; `verify` checks all. Exit code 0 if nothing is parked, outdated or behind.
     #[command(after_help = "Example: projector --data bank.db status")]
     Status(status::Options),
-    /// Check a deployment for settings that would lose or delay events
+    /// Check a deployment for settings that lose or delay events
     ///
     /// It checks a template, or a deployed function with --function. Each finding explains why it matters and how to fix it. Exit code
     /// 0 if nothing is found.
@@ -170,9 +170,9 @@ enum Command {
     /// Create the tables
     #[command(subcommand)]
     Tables(Tables),
-    /// Serve the embedded DynamoDB over HTTP to the AWS CLI and SDKs
+    /// Serve the embedded DynamoDB over HTTP
     ///
-    /// Only programs on this machine can connect: it listens on 127.0.0.1 and refuses requests of web pages, DNS rebinding included.
+    /// For the AWS CLI, SDKs and other tools. Only programs on this machine can connect: it listens on 127.0.0.1 and refuses requests of web pages, DNS rebinding included.
     /// It checks no credentials. While it runs, other commands reach the data with --endpoint-url instead of --data.
     #[command(after_help = "Example: projector --data bank.db serve --port 8000")]
     Serve(serve::Options),

@@ -67,7 +67,7 @@ pub enum Command {
         /// The aggregate's id
         aggregate: String,
         /// Print JSON Lines, or a table for people
-        #[arg(long, value_enum, default_value_t = Output::Json)]
+        #[arg(long, value_name = "FORMAT", value_enum, default_value_t = Output::Json)]
         output: Output,
     },
     /// Show the newest events of a type, newest first
@@ -79,7 +79,7 @@ pub enum Command {
         #[arg(long, value_name = "N", default_value_t = 20)]
         limit: usize,
         /// Print JSON Lines, or a table for people
-        #[arg(long, value_enum, default_value_t = Output::Json)]
+        #[arg(long, value_name = "FORMAT", value_enum, default_value_t = Output::Json)]
         output: Output,
     },
 }
@@ -284,7 +284,7 @@ impl<'a> Printer<'a> {
     /// Returns the exit code.
     fn finish(self) -> u8 {
         if let Some(table) = self.table {
-            self.out.line(table);
+            self.out.line(terminal::drawn(table));
         }
         if self.malformed { EXIT_FINDINGS } else { EXIT_OK }
     }

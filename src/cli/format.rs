@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 #[derive(Args, Clone, Copy)]
 pub struct Format {
     /// Print for people or for programs
-    #[arg(long, value_enum, default_value_t = Output::Table)]
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t = Output::Table)]
     output: Output,
     /// The same as `--output json`
     #[arg(long, conflicts_with = "output")]

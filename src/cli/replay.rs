@@ -28,9 +28,9 @@ use crate::{
 const SHOW_DEFAULT: usize = 10;
 /// What to try after a replay in memory.
 const NEXT: &str = "\
-next: projector --data bank.db replay PATH...      keep the rows in a file, then:
-      projector --data bank.db status              (also rows list, events show, serve)
-      projector generate --events 10000 --out DIR  make up a longer history to replay
+next: projector --data bank.db replay PATH...      keep the rows in a file; then
+      projector --data bank.db status              and rows list, events show, serve
+      projector generate --events 10000 --out DIR  make up a longer history
 ";
 
 /// What to replay, and what to show.
@@ -52,7 +52,7 @@ pub struct Options {
     #[arg(long, value_name = "N")]
     show: Option<usize>,
     /// Print for people, as one JSON document, or as JSON Lines with the report last
-    #[arg(long, value_enum, default_value_t = Output::Table)]
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t = Output::Table)]
     output: Output,
     /// Compare the rows and the parked aggregates with this file
     #[arg(long, value_name = "FILE")]
@@ -126,16 +126,15 @@ pub async fn run(options: &Options, cx: &mut Context) -> anyhow::Result<u8> {
     }
     if let Some(difference) = &difference {
         out.line(format_args!("\nrows are not as expected:\n{difference}"));
-    } else if options.output == Output::Table {
-        if expected.is_some() {
-            out.line("\nrows are as expected");
-        } else if cx.store.is_in_memory() && !replayed.interrupted {
-            out.text(&format!("\n{NEXT}"));
-        }
+    } else if options.output == Output::Table && expected.is_some() {
+        out.line("\nrows are as expected");
     }
     let Tally { parked, failed, .. } = replayed.report.total;
     // Parked aggregates that were expected are not findings.
     let amiss = difference.is_some() || failed > 0 || replayed.unreadable > 0 || (parked > 0 && expected.is_none());
+    if options.output == Output::Table && expected.is_none() && !amiss && !replayed.interrupted && cx.store.is_in_memory() {
+        out.text(&format!("\n{NEXT}"));
+    }
     Ok(match () {
         () if replayed.interrupted => EXIT_INTERRUPTED,
         () if replayed.broken_off => EXIT_USAGE,

@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Columns that a projection's name gets: with the others 80, up to ten million records.
-const NAME_COLUMNS: usize = 24;
+const NAME_COLUMNS: usize = 29;
 
 /// The report as a text. `unreadable` counts the pieces of the input that are not records.
 pub fn text(report: &Report, unreadable: u64, took: Duration) -> String {
@@ -51,7 +51,7 @@ pub fn text(report: &Report, unreadable: u64, took: Duration) -> String {
     }
     row("all events", total);
     lines.add("\nOutcome of the events. Each projection handles its own event types:");
-    lines.add(table);
+    lines.add(terminal::drawn(table));
     meaning_of(total, &mut lines);
     for (reason, number) in reasons {
         lines.add(format_args!("{} failed: {reason}", count(*number, "event")));
@@ -86,7 +86,7 @@ fn meaning_of(total: &Tally, lines: &mut Lines) {
 fn why_ignored(reason: Ignored, number: u64) -> String {
     let (is, has, changes) = if number == 1 { ("is", "has", "changes") } else { ("are", "have", "change") };
     match reason {
-        Ignored::NotAnEvent => format!("{number} {is} not of an event: VERSION items, the event store's bookkeeping"),
+        Ignored::NotAnEvent => format!("{} other than events: VERSION items, bookkeeping of the event store", count(number, "item")),
         Ignored::UnknownType => format!("{number} {has} an event type that no projection handles"),
         Ignored::Modified => format!("{number} {changes} an event: the event store must be append-only"),
         Ignored::Removed => format!("{number} {is} the removal of an event: the event store must be append-only"),

@@ -33,9 +33,12 @@ pub fn draw(rule: &dyn DynProjection, rows: &BTreeMap<RowKey, ShownRow>, more: &
     let mut lines = Lines::default();
     lines.add(format_args!("{}: {}{more}", rule.name(), count_of(rows.len(), "row")));
     let kinds = kinds(rows);
-    for kind in &kinds {
+    for (number, kind) in kinds.iter().enumerate() {
         if kinds.len() > 1 {
-            lines.paragraph("  ", &kind.title(), INDENT, columns);
+            if number > 0 {
+                lines.add("");
+            }
+            lines.paragraph("", &kind.title(), INDENT, columns);
         }
         kind.draw(rule, columns, &mut lines);
     }
@@ -79,7 +82,7 @@ impl Kind<'_> {
             return format!("{rows} without attributes of {their} own:");
         }
         let names: Vec<_> = self.owned.iter().copied().collect();
-        format!("{rows} of aggregates with {}:", names.join(", "))
+        format!("{rows} with {}:", names.join(", "))
     }
 
     /// The attributes of these rows: those that their aggregates own, those that others share, the watermark.
@@ -140,7 +143,7 @@ fn table(rule: &dyn DynProjection, names: &[&str], rows: &[&(&RowKey, &ShownRow)
         });
         table.add_row(std::iter::once(Cell::new(shortened(key.as_str(), CELL_COLUMNS))).chain(cells));
     }
-    table.to_string()
+    terminal::drawn(table)
 }
 
 /// A value as a table shows it: times to the minute.
@@ -201,27 +204,29 @@ mod tests {
         ];
         expect![[r#"
             shop: 5 rows
-              3 rows of aggregates with buyer, paid, total:
-            ┌─────────────────────────────────────────────────────┐
-            │ id       buyer   paid               total   version │
-            ╞═════════════════════════════════════════════════════╡
-            │ cart-1   ann                            5         2 │
-            │ cart-2   bob     2026-01-05 09:00      12         3 │
-            └─────────────────────────────────────────────────────┘
+            3 rows with buyer, paid, total:
+            ┌──────── ─────── ────────────────── ─────── ─────────┐
+            │ id      buyer  paid              total  version │
+            ╞═════════════════════════════════════════════════╡
+            │ cart-1  ann                          5        2 │
+            │ cart-2  bob    2026-01-05 09:00     12        3 │
+            └──────── ─────── ────────────────── ─────── ─────────┘
               and 1 empty row: cart-3. Events removed every attribute; its version stays, so
                 that no event counts twice.
-              1 row of aggregates with label:
-            ┌───────────────────────────────────┐
-            │ id        label   carts   version │
-            ╞═══════════════════════════════════╡
-            │ shelf-1   left        2         1 │
-            └───────────────────────────────────┘
-              1 row without attributes of their own:
-            ┌─────────────────┐
-            │ id        carts │
-            ╞═════════════════╡
-            │ shelf-2       1 │
-            └─────────────────┘
+
+            1 row with label:
+            ┌───────── ─────── ─────── ─────────┐
+            │ id       label  carts  version │
+            ╞════════════════════════════════╡
+            │ shelf-1  left       2        1 │
+            └───────── ─────── ─────── ─────────┘
+
+            1 row without attributes of its own:
+            ┌───────── ───────┐
+            │ id       carts │
+            ╞════════════════╡
+            │ shelf-2      1 │
+            └───────── ───────┘
         "#]]
         .assert_eq(&drawn(&rows, 80));
     }
@@ -231,10 +236,9 @@ mod tests {
         let rows = [("cart-1", row("buyer total", "buyer=ann total=5 version=2")), ("cart-2", row("buyer", "buyer=bob version=1"))];
         expect![[r#"
             shop: 2 rows
-              cart-1 buyer: ann, total: 5,
-                version: 2
-              cart-2 buyer: bob, version:
-                1
+              cart-1: buyer=ann total=5
+                version=2
+              cart-2: buyer=bob version=1
         "#]]
         .assert_eq(&drawn(&rows, 30));
     }
@@ -243,11 +247,11 @@ mod tests {
     fn all_rows_of_one_kind_need_no_title() {
         expect![[r#"
             shop: 1 row
-            ┌──────────────────────────┐
-            │ id       buyer   version │
-            ╞══════════════════════════╡
-            │ cart-1   ann           2 │
-            └──────────────────────────┘
+            ┌──────── ─────── ─────────┐
+            │ id      buyer  version │
+            ╞════════════════════════╡
+            │ cart-1  ann          2 │
+            └──────── ─────── ─────────┘
         "#]]
         .assert_eq(&drawn(&[("cart-1", row("buyer", "buyer=ann version=2"))], 80));
     }

@@ -22,9 +22,9 @@ use crate::{
 };
 
 /// Columns that a projection's name gets in any case.
-const NAME_COLUMNS_MIN: usize = 15;
+const NAME_COLUMNS_MIN: usize = 20;
 /// Columns of the rest of the table, with up to ten million rows.
-const OTHER_COLUMNS: usize = 65;
+const OTHER_COLUMNS: usize = 60;
 /// Columns of an id in a line.
 const ID_COLUMNS: usize = 40;
 
@@ -102,7 +102,7 @@ fn lines(all: &[Seen], strays: u64) -> String {
         ]);
     }
     let mut lines = Lines::default();
-    lines.add(table);
+    lines.add(terminal::drawn(table));
     for seen @ Seen { rule, status, .. } in all {
         let name = rule.name();
         for Behind { aggregate, version, head, since } in &status.behind {

@@ -57,10 +57,15 @@ mod lambda {
 mod cli {
     mod capture;
     mod doctor;
+    mod help;
+    mod output;
     mod parked;
+    mod readme;
     mod rebuild;
     mod rebuild_processes;
     mod replay;
+    mod rows;
+    mod serve;
     mod status;
 }
 

@@ -53,7 +53,7 @@ async fn replaying_a_capture_yields_the_fold() {
         assert_eq!(replayed.rows().await, fold(registry(), &events));
 
         let (code, _, said) = projector(&capture).await;
-        assert!(code == 2 && said.contains("has a capture: choose another folder"), "{said}");
+        assert!(code == 2 && said.contains("contains a capture: choose another folder"), "{said}");
     }
 }
 

@@ -1,6 +1,9 @@
 //! `projector` as an operator runs it: in its own process.
 
-use std::process::{Command, Stdio};
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -16,6 +19,11 @@ pub async fn projector(arguments: &[&str]) -> (i32, String, String) {
     let output = command.output().await.expect("projector runs");
     let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
     (output.status.code().expect("it exits"), text(output.stdout), text(output.stderr))
+}
+
+/// The folder of a fixture.
+pub fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
 }
 
 /// Starts `projector` with its output piped. Dropping the value kills the process.

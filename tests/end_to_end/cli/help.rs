@@ -1,0 +1,203 @@
+//! What `projector` says about itself: the help of every command, and typical errors.
+//!
+//! `UPDATE_EXPECT=1 cargo test --test end_to_end cli::help` accepts a change of them.
+
+use std::process::{Command, Output, Stdio};
+
+use expect_test::{expect, expect_file};
+
+/// Every command, as one types it.
+const COMMANDS: [&str; 25] = [
+    "",
+    "replay",
+    "rows",
+    "rows get",
+    "rows list",
+    "events",
+    "events append",
+    "events import",
+    "events show",
+    "events by-type",
+    "capture",
+    "parked",
+    "parked list",
+    "parked show",
+    "parked redrive",
+    "status",
+    "doctor",
+    "verify",
+    "rebuild-projection",
+    "catch-up",
+    "generate",
+    "tables",
+    "tables create",
+    "serve",
+    "man",
+];
+
+/// What a command prints where there are 80 columns.
+fn run(arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_projector"));
+    command.args(arguments).env_clear().env("COLUMNS", "80").stdin(Stdio::null()).output().expect("projector runs")
+}
+
+fn projector(arguments: &[&str]) -> String {
+    String::from_utf8(run(arguments).stdout).expect("UTF-8")
+}
+
+fn error(arguments: &[&str]) -> String {
+    String::from_utf8(run(arguments).stderr).expect("UTF-8")
+}
+
+fn help(command: &str, flag: &str) -> String {
+    projector(&command.split_whitespace().chain([flag]).collect::<Vec<_>>())
+}
+
+#[test]
+fn help_of_every_command() {
+    let all = COMMANDS.map(|command| format!("$ projector {}--help\n{}", prefix(command), help(command, "--help")));
+    let all = all.join("\n");
+    assert!(
+        all.lines().all(|line| line.chars().count() <= 80 || ["Example: ", "Usage: "].iter().any(|unwrapped| line.starts_with(unwrapped))),
+        "{all}"
+    );
+    expect_file!["help.txt"].assert_eq(&all);
+}
+
+fn prefix(command: &str) -> String {
+    if command.is_empty() { String::new() } else { format!("{command} ") }
+}
+
+#[test]
+fn no_command_is_missing_from_the_list_above() {
+    for parent in COMMANDS {
+        let help = help(parent, "-h");
+        let Some((_, commands)) = help.split_once("Commands:\n") else { continue };
+        let lines = commands.lines().take_while(|line| !line.is_empty()).filter(|line| !line.starts_with("   "));
+        let names = lines.filter_map(|line| line.split_whitespace().next());
+        for name in names.filter(|name| !["help", "completions"].contains(name)) {
+            let command = format!("{}{name}", prefix(parent));
+            assert!(COMMANDS.contains(&command.as_str()), "{command}");
+        }
+    }
+}
+
+#[test]
+fn every_command_has_one_example_and_a_short_help() {
+    for command in COMMANDS.into_iter().filter(|command| !["rows", "events", "parked", "tables"].contains(command)) {
+        let help = help(command, "-h");
+        assert_eq!(help.matches("Example: projector").count(), 1, "{help}");
+        let about = help.lines().next().expect("a line");
+        assert!(about.len() <= 80 && !about.ends_with('.'), "{about}");
+    }
+}
+
+#[test]
+fn typical_errors() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = folder.path().join("data.db").display().to_string();
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).expect("written");
+        path.display().to_string()
+    };
+    let (junk, events) = (file("junk.json", "this is not JSON"), file("events.jsonl", "{\"aggregateId\":\"a\"}"));
+    let commands = [
+        vec!["replay", "no-such-file.json"],
+        vec!["replay", &junk],
+        vec!["rows", "list", "account-summary"],
+        vec!["--data", &data, "rows", "get", "account-sumary", "alice"],
+        vec!["--data", &data, "rows", "get", "account-summary", "alice"],
+        vec!["--data", &data, "events", "append", &events],
+        vec!["--data", &data, "events", "show", "nobody"],
+        vec!["--data", &data, "parked", "list", "--projection", "account-sumary"],
+        vec!["parked", "redrive"],
+        vec!["rebuild-projection", "account-summary", "--resume"],
+        vec!["--aws", "serve"],
+        vec!["--aws", "status"],
+        vec!["--endpoint-url", "ftp://example.com", "status"],
+        vec!["doctor", &junk],
+        vec!["verfy"],
+    ];
+    let shown = commands.map(|arguments| format!("$ projector {}\n{}", arguments.join(" "), error(&arguments)));
+    let shown = shown.join("\n").replace(&folder.path().display().to_string(), "FOLDER");
+    expect![[r#"
+        $ projector replay no-such-file.json
+        error: cannot open no-such-file.json; check that it exists and may be read: No such file or directory (os error 2)
+
+        $ projector replay FOLDER/junk.json
+        error: nothing in FOLDER/junk.json can be read as JSON; give stream records as UTF-8 JSON or JSON Lines, plain or gzipped
+
+        $ projector rows list account-summary
+        error: name the store whose rows to show: --data, --endpoint-url or --aws
+
+        $ projector --data FOLDER/data.db rows get account-sumary alice
+        error: no projection `account-sumary` is in this program, which has account-summary, forum-counters
+
+        $ projector --data FOLDER/data.db rows get account-summary alice
+        error: account-summary has no row alice
+
+        $ projector --data FOLDER/data.db events append FOLDER/events.jsonl
+        error: FOLDER/events.jsonl:1 is not a valid event to append: see column 19 and `projector events append --help`
+
+        $ projector --data FOLDER/data.db events show nobody
+        error: the event store has no aggregate nobody
+
+        $ projector --data FOLDER/data.db parked list --projection account-sumary
+        error: no projection `account-sumary` is in this program, which has account-summary, forum-counters
+
+        $ projector parked redrive
+        error: the following required arguments were not provided:
+          <--projection <P>|--aggregate <A>|--all>
+
+        Usage: projector parked redrive <--projection <P>|--aggregate <A>|--all>
+
+        For more information, try '--help'.
+
+        $ projector rebuild-projection account-summary --resume
+        error: there is no interrupted rebuild of `account-summary` at revision 1 to resume; run without --resume
+
+        $ projector --aws serve
+        error: `serve` serves a DynamoDB inside this process: omit --aws and --endpoint-url, and name a file with --data to keep the data
+
+        $ projector --aws status
+        error: with --aws the environment names the tables: EVENT_STORE_TABLE is not set; PARKED_TABLE is not set; ACCOUNT_SUMMARY_TABLE is not set; FORUM_COUNTERS_TABLE is not set
+
+        $ projector --endpoint-url ftp://example.com status
+        error: `ftp://example.com` is not a valid http or https URL
+
+        $ projector doctor FOLDER/junk.json
+        error: FOLDER/junk.json is no CloudFormation template: it has no Resources
+
+        $ projector verfy
+        error: unrecognized subcommand 'verfy'
+
+          tip: a similar subcommand exists: 'verify'
+
+        Usage: projector [OPTIONS] <COMMAND>
+
+        For more information, try '--help'.
+    "#]].assert_eq(&shown);
+}
+
+#[test]
+fn completions_and_manual_pages_cover_every_command() {
+    for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
+        let script = projector(&["completions", shell]);
+        assert!(script.contains("rebuild-projection") && script.contains("max-write-units"), "{shell}: {script}");
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("man1");
+    let said = projector(&["man", "--out", path.to_str().expect("UTF-8")]);
+    assert!(said.starts_with("manual pages written"), "{said}");
+    for page in ["projector", "projector-rows-get", "projector-serve"] {
+        let text = std::fs::read_to_string(path.join(format!("{page}.1"))).expect("a page");
+        assert!(text.contains(".SH NAME") && text.contains("Example: projector"), "{page}: {text}");
+    }
+}
+
+#[test]
+fn the_version_is_the_packages() {
+    let version = projector(&["--version"]);
+    assert!(version.starts_with(&format!("projector {}", env!("CARGO_PKG_VERSION"))), "{version}");
+}

@@ -110,7 +110,9 @@ pub async fn run(options: &Options, cx: &mut Context) -> anyhow::Result<u8> {
                 out.line("");
                 out.text(&row_tables::draw(*rule, rows, &more, terminal::columns()));
             }
-            parked.iter().for_each(|entry| out.line(parked_line(entry)));
+            for entry in &parked {
+                out.line(parked_line(entry));
+            }
         }
         Output::Json | Output::Jsonl => {
             if let Some(show) = options.show {
@@ -205,7 +207,10 @@ async fn replay(worker: &Worker, sources: Vec<Source>, batch_size: usize) -> Rep
         let Some(Piece { records, unreadable, bytes_read }) = piece else { break };
         progress.suspend(|| unreadable.iter().for_each(|error| replayed.unreadable(error)));
         if !records.is_empty() {
-            replayed.report.add(worker.process(&records, Deadline::NONE).await);
+            let report = worker.process(&records, Deadline::NONE).await;
+            let Tally { applied, duplicate, parked, failed, .. } = report.total;
+            tracing::info!(records = report.records, applied, duplicate, parked, failed, "batch");
+            replayed.report.add(report);
         }
         progress.set_position(bytes_read);
         progress.set_message(format!("{} records", replayed.report.records));

@@ -6,7 +6,7 @@ use comfy_table::{Cell, CellAlignment};
 
 use super::{
     terminal,
-    text::{Lines, count, shortened},
+    text::{Lines, count, shortened, units},
 };
 use crate::{
     engine::{
@@ -101,12 +101,13 @@ fn cost(records: u64, usage: &Usage, lines: &mut Lines) {
     #[allow(clippy::cast_precision_loss, reason = "shown with three digits")]
     let requests_per_record = per_record(*requests as f64);
     lines.add(format_args!(
-        "cost: {}, {write_units} write units; per record {requests_per_record:.3} and {:.3}",
+        "cost: {}, {}; per record {requests_per_record:.3} and {:.3}",
         count(*requests, "request"),
+        units(*write_units, "write"),
         per_record(*write_units)
     ));
     if *read_units > 0.0 {
-        lines.add(format_args!("      {read_units} read units"));
+        lines.add(format_args!("      {}", units(*read_units, "read")));
     }
     if *retries > 0 {
         lines.add(format_args!("      {retries} of the requests were retries, {conflicts} after a conflict"));

@@ -96,7 +96,9 @@ pub async fn create_tables(format: Format, cx: &mut Context) -> anyhow::Result<u
     } else if created.is_empty() {
         cx.out.line("all tables exist");
     } else {
-        created.iter().for_each(|name| cx.out.line(format_args!("created {name}")));
+        for name in &created {
+            cx.out.line(format_args!("created {name}"));
+        }
     }
     Ok(EXIT_OK)
 }

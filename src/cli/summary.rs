@@ -8,7 +8,7 @@ use super::{
     out::Out,
     runner::{End, RunSummary},
     terminal,
-    text::{count, printable},
+    text::{count, printable, units},
 };
 use crate::{operations::rebuild::Task, progress::Counts};
 
@@ -111,7 +111,8 @@ impl<'a> Summary<'a> {
         }
         let Self { requests, write_units, read_units, seconds, .. } = self;
         lines.push(format!("{} of {} checked in {seconds:.2} s", count(events, "event"), count(aggregates, "aggregate")));
-        lines.push(format!("{}, {write_units} write units, {read_units} read units", count(*requests, "request")));
+        let (written, read) = (units(*write_units, "write"), units(*read_units, "read"));
+        lines.push(format!("{}, {written}, {read}", count(*requests, "request")));
         lines.join("\n")
     }
 }

@@ -22,6 +22,12 @@ fn plural(singular: &str) -> String {
     }
 }
 
+/// An amount of capacity: `1 write unit`, `2.5 write units`.
+pub fn units(amount: f64, what: &str) -> String {
+    let (amount, unit) = (amount.to_string(), format!("{what} unit"));
+    if amount == "1" { format!("1 {unit}") } else { format!("{amount} {}", plural(&unit)) }
+}
+
 /// `once`, or `3 times`.
 pub fn times(number: u64) -> String {
     if number == 1 { "once".to_owned() } else { format!("{number} times") }

@@ -41,14 +41,14 @@ const HOSTS: [&str; 3] = ["127.0.0.1", "localhost", "[::1]"];
 pub async fn serve(listener: TcpListener, embedded: Embedded, stop: impl Future<Output = ()> + Send + 'static) -> io::Result<()> {
     let stop = stop.shared();
     let sweep = sweep(embedded.clone());
-    let app = Router::new().fallback(answer).layer(DefaultBodyLimit::max(REQUEST_BYTES_MAX)).with_state(embedded);
-    let server = axum::serve(listener, app).with_graceful_shutdown(stop.clone()).into_future();
+    let router = Router::new().fallback(answer).layer(DefaultBodyLimit::max(REQUEST_BYTES_MAX)).with_state(embedded);
+    let server = axum::serve(listener, router).with_graceful_shutdown(stop.clone()).into_future();
     let late = async {
         stop.await;
         tokio::time::sleep(STOP_WITHIN).await;
     };
     tokio::select! {
-        served = server => served,
+        ended = server => ended,
         () = late => Ok(()),
         () = sweep => unreachable!("it never ends"),
     }

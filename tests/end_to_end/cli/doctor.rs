@@ -634,8 +634,8 @@ async fn a_function_that_is_not_there_is_unusable() {
     assert_eq!((code, out.as_str(), error), (2, "", "error: GetFunctionConfiguration of `other` failed (ResourceNotFoundException)"));
     for (arguments, expected) in [
         (&["doctor"][..], "<TEMPLATE>"),
-        (&["doctor", "--function", "worker"], "say where the function is"),
-        (&["--aws", "doctor", "x.yaml"], "leave out --aws"),
+        (&["doctor", "--function", "worker"], "name the function's location"),
+        (&["--aws", "doctor", "x.yaml"], "omit --aws"),
         (&["doctor", "nowhere.yaml"], "cannot read nowhere.yaml"),
         (&["doctor", own_path(), "--parameter", "Stage"], "write NAME=VALUE"),
     ] {

@@ -143,7 +143,7 @@ async fn rows_of_another_revision_count_as_outdated_and_an_unfinished_rebuild_sh
     let kept = format!("account-summary: rows by revision: 1 at 0, {} at 1; the rule's revision is 1:\n", rows.len() - 1);
     assert!(table.contains(&kept) && table.contains("  `projector rebuild-projection account-summary`\n"), "{table}");
     assert_eq!((&lines[0]["rebuild"]["done"], &lines[0]["rebuild"]["segments"]), (&json!(1), &json!(3)));
-    assert!(table.contains("a rebuild has done 1 of 3 segments at 20"), "{table}");
+    assert!(table.contains("a rebuild has done 1 of 3 segments as of 20"), "{table}");
     let (code, table, lines) = status(&url, &["account-summary", "--quick"]).await;
     assert_eq!((code, lines[0].get("rows"), lines[0].get("outdated")), (0, None, None), "without counting rows it cannot know: {table}");
 }

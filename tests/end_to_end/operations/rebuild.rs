@@ -126,7 +126,10 @@ async fn a_rebuild_under_live_traffic_yields_the_new_rows_and_a_second_run_does_
 
         let report = world.process(&events[..5]).await;
         let reason = report.reasons.keys().next().expect("an old deployment fails");
-        assert!(report.total.failed == 5 && reason.contains("were written by revision 2 of its rule and this program has revision 1"), "{reason}");
+        assert!(
+            report.total.failed == 5 && reason.contains("were written by revision 2 of its rule and this program has revision 1"),
+            "{reason}"
+        );
         let old = SegmentRebuild::new(&world.worker, STAYS_1[0], Task::Rebuild, Segment::ALL, Resume::default());
         let refused = { old }.step(Deadline::NONE).await.expect_err("an older rule").to_string();
         assert!(refused.contains("were written by revision 2"), "{refused}");

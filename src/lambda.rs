@@ -67,6 +67,15 @@ async fn serve(function: Function, traces: &Traces) -> Result<(), Error> {
     lambda_runtime::run(service_fn(|event| traces.follow(event, |event| handle(&function, event)))).await
 }
 
+/// Reads every variable that the program reads when it starts.
+///
+/// # Errors
+/// One error for all variables that are missing or wrong.
+pub(crate) fn read_environment(registry: Registry, var: impl Fn(&str) -> Option<String>) -> Result<(), ConfigError> {
+    logs::level(&var);
+    Function::from_env(registry, var).map(drop)
+}
+
 /// What all invocations of the process share.
 struct Function {
     worker: Worker,

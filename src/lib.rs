@@ -37,6 +37,16 @@ pub mod internals {
     pub mod engine {
         pub use crate::engine::*;
     }
+    #[cfg(feature = "lambda")]
+    pub mod lambda {
+        /// Asks for every environment variable that the Lambda reads when it starts.
+        ///
+        /// # Errors
+        /// One message for all variables that are missing or wrong.
+        pub fn read_environment(registry: projection_vocabulary::Registry, var: impl Fn(&str) -> Option<String>) -> Result<(), String> {
+            crate::lambda::read_environment(registry, var)
+        }
+    }
     pub mod operations {
         pub use crate::operations::*;
     }

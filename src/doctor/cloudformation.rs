@@ -24,8 +24,11 @@ pub struct Document {
 
 /// A resource, with its functions resolved.
 pub struct Resource {
+    /// Its logical id.
     pub id: String,
+    /// Its type: `AWS::DynamoDB::Table`.
     pub kind: String,
+    /// Its properties; null if it has none.
     pub properties: Json,
 }
 
@@ -53,6 +56,12 @@ impl Document {
             return Err(Unusable(format!("has no parameter `{unknown}`")));
         }
         Ok(Self { root, parameters })
+    }
+
+    /// A section of the template as it is written, with its functions in their long form; null if there is none.
+    #[must_use]
+    pub fn section(&self, name: &str) -> &Json {
+        &self.root[name]
     }
 
     /// The resources to be created. Those of the serverless transform include its globals.

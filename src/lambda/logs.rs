@@ -31,7 +31,7 @@ pub fn start(var: impl Fn(&str) -> Option<String>, registry: impl Subscriber + f
 }
 
 /// The level in the function's logging configuration, or else a plain word in `RUST_LOG`, or else INFO.
-fn level(var: impl Fn(&str) -> Option<String>) -> LevelFilter {
+pub(super) fn level(var: impl Fn(&str) -> Option<String>) -> LevelFilter {
     let word = ["AWS_LAMBDA_LOG_LEVEL", "RUST_LOG"].iter().find_map(|name| var(name).filter(|word| !word.is_empty()));
     match word.as_deref() {
         // Lambda has one level more than `tracing`.

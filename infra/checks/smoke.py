@@ -1,4 +1,4 @@
-"""The translated template, deployed to moto: resources come up, refer to each other, and are the tables that the worker expects."""
+"""Deploys the translated template to moto: the resources are created, refer to each other, and are what the worker expects."""
 
 import io
 import json
@@ -12,12 +12,12 @@ ARTIFACT = {"Bucket": "artifacts", "Key": "bootstrap.zip"}
 
 
 def deploy(subject):
-    # Nothing that belongs to somebody's account may be in reach.
+    # No real account may be in reach.
     os.environ.update(AWS_ACCESS_KEY_ID="none", AWS_SECRET_ACCESS_KEY="none", AWS_SESSION_TOKEN="none", AWS_DEFAULT_REGION=REGION)
     import boto3
     from moto import mock_aws
 
-    # What moto does not know (alarms, schedules, the bucket's policy) it says and passes over.
+    # moto warns about what it does not support (alarms, schedules, the bucket's policy) and skips it.
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
     with mock_aws():

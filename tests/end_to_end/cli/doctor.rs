@@ -144,7 +144,7 @@ const DEFECTS: &[(&str, &str, &str)] = &[
         "wiring: WorkerStream.EventSourceArn is ${ParkedTable.StreamArn}, not the stream of EventStoreTable",
     ),
     ("Timeout: 60", "Timeout: 14", "timeout: WorkerFunction.Timeout is 14 s; 15 s are needed"),
-    ("      Timeout: 60 # a fifth", "      # a fifth", "timeout: WorkerFunction.Timeout is 3 s; 15 s are needed"),
+    ("      Timeout: 60 # the last fifth", "      # the last fifth", "timeout: WorkerFunction.Timeout is 3 s; 15 s are needed"),
     ("        PARKED_TABLE: !Ref ParkedTable\n", "", "environment: WorkerFunction.Environment.PARKED_TABLE is not set"),
     (
         "ApplicationLogLevel: !Ref LogLevel",

@@ -43,7 +43,10 @@ pub mod internals {
         ///
         /// # Errors
         /// One message for all variables that are missing or wrong.
-        pub fn read_environment(registry: projection_vocabulary::Registry, var: impl Fn(&str) -> Option<String>) -> Result<(), String> {
+        pub fn read_environment(
+            registry: projection_vocabulary::Registry,
+            var: impl Fn(&str) -> Option<String>,
+        ) -> Result<(), crate::config::ConfigError> {
             crate::lambda::read_environment(registry, var)
         }
     }

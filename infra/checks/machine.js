@@ -1,5 +1,5 @@
-// The state machine, checked as a language (asl-validator) and run: a small interpreter of the states it uses, with the JSONata of
-// Step Functions, invokes a function that answers in the shapes of the code. Takes {machine, shapes} as JSON, and prints what is wrong.
+// Validates the state machine (asl-validator) and runs it: a small interpreter of the states that it uses, with the JSONata of Step
+// Functions, invokes a function that answers as the code does. Reads {machine, shapes, errors} as JSON and prints the problems.
 'use strict';
 const { isDeepStrictEqual } = require('node:util');
 const validate = require('asl-validator').default ?? require('asl-validator');
@@ -12,10 +12,10 @@ class Failure extends Error {
   }
 }
 
-// A field of a state: `{% ... %}` is an expression, wherever it stands. One that comes to nothing is an error, as in Step Functions.
+// A field of a state: `{% ... %}` is an expression, at any depth. One without a result is an error, as in Step Functions.
 async function evaluate(field, states, variables) {
   if (typeof field === 'string' && field.startsWith('{%')) {
-    // Step Functions knows which variables there are, and takes no others.
+    // Step Functions refuses variables that were not assigned.
     const [, unknown] = [...field.matchAll(/\$([a-z]\w*)(?!\w*\()/gi)].find(([, name]) => name !== 'states' && !(name in variables)) ?? [];
     if (unknown) throw new Failure('States.QueryEvaluationError', `${field}: there is no variable ${unknown} here`);
     let value;
@@ -24,7 +24,7 @@ async function evaluate(field, states, variables) {
     } catch (error) {
       throw new Failure('States.QueryEvaluationError', `${field}: ${error.message}`);
     }
-    if (value === undefined) throw new Failure('States.QueryEvaluationError', `${field} comes to nothing`);
+    if (value === undefined) throw new Failure('States.QueryEvaluationError', `${field} has no result`);
     return JSON.parse(JSON.stringify(value));
   }
   if (Array.isArray(field)) return Promise.all(field.map((each) => evaluate(each, states, variables)));
@@ -56,7 +56,7 @@ async function run(machine, input, invoke) {
       next = state.Default;
       for (const choice of [...state.Choices].reverse()) {
         const holds = await evaluate(choice.Condition, at(), variables);
-        if (typeof holds !== 'boolean') throw new Failure('States.QueryEvaluationError', `${choice.Condition} is no boolean`);
+        if (typeof holds !== 'boolean') throw new Failure('States.QueryEvaluationError', `${choice.Condition} is not a boolean`);
         if (holds) next = choice.Next;
       }
     }
@@ -68,13 +68,13 @@ async function run(machine, input, invoke) {
 
 async function mapped(state, at, variables, invoke) {
   const items = await evaluate(state.Items, at(), variables);
-  if (!Array.isArray(items)) throw new Failure('States.QueryEvaluationError', 'Items is no list');
+  if (!Array.isArray(items)) throw new Failure('States.QueryEvaluationError', 'Items is not a list');
   const most = await evaluate(state.MaxConcurrency, at(), variables);
-  if (!Number.isInteger(most) || most < 1) throw new Failure('States.QueryEvaluationError', 'MaxConcurrency is no number');
+  if (!Number.isInteger(most) || most < 1) throw new Failure('States.QueryEvaluationError', 'MaxConcurrency is not a positive number');
   const results = [];
   for (const [Index, Value] of items.entries()) {
     const selected = await evaluate(state.ItemSelector, at({ context: { Map: { Item: { Index, Value } } } }), variables);
-    // A distributed child sees no variable of its parent.
+    // A distributed child does not see its parent's variables.
     results.push(await run(state.ItemProcessor, selected, invoke));
   }
   return results;
@@ -94,26 +94,26 @@ async function perform(state, given, invoke) {
   }
 }
 
-// The function, as strict as the shapes allow: a member that it does not know is a mistake here.
-function operations(shapes, { rounds = () => 1, counts = {}, verified = {}, trouble = () => null } = {}) {
+// The function. It is stricter than the code, which ignores members that it does not know.
+function operations(shapes, errors, { rounds = () => 1, counts = {}, verified = {}, fails = () => null } = {}) {
   const calls = [];
   const answered = new Map();
   const invoke = (name, payload) => {
     calls.push(payload);
-    const error = trouble(calls.length, payload);
+    const error = fails(calls.length, payload);
     if (error) throw new Failure(error, 'made up');
     if (name !== 'operations-function') throw new Failure('Lambda.ResourceNotFoundException', name);
     const [[kind, task], ...more] = Object.entries(payload);
     const unknown = Object.keys(task).filter((member) => !(shapes[kind] ?? []).includes(member));
-    if (more.length || unknown.length || typeof task.projection !== 'string') throw new Failure('InvalidTask', JSON.stringify(payload));
+    if (more.length || unknown.length || typeof task.projection !== 'string') throw new Failure(errors.invalid, JSON.stringify(payload));
     if (kind === 'verify') {
       const answer = { projection: task.projection, clean: true, events: 9, aggregates: 3, findings: { drifted: 0 }, shared: 0, ...verified };
       return shaped(answer, shapes.verified);
     }
-    if (!(Number.isInteger(task.segment) && 0 <= task.segment && task.segment < task.segments)) throw new Failure('InvalidTask', 'no segment');
+    if (!(Number.isInteger(task.segment) && 0 <= task.segment && task.segment < task.segments)) throw new Failure(errors.invalid, 'no such segment');
     const before = answered.get(task.segment);
     const expected = before ?? { projection: task.projection, segment: task.segment, segments: task.segments };
-    if (before?.done || !isDeepStrictEqual(task, expected)) throw new Failure('InvalidTask', `${JSON.stringify(task)} is not what was answered`);
+    if (before?.done || !isDeepStrictEqual(task, expected)) throw new Failure(errors.invalid, `${JSON.stringify(task)} is not the last answer`);
     const round = (task.counts?.events ?? 0) + 1;
     const done = round >= rounds(task.segment);
     const zeros = Object.fromEntries(shapes.counts.map((count) => [count, 0]));
@@ -132,10 +132,10 @@ function shaped(answer, members) {
   return answer;
 }
 
-// What is run, and what it must end in.
+// What is run, and its expected end.
 const input = { projection: 'account-summary' };
-const SCENARIOS = {
-  'all is well': {
+const scenarios = ({ invalid, unfinished }) => ({
+  'everything succeeds': {
     with: { rounds: (segment) => 1 + (segment % 3) },
     ends: (output, calls) =>
       output.rebuilt.events === 31 && calls.length === 32 && isDeepStrictEqual(calls.at(-1), { verify: { projection: 'account-summary', sample: null } }),
@@ -147,22 +147,22 @@ const SCENARIOS = {
     ends: ({ rebuilt }) =>
       isDeepStrictEqual(rebuilt, { events: 16, aggregates: 16, replaced: 32, created: 48, changed: 64, caughtUp: 80, parked: 0, stopped: 0 }),
   },
-  'something is parked': { with: { counts: { parked: 1 } }, fails: 'Parked', because: /^16 aggregates of account-summary are parked and 0 / },
-  'something is stopped': { with: { counts: { stopped: 1 } }, fails: 'Parked', because: /are parked and 16 stopped/ },
+  'aggregates are parked': { with: { counts: { parked: 1 } }, fails: 'Parked', because: /^16 aggregates of account-summary are parked and 0 / },
+  'aggregates are stopped': { with: { counts: { stopped: 1 } }, fails: 'Parked', because: /are parked and 16 stopped/ },
   'rows differ': { with: { verified: { clean: false, findings: { drifted: 2 } } }, fails: 'NotClean', because: /account-summary.*"drifted":2/ },
   'sums differ': { with: { verified: { clean: false, shared: 3 } }, fails: 'NotClean', because: /3 sums/ },
-  'trouble that passes': {
-    with: { trouble: (call) => ({ 1: 'Lambda.TooManyRequestsException', 2: 'Unfinished', 3: 'Runtime.ExitError', 4: 'Sandbox.Timedout', 5: 'States.Timeout' })[call] },
+  'errors that pass': {
+    with: { fails: (call) => ({ 1: 'Lambda.TooManyRequestsException', 2: unfinished, 3: 'Runtime.ExitError', 4: 'Sandbox.Timedout', 5: 'States.Timeout' })[call] },
     ends: (output, calls) => calls.length === 22 && isDeepStrictEqual(calls[0], calls[5]),
   },
-  'trouble that lasts': { with: { trouble: () => 'Unfinished' }, fails: 'Unfinished', calls: 6 },
-  'a projection that is not': { with: { trouble: () => 'InvalidTask' }, fails: 'InvalidTask', calls: 1 },
-  'verifying fails': { with: { trouble: (_, task) => 'verify' in task && 'Unfinished' }, fails: 'Unfinished' },
+  'an error that persists': { with: { fails: () => unfinished }, fails: unfinished, calls: 6 },
+  'an unknown projection': { with: { fails: () => invalid }, fails: invalid, calls: 1 },
+  'verifying fails': { with: { fails: (_, task) => 'verify' in task && unfinished }, fails: unfinished },
   'no projection is named': { input: {}, fails: 'States.QueryEvaluationError', calls: 0 },
-};
+});
 
-async function wrong(name, scenario, machine, shapes) {
-  const { invoke, calls } = operations(shapes, scenario.with);
+async function problem(name, scenario, machine, shapes, errors) {
+  const { invoke, calls } = operations(shapes, errors, scenario.with);
   let failed, output;
   try {
     output = await run(machine, scenario.input ?? input, invoke);
@@ -177,10 +177,10 @@ async function wrong(name, scenario, machine, shapes) {
 }
 
 (async () => {
-  const { machine, shapes } = JSON.parse(require('node:fs').readFileSync(0));
-  const { isValid, errors } = validate(machine);
-  const language = isValid ? [] : errors.map((error) => error.Message ?? error.message ?? JSON.stringify(error));
+  const { machine, shapes, errors } = JSON.parse(require('node:fs').readFileSync(0));
+  const { isValid, errors: invalid } = validate(machine);
+  const language = isValid ? [] : invalid.map((error) => error.Message ?? error.message ?? JSON.stringify(error));
   const ran = [];
-  for (const [name, scenario] of Object.entries(SCENARIOS)) ran.push(await wrong(name, scenario, machine, shapes));
-  console.log(JSON.stringify({ language, run: ran.filter(Boolean), scenarios: ran.length }));
+  for (const [name, scenario] of Object.entries(scenarios(errors))) ran.push(await problem(name, scenario, machine, shapes, errors));
+  console.log(JSON.stringify({ language, run: ran.filter(Boolean) }));
 })();

@@ -1,80 +1,35 @@
-"""Ways to break the template, the state machine and the code: (what, file, text, put in its place). Each must be seen by a check."""
+"""Ways to break the template, the state machine and what the function answers: (what, file, old text, new text). A check must
+report each.
 
-TEMPLATE, MACHINE = "template.yaml", "rebuild.asl.json"
+Mutations that the Rust checks report are in tests/end_to_end/infrastructure/mutations.rs.
+"""
+
+TEMPLATE, MACHINE, TASKS = "template.yaml", "rebuild.asl.json", "checks/tasks.json"
 
 MUTATIONS = [
-    # Tables.
-    ("the stream carries keys only", TEMPLATE, "StreamViewType: NEW_IMAGE", "StreamViewType: KEYS_ONLY"),
-    ("a read model has another key", TEMPLATE, "AttributeName: accountId", "AttributeName: PK"),
-    ("the index by category lacks a column", TEMPLATE, "NonKeyAttributes: [title, authorId]", "NonKeyAttributes: [title]"),
-    ("the event store's index is keys only", TEMPLATE, "Projection: {ProjectionType: ALL}", "Projection: {ProjectionType: KEYS_ONLY}"),
-    ("an attribute is defined and no key", TEMPLATE, "        - {AttributeName: GSI1SK, AttributeType: S}\n", "        - {AttributeName: GSI1SK, AttributeType: S}\n        - {AttributeName: more, AttributeType: S}\n"),
-    ("tables may be deleted", TEMPLATE, "DeletionProtectionEnabled: true", "DeletionProtectionEnabled: false"),
-    ("parked entries expire", TEMPLATE, '      TableName: !Sub "${Stage}-parked"\n', '      TableName: !Sub "${Stage}-parked"\n      TimeToLiveSpecification: {AttributeName: expiresAt, Enabled: true}\n'),
-    ("the bucket goes with the stack", TEMPLATE, "    Type: AWS::S3::Bucket\n    DeletionPolicy: Retain", "    Type: AWS::S3::Bucket\n    DeletionPolicy: Delete"),
-    ("event data stays in the bucket for ever", TEMPLATE, "            ExpirationInDays: !Ref OnFailureRetentionDays\n", ""),
-    ("the bucket may become public", TEMPLATE, "BlockPublicPolicy: true", "BlockPublicPolicy: false"),
-    # The mapping.
-    ("the filter drops prefixes", TEMPLATE, '[{"prefix":"EVENT#"}]', '["EVENT#"]'),
-    ("the filter lets VERSION items through", TEMPLATE, '"S":[{"prefix":"EVENT#"}]', '"S":[{"exists":true}]'),
-    ("the filter lets changes through", TEMPLATE, '"eventName":["INSERT"]', '"eventName":["INSERT","MODIFY","REMOVE"]'),
-    ("the filter names one event type", TEMPLATE, '"Keys":{"SK"', '"NewImage":{"eventType":{"S":["MoneyDeposited"]}},"Keys":{"SK"'),
-    ("the stream is read from its end", TEMPLATE, "StartingPosition: TRIM_HORIZON", "StartingPosition: LATEST"),
-    ("partial failures are not understood", TEMPLATE, "      FunctionResponseTypes: [ReportBatchItemFailures]\n", ""),
-    ("a shard is worked by several at once", TEMPLATE, "ParallelizationFactor: 1", "ParallelizationFactor: 4"),
-    ("what is given up is forgotten", TEMPLATE, "      DestinationConfig: {OnFailure: {Destination: !GetAtt OnFailureBucket.Arn}}\n", ""),
-    ("records may outlive the stream", TEMPLATE, "MaxValue: 82800", "MaxValue: 604800"),
-    ("the mapping counts nothing", TEMPLATE, "      MetricsConfig: {Metrics: [EventCount]}\n", ""),
-    ("a property of the mapping is misspelt", TEMPLATE, "MaximumBatchingWindowInSeconds:", "MaximumBatchingWindow:"),
-    ("the mapping names a parameter that is not", TEMPLATE, "BatchSize: !Ref BatchSize", "BatchSize: !Ref RecordsMax"),
-    # Functions.
-    ("a variable is misspelt", TEMPLATE, "PARKED_TABLE: !Ref", "PARKED_EVENTS_TABLE: !Ref"),
-    ("a variable names another table", TEMPLATE, "FORUM_COUNTERS_TABLE: !Ref ForumCountersTable", "FORUM_COUNTERS_TABLE: !Ref AccountSummaryTable"),
-    ("the worker has no time to end", TEMPLATE, "Timeout: 60", "Timeout: 10"),
-    ("the wrong processor", TEMPLATE, "Architectures: [arm64]", "Architectures: [x86_64]"),
-    ("logs are kept for ever", TEMPLATE, "      RetentionInDays: !Ref LogRetentionDays\n", ""),
-    ("a log level that drops metrics", TEMPLATE, "AllowedValues: [TRACE, DEBUG, INFO]", "AllowedValues: [TRACE, DEBUG, INFO, WARN]"),
-    ("a property is misspelt", TEMPLATE, "MemorySize: 512", "MemorySizes: 512"),
-    # Permissions.
-    ("the worker may scan", TEMPLATE, 'Action: ["dynamodb:Query"]\n                Resource: !GetAtt EventStoreTable.Arn', 'Action: ["dynamodb:Query", "dynamodb:Scan"]\n                Resource: !GetAtt EventStoreTable.Arn'),
-    ("the worker may not park", TEMPLATE, 'Action: ["dynamodb:PutItem", "dynamodb:UpdateItem"]', 'Action: ["dynamodb:UpdateItem"]'),
-    ("a wildcard of actions", TEMPLATE, 'Action: ["dynamodb:BatchGetItem", "dynamodb:UpdateItem"]', 'Action: ["dynamodb:*"]'),
-    ("a wildcard of resources", TEMPLATE, "Resource: !GetAtt WorkerLogs.Arn", 'Resource: "*"'),
-    ("Lambda may not see the bucket", TEMPLATE, '["s3:ListBucket"]', '["s3:GetObject"]'),
-    ("the functions share a role", TEMPLATE, "Role: !GetAtt OperationsRole.Arn", "Role: !GetAtt WorkerRole.Arn"),
-    ("segments may not be started", TEMPLATE, 'Action: ["states:StartExecution"]', 'Action: ["states:StartSyncExecution"]'),
-    # Schedules, alarms, the dashboard.
-    ("a projection is not caught up with", TEMPLATE, '{"catchUp":{"projection":"forum-counters"', '{"catchUp":{"projection":"account-summary"'),
-    ("catching up leaves holes", TEMPLATE, "Default: 26h", "Default: 12h"),
-    ("a task that the function does not know", TEMPLATE, '{"catchUp":{"projection":"account-summary","since"', '{"catchUp":{"projection":"account-summary","from"'),
-    ("an alarm asks for a metric that is not", TEMPLATE, "SELECT SUM(Parked)", "SELECT SUM(EventsParked)"),
-    ("nobody is called when the poller stops", TEMPLATE, "TreatMissingData: breaching", "TreatMissingData: notBreaching"),
-    ("an alarm watches the wrong resource", TEMPLATE, "MetricName: IteratorAge\n      Dimensions: [{Name: FunctionName, Value: !Ref WorkerFunction}]", "MetricName: IteratorAge\n      Dimensions: [{Name: FunctionName, Value: !Ref WorkerStream}]"),
-    ("a statistic that is not", TEMPLATE, "Statistic: Maximum", "Statistic: Most"),
-    ("the dashboard is no JSON", TEMPLATE, '{"widgets":[', '{"widgets":[,'),
     # The state machine.
     ("a segment ends before it is done", MACHINE, "{% $states.input.done %}", "{% true %}"),
-    ("the answer is not what is asked next", MACHINE, '"Output": "{% $states.result.Payload %}"', '"Output": "{% $states.input %}"'),
+    ("the answer is not the next task", MACHINE, '"Output": "{% $states.result.Payload %}"', '"Output": "{% $states.input %}"'),
     ("the first segment is forgotten", MACHINE, "[0..$segments - 1]", "[1..$segments - 1]"),
-    ("a child asks for a variable of its parent", MACHINE, '"Payload": { "rebuild": "{% $states.input %}" }', '"Payload": { "rebuild": "{% $merge([$states.input, {\'projection\': $projection}]) %}" }'),
-    ("parked aggregates do not matter", MACHINE, "$states.input.rebuilt.parked + $states.input.rebuilt.stopped > 0", "$states.input.rebuilt.parked > 0"),
-    ("rows that differ do not matter", MACHINE, "$not($states.input.verified.clean)", "false"),
-    ("trouble that passes ends a rebuild", MACHINE, '["Unfinished", "Lambda.Unknown", "Runtime.ExitError", "Sandbox.Timedout", "States.Timeout"]', '["States.Timeout"]'),
-    ("a mistake is tried again", MACHINE, '"ErrorEquals": ["Unfinished", "Lambda.Unknown", "Runtime.ExitError", "Sandbox', '"ErrorEquals": ["InvalidTask", "Unfinished", "Lambda.Unknown", "Runtime.ExitError", "Sandbox'),
+    ("a child uses a variable of its parent", MACHINE, '"Payload": { "rebuild": "{% $states.input %}" }', '"Payload": { "rebuild": "{% $merge([$states.input, {\'projection\': $projection}]) %}" }'),
+    ("parked aggregates are ignored", MACHINE, "$states.input.rebuilt.parked + $states.input.rebuilt.stopped > 0", "$states.input.rebuilt.parked > 0"),
+    ("rows that differ are ignored", MACHINE, "$not($states.input.verified.clean)", "false"),
+    ("a passing error ends a rebuild", MACHINE, '["Unfinished", "Lambda.Unknown", "Runtime.ExitError", "Sandbox.Timedout", "States.Timeout"]', '["States.Timeout"]'),
+    ("an invalid task is retried", MACHINE, '"ErrorEquals": ["Unfinished", "Lambda.Unknown", "Runtime.ExitError", "Sandbox', '"ErrorEquals": ["InvalidTask", "Unfinished", "Lambda.Unknown", "Runtime.ExitError", "Sandbox'),
     ("nothing is verified", MACHINE, '"Next": "Verify"', '"Next": "Judge"'),
     ("a state is misspelt", MACHINE, '"Default": "RebuildSegment"', '"Default": "RebuildSegments"'),
     ("a field of the language is misspelt", MACHINE, '"ToleratedFailureCount": 0', '"ToleratedFailures": 0'),
-    # The code goes on without the template.
-    ("code: a table's variable is renamed", "src/store.rs", '"PARKED_TABLE"', '"PARKING_TABLE"'),
-    ("code: another variable is read", "src/lambda.rs", "std::env::var(name).ok();", 'std::env::var(name).ok();\n    let _ = var("SHARDS_MAX");'),
-    ("code: the key of a read model", "projections/src/account_summary.rs", '"accountId"', '"id"'),
-    ("code: another projection is registered", "projections/src/lib.rs", "pub const ALL: &[&dyn Rule] = &[", "pub const ALL: &[&dyn Rule] = &[&samples::Sample, "),
-    ("code: another call of DynamoDB", "src/store/dynamo.rs", "    update_item(", "    delete_item(DeleteItemInputBuilder) -> DeleteItemOutput | DeleteItemError;\n    update_item("),
-    ("code: parking deletes rows", "src/store/rows.rs", "Update::builder()", "Delete::builder()"),
-    ("code: another reads a table that it names", "src/store/audit.rs", "pub async fn shared_rows(", "pub async fn shared_events("),
-    ("code: the worker scans", "src/worker.rs", "store.load_page(", "store.scan_events("),
-    ("code: an answer has another name", "src/lambda/tasks.rs", "    clean: bool,", "    is_clean: bool,"),
-    ("code: a count has another name", "src/rebuild.rs", "pub stopped: u64,", "pub halted: u64,"),
-    ("code: attempts take longer", "src/clients.rs", "ATTEMPT_TIMEOUT: Duration = Duration::from_secs(3)", "ATTEMPT_TIMEOUT: Duration = Duration::from_secs(30)"),
-    ("code: a metric is renamed", "src/lambda/metrics.rs", 'count("Healed", healed)', 'count("HealedEvents", healed)'),
+    # The function answers something else.
+    ("an answer has another name", TASKS, '"clean"', '"isClean"'),
+    ("a count has another name", TASKS, '"stopped"', '"halted"'),
+    ("a task has another member", TASKS, '"sample"', '"percent"'),
+    ("an error has another name", TASKS, '"Unfinished"', '"OutOfTime"'),
+    # Settings that only linters know.
+    ("the bucket may become public", TEMPLATE, "BlockPublicPolicy: true", "BlockPublicPolicy: false"),
+    ("a property of a function is misspelt", TEMPLATE, "MemorySize: 512", "MemorySizes: 512"),
+    ("a property of the mapping is misspelt", TEMPLATE, "MaximumBatchingWindowInSeconds:", "MaximumBatchingWindow:"),
+    ("a parameter does not exist", TEMPLATE, "BatchSize: !Ref BatchSize", "BatchSize: !Ref RecordsMax"),
+    ("a statistic does not exist", TEMPLATE, "Statistic: Maximum", "Statistic: Most"),
+    # Wiring that a deployment shows.
+    ("a table has another key", TEMPLATE, "AttributeName: accountId", "AttributeName: PK"),
 ]

@@ -1,49 +1,52 @@
-"""Runs the checks on the template and the state machine, and tells of each what it found and how long it took.
+"""Runs the checks on the template and the state machine. Each reports what it finds and how long it takes.
 
-With `--mutations`, breaks a copy in each way of mutations.py and requires that a check sees it: the cheapest that does is named.
+With `--mutations`, also breaks a copy in each way of mutations.py. A check must report each; the first that does is printed.
+Whether the template agrees with the code is checked in Rust: tests/end_to_end/infrastructure.rs.
 """
 
 import json
+import logging
+import multiprocessing
 import os
 import subprocess
 import sys
 import tempfile
 import time
 from copy import deepcopy
-from functools import cached_property
-from multiprocessing import Pool
 from pathlib import Path
 
 from samtranslator.translator.transform import transform
 from samtranslator.yaml_helper import yaml_parse
 
-import contract
 import mutations
 import smoke
-from source import Source
 
-ROOT = Path(__file__).parents[2]
+CHECKS_FOLDER = Path(__file__).parent
+INFRA = CHECKS_FOLDER.parent
 REGION = "eu-west-1"
-UNCHANGED = Source(ROOT)
+# It warns that nothing collects its usage metrics.
+logging.getLogger("samtranslator.metrics").setLevel(logging.ERROR)
+# A process of a pool inherits what was imported, which takes longer than most checks.
+FORK = multiprocessing.get_context("fork")
 
 
 class Subject:
-    """What is checked: the files, in a folder of their own, and what they are once SAM has translated them."""
+    """What is checked: the files, in a folder of their own, and the template that SAM translates them into."""
 
-    def __init__(self, folder, template, machine):
-        self.folder = folder
+    def __init__(self, folder, texts):
+        template, machine = texts[mutations.TEMPLATE], texts[mutations.MACHINE]
+        self.tasks = json.loads(texts[mutations.TASKS])
         self.path, self.translated = folder / "template.yaml", folder / "translated.json"
         self.path.write_text(template)
         (folder / "rebuild.asl.json").write_text(machine)
         self.sam = yaml_parse(template)
         self.template = self.translate(deepcopy(self.sam), json.loads(machine))
         self.translated.write_text(json.dumps(self.template, indent=1))
-        self.resources = self.template["Resources"]
         self.machine = json.loads(self.substituted(machine))
 
     @staticmethod
     def translate(template, machine):
-        """As CloudFormation does when it meets the Transform, with artifacts where `sam deploy` would put them."""
+        """As CloudFormation does for the Transform, with artifacts where `sam deploy` would put them."""
         template["Globals"]["Function"]["CodeUri"] = f"s3://{smoke.ARTIFACT['Bucket']}/{smoke.ARTIFACT['Key']}"
         for resource in template["Resources"].values():
             if resource["Type"] == "AWS::Serverless::StateMachine":
@@ -58,49 +61,30 @@ class Subject:
         return transform(template, {}, NoManagedPolicies())
 
     def substituted(self, machine):
-        """The machine with the values that the template gives it; those known only when deployed are made up."""
+        """The machine with the values that the template substitutes. Those that only a deployment knows are made up."""
         made_up = {"AWS::Partition": "aws", "OperationsFunction": "operations-function"}
         resource = self.sam["Resources"]["RebuildStateMachine"]["Properties"]
         for name, value in resource["DefinitionSubstitutions"].items():
             of = value["Ref"] if "Ref" in value else value["Fn::GetAtt"][0]
             machine = machine.replace("${" + name + "}", str(made_up.get(of) or self.sam["Parameters"][of]["Default"]))
-        assert "${" not in machine, "the template does not give the state machine all that it substitutes"
+        assert "${" not in machine, "the template does not substitute everything in the state machine"
         return machine
 
-    def of_type(self, kind):
-        return {name: resource["Properties"] for name, resource in self.resources.items() if resource["Type"] == kind}
 
-    def state(self, name):
-        states = self.machine["States"]
-        return states.get(name) or states["Rebuild"]["ItemProcessor"]["States"][name]
-
-    @cached_property
-    def dashboard(self):
-        (dashboard,) = self.of_type("AWS::CloudWatch::Dashboard").values()
-        return json.loads(dashboard["DashboardBody"]["Fn::Sub"])
+# ------------------------------------------------------------------------------------------------------------------ the checks
 
 
-# ---------------------------------------------------------------------------------------------------------------- the checks
-
-
-def contracts(subject, source):
-    for check in contract.CHECKS:
-        yield from check(subject, source)
-
-
-def machine(subject, source):
-    tasks = "src/lambda/tasks.rs"
+def machine(subject):
+    """Validates the state machine and runs it. The function that it invokes takes and answers what the code does."""
+    tasks = subject.tasks
     shapes = {
-        "rebuild": source.fields(tasks, "Rebuild"),
-        "verify": source.fields(tasks, "Verify"),
-        "verified": source.fields(tasks, "Verified"),
-        "counts": source.fields("src/rebuild.rs", "Counts"),
+        "rebuild": list(tasks["rebuild"]["task"]),
+        "verify": list(tasks["verify"]["task"]),
+        "verified": list(tasks["verify"]["answer"]),
+        "counts": list(tasks["rebuild"]["answer"]["counts"]),
     }
-    retried = {error for retrier in subject.state("RebuildSegment")["Retry"] for error in retrier["ErrorEquals"]}
-    if source.errors_of_tasks() != {"InvalidTask", "Unfinished"} or "Unfinished" not in retried or "InvalidTask" in retried:
-        yield f"tasks fail with {source.errors_of_tasks()}, and the machine retries {sorted(retried)}"
-    given = json.dumps({"machine": subject.machine, "shapes": shapes})
-    ran = subprocess.run(["node", Path(__file__).with_name("machine.js")], input=given, capture_output=True, text=True)
+    given = json.dumps({"machine": subject.machine, "shapes": shapes, "errors": tasks["errors"]})
+    ran = subprocess.run(["node", CHECKS_FOLDER / "machine.js"], input=given, capture_output=True, text=True)
     if ran.returncode:
         yield ran.stderr.strip()
         return
@@ -116,89 +100,92 @@ def linted(path):
         yield f"{match.rule.id} {match.message} ({path.name}:{match.linenumber})"
 
 
-def checkov(subject, source):
-    command = [Path(sys.executable).with_name("checkov"), "--config-file", Path(__file__).with_name("checkov.yaml"), "--output", "json"]
+def checkov(subject):
+    command = [Path(sys.executable).with_name("checkov"), "--config-file", CHECKS_FOLDER / "checkov.yaml", "--output", "json"]
     ran = subprocess.run([*command, "--file", subject.path], capture_output=True, text=True)
     try:
         found = json.loads(ran.stdout)
     except json.JSONDecodeError:
-        yield f"checkov came to nothing: {ran.stderr.strip()[-500:]}"
+        yield f"checkov failed: {ran.stderr.strip()[-500:]}"
         return
     for failed in found.get("results", {}).get("failed_checks", []):
         yield f"{failed['check_id']} {failed['check_name']} ({failed['resource']})"
 
 
-# From the cheapest.
+# Cheapest first.
 CHECKS = {
-    "template against code": contracts,
     "state machine, validated and run": machine,
-    "cfn-lint on the template": lambda subject, _: linted(subject.path),
-    "cfn-lint on its translation": lambda subject, _: linted(subject.translated),
+    "cfn-lint on the template": lambda subject: linted(subject.path),
+    "cfn-lint on its translation": lambda subject: linted(subject.translated),
     "checkov": checkov,
-    "deployed to moto": lambda subject, _: smoke.deploy(subject),
+    "deployed to moto": smoke.deploy,
 }
 
 
-def problems(check, subject, source):
-    """What a check finds; one that cannot make sense of its subject has found something, too."""
+def problems(check, subject):
+    """What a check finds. A check that fails on its subject has also found something."""
     try:
-        return list(CHECKS[check](subject, source))
+        return list(CHECKS[check](subject))
     except Exception as error:
         return [f"{type(error).__name__}: {error}"]
 
 
-def check_all(template, machine):
+SUBJECTS = []
+
+
+def checked(check):
+    begun = time.monotonic()
+    found = problems(check, SUBJECTS[-1])
+    return check, found, time.monotonic() - begun
+
+
+def check_all():
     ok = True
     with tempfile.TemporaryDirectory() as folder:
-        subject = Subject(Path(folder), template, machine)
-        for check in CHECKS:
-            begun = time.monotonic()
-            found = problems(check, subject, UNCHANGED)
-            print(f"{'FAILED' if found else 'ok':6}  {time.monotonic() - begun:5.1f} s  {check}", flush=True)
-            for problem in found:
-                print(f"    {problem}")
-            ok &= not found
+        subject = Subject(Path(folder), originals())
+        with FORK.Pool(initializer=SUBJECTS.append, initargs=(subject,)) as pool:
+            for check, found, seconds in pool.imap(checked, CHECKS):
+                print(f"{'FAILED' if found else 'ok':6}  {seconds:5.1f} s  {check}", flush=True)
+                for problem in found:
+                    print(f"    {problem}")
+                ok &= not found
     return ok
 
 
 def check_mutations():
     begun, missed = time.monotonic(), 0
-    with Pool() as pool:
-        for mutation, caught in zip(mutations.MUTATIONS, pool.imap(caught_by, mutations.MUTATIONS)):
-            print(f"{mutation[0]:48}  {caught or 'MISSED'}", flush=True)
-            missed += caught is None
+    with FORK.Pool() as pool:
+        for mutation, reported in zip(mutations.MUTATIONS, pool.imap(reported_by, mutations.MUTATIONS)):
+            print(f"{mutation[0]:48}  {reported or 'MISSED'}", flush=True)
+            missed += reported is None
     total = len(mutations.MUTATIONS)
-    print(f"{'FAILED' if missed else 'ok':6}  {time.monotonic() - begun:5.1f} s  {total - missed} of {total} mutations caught")
+    print(f"{'FAILED' if missed else 'ok':6}  {time.monotonic() - begun:5.1f} s  {total - missed} of {total} mutations reported")
     return not missed
 
 
-def caught_by(mutation):
-    """The cheapest check that sees it, and in what words; `None` if none does."""
-    _, path, old, new = mutation
-    texts, changes = originals(), {}
-    if path in texts:
-        assert old in texts[path], f"{path} has no {old!r} any more: the mutation has to follow"
-        texts[path] = texts[path].replace(old, new)
-    else:
-        changes[path] = (old, new)
+def reported_by(mutation):
+    """The first check that reports a mutation, with its words; `None` if no check does."""
+    _, file, old, new = mutation
+    texts = originals()
+    assert old in texts[file], f"{file} no longer contains {old!r}: update the mutation"
+    texts[file] = texts[file].replace(old, new)
     with tempfile.TemporaryDirectory() as folder:
         try:
-            subject = Subject(Path(folder), *texts.values())
+            subject = Subject(Path(folder), texts)
         except Exception as error:
             return f"translation by SAM: {error}"[:140]
-        source = Source(ROOT, changes) if changes else UNCHANGED
         for check in CHECKS:
-            if found := problems(check, subject, source):
+            if found := problems(check, subject):
                 return f"{check}: {found[0]}"[:140]
     return None
 
 
 def originals():
-    return {name: (ROOT / "infra" / name).read_text() for name in ("template.yaml", "rebuild.asl.json")}
+    return {name: (INFRA / name).read_text() for name in (mutations.TEMPLATE, mutations.MACHINE, mutations.TASKS)}
 
 
 if __name__ == "__main__":
-    good = check_all(*originals().values())
+    good = check_all()
     if "--mutations" in sys.argv[1:]:
         good &= check_mutations()
     sys.exit(not good)

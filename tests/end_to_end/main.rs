@@ -14,6 +14,7 @@ mod support {
     pub mod runtime_api;
     pub mod stays;
     pub mod stream;
+    pub mod template;
     pub mod world;
 }
 
@@ -52,6 +53,9 @@ mod lambda {
     #[cfg(feature = "opentelemetry")]
     mod traces;
 }
+
+/// The template in `infra` and the code agree.
+mod infrastructure;
 
 /// `projector` as a process, as an operator runs it.
 mod cli {

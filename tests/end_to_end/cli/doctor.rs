@@ -13,22 +13,15 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use projection_worker::internals::doctor::{Examination, Finding, checks, examine, template};
+use projection_worker::internals::doctor::{Examination, checks, examine, template};
 use serde_json::{Value as Json, json};
 use tokio::net::TcpListener;
 
 use crate::support::{
     projector::projector,
+    template::{named_in, own, own_path, with},
     world::{World, registry},
 };
-
-fn own() -> String {
-    fs::read_to_string(own_path()).expect("the template of this repository")
-}
-
-fn own_path() -> &'static str {
-    concat!(env!("CARGO_MANIFEST_DIR"), "/infra/template.yaml")
-}
 
 fn examined(text: &str, parameters: &[(&str, &str)]) -> Examination {
     let parameters: Vec<_> = parameters.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
@@ -37,18 +30,6 @@ fn examined(text: &str, parameters: &[(&str, &str)]) -> Examination {
 
 fn found(text: &str) -> Vec<String> {
     named_in(&examined(text, &[]))
-}
-
-/// What is found: check, where, and what.
-fn named_in(examination: &Examination) -> Vec<String> {
-    examination.findings.iter().map(|Finding { check, subject, found }| format!("{}: {subject} {found}", check.name)).collect()
-}
-
-/// The template of this repository with one thing in it put to something else.
-fn with(old: &str, new: &str) -> String {
-    let own = own();
-    assert!(own.contains(old), "the template has no {old:?} any more: the test has to follow");
-    own.replacen(old, new, 1)
 }
 
 /// Ways to break the template: what is put in the place of what, and what is found then.
@@ -202,7 +183,7 @@ const ELSEWHERE: [&str; 5] = ["batch-time", "last-result", "mapping", "memory", 
 fn each_defect_of_a_template_is_named_and_nothing_else() {
     assert_eq!(found(&own()), [""; 0]);
     for (old, new, expected) in DEFECTS {
-        assert_eq!(found(&with(old, new)), [*expected], "{new}");
+        assert_eq!(found(&with(&own(), old, new)), [*expected], "{new}");
     }
     let named: BTreeSet<_> = DEFECTS.iter().filter_map(|(.., finding)| finding.split(':').next()).chain(ELSEWHERE).collect();
     assert_eq!(named, checks().map(|check| check.name).collect(), "a test for each check");
@@ -212,7 +193,7 @@ fn each_defect_of_a_template_is_named_and_nothing_else() {
 fn time_and_memory_are_held_against_the_batch() {
     let batch = [("BatchSize", "10000")];
     let of = |memory: &str, timeout: &str| {
-        let text = with("MemorySize: 512\n      Timeout: 60", &format!("MemorySize: {memory}\n      Timeout: {timeout}"));
+        let text = with(&own(), "MemorySize: 512\n      Timeout: 60", &format!("MemorySize: {memory}\n      Timeout: {timeout}"));
         named_in(&examined(&text, &batch))
     };
     assert_eq!(of("512", "60"), [""; 0]);
@@ -436,7 +417,8 @@ fn what_cannot_be_examined_is_refused_in_words() {
     let named = template::read(&two, &stage, Some("Audit"), registry()).expect("it is named");
     assert_eq!(named.mappings.iter().map(|mapping| mapping.name.as_str()).collect::<Vec<_>>(), ["AuditStream"]);
     // A worker that nothing invokes, and circles.
-    let unwired = with("EventSourceArn: !GetAtt EventStoreTable.StreamArn", "EventSourceArn: arn:aws:sqs:eu-central-1:123456789012:queue");
+    let unwired =
+        with(&own(), "EventSourceArn: !GetAtt EventStoreTable.StreamArn", "EventSourceArn: arn:aws:sqs:eu-central-1:123456789012:queue");
     assert_eq!(
         refused(&unwired, &[], None),
         "has several functions that may be the worker: name one with --function (OperationsFunction, WorkerFunction)"
@@ -637,7 +619,7 @@ async fn a_function_that_is_not_there_is_unusable() {
         (&["doctor", "--function", "worker"], "name the function's location"),
         (&["--aws", "doctor", "x.yaml"], "omit --aws"),
         (&["doctor", "nowhere.yaml"], "cannot read nowhere.yaml"),
-        (&["doctor", own_path(), "--parameter", "Stage"], "write NAME=VALUE"),
+        (&["doctor", &own_path(), "--parameter", "Stage"], "write NAME=VALUE"),
     ] {
         let (code, _, said) = projector(arguments).await;
         assert!(code == 2 && said.contains(expected), "{code} {said}");

@@ -1,0 +1,71 @@
+//! The template and the state machine in `infra` agree with the code.
+//!
+//! The checks ask the code itself: they start the program that is deployed, give it batches and tasks, and record its calls of DynamoDB,
+//! its answers and its metrics. `infra/check.sh` does what needs Python and Node: it lints, translates and deploys the template, and runs
+//! the state machine.
+
+mod checks;
+mod code;
+mod mutations;
+
+use std::fs;
+
+use serde_json::Value as Json;
+use tokio::sync::OnceCell;
+
+use crate::support::template::{own, own_machine, with};
+
+use self::{
+    checks::problems,
+    code::{Code, TASKS},
+    mutations::{File, OF_CODE, OF_FILES},
+};
+
+static CODE: OnceCell<Code> = OnceCell::const_new();
+
+async fn code() -> &'static Code {
+    CODE.get_or_init(Code::ask).await
+}
+
+#[tokio::test]
+async fn the_template_and_the_state_machine_agree_with_the_code() {
+    assert_eq!(problems(&own(), &own_machine(), code().await), [""; 0]);
+}
+
+/// The state machine is run against these answers, by `infra/check.sh`.
+#[tokio::test]
+async fn the_tasks_in_the_file_are_answered_as_it_states() {
+    let written: Json = serde_json::from_str(&fs::read_to_string(TASKS).expect("tasks.json")).expect("JSON");
+    let answered = &code().await.tasks;
+    assert_eq!(&written, answered, "update infra/checks/tasks.json:\n{answered:#}");
+}
+
+#[tokio::test]
+async fn each_mutation_of_template_and_state_machine_is_reported() {
+    let code = code().await;
+    let mut missed = Vec::new();
+    for (name, file, old, new, expected) in OF_FILES {
+        let found = match file {
+            File::Template => problems(&with(&own(), old, new), &own_machine(), code),
+            File::Machine => problems(&own(), &with(&own_machine(), old, new), code),
+        };
+        if !found.iter().any(|problem| problem.contains(expected)) {
+            missed.push((name, found));
+        }
+    }
+    assert!(missed.is_empty(), "{missed:#?}");
+}
+
+#[tokio::test]
+async fn a_template_that_does_not_follow_the_code_is_reported() {
+    let mut missed = Vec::new();
+    for (name, change, expected) in OF_CODE {
+        let mut changed = code().await.clone();
+        change(&mut changed);
+        let found = problems(&own(), &own_machine(), &changed);
+        if !found.iter().any(|problem| problem.contains(expected)) {
+            missed.push((name, found));
+        }
+    }
+    assert!(missed.is_empty(), "{missed:#?}");
+}

@@ -1,0 +1,82 @@
+//! What the template and the code must agree on. A check returns the problems that it finds.
+
+mod alarms;
+mod functions;
+mod mapping;
+mod operations;
+mod permissions;
+mod tables;
+
+use std::collections::BTreeSet;
+
+use projection_worker::internals::doctor::{examine, template};
+use serde::Serialize;
+use serde_json::{Value as Json, json};
+
+use super::code::Code;
+use crate::support::{
+    template::{Template, named_in, references},
+    world::registry,
+};
+
+type Check = fn(&Template, &Code) -> Vec<String>;
+
+const CHECKS: [Check; 13] = [
+    |template, _| references(template),
+    |template, _| doctor(template),
+    tables::definitions,
+    |template, _| tables::kept(template),
+    functions::environment,
+    |template, _| functions::settings(template),
+    |template, _| mapping::settings(template),
+    |template, _| mapping::filter(template),
+    permissions::roles,
+    operations::schedules,
+    operations::state_machine,
+    |template, _| alarms::alarms(template),
+    alarms::metrics,
+];
+
+/// The problems of a template and a state machine.
+pub fn problems(template: &str, machine: &str, code: &Code) -> Vec<String> {
+    match Template::read(template, machine) {
+        Ok(template) => {
+            let mut known = BTreeSet::new();
+            let found = CHECKS.iter().flat_map(|check| check(&template, code));
+            found.filter(|problem| known.insert(problem.clone())).collect()
+        }
+        Err(unreadable) => vec![unreadable],
+    }
+}
+
+/// `projector doctor` finds nothing, whichever function it takes for the worker.
+fn doctor(template: &Template) -> Vec<String> {
+    let mut problems = Vec::new();
+    for (function, meant) in [
+        ("WorkerFunction", ""),
+        // It runs the same program, and only tasks invoke it.
+        ("OperationsFunction", "mapping: event source mappings of OperationsFunction: no stream of DynamoDB invokes it"),
+    ] {
+        match template::read(&template.text, &[], Some(function), registry()) {
+            Ok(deployment) => {
+                let examination = examine(&deployment, registry());
+                problems.extend(named_in(&examination).into_iter().filter(|finding| finding != meant));
+                problems.extend(examination.unseen.iter().map(|(subject, why)| format!("{subject}: {why}")));
+            }
+            Err(error) => problems.push(format!("the template {error}")),
+        }
+    }
+    problems
+}
+
+/// A problem for each member in which the two objects differ.
+fn members_differ(what: &str, found: &Json, wanted: &Json) -> Vec<String> {
+    let names = |object: &Json| object.as_object().into_iter().flat_map(serde_json::Map::keys).cloned().collect::<Vec<_>>();
+    let all: BTreeSet<_> = names(found).into_iter().chain(names(wanted)).collect();
+    all.into_iter().filter_map(|name| differ(&format!("{name} of {what}"), &found[&name], &wanted[&name])).collect()
+}
+
+/// A problem if the two differ.
+fn differ<T: PartialEq + Serialize>(what: &str, found: &T, wanted: &T) -> Option<String> {
+    (found != wanted).then(|| format!("{what}: is {}, and should be {}", json!(found), json!(wanted)))
+}

@@ -1,0 +1,95 @@
+//! The worker gets every event, in order, and what it cannot process is kept.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+};
+
+use projection_worker::internals::doctor::cloudformation::integer;
+use quamina::Quamina;
+use serde_json::{Value as Json, json};
+
+use super::{super::code::captured, members_differ};
+use crate::support::template::Template;
+
+/// Captured streams in which the filter must tell events from everything else.
+const STREAMS: [&str; 6] = ["bank", "forum", "version-items", "changed-events", "unknown-types", "big-amounts"];
+/// What the stream keeps (<https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Streams.html>).
+const STREAM_KEEPS_SECONDS: i64 = 24 * 60 * 60;
+
+fn the_one(template: &Template) -> &Json {
+    template.of_kind("AWS::Lambda::EventSourceMapping").next().map_or(&Json::Null, |(_, properties)| properties)
+}
+
+/// `projector doctor` accepts whatever is correct; this template has exactly these settings.
+pub fn settings(template: &Template) -> Vec<String> {
+    let mapping = the_one(template);
+    let wanted = json!({
+        "EventSourceArn": "${EventStoreTable.StreamArn}",
+        "FunctionName": "${WorkerFunction.Arn}",
+        "Enabled": "<StreamEnabled>",
+        "StartingPosition": "TRIM_HORIZON",
+        "ParallelizationFactor": 1,
+        "BatchSize": "<BatchSize>",
+        "MaximumBatchingWindowInSeconds": "<BatchingWindowSeconds>",
+        "FilterCriteria": mapping["FilterCriteria"],
+        "FunctionResponseTypes": ["ReportBatchItemFailures"],
+        "BisectBatchOnFunctionError": true,
+        "MaximumRetryAttempts": "<MaxRetryAttempts>",
+        "MaximumRecordAgeInSeconds": "<MaxRecordAgeSeconds>",
+        "DestinationConfig": { "OnFailure": { "Destination": "${OnFailureBucket.Arn}" } },
+        "MetricsConfig": { "Metrics": ["EventCount"] },
+    });
+    let mut problems = members_differ("the event source mapping", mapping, &wanted);
+    let bounds = |name: &str| ["MinValue", "Default", "MaxValue"].map(|bound| integer(&template.parameter(name)[bound]).unwrap_or(-1));
+    let [min, default, max] = bounds("MaxRecordAgeSeconds");
+    if !(60 <= min && min <= default && default <= max && max < STREAM_KEEPS_SECONDS) {
+        problems.push("MaxRecordAgeSeconds: records may grow older than the stream keeps them".to_owned());
+    }
+    let [min, default, max] = bounds("MaxRetryAttempts");
+    if !(0 < min && min <= default && default <= max) {
+        problems.push("MaxRetryAttempts: retries are not bounded".to_owned());
+    }
+    problems
+}
+
+/// The filter passes every event of the captured streams and nothing else.
+pub fn filter(template: &Template) -> Vec<String> {
+    let mut matcher = Quamina::new();
+    for filter in the_one(template)["FilterCriteria"]["Filters"].as_array().into_iter().flatten() {
+        let pattern = filter["Pattern"].as_str().unwrap_or_default();
+        if let Err(error) = matcher.add_pattern((), pattern) {
+            return vec![format!("the pattern {pattern} cannot be read: {error}")];
+        }
+    }
+    STREAMS.iter().flat_map(|stream| filtered(&matcher, stream)).collect()
+}
+
+fn filtered(matcher: &Quamina<()>, stream: &str) -> Vec<String> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(stream);
+    let mut problems = Vec::new();
+    let mut passed: BTreeMap<String, BTreeSet<u64>> = BTreeMap::new();
+    let batches = captured(&folder).into_iter().map(|batch| serde_json::from_str::<Json>(&batch).expect("JSON"));
+    for record in batches.flat_map(|mut batch| batch["Records"].take().as_array().cloned().expect("records")) {
+        let passes = matcher.has_matches(record.to_string().as_bytes()).expect("a record is JSON");
+        let image = &record["dynamodb"]["NewImage"];
+        let version = image["eventVersion"]["N"].as_str().and_then(|version| version.parse().ok());
+        match (passes, record["eventName"] == "INSERT", image["aggregateId"]["S"].as_str(), version) {
+            (true, _, Some(aggregate), Some(version)) => drop(passed.entry(aggregate.to_owned()).or_default().insert(version)),
+            (true, ..) => problems.push(format!("the filter passes a record of {stream} that is not an event")),
+            (false, true, Some(_), Some(_)) => problems.push(format!("the filter keeps back an event of {stream}")),
+            (false, ..) => {}
+        }
+    }
+    // What the rows are known to contain must have passed.
+    let expected: Json = serde_json::from_str(&fs::read_to_string(folder.join("expected.json")).expect("rows")).expect("JSON");
+    for row in expected["rows"]["account-summary"].as_array().expect("rows") {
+        let account = row["accountId"].as_str().expect("an account");
+        let seen = passed.get(account).cloned().unwrap_or_default();
+        if (1..=row["version"].as_u64().unwrap_or_default()).any(|version| !seen.contains(&version)) {
+            problems.push(format!("the filter keeps back versions of {account} in {stream}"));
+        }
+    }
+    problems
+}

@@ -1,0 +1,106 @@
+//! Each role may do what its code does and nothing else.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Value as Json, json};
+
+use super::{
+    super::code::{Calls, Code, Place},
+    differ,
+};
+use crate::support::template::Template;
+
+/// Actions by resource.
+type Actions = BTreeMap<String, BTreeSet<String>>;
+
+/// What Lambda does under a function's role: it reads the stream and writes the log.
+const STREAM: [&str; 4] = ["dynamodb:DescribeStream", "dynamodb:GetRecords", "dynamodb:GetShardIterator", "dynamodb:ListStreams"];
+const LOG: [&str; 2] = ["logs:CreateLogStream", "logs:PutLogEvents"];
+const INVOKE: [&str; 1] = ["lambda:InvokeFunction"];
+/// What a distributed map does with its child executions.
+const CHILDREN: [&str; 3] = ["states:DescribeExecution", "states:RedriveExecution", "states:StopExecution"];
+const MACHINE: &str = "<Stage>-projection-rebuild";
+
+/// The actions of each role are exactly those that were seen, or that AWS takes in its name.
+pub fn roles(template: &Template, code: &Code) -> Vec<String> {
+    let mut problems = Vec::new();
+    let wanted = wanted(template, code);
+    let roles: BTreeSet<_> = template.of_kind("AWS::IAM::Role").map(|(id, _)| id).collect();
+    problems.extend(differ("roles", &roles, &wanted.keys().copied().collect()));
+    for (role, wanted) in wanted {
+        let properties = template.properties(role);
+        problems.extend(differ(&format!("ManagedPolicyArns of {role}"), &properties["ManagedPolicyArns"], &Json::Null));
+        let granted = granted(properties);
+        let none = BTreeSet::new();
+        for resource in wanted.keys().chain(granted.keys()).collect::<BTreeSet<_>>() {
+            let (wanted, granted) = (wanted.get(resource).unwrap_or(&none), granted.get(resource).unwrap_or(&none));
+            let missing = wanted.difference(granted).map(|action| format!("{role} may not {action} on {resource}, which the code does"));
+            let superfluous = granted.difference(wanted).map(|action| format!("{role} may {action} on {resource}, which nothing does"));
+            problems.extend(missing.chain(superfluous));
+        }
+    }
+    let machine = template.properties("RebuildStateMachine");
+    problems.extend(differ("Name of RebuildStateMachine", &machine["Name"], &json!(MACHINE)));
+    problems.extend(differ("Role of RebuildStateMachine", &machine["Role"], &json!("${RebuildRole.Arn}")));
+    problems
+}
+
+fn wanted<'a>(template: &Template, code: &Code) -> BTreeMap<&'a str, Actions> {
+    let all = |actions: &[&str]| actions.iter().map(ToString::to_string).collect::<BTreeSet<_>>();
+    let mut worker = called(template, code, &code.worker);
+    worker.insert("${EventStoreTable.StreamArn}".to_owned(), all(&STREAM));
+    worker.insert("${OnFailureBucket.Arn}/aws/lambda/*".to_owned(), all(&["s3:PutObject"]));
+    // Lambda asks for it before it accepts a bucket as destination.
+    worker.insert("${OnFailureBucket.Arn}".to_owned(), all(&["s3:ListBucket"]));
+    worker.insert("${WorkerLogs.Arn}".to_owned(), all(&LOG));
+    let mut operations = called(template, code, &code.operations);
+    operations.insert("${OperationsLogs.Arn}".to_owned(), all(&LOG));
+    let of_machine =
+        |kind: &str, rest: &str| format!("arn:${{AWS::Partition}}:states:${{AWS::Region}}:${{AWS::AccountId}}:{kind}:{MACHINE}{rest}");
+    let label = template.state("Rebuild")["Label"].as_str().unwrap_or_default();
+    let rebuild = Actions::from([
+        ("${OperationsFunction.Arn}".to_owned(), all(&INVOKE)),
+        (of_machine("stateMachine", ""), all(&["states:StartExecution"])),
+        (of_machine("execution", ":*"), all(&CHILDREN)),
+        (of_machine("execution", &format!("/{label}:*")), all(&CHILDREN)),
+    ]);
+    let catch_up = Actions::from([("${OperationsFunction.Arn}".to_owned(), all(&INVOKE))]);
+    BTreeMap::from([("WorkerRole", worker), ("OperationsRole", operations), ("RebuildRole", rebuild), ("CatchUpRole", catch_up)])
+}
+
+/// The recorded calls, by the resources of the template.
+fn called(template: &Template, code: &Code, calls: &Calls) -> Actions {
+    let arn = |table: &str| format!("${{{}.Arn}}", template.table(table).unwrap_or(table));
+    let mut actions = Actions::new();
+    for (action, place) in calls {
+        let resources = match place {
+            Place::EventStore => vec![arn("event-store")],
+            Place::Index(index) => vec![format!("{}/index/{index}", arn("event-store"))],
+            Place::Parked => vec![arn("parked")],
+            Place::Rows => code.projections.iter().map(|projection| arn(projection)).collect(),
+        };
+        for resource in resources {
+            actions.entry(resource).or_default().insert(action.clone());
+        }
+    }
+    actions
+}
+
+fn granted(role: &Json) -> Actions {
+    let list = |value: &Json| match value {
+        Json::Array(values) => values.clone(),
+        one => vec![one.clone()],
+    };
+    let text = |value: Json| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let mut actions = Actions::new();
+    let policies = role["Policies"].as_array().into_iter().flatten();
+    for statement in policies.flat_map(|policy| list(&policy["PolicyDocument"]["Statement"])) {
+        for resource in list(&statement["Resource"]) {
+            // A refusal is not a permission: it appears as an action that nothing takes.
+            let allowed = statement["Effect"] == "Allow";
+            let of = list(&statement["Action"]).into_iter().map(text).map(|action| if allowed { action } else { format!("not {action}") });
+            actions.entry(text(resource)).or_default().extend(of);
+        }
+    }
+    actions
+}

@@ -1,0 +1,333 @@
+//! What the code says about itself when it is run: its tables, its variables, its calls of DynamoDB, its tasks and its metrics.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+    process::Output,
+    sync::{Arc, Mutex},
+    time::SystemTime,
+};
+
+use aws_sdk_dynamodb::types::{AttributeValue, KeySchemaElement, ProjectionType, TableDescription};
+use projection_vocabulary::RecordedEvent;
+use projection_worker::internals::{lambda::read_environment, store::TableNames};
+use serde_json::{Value as Json, json};
+
+use crate::support::{
+    metrics::{MetricLine, metric_lines},
+    proxy::{Fault, Proxy},
+    records::deposit_of,
+    runtime_api::{Answer, Lambda, batch, environment_at},
+    world::{Call, World, account, history, names, records, registry},
+};
+
+/// The tasks of the operations function, each with its answer. The checks of the state machine rely on this file.
+pub const TASKS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/infra/checks/tasks.json");
+const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures");
+
+/// What the template and the state machine must agree with.
+#[derive(Clone)]
+pub struct Code {
+    /// Every variable that the Lambda asks for when it starts.
+    pub variables: BTreeSet<String>,
+    /// The tables, by the names that they have where nobody names them.
+    pub tables: BTreeMap<String, Table>,
+    pub projections: Vec<String>,
+    pub worker: Calls,
+    pub operations: Calls,
+    /// Every metric of the two functions: its dimensions and its name.
+    pub metrics: BTreeSet<(Vec<String>, String)>,
+    /// In the form of [`TASKS`], as the function answered.
+    pub tasks: Json,
+    /// The units that `since` of a catch-up may have.
+    pub age_units: String,
+}
+
+/// A table as `projector tables create` creates it.
+#[derive(Clone)]
+pub struct Table {
+    /// The variable that names it to the Lambda.
+    pub variable: String,
+    pub definition: Json,
+}
+
+/// Actions that IAM must allow, and where.
+pub type Calls = BTreeSet<(String, Place)>;
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Place {
+    EventStore,
+    Index(String),
+    Parked,
+    /// The code is the same for all projections, so a call for the rows of one may come for the rows of each.
+    Rows,
+}
+
+impl Code {
+    /// Runs the code and records what it does.
+    pub async fn ask() -> Self {
+        let world = World::new().await;
+        let (worker_net, operations_net) = (Recorder::default(), Recorder::default());
+        let (worker_proxy, operations_proxy) = (worker_net.proxy(&world).await, operations_net.proxy(&world).await);
+        let mut worker = Lambda::start_in(environment_at(&worker_proxy.door().await.url)).await;
+        let mut operations = Lambda::start_in(environment_at(&operations_proxy.door().await.url)).await;
+
+        let mut tasks = answers(&world, &mut operations).await;
+        let age_units = age_units(&mut operations).await;
+        tasks["errors"] = errors(&mut operations).await;
+        work_the_stream(&world, &mut worker).await;
+        work_on_tasks(&world, &mut operations).await;
+
+        let outputs = [worker.stop().await, operations.stop().await];
+        Self {
+            variables: variables(),
+            tables: tables(&world).await,
+            projections: registry().projections().iter().map(|rule| rule.name().to_owned()).collect(),
+            worker: worker_net.calls(),
+            operations: operations_net.calls(),
+            metrics: outputs.iter().flat_map(metrics).collect(),
+            tasks,
+            age_units,
+        }
+    }
+}
+
+fn variables() -> BTreeSet<String> {
+    let asked = Mutex::new(BTreeSet::new());
+    let var = |name: &str| {
+        asked.lock().expect("no test panics while it holds this").insert(name.to_owned());
+        None
+    };
+    read_environment(registry(), var).expect_err("an empty environment is refused");
+    asked.into_inner().expect("no test panics while it holds this")
+}
+
+/// The tables as the embedded DynamoDB describes them once the code has created them.
+async fn tables(world: &World) -> BTreeMap<String, Table> {
+    let flat = |names: TableNames| [names.event_store, names.parked].into_iter().chain(names.projections.into_values());
+    let variables = flat(TableNames::from_env_or_default(registry(), |name| Some(name.to_owned())));
+    let mut tables = BTreeMap::new();
+    for (name, variable) in flat(names(registry())).zip(variables) {
+        let described = world.embedded.client().describe_table().table_name(&name).send().await.expect("the table");
+        tables.insert(name, Table { variable, definition: definition(&described.table.expect("a description")) });
+    }
+    tables
+}
+
+/// As CloudFormation spells it, in an order that does not depend on who wrote it.
+fn definition(table: &TableDescription) -> Json {
+    let keys = |schema: &[KeySchemaElement]| -> Json {
+        schema.iter().map(|key| json!({ "AttributeName": key.attribute_name(), "KeyType": key.key_type().as_str() })).collect()
+    };
+    let mut attributes: Vec<_> = table
+        .attribute_definitions()
+        .iter()
+        .map(|attribute| json!({ "AttributeName": attribute.attribute_name(), "AttributeType": attribute.attribute_type().as_str() }))
+        .collect();
+    attributes.sort_by_key(ToString::to_string);
+    let indexes = table.global_secondary_indexes().iter().map(|index| {
+        let of = index.projection().expect("an index has a projection");
+        let mut projection = json!({ "ProjectionType": of.projection_type().map(ProjectionType::as_str) });
+        if !of.non_key_attributes().is_empty() {
+            projection["NonKeyAttributes"] = json!(of.non_key_attributes());
+        }
+        json!({ "IndexName": index.index_name(), "KeySchema": keys(index.key_schema()), "Projection": projection })
+    });
+    let stream = table.stream_specification().and_then(|stream| stream.stream_view_type()).map(|view| view.as_str());
+    json!({
+        "AttributeDefinitions": attributes,
+        "GlobalSecondaryIndexes": indexes.collect::<Json>(),
+        "KeySchema": keys(table.key_schema()),
+        "StreamViewType": stream,
+    })
+}
+
+/// Records what passes on its way to DynamoDB.
+#[derive(Clone, Default)]
+struct Recorder(Arc<Mutex<Calls>>);
+
+impl Recorder {
+    async fn proxy(&self, world: &World) -> Proxy {
+        let recorder = self.clone();
+        Proxy::new(world, move |call| {
+            recorder.0.lock().expect("no test panics while it holds this").extend(needed(call));
+            ("", Fault::None)
+        })
+        .await
+    }
+
+    fn calls(&self) -> Calls {
+        self.0.lock().expect("no test panics while it holds this").clone()
+    }
+}
+
+/// What IAM must allow for a call. An action has the name of its operation; a transaction needs what its actions need
+/// (<https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/transaction-apis-iam.html>).
+fn needed(call: &Call<'_>) -> Vec<(String, Place)> {
+    let body: Json = serde_json::from_str(call.body).expect("requests are JSON");
+    let action = |operation: &str| format!("dynamodb:{operation}");
+    if let Some(items) = body["TransactItems"].as_array() {
+        let actions = items.iter().flat_map(|item| item.as_object().expect("an action"));
+        return actions
+            .map(|(kind, of)| {
+                let operation = if kind == "ConditionCheck" { "ConditionCheckItem".to_owned() } else { format!("{kind}Item") };
+                (action(&operation), place(of))
+            })
+            .collect();
+    }
+    if let Some(tables) = body["RequestItems"].as_object() {
+        return tables.keys().map(|table| (action(call.operation), place(&json!({ "TableName": table })))).collect();
+    }
+    vec![(action(call.operation), place(&body))]
+}
+
+fn place(of: &Json) -> Place {
+    match (of["TableName"].as_str().expect("a table"), of["IndexName"].as_str()) {
+        ("event-store", Some(index)) => Place::Index(index.to_owned()),
+        ("event-store", None) => Place::EventStore,
+        ("parked", None) => Place::Parked,
+        (table, None) if registry().projections().iter().any(|rule| rule.name() == table) => Place::Rows,
+        (table, index) => panic!("nobody calls {table} {index:?}"),
+    }
+}
+
+fn metrics(output: &Output) -> Vec<(Vec<String>, String)> {
+    let lines = metric_lines(output);
+    let of = |line: &MetricLine| {
+        let dimensions: Vec<_> = line.dimensions.keys().cloned().collect();
+        line.values.keys().map(|name| (dimensions.clone(), name.clone())).collect::<Vec<_>>()
+    };
+    lines.iter().flat_map(of).collect()
+}
+
+/// Invokes the function with each task of [`TASKS`]: the same file, with the answers that came.
+async fn answers(world: &World, operations: &mut Lambda) -> Json {
+    world.append_all(&account("alice", &["1", "2"])).await;
+    let written: Json = serde_json::from_str(&fs::read_to_string(TASKS).expect("tasks.json")).expect("JSON");
+    let mut answered = json!({});
+    for kind in ["rebuild", "catchUp", "verify"] {
+        let task = &written[kind]["task"];
+        for member in task.as_object().expect("a task").keys() {
+            let mut odd = task.clone();
+            // No member may be this, so the function refuses it unless it does not know the member.
+            odd[member] = json!([["odd"]]);
+            let error = error_type(operations.invoke(json!({ kind: odd }).to_string()).await);
+            assert_eq!(error.as_deref(), Some("InvalidTask"), "the function does not read `{member}` of `{kind}`");
+        }
+        let Answer::Response(answer) = operations.invoke(json!({ kind: task }).to_string()).await else { panic!("{kind} is a task") };
+        answered[kind] = json!({ "task": task, "answer": serde_json::from_str::<Json>(&answer).expect("JSON") });
+    }
+    answered
+}
+
+fn error_type(answer: Answer) -> Option<String> {
+    let Answer::Error(error) = answer else { return None };
+    let error: Json = serde_json::from_str(&error).expect("JSON");
+    error["errorType"].as_str().map(str::to_owned)
+}
+
+/// The classes of errors by which a state machine decides whether to try again.
+async fn errors(operations: &mut Lambda) -> Json {
+    let task = json!({ "verify": { "projection": "account-summary" } }).to_string();
+    let unfinished = error_type(operations.invoke_until(SystemTime::now(), task).await);
+    let invalid = error_type(operations.invoke(json!({ "verify": { "projection": "nobody's" } }).to_string()).await);
+    json!({ "unfinished": unfinished, "invalid": invalid })
+}
+
+async fn age_units(operations: &mut Lambda) -> String {
+    let mut units = String::new();
+    for unit in 'a'..='z' {
+        let task = json!({ "catchUp": { "projection": "account-summary", "since": format!("0{unit}") } });
+        if let Answer::Response(_) = operations.invoke(task.to_string()).await {
+            units.push(unit);
+        }
+    }
+    units
+}
+
+/// Everything that a stream may bring: new events, gaps, redeliveries, events that cannot be applied, records that cannot be read, rows
+/// of an older revision, and every captured stream.
+async fn work_the_stream(world: &World, worker: &mut Lambda) {
+    let mut events = history("bank", 1, 60, 6);
+    events.extend(history("forum", 2, 80, 12));
+    world.append_all(&events).await;
+    let poison = unreadable("poison");
+    let mut delivered: Vec<_> = records(&events);
+    for lost in (0..delivered.len()).step_by(7).collect::<Vec<_>>().into_iter().rev() {
+        delivered.remove(lost);
+    }
+    delivered.push(serde_json::value::to_raw_value(&json!({ "eventID": "stray" })).expect("JSON"));
+    delivered.extend(records(&poison));
+    // In small batches, so that topics move and end in others than they began in.
+    let mut batches: Vec<_> = delivered.chunks(10).map(<[_]>::to_vec).collect();
+    batches.extend([delivered, records(&poison)]);
+    outdate_account(world, events[0].aggregate.as_str()).await;
+    batches.push(records(&history("bank", 1, 90, 6)));
+    let mut batches: Vec<_> = batches.iter().map(|records| batch(records)).collect();
+    for folder in fs::read_dir(FIXTURES).expect("fixtures") {
+        batches.extend(captured(&folder.expect("a folder").path()));
+    }
+    for batch in batches {
+        let Answer::Response(_) = worker.invoke(batch).await else { panic!("a batch is answered") };
+    }
+}
+
+/// A history that begins with an event that no rule takes, too long to be parked in one item.
+fn unreadable(id: &str) -> Vec<RecordedEvent> {
+    let mut events = account(id, &["1", "2"]);
+    events[0].data = deposit_of(&"no number".repeat(40_000));
+    events
+}
+
+/// The batches of a captured stream, as Lambda hands them over.
+pub fn captured(folder: &Path) -> Vec<String> {
+    let Ok(files) = fs::read_dir(folder) else { return Vec::new() };
+    let mut files: Vec<_> = files.map(|file| file.expect("a file").path()).collect();
+    files.sort();
+    files.retain(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("batch-")));
+    files.iter().map(|path| fs::read_to_string(path).expect("a batch")).collect()
+}
+
+/// Makes a row look as if an older revision of the rule had written it.
+async fn outdate_account(world: &World, id: &str) {
+    let update = world.embedded.client().update_item().table_name("account-summary");
+    let update = update.key("accountId", AttributeValue::S(id.to_owned()));
+    let update = update.update_expression("SET revision = :zero").expression_attribute_values(":zero", AttributeValue::N("0".to_owned()));
+    update.send().await.expect("updated");
+}
+
+/// Each task, with everything for it to do: rows that are missing, behind, outdated, orphaned and wrong, sums that are wrong, and events
+/// that cannot be applied.
+async fn work_on_tasks(world: &World, operations: &mut Lambda) {
+    world.append_all(&unreadable("poison-2")).await;
+    world.append_all(&account("missing", &["1", "2"])).await;
+    let mut invoke = async |task: Json| {
+        let Answer::Response(answer) = operations.invoke(task.to_string()).await else { panic!("{task} is a task") };
+        serde_json::from_str::<Json>(&answer).expect("JSON")
+    };
+    for projection in ["account-summary", "forum-counters"] {
+        invoke(json!({ "catchUp": { "projection": projection, "since": "9999d" } })).await;
+    }
+    outdate_account(world, "missing").await;
+    world.append_all(&account("late", &["1", "2"])).await;
+    for projection in ["account-summary", "forum-counters"] {
+        invoke(json!({ "rebuild": { "projection": projection } })).await;
+    }
+    let orphan = [("version", "1"), ("revision", "1")].into_iter();
+    let orphan = orphan.fold(world.embedded.client().put_item().table_name("account-summary"), |put, (name, number)| {
+        put.item(name, AttributeValue::N(number.to_owned()))
+    });
+    let orphan = orphan.item("accountId", AttributeValue::S("orphan".to_owned()));
+    orphan.item("lastEventId", AttributeValue::S("nowhere".to_owned())).send().await.expect("put");
+    let wrong = world.embedded.client().scan().table_name("forum-counters").send().await.expect("rows").items.unwrap_or_default();
+    for id in wrong.into_iter().filter_map(|mut row| row.remove("id")) {
+        let update = world.embedded.client().update_item().table_name("forum-counters").key("id", id);
+        let update = update.update_expression("ADD postCount :one, topicCount :one");
+        update.expression_attribute_values(":one", AttributeValue::N("1".to_owned())).send().await.expect("updated");
+    }
+    for task in [json!({ "projection": "account-summary" }), json!({ "projection": "forum-counters" })] {
+        invoke(json!({ "verify": task })).await;
+    }
+    invoke(json!({ "verify": { "projection": "account-summary", "sample": 100 } })).await;
+}

@@ -72,7 +72,7 @@ pub enum Attempt<T, E> {
     Again(E),
 }
 
-/// Tries until an attempt is decided or the deadline would pass, with growing pauses. `again` hears what an attempt
+/// Tries until an attempt is decided or the deadline would pass, with growing pauses. `on_retry` hears what an attempt
 /// reported if another follows it.
 ///
 /// # Errors
@@ -80,7 +80,7 @@ pub enum Attempt<T, E> {
 pub async fn retry<T, E, F: Future<Output = Attempt<T, E>>>(
     deadline: Deadline,
     mut attempt: impl FnMut() -> F,
-    mut again: impl FnMut(&E),
+    mut on_retry: impl FnMut(&E),
 ) -> Result<T, E> {
     let growing = ExponentialBackoffBuilder::new()
         .with_initial_interval(PAUSE_FIRST)
@@ -98,7 +98,7 @@ pub async fn retry<T, E, F: Future<Output = Attempt<T, E>>>(
             }
         }
     };
-    backoff::future::retry_notify(Pauses { growing, end: deadline.end() }, tried, |error, _| again(&error)).await
+    backoff::future::retry_notify(Pauses { growing, end: deadline.end() }, tried, |error, _| on_retry(&error)).await
 }
 
 /// The time of the runtime, which a simulation sets forward.

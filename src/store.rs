@@ -101,12 +101,12 @@ impl Store {
             attempt().await
         };
         let (span, mut retries) = (spans::request(operation, rule), 0_i64);
-        let again = |error: &StoreError| {
-            self.meter.again(error);
-            spans::again(error);
+        let on_retry = |error: &StoreError| {
+            self.meter.on_retry(error);
+            spans::on_retry(error);
             retries += 1;
         };
-        let answer = retry(deadline, metered, again).instrument(span.clone()).await;
+        let answer = retry(deadline, metered, on_retry).instrument(span.clone()).await;
         spans::answered(&span, retries, &answer);
         answer
     }

@@ -15,7 +15,7 @@ use projection_vocabulary::{AggregateId, RecordedEvent, Version};
 
 use super::{
     Store,
-    error::{Failure, StoreError, canceled_for, classify, retry_or_fail},
+    error::{Failure, StoreError, cancellation_class, classify, retry_or_fail},
     events::Stored,
     expression::Expression,
     fresh_id,
@@ -120,7 +120,7 @@ impl Store {
                         } else {
                             Attempt::Again(StoreError::Transient {
                                 operation: "append",
-                                class: canceled_for(canceled.cancellation_reasons()),
+                                class: cancellation_class(canceled.cancellation_reasons()),
                             })
                         }
                     }

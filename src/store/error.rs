@@ -59,7 +59,7 @@ impl StoreError {
 const CONFLICT: &str = "TransactionConflict";
 
 /// Why a transaction was cancelled that no condition refused: a conflict, if it met one.
-pub fn canceled_for(reasons: &[CancellationReason]) -> String {
+pub fn cancellation_class(reasons: &[CancellationReason]) -> String {
     let codes = || reasons.iter().filter_map(CancellationReason::code).filter(|code| *code != "None");
     codes().find(|code| *code == CONFLICT).or_else(|| codes().next()).unwrap_or("canceled without a reason").to_owned()
 }
@@ -122,7 +122,7 @@ pub fn invalid_reason(message: Option<&str>) -> &'static str {
     }
 }
 
-pub fn lasting<E: ProvideErrorMetadata>(operation: &'static str, error: &E) -> StoreError {
+pub fn permanent<E: ProvideErrorMetadata>(operation: &'static str, error: &E) -> StoreError {
     StoreError::Permanent { operation, class: error.code().unwrap_or("unknown error").to_owned() }
 }
 
@@ -144,6 +144,6 @@ pub fn retry_or_fail<T, E: ProvideErrorMetadata>(
             Attempt::Again(StoreError::Transient { operation, class })
         }
         Failure::Invalid(reason) => Attempt::Decided(Err(StoreError::Permanent { operation, class: reason.to_owned() })),
-        Failure::Other(error) => Attempt::Decided(Err(lasting(operation, &error))),
+        Failure::Other(error) => Attempt::Decided(Err(permanent(operation, &error))),
     }
 }

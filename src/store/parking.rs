@@ -27,7 +27,7 @@ use projection_vocabulary::{AggregateId, DynProjection, Version};
 
 use super::{
     Store, StoreError,
-    error::{Failure, canceled_for, classify, retry_or_fail},
+    error::{Failure, cancellation_class, classify, retry_or_fail},
     expression::Expression,
     fresh_id, now,
 };
@@ -102,7 +102,7 @@ impl Store {
                 return retry_or_fail(OPERATION, Failure::Other(TransactWriteItemsError::TransactionCanceledException(canceled)));
             }
             // It met another write, or too many.
-            Attempt::Again(StoreError::Transient { operation: OPERATION, class: canceled_for(canceled.cancellation_reasons()) })
+            Attempt::Again(StoreError::Transient { operation: OPERATION, class: cancellation_class(canceled.cancellation_reasons()) })
         })
         .await?
     }

@@ -116,7 +116,7 @@ impl Store {
                 Err(Failure::Other(UpdateItemError::ConditionalCheckFailedException(failed))) => {
                     self.meter.wasted(1);
                     Attempt::Decided(
-                        refused_row(rule, failed.item)
+                        row_at_refusal(rule, failed.item)
                             .map(|row| Commit::Refused(vec![Cause::Condition { row, applied_maybe: applied_maybe.load(Relaxed) }])),
                     )
                 }
@@ -218,7 +218,7 @@ impl Store {
                 }
                 Err(Failure::Other(TransactWriteItemsError::TransactionCanceledException(canceled))) => {
                     self.meter.wasted(2 * actions.len() as u64);
-                    Self::canceled(operation, rule, canceled.cancellation_reasons.unwrap_or_default(), homes, &applied_maybe)
+                    Self::after_cancellation(operation, rule, canceled.cancellation_reasons.unwrap_or_default(), homes, &applied_maybe)
                 }
                 Err(Failure::Invalid(reason)) => Attempt::Decided(Ok(Commit::Invalid(reason))),
                 Err(failure) => {
@@ -230,7 +230,7 @@ impl Store {
         .await?
     }
 
-    fn canceled(
+    fn after_cancellation(
         operation: &'static str,
         rule: &dyn DynProjection,
         reasons: Vec<CancellationReason>,
@@ -244,7 +244,7 @@ impl Store {
             let code = reason.code.unwrap_or_default();
             let cause = match code.as_str() {
                 "None" | "" => Cause::Other,
-                "ConditionalCheckFailed" => match refused_row(rule, reason.item) {
+                "ConditionalCheckFailed" => match row_at_refusal(rule, reason.item) {
                     Ok(row) => Cause::Condition { row, applied_maybe: applied_maybe.load(Relaxed) },
                     Err(error) => return Attempt::Decided(Err(error)),
                 },
@@ -503,6 +503,6 @@ fn shown_row(rule: &dyn DynProjection, item: SdkItem, shown: Shown) -> Result<Op
     Ok((!row.is_empty()).then(|| (RowKey::from(&*key), ShownRow { attributes: row, owned })))
 }
 
-fn refused_row(rule: &dyn DynProjection, item: Option<SdkItem>) -> Result<Option<Box<HomeRow>>, StoreError> {
+fn row_at_refusal(rule: &dyn DynProjection, item: Option<SdkItem>) -> Result<Option<Box<HomeRow>>, StoreError> {
     item.filter(|item| !item.is_empty()).map(|item| row_of(rule, item).map(|row| Box::new(row.home))).transpose()
 }

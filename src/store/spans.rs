@@ -32,7 +32,7 @@ pub fn request(operation: &'static str, rule: Option<&dyn DynProjection>) -> Spa
 }
 
 /// Another try follows one that ended now, in this trouble.
-pub fn again(error: &StoreError) {
+pub fn on_retry(error: &StoreError) {
     tracing::trace!(target: TARGET, { error.type = error.class() }, "retry");
 }
 

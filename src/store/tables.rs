@@ -15,7 +15,7 @@ use aws_sdk_dynamodb::{
 };
 use projection_vocabulary::{DynProjection, Index, Registry};
 
-use super::{Store, StoreError, error::lasting};
+use super::{Store, StoreError, error::permanent};
 use crate::retry::Deadline;
 
 /// The event store's index by event type and time.
@@ -77,7 +77,7 @@ impl Store {
             Err(error) if error.is_resource_in_use_exception() => {}
             Err(error) => {
                 tracing::error!(table = name, class = error.code(), "the table was not created");
-                return Err(lasting("CreateTable", &error));
+                return Err(permanent("CreateTable", &error));
             }
         }
         Ok(())
@@ -90,7 +90,7 @@ impl Store {
                     .dynamo
                     .describe_table(DescribeTableInput::builder().table_name(name))
                     .await
-                    .map_err(|error| lasting("DescribeTable", &error.into_service_error()))?;
+                    .map_err(|error| permanent("DescribeTable", &error.into_service_error()))?;
                 if described.table.and_then(|table| table.table_status) == Some(TableStatus::Active) {
                     return Ok(());
                 }

@@ -64,7 +64,7 @@ impl Meter {
     }
 
     /// Another attempt follows one that this trouble met.
-    pub fn again(&self, error: &StoreError) {
+    pub fn on_retry(&self, error: &StoreError) {
         self.retries.fetch_add(1, Relaxed);
         self.conflicts.fetch_add(u64::from(error.is_conflict()), Relaxed);
     }

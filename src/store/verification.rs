@@ -10,7 +10,7 @@ use projection_vocabulary::{AggregateId, Attributes, Decimal, DynProjection, Hom
 
 use super::{
     Store, StoreError,
-    error::{Failure, canceled_for, classify, retry_or_fail},
+    error::{Failure, cancellation_class, classify, retry_or_fail},
     expression::Expression,
     fresh_id,
     home::{CORRECTED, Row, row_key, row_of},
@@ -110,7 +110,10 @@ impl Store {
                     }
                     // It met a write.
                     Err(Failure::Other(TransactGetItemsError::TransactionCanceledException(canceled))) => {
-                        Attempt::Again(StoreError::Transient { operation: OPERATION, class: canceled_for(canceled.cancellation_reasons()) })
+                        Attempt::Again(StoreError::Transient {
+                            operation: OPERATION,
+                            class: cancellation_class(canceled.cancellation_reasons()),
+                        })
                     }
                     Err(failure) => retry_or_fail(OPERATION, failure),
                 }

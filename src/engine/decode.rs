@@ -100,7 +100,7 @@ impl fmt::Display for Ignored {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::NotAnEvent => "not an event",
-            Self::UnknownType => "event type of no projection",
+            Self::UnknownType => "event type that no projection handles",
             Self::Modified => "event modified: the store must be append-only",
             Self::Removed => "event removed: the store must be append-only",
             Self::Expired => "event expired by time to live",
@@ -121,8 +121,11 @@ pub fn decode(raw: &RawValue) -> Record {
             let event = [image("/dynamodb/Keys"), image("/dynamodb/NewImage")].iter().find_map(event_key);
             let text = |name| remains.pointer(name).and_then(Json::as_str);
             let event_type = text("/dynamodb/NewImage/eventType/S").map(str::to_owned);
-            let reason =
-                if remains.is_object() { "members are missing or of the wrong kind" } else { "it is no object, or nested too deep" };
+            let reason = if remains.is_object() {
+                "fields are missing or have the wrong type"
+            } else {
+                "it is not a JSON object, or is nested too deeply"
+            };
             let sequence = text("/dynamodb/SequenceNumber").filter(|number| !number.is_empty()).map(SequenceNumber::from);
             Record { sequence, body: poison(raw, event, event_type, Malformed::Record(reason)) }
         }
@@ -195,13 +198,13 @@ fn body(record: &EventRecord, raw: &RawValue) -> Body {
             let by_ttl = record.user_identity.as_ref().is_some_and(|user| user.principal_id == "dynamodb.amazonaws.com");
             return Body::Ignored(if by_ttl { Ignored::Expired } else { Ignored::Removed });
         }
-        _ => return poison(raw, event_key(keys), None, Malformed::Record("its eventName is none of INSERT, MODIFY, REMOVE")),
+        _ => return poison(raw, event_key(keys), None, Malformed::Record("its eventName is not INSERT, MODIFY or REMOVE")),
     }
     if change.new_image.is_empty() {
         let view = change.stream_view_type.as_ref().and_then(|view| serde_json::to_value(view).ok());
         return match view.as_ref().and_then(Json::as_str) {
             Some("KEYS_ONLY" | "OLD_IMAGE") => Body::Unusable("the stream carries no new images: set its StreamViewType to NEW_IMAGE"),
-            _ => poison(raw, event_key(keys), None, Malformed::Record("an INSERT without NewImage")),
+            _ => poison(raw, event_key(keys), None, Malformed::Record("it is an INSERT without a NewImage")),
         };
     }
     match item::decode_event(&change.new_image) {
@@ -272,7 +275,7 @@ mod tests {
         for json in [r#"["secret"]"#, r#"["eu-west-1",{},"secret","INSERT",null,null,null,null,null]"#] {
             let Body::Poison(poison) = record(json).body else { panic!("{json} is poison") };
             assert!(!poison.record_id.contains("secret"), "{poison:?}");
-            assert_eq!(poison.reason, Malformed::Record("it is no object, or nested too deep"));
+            assert_eq!(poison.reason, Malformed::Record("it is not a JSON object, or is nested too deeply"));
         }
     }
 

@@ -44,7 +44,7 @@ pub enum AppendError {
     #[error("an append takes 1 to {APPEND_EVENTS_MAX} events, not {0}")]
     Count(usize),
     /// The events are not the next of one aggregate: a mistake of the caller's.
-    #[error("the events of an append are of one aggregate and their versions follow version {expected}")]
+    #[error("the events of an append must belong to one aggregate and continue from version {expected} without a gap")]
     NotConsecutive {
         /// The version that the caller decided upon.
         expected: Version,
@@ -115,7 +115,7 @@ impl Store {
                         } else if codes.contains(&"ValidationError") {
                             Attempt::Decided(Err(AppendError::Invalid {
                                 aggregate: aggregate.clone(),
-                                reason: "an event is no valid item",
+                                reason: "an event is not a valid item",
                             }))
                         } else {
                             Attempt::Again(StoreError::Transient {

@@ -12,7 +12,7 @@ use crate::retry::{Attempt, DeadlineExceeded};
 pub enum StoreError {
     /// Retried until the deadline: throttling, conflicts, timeouts, server errors.
     #[error(
-        "{operation} failed, also when tried again ({class}): if it lasts, look at the network, the throttling of the table and the health of DynamoDB"
+        "{operation} still failed after retries ({class}); if this persists, check the network, table throttling and DynamoDB's health"
     )]
     Transient {
         /// The operation.
@@ -21,7 +21,7 @@ pub enum StoreError {
         class: String,
     },
     /// No retry helps: a missing table or permission, expired credentials.
-    #[error("{operation} cannot succeed ({class}): check the table names, their key schemas and the role's permissions")]
+    #[error("{operation} cannot succeed ({class}): check the table names, key schemas, credentials and permissions")]
     Permanent {
         /// The operation.
         operation: &'static str,
@@ -29,7 +29,7 @@ pub enum StoreError {
         class: String,
     },
     /// The invocation's time is used up.
-    #[error("out of time: the rest is delivered again; raise the timeout or lower the batch size if it lasts")]
+    #[error("out of time: the rest is delivered again; if this persists, raise the timeout or lower the batch size")]
     DeadlineExceeded,
 }
 
@@ -112,11 +112,11 @@ pub fn invalid_reason(message: Option<&str>) -> &'static str {
     if says("38 digits") || says("significant digits") || says("number overflow") || says("number underflow") || says("supported range") {
         "a sum would exceed DynamoDB's 38 significant digits or its range"
     } else if says("operand type") || says("type mismatch") || says("incorrect operand") {
-        "an amount was added to an attribute that holds no number"
+        "an amount was added to an attribute that is not a number"
     } else if says("item size") || says("400 kb") || says("maximum allowed size") {
-        "the row would exceed DynamoDB's 400 KB"
+        "the item would exceed DynamoDB's limit of 400 KB"
     } else if says("key") || says("empty") {
-        "DynamoDB refuses the key: it is empty, too long, or not what the table or an index needs"
+        "DynamoDB refuses the key: it is empty, too long, or not of the type that the table or an index needs"
     } else {
         "DynamoDB refuses the write (ValidationException)"
     }

@@ -179,7 +179,7 @@ fn contributed(sums: &Sums) -> BTreeMap<String, Decimal> {
 }
 
 pub(super) fn foreign_row(why: &str) -> StoreError {
-    StoreError::Permanent { operation: "reading a row", class: format!("something else wrote it: {why}") }
+    StoreError::Permanent { operation: "reading a row", class: format!("something other than the worker wrote it: {why}") }
 }
 
 /// An item of a read model: a home row, what others share on it, or both.
@@ -201,15 +201,15 @@ pub(super) fn row_key(rule: &dyn DynProjection, key: &str) -> SdkItem {
 
 /// Reads an item of a read model.
 pub(super) fn row_of(rule: &dyn DynProjection, item: SdkItem) -> Result<Row, StoreError> {
-    let mut all = attributes(item).map_err(|_| foreign_row("it holds what no rule writes"))?;
-    let Some(Value::Text(key)) = all.remove(rule.key()) else { return Err(foreign_row("its key is no text")) };
+    let mut all = attributes(item).map_err(|_| foreign_row("it contains a value that no rule writes"))?;
+    let Some(Value::Text(key)) = all.remove(rule.key()) else { return Err(foreign_row("its key is not a string")) };
     let whole = |value: Option<Value>, what: &str| -> Result<u64, StoreError> {
         value.map_or(Ok(0), |value| value.as_number().and_then(|n| u64::try_from(n.to_i128()?).ok()).ok_or_else(|| foreign_row(what)))
     };
     let mut home = HomeRow {
-        version: Version(whole(all.remove("version"), "`version` is no whole number")?),
-        revision: u32::try_from(whole(all.remove("revision"), "`revision` is no whole number")?)
-            .map_err(|_| foreign_row("`revision` is too high"))?,
+        version: Version(whole(all.remove("version"), "`version` is not a whole number")?),
+        revision: u32::try_from(whole(all.remove("revision"), "`revision` is not a whole number")?)
+            .map_err(|_| foreign_row("`revision` is too large"))?,
         ..HomeRow::default()
     };
     let mut text = |name: &str| if let Some(Value::Text(text)) = all.remove(name) { Some(text) } else { None };
@@ -223,7 +223,7 @@ pub(super) fn row_of(rule: &dyn DynProjection, item: SdkItem) -> Result<Row, Sto
     let mut shared = Attributes::new();
     for (name, value) in all {
         if let Some((attribute, shared_row)) = name.strip_prefix(CONTRIBUTED).and_then(|cell| cell.split_once('#')) {
-            let amount = value.as_number().cloned().ok_or_else(|| foreign_row("a contribution is no number"))?;
+            let amount = value.as_number().cloned().ok_or_else(|| foreign_row("a contribution is not a number"))?;
             home.contributions.insert((shared_row.into(), attribute.to_owned()), amount);
         } else if home.owned.contains(&name) {
             home.own.insert(name, value);

@@ -37,16 +37,16 @@ pub enum Malformed {
     #[error("`{0}` is missing")]
     Missing(&'static str),
     /// An attribute is of another kind than it must be.
-    #[error("`{0}` is of the wrong kind")]
+    #[error("`{0}` has the wrong type")]
     WrongKind(&'static str),
     /// The sort key begins like an event's and does not go on like one.
-    #[error("the sort key is not EVENT# and a version of 10 digits from 1")]
+    #[error("the sort key is not `EVENT#` followed by a version in 10 digits, 1 or higher")]
     SortKey,
     /// The partition key does not begin like an aggregate's.
-    #[error("the partition key of an event is not AGGREGATE# and an id, of at most 2048 bytes")]
+    #[error("the partition key of an event is not `AGGREGATE#` followed by an id, at most 2048 bytes in all")]
     PartitionKey,
     /// Keys and attributes name different aggregates or versions.
-    #[error("`{0}` is not what the item's key says")]
+    #[error("`{0}` does not match the item's key")]
     KeyMismatch(&'static str),
     /// A number that DynamoDB cannot hold.
     #[error("`{0}`: {1}")]

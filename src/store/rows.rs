@@ -487,8 +487,8 @@ impl Store {
 
 /// A row as a reader of the table sees it; `None` for a key without attributes: it was parked before its first event and is no longer.
 fn shown_row(rule: &dyn DynProjection, item: SdkItem, shown: Shown) -> Result<Option<(RowKey, ShownRow)>, StoreError> {
-    let mut row = attributes(item).map_err(|_| foreign_row("it holds what no rule writes"))?;
-    let Some(Value::Text(key)) = row.remove(rule.key()) else { return Err(foreign_row("its key is no text")) };
+    let mut row = attributes(item).map_err(|_| foreign_row("it contains a value that no rule writes"))?;
+    let Some(Value::Text(key)) = row.remove(rule.key()) else { return Err(foreign_row("its key is not a string")) };
     let owned = match row.get("owned") {
         Some(Value::TextSet(names)) => names.iter().map(ToString::to_string).collect(),
         _ => BTreeSet::new(),

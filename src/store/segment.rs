@@ -15,7 +15,7 @@ pub struct Segment {
 
 /// There is no such segment.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("there is no segment {number} of {of}: the first is 0, and a table has at most {SEGMENTS_MAX}")]
+#[error("there is no segment {number} of {of}: segments are numbered from 0, and a table has at most {SEGMENTS_MAX}")]
 pub struct NoSegment {
     number: u32,
     of: u32,

@@ -76,7 +76,7 @@ impl Store {
             Ok(_) => created.push(name.to_owned()),
             Err(error) if error.is_resource_in_use_exception() => {}
             Err(error) => {
-                tracing::error!(table = name, class = error.code(), "the table was not created");
+                tracing::error!(table = name, class = error.code(), "cannot create the table");
                 return Err(permanent("CreateTable", &error));
             }
         }

@@ -269,5 +269,5 @@ async fn an_event_with_too_long_an_id_is_never_stored_and_blocks_nothing() {
     assert!(matches!(stored, Err(AppendError::Invalid { .. })), "{stored:?}");
     let report = world.process(&[event]).await;
     assert_eq!((report.total.parked, report.total.failed), (1, 0), "{:?}", report.reasons);
-    assert_eq!(world.parked().await[0].2, "the partition key of an event is not AGGREGATE# and an id, of at most 2048 bytes");
+    assert_eq!(world.parked().await[0].2, "the partition key of an event is not `AGGREGATE#` followed by an id, at most 2048 bytes in all");
 }

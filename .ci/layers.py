@@ -16,7 +16,7 @@ SRC = Path("src")
 
 # Top-level modules from the bottom up. A module may use those of the lines before its own, and none of its own line.
 LAYERS = [
-    ["progress", "retry"],
+    ["config", "progress", "retry"],
     ["clients", "embedded"],
     ["store"],
     ["age", "engine", "sources"],

@@ -21,7 +21,15 @@ mod retry;
 mod sources;
 mod store;
 
-pub use engine::worker::Worker;
+// What a team needs that runs the engine inside a program of its own. For the two usual programs, `cli::run` and `lambda::run` are all.
+pub use config::{ConfigError, ConfigProblem};
+pub use engine::{
+    decode::{Ignored, SequenceNumber},
+    report::{Checkpoint, Outcome, Report, Tally},
+    worker::Worker,
+};
+pub use retry::Deadline;
+pub use store::{Dynamo, Store, StoreError, TableNames, Usage};
 
 /// What this repository's own tests see of the crate. Not part of the public API: it changes without notice.
 #[doc(hidden)]

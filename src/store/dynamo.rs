@@ -11,7 +11,7 @@ pub type Answer<'a, T, E> = BoxFuture<'a, Result<T, SdkError<E>>>;
 
 macro_rules! calls {
     ($($call:ident($input:ident) -> $output:ident | $error:ident;)*) => {
-        /// A DynamoDB. The SDK's [`Client`] is one; its own retries must be off (see [`crate::retry`]).
+        /// A DynamoDB. The SDK's [`Client`] is one; its own retries must be off (the worker has its own).
         pub trait Dynamo: Send + Sync {
             $(
                 #[doc = concat!("Sends one `", stringify!($call), "`.")]

@@ -529,3 +529,6 @@ impl Entry {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

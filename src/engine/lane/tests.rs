@@ -1,0 +1,239 @@
+//! What a lane decides, as a specification. The aggregate is always `ann`, and the records of a batch are numbered in the order in which
+//! they brought its events.
+
+use std::collections::BTreeMap;
+
+use projection_vocabulary::{
+    Decimal, Projection, Recorded, Refusal, Value, nothing, own,
+    sample::{Fact, record},
+    shared, transfer,
+};
+use serde::Deserialize;
+
+use super::{
+    Outcome::{Applied, Duplicate, Failed, Parked},
+    *,
+};
+use crate::store::item::Malformed;
+
+mod endings;
+mod healing;
+mod preparing;
+mod refusals;
+mod replacing;
+mod steps;
+
+/// A projection with one event type for each kind of change. Its revision is 2, so that a row may be of an older or a newer one.
+struct Cards;
+
+#[derive(Deserialize)]
+enum Event {
+    /// Adds to the home row.
+    Earned { points: Decimal },
+    /// Adds to a shared row.
+    Joined { club: String },
+    /// Moves contributions from one shared row to another.
+    Moved { from: String, to: String },
+    /// Adds to this number of shared rows.
+    Spread { first: u32, rows: u32 },
+    /// The rule refuses it.
+    Refused {},
+}
+
+impl Projection for Cards {
+    type Event = Event;
+    const NAME: &str = "cards";
+    const KEY: &str = "id";
+    const REVISION: u32 = 2;
+
+    fn project(&self, event: &Recorded<'_, Event>) -> Result<Change, Refusal> {
+        Ok(match &event.event {
+            Event::Earned { points } => own().add("points", points).into(),
+            Event::Joined { club } => shared(club).add("members", 1).into(),
+            Event::Moved { from, to } => transfer(from, to),
+            Event::Spread { first, rows } => {
+                (*first..first + rows).fold(nothing(), |change, row| change.and(shared(format!("row-{row}").as_str()).add("hits", 1)))
+            }
+            Event::Refused {} => return Err(Refusal::Rule("refused by the rule")),
+        })
+    }
+}
+
+/// A projection whose rule reads its row: the most points earned at once.
+struct Best;
+
+#[derive(Deserialize)]
+enum Scored {
+    Earned { points: Decimal },
+}
+
+impl Projection for Best {
+    type Event = Scored;
+    const NAME: &str = "best";
+    const KEY: &str = "id";
+    const REVISION: u32 = 2;
+    const READS_ROW: bool = true;
+
+    fn project(&self, event: &Recorded<'_, Scored>) -> Result<Change, Refusal> {
+        let Scored::Earned { points } = &event.event;
+        let best = event.row().get("best").and_then(Value::as_number);
+        Ok(if best.is_none_or(|best| best < points) { own().set("best", points).into() } else { nothing() })
+    }
+}
+
+/// An event's type and data.
+type Happened = (&'static str, Value);
+
+fn earned(points: u64) -> Happened {
+    ("Earned", data([("points", points.into())]))
+}
+
+/// An event of a type that the projection does not handle.
+fn viewed() -> Happened {
+    ("Viewed", data([]))
+}
+
+fn joined(club: &str) -> Happened {
+    ("Joined", data([("club", club.into())]))
+}
+
+fn moved(from: &str, to: &str) -> Happened {
+    ("Moved", data([("from", from.into()), ("to", to.into())]))
+}
+
+fn spread(first: u64, rows: u64) -> Happened {
+    ("Spread", data([("first", first.into()), ("rows", rows.into())]))
+}
+
+fn refused() -> Happened {
+    ("Refused", data([]))
+}
+
+fn data<const N: usize>(fields: [(&str, Value); N]) -> Value {
+    Value::Map(fields.map(|(name, value)| (name.to_owned(), value)).into())
+}
+
+/// The history of `ann`, from version 1.
+fn history(happened: impl IntoIterator<Item = Happened>) -> Vec<Arc<RecordedEvent>> {
+    record(happened.into_iter().map(|(event_type, data)| Fact { aggregate: "ann".into(), event_type, data })).map(Arc::new).collect()
+}
+
+/// A history of 1, 2, 4, ... points: a sum shows which events are in it.
+fn earnings(count: usize) -> Vec<Arc<RecordedEvent>> {
+    history((0..count).map(|at| earned(1 << at)))
+}
+
+/// An event of the same version with another id.
+fn impostor(event: &RecordedEvent) -> Arc<RecordedEvent> {
+    Arc::new(RecordedEvent { event_id: "another".into(), ..event.clone() })
+}
+
+fn lane_of(rule: &'static dyn DynProjection, events: &[Arc<RecordedEvent>]) -> Lane {
+    let mut lane = Lane::new(rule, "ann".into());
+    events.iter().enumerate().for_each(|(record, event)| lane.push_event(event, record));
+    assert!(lane.prepare(), "an event concerns the projection");
+    lane
+}
+
+fn lane(events: &[Arc<RecordedEvent>]) -> Lane {
+    lane_of(&Cards, events)
+}
+
+/// The row as this program writes it with the event of this version.
+fn row_at(version: u64) -> HomeRow {
+    HomeRow { version: Version(version), revision: 2, last_event_id: Some(format!("ann-{version}").into()), ..HomeRow::default() }
+}
+
+fn of_revision(revision: u32, row: HomeRow) -> HomeRow {
+    HomeRow { revision, ..row }
+}
+
+fn parked(row: HomeRow) -> HomeRow {
+    HomeRow { parked_at: Some("2026-01-01T00:00:00.000Z".into()), ..row }
+}
+
+fn stored(events: &[Arc<RecordedEvent>]) -> Vec<Stored> {
+    events.iter().map(|event| Stored::Event(RecordedEvent::clone(event))).collect()
+}
+
+fn malformed(version: u64) -> Stored {
+    Stored::Malformed { version: Version(version), event_type: None, reason: Malformed::Timestamp, payload: "as stored".into() }
+}
+
+/// What a lane is at.
+#[derive(Clone, Debug, PartialEq)]
+enum State {
+    /// It writes the row from this version to that one.
+    Writes(u64, u64),
+    /// It reads its row.
+    Reads,
+    /// It must be parked.
+    Stuck {
+        /// The version that the row must have.
+        after: u64,
+        version: u64,
+        reason: String,
+    },
+    Parked(ParkedBy),
+    Failed(AdvanceError),
+    Finished,
+}
+
+fn stuck(after: u64, version: u64, reason: &str) -> State {
+    State::Stuck { after, version, reason: reason.to_owned() }
+}
+
+fn state(lane: &mut Lane) -> State {
+    match lane.step() {
+        Step::Write(write) => State::Writes(write.home.after.version.0, write.home.to.version.0),
+        Step::Read => State::Reads,
+        Step::Idle => match (lane.stuck(), &lane.failure, &lane.parked) {
+            (Some(park), None, None) => stuck(park.after.version.0, park.blocked.version.0, &park.blocked.reason),
+            (None, Some(error), None) => State::Failed(error.clone()),
+            (None, None, Some(by)) => State::Parked(by.clone()),
+            (None, None, None) => State::Finished,
+            _ => panic!("a lane ends in one way"),
+        },
+    }
+}
+
+/// The id of the event that is kept when the lane is parked.
+fn kept_event(lane: &Lane) -> String {
+    let payload = lane.stuck().and_then(|park| park.blocked.payload.as_deref()).expect("an event is kept");
+    let item: serde_json::Value = serde_json::from_str(payload).expect("it is kept as JSON");
+    item["eventId"]["S"].as_str().expect("an event has an id").to_owned()
+}
+
+fn next_write(lane: &mut Lane) -> Box<Write> {
+    match lane.step() {
+        Step::Write(write) => write,
+        Step::Read | Step::Idle => panic!("the lane has a write"),
+    }
+}
+
+/// Commits the lane's next write.
+fn commit(lane: &mut Lane) -> (u64, u64) {
+    let write = next_write(lane);
+    lane.written(&write);
+    (write.home.after.version.0, write.home.to.version.0)
+}
+
+/// The points that a write adds.
+fn points(write: &Write) -> Decimal {
+    write.change.own()["points"].add.clone().expect("points are added")
+}
+
+/// The outcomes of all records that have one, in the order of the records.
+fn outcomes(lane: &Lane) -> Vec<Outcome> {
+    let by_record: BTreeMap<usize, Outcome> = lane.outcomes.iter().copied().collect();
+    assert_eq!(by_record.len(), lane.outcomes.len(), "a record has one outcome");
+    by_record.into_values().collect()
+}
+
+fn sums<const N: usize>(amounts: [(&str, &str, i32); N]) -> Sums {
+    amounts.map(|(row, attribute, amount)| ((row.into(), attribute.to_owned()), amount.into())).into()
+}
+
+fn reproject(row: HomeRow) -> AfterRefusal {
+    AfterRefusal::Reproject(Box::new(row))
+}

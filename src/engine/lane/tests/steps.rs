@@ -1,0 +1,169 @@
+//! What the next step is, and which events one write takes.
+
+use super::*;
+
+#[test]
+fn contiguous_events_become_one_write() {
+    let mut lane = lane(&earnings(5)[2..]);
+    assert_eq!(state(&mut lane), State::Writes(2, 5));
+    assert_eq!(state(&mut lane), State::Writes(2, 5), "asking again changes nothing");
+    let write = next_write(&mut lane);
+    assert_eq!((points(&write), &*write.home.event_id, write.home.to.revision), (28.into(), "ann-5", 2));
+    assert_eq!(write.shared, Sums::new());
+}
+
+#[test]
+fn a_write_ends_before_an_event_that_the_rule_refuses() {
+    let events = history([earned(1), refused(), earned(4)]);
+    let mut lane = lane(&events);
+    assert_eq!(commit(&mut lane), (0, 1));
+    assert_eq!(state(&mut lane), stuck(1, 2, "refused by the rule"));
+    assert_eq!(kept_event(&lane), "ann-2");
+}
+
+#[test]
+fn a_write_ends_before_an_event_that_cannot_be_read() {
+    let events = earnings(4);
+    let mut lane = Lane::new(&Cards, "ann".into());
+    for at in [0, 1, 3] {
+        lane.push_event(&events[at], at);
+    }
+    lane.push_poison(Version(3), "unreadable".to_owned(), "as delivered".to_owned(), 2);
+    lane.prepare();
+    assert_eq!(commit(&mut lane), (0, 2));
+    assert_eq!(state(&mut lane), stuck(2, 3, "unreadable"));
+    assert_eq!(lane.stuck().expect("it is stuck").blocked.payload.as_deref(), Some("as delivered"));
+    assert_eq!(outcomes(&lane), [Applied; 2], "the rest waits until the aggregate is parked");
+}
+
+#[test]
+fn a_write_ends_before_a_hole() {
+    let events = earnings(5);
+    let mut lane = lane(&[&events[..2], &events[3..]].concat());
+    assert_eq!((commit(&mut lane), state(&mut lane)), ((0, 2), State::Writes(3, 5)));
+}
+
+#[test]
+fn irrelevant_events_before_a_hole_are_left_to_healing() {
+    let events = history([earned(1), viewed(), earned(2), earned(4)]);
+    let mut lane = lane(&[events[1].clone(), events[3].clone()]);
+    assert_eq!(state(&mut lane), State::Writes(3, 4));
+    assert_eq!(lane.refused(Some(row_at(1)), None), AfterRefusal::Heal(Version(2), Version(3)));
+}
+
+#[test]
+fn a_write_ends_before_a_sum_of_more_than_38_digits() {
+    let nines = ("Earned", data([("points", Value::Number("9".repeat(38).parse().expect("38 digits")))]));
+    let mut lane = lane(&history([earned(2), nines, earned(2), earned(1)]));
+    assert_eq!([commit(&mut lane), commit(&mut lane), commit(&mut lane)], [(0, 1), (1, 2), (2, 4)]);
+}
+
+#[test]
+fn a_write_changes_at_most_99_shared_rows() {
+    let mut wide = lane(&history([spread(0, 99)]));
+    assert_eq!((next_write(&mut wide).shared.len(), state(&mut wide)), (99, State::Writes(0, 1)));
+    let mut too_wide = lane(&history([spread(0, 100)]));
+    assert_eq!(state(&mut too_wide), stuck(0, 1, "the event changes more than 99 shared rows, which no transaction holds"));
+    let mut together = lane(&history([spread(0, 99), spread(0, 99)]));
+    assert_eq!(state(&mut together), State::Writes(0, 2), "they are the same rows");
+    let mut halved = lane(&history([0, 40, 80, 120].map(|first| spread(first, 40))));
+    assert_eq!([commit(&mut halved), commit(&mut halved)], [(0, 2), (2, 4)]);
+}
+
+#[test]
+fn an_event_among_others_that_changes_too_many_shared_rows_is_the_one_that_parks() {
+    let events = history([spread(0, 1), viewed(), spread(0, 100)]);
+    let mut lane = lane(&events);
+    assert_eq!(commit(&mut lane), (0, 1));
+    assert_eq!(state(&mut lane), stuck(1, 3, "the event changes more than 99 shared rows, which no transaction holds"));
+    assert_eq!(kept_event(&lane), "ann-3");
+}
+
+#[test]
+fn a_rule_that_reads_its_row_gets_it_before_each_write_but_the_first() {
+    let events = history([earned(5), earned(3), earned(7)]);
+    assert_eq!(state(&mut lane_of(&Best, &events)), State::Writes(0, 3));
+    let mut lane = lane_of(&Best, &events[1..]);
+    assert_eq!(state(&mut lane), State::Reads);
+    assert_eq!(state(&mut lane), State::Reads, "asking again changes nothing");
+    let row = HomeRow { own: [("best".to_owned(), 7.into())].into(), ..row_at(1) };
+    assert_eq!(lane.read(Some(row)), AfterRefusal::Continue);
+    assert!(next_write(&mut lane).change.own().is_empty(), "nothing exceeds the 7 of the row");
+    assert_eq!((commit(&mut lane), state(&mut lane)), ((1, 3), State::Finished));
+}
+
+#[test]
+fn a_row_that_was_read_counts_for_one_write_only() {
+    let mut lane = lane_of(&Best, &earnings(4)[1..]);
+    assert_eq!(lane.read(Some(row_at(1))), AfterRefusal::Continue);
+    let write = next_write(&mut lane);
+    lane.invalid(&write, "too large");
+    assert_eq!((commit(&mut lane), state(&mut lane)), ((1, 2), State::Reads));
+}
+
+#[test]
+fn a_row_that_was_read_before_a_hole_is_read_again_after_it() {
+    let events = history([earned(1), viewed(), earned(2), earned(4)]);
+    let mut lane = lane_of(&Best, &[events[1].clone(), events[3].clone()]);
+    assert_eq!(lane.read(Some(row_at(1))), AfterRefusal::Continue);
+    assert_eq!(state(&mut lane), State::Reads);
+    assert_eq!(lane.read(Some(row_at(1))), AfterRefusal::Heal(Version(2), Version(3)));
+}
+
+#[test]
+fn a_transfer_reads_the_contributions_that_it_moves() {
+    let events = history([joined("chess"), moved("chess", "go")]);
+    let mut lane_behind = lane(&events[1..]);
+    assert_eq!(state(&mut lane_behind), State::Reads);
+    let row = HomeRow { contributions: sums([("chess", "members", 1)]), ..row_at(1) };
+    assert_eq!(lane_behind.read(Some(row)), AfterRefusal::Continue);
+    assert_eq!(next_write(&mut lane_behind).shared, sums([("chess", "members", -1), ("go", "members", 1)]));
+    let mut whole = lane(&events);
+    assert_eq!(
+        next_write(&mut whole).shared,
+        sums([("chess", "members", 0), ("go", "members", 1)]),
+        "before the first event there are none"
+    );
+}
+
+#[test]
+fn a_row_that_is_read_elsewhere_than_expected_is_judged_like_a_refusal() {
+    let heal = |from| AfterRefusal::Heal(Version(from), Version(2));
+    let older = of_revision(1, row_at(2));
+    let table = [
+        (None, heal(1), State::Reads),
+        (Some(row_at(1)), heal(2), State::Reads),
+        (Some(older.clone()), reproject(older), State::Reads),
+        (Some(parked(row_at(2))), AfterRefusal::Continue, State::Parked(ParkedBy::Another)),
+        (Some(row_at(3)), AfterRefusal::Continue, State::Reads),
+        (Some(row_at(4)), AfterRefusal::Continue, State::Finished),
+    ];
+    for (row, next, then) in table {
+        let mut lane = lane_of(&Best, &earnings(4)[2..]);
+        assert_eq!(state(&mut lane), State::Reads);
+        let of_row = format!("{row:?}");
+        assert_eq!((lane.read(row), state(&mut lane)), (next, then), "{of_row}");
+    }
+}
+
+#[test]
+fn a_write_that_the_store_refuses_is_halved_down_to_the_event_at_fault() {
+    let events = history([viewed()].into_iter().chain((0..8).map(earned)));
+    let mut lane = lane(&events);
+    for to in [9, 5, 3, 2] {
+        assert_eq!(state(&mut lane), State::Writes(0, to));
+        let write = next_write(&mut lane);
+        lane.invalid(&write, "too large");
+    }
+    assert_eq!(state(&mut lane), stuck(0, 2, "too large"));
+    assert_eq!(kept_event(&lane), "ann-2");
+}
+
+#[test]
+fn later_writes_stay_as_small_as_the_store_accepted() {
+    let mut lane = lane(&earnings(5));
+    let write = next_write(&mut lane);
+    lane.invalid(&write, "too large");
+    assert_eq!([commit(&mut lane), commit(&mut lane), commit(&mut lane)], [(0, 2), (2, 4), (4, 5)]);
+    assert_eq!((outcomes(&lane), state(&mut lane)), (vec![Applied; 5], State::Finished));
+}

@@ -84,3 +84,228 @@ pub fn by_row<'a>(sums: impl IntoIterator<Item = (&'a Cell, &'a Decimal)>) -> Sh
     }
     rows
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use projection_vocabulary::{
+        Change, DynProjection, Projection, Recorded, Refusal, Value, own,
+        sample::{Fact, record},
+        shared,
+    };
+    use serde::Deserialize;
+
+    use super::*;
+    use crate::engine::lane::Step;
+
+    /// Guests and rooms: a stay writes to the guest's row, and to the rows of rooms or of other guests.
+    struct Stays;
+    /// The same rule with rows of its own.
+    struct Others;
+
+    #[derive(Deserialize)]
+    enum Event {
+        /// Changes the home row only.
+        Renamed {},
+        /// Adds to these shared rows.
+        Stayed { rooms: Vec<String> },
+        /// Changes these shared rows by monotone operations only.
+        Rated { room: String, by: String },
+    }
+
+    fn change(event: &Event) -> Change {
+        match event {
+            Event::Renamed {} => own().add("names", 1).into(),
+            Event::Stayed { rooms } => {
+                rooms.iter().fold(own().add("stays", 1).into(), |all: Change, room| all.and(shared(room).add("nights", 2)))
+            }
+            Event::Rated { room, by } => shared(room).max("best", 5).and(shared(by).insert("rated", room.as_str())),
+        }
+    }
+
+    impl Projection for Stays {
+        type Event = Event;
+        const NAME: &str = "stays";
+        const KEY: &str = "id";
+
+        fn project(&self, event: &Recorded<'_, Event>) -> Result<Change, Refusal> {
+            Ok(change(&event.event))
+        }
+    }
+
+    impl Projection for Others {
+        type Event = Event;
+        const NAME: &str = "others";
+        const KEY: &str = "id";
+
+        fn project(&self, event: &Recorded<'_, Event>) -> Result<Change, Refusal> {
+            Ok(change(&event.event))
+        }
+    }
+
+    fn planned_by(rule: &'static dyn DynProjection, guest: &str, event_type: &'static str, fields: Vec<(&str, Value)>) -> Planned {
+        let data = Value::Map(fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect());
+        let mut lane = Lane::new(rule, guest.into());
+        for event in record([Fact { aggregate: guest.into(), event_type, data }]) {
+            lane.push_event(&Arc::new(event), 0);
+        }
+        assert!(lane.prepare());
+        let Step::Write(write) = lane.step() else { panic!("a first event is written without reading the row") };
+        Planned { lane, write }
+    }
+
+    fn renamed(guest: &str) -> Planned {
+        planned_by(&Stays, guest, "Renamed", vec![])
+    }
+
+    fn stayed_by(rule: &'static dyn DynProjection, guest: &str, rooms: &[&str]) -> Planned {
+        let rooms = rooms.iter().map(|room| Value::from(*room)).collect();
+        planned_by(rule, guest, "Stayed", vec![("rooms", Value::List(rooms))])
+    }
+
+    fn stayed(guest: &str, rooms: &[&str]) -> Planned {
+        stayed_by(&Stays, guest, rooms)
+    }
+
+    fn rated(guest: &str, room: &str, by: &str) -> Planned {
+        planned_by(&Stays, guest, "Rated", vec![("room", room.into()), ("by", by.into())])
+    }
+
+    /// A guest who stayed in this number of rooms that nobody else stayed in.
+    fn traveller(guest: &str, rooms: usize) -> Planned {
+        let rooms: Vec<_> = (0..rooms).map(|room| format!("{guest}-{room}")).collect();
+        stayed(guest, &rooms.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+
+    fn guests(parts: &[Vec<Planned>]) -> Vec<Vec<&str>> {
+        parts.iter().map(|part| part.iter().map(|planned| planned.lane.aggregate.as_str()).collect()).collect()
+    }
+
+    /// The shared rows that a write adds to.
+    fn added_rows(planned: &Planned) -> Vec<&str> {
+        planned.write.shared.keys().map(|(row, _)| row.as_str()).collect()
+    }
+
+    // Groups.
+
+    #[test]
+    fn writes_that_have_no_row_in_common_are_groups_of_their_own() {
+        let groups = group(vec![renamed("ann"), stayed("bob", &["12"]), stayed("cid", &["13", "14"]), rated("dan", "15", "16")]);
+        assert_eq!(guests(&groups), [["ann"], ["bob"], ["cid"], ["dan"]]);
+    }
+
+    #[test]
+    fn writes_of_one_shared_row_are_one_group() {
+        let groups = group(vec![stayed("ann", &["12"]), stayed("bob", &["13"]), stayed("cid", &["12"])]);
+        assert_eq!(guests(&groups), [vec!["ann", "cid"], vec!["bob"]]);
+    }
+
+    #[test]
+    fn monotone_changes_of_one_shared_row_are_one_group_too() {
+        let maximum = group(vec![rated("ann", "12", "x"), rated("bob", "12", "y")]);
+        assert_eq!(guests(&maximum), [["ann", "bob"]]);
+        let set = group(vec![rated("ann", "12", "x"), rated("bob", "13", "x")]);
+        assert_eq!(guests(&set), [["ann", "bob"]]);
+    }
+
+    #[test]
+    fn a_write_to_the_home_row_of_another_joins_its_group() {
+        assert_eq!(guests(&group(vec![renamed("bob"), stayed("ann", &["bob"])])), [["bob", "ann"]]);
+        assert_eq!(guests(&group(vec![stayed("ann", &["bob"]), renamed("bob")])), [["ann", "bob"]]);
+    }
+
+    #[test]
+    fn a_write_that_touches_two_groups_makes_them_one() {
+        let two = || vec![stayed("ann", &["12"]), stayed("bob", &["13"]), renamed("cid")];
+        assert_eq!(guests(&group(two())), [["ann"], ["bob"], ["cid"]]);
+        let joined = two().into_iter().chain([stayed("dan", &["12", "13"]), stayed("eve", &["13"]), stayed("fay", &["12"])]);
+        assert_eq!(guests(&group(joined.collect())), [vec!["ann", "bob", "dan", "eve", "fay"], vec!["cid"]]);
+    }
+
+    #[test]
+    fn rows_of_two_projections_differ_even_if_their_keys_are_equal() {
+        let groups = group(vec![stayed("ann", &["12"]), stayed_by(&Others, "ann", &["12"])]);
+        assert_eq!(guests(&groups), [["ann"], ["ann"]]);
+    }
+
+    /// Four guests, each of whom stays with one of the others or in the one room: all combinations.
+    #[test]
+    fn no_row_is_in_two_groups_and_no_row_is_twice_in_a_transaction() {
+        let guests = ["ann", "bob", "cid", "dan"];
+        let rooms = ["ann", "bob", "cid", "dan", "12"];
+        for choice in 0..rooms.len().pow(4) {
+            let room = |at: u32| rooms[choice / rooms.len().pow(at) % rooms.len()];
+            let planned = (0..).zip(guests).filter(|(at, guest)| room(*at) != *guest).map(|(at, guest)| stayed(guest, &[room(at)]));
+            let planned: Vec<_> = planned.collect();
+            let count = planned.len();
+            let mut seen = HashSet::new();
+            let mut packed = 0;
+            for group in group(planned) {
+                let rows: HashSet<_> = group.iter().flat_map(rows).collect();
+                assert!(rows.into_iter().all(|row| seen.insert(row)), "choice {choice}: a row is in two groups");
+                for pack in pack(group) {
+                    let homes: HashSet<_> = pack.iter().map(|planned| planned.lane.aggregate.as_str()).collect();
+                    assert_eq!(homes.len(), pack.len(), "choice {choice}");
+                    let twice = pack.iter().flat_map(added_rows).any(|row| homes.contains(row));
+                    assert!(!twice, "choice {choice}: a row is twice in a transaction");
+                    packed += pack.len();
+                }
+            }
+            assert_eq!(packed, count, "choice {choice}: every write is in one transaction");
+        }
+    }
+
+    fn rows(planned: &Planned) -> Vec<String> {
+        added_rows(planned).into_iter().chain([planned.lane.aggregate.as_str()]).map(str::to_owned).collect()
+    }
+
+    // Transactions.
+
+    #[test]
+    fn a_write_without_sums_of_shared_rows_stands_alone() {
+        let packs = pack(vec![renamed("ann"), stayed("bob", &["12"]), rated("cid", "12", "x"), stayed("dan", &["12"]), renamed("eve")]);
+        assert_eq!(guests(&packs), [vec!["ann"], vec!["cid"], vec!["eve"], vec!["bob", "dan"]]);
+    }
+
+    #[test]
+    fn a_transaction_holds_99_guests_of_one_room() {
+        for (count, sizes) in [(99, vec![99]), (100, vec![99, 1]), (198, vec![99, 99]), (199, vec![99, 99, 1])] {
+            let planned = (0..count).map(|at| stayed(&format!("guest-{at}"), &["12"])).collect();
+            assert_eq!(pack(planned).iter().map(Vec::len).collect::<Vec<_>>(), sizes);
+        }
+    }
+
+    #[test]
+    fn home_rows_and_shared_rows_of_a_transaction_are_at_most_100() {
+        let actions = |pack: &Vec<Planned>| pack.iter().flat_map(rows).collect::<HashSet<_>>().len();
+        // One guest and 59 rooms, and one guest and 39 rooms.
+        let full = pack(vec![traveller("ann", 59), traveller("bob", 39)]);
+        assert_eq!(full.iter().map(actions).collect::<Vec<_>>(), [100]);
+        let over = pack(vec![traveller("ann", 59), traveller("bob", 40)]);
+        assert_eq!(over.iter().map(actions).collect::<Vec<_>>(), [60, 41]);
+        let widest = pack(vec![traveller("ann", 99), traveller("bob", 1)]);
+        assert_eq!(widest.iter().map(actions).collect::<Vec<_>>(), [100, 2]);
+    }
+
+    #[test]
+    fn a_transaction_never_has_a_row_as_home_row_and_as_shared_row() {
+        // Ann stays with bob, whose own write follows, or comes first.
+        assert_eq!(guests(&pack(vec![stayed("ann", &["bob"]), stayed("bob", &["12"])])), [["ann"], ["bob"]]);
+        assert_eq!(guests(&pack(vec![stayed("bob", &["12"]), stayed("ann", &["bob"])])), [["bob"], ["ann"]]);
+        // The next transaction begins with the write that did not fit.
+        let packs = pack(vec![stayed("ann", &["bob"]), stayed("bob", &["12"]), stayed("cid", &["12"]), stayed("12", &["ann"])]);
+        assert_eq!(guests(&packs), [vec!["ann"], vec!["bob", "cid"], vec!["12"]]);
+    }
+
+    #[test]
+    fn amounts_are_added_up_by_row_and_attribute() {
+        let planned = [stayed("ann", &["12", "13"]), stayed("bob", &["12"])];
+        let cell = |row: &str, attribute: &str| (row.into(), attribute.to_owned());
+        let more = [(cell("12", "guests"), Decimal::from(1)), (cell("13", "nights"), Decimal::from(-2))];
+        let sums = planned.iter().flat_map(|planned| &planned.write.shared).chain(more.iter().map(|(cell, amount)| (cell, amount)));
+        let of_row = |amounts: &[(&str, i32)]| amounts.iter().map(|(name, amount)| ((*name).to_owned(), (*amount).into())).collect();
+        let expected = [("12".into(), of_row(&[("guests", 1), ("nights", 4)])), ("13".into(), of_row(&[("nights", 0)]))];
+        assert_eq!(by_row(sums), SharedAdds::from(expected), "a sum of zero stays: it makes the attribute visible");
+    }
+}

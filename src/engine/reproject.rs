@@ -172,3 +172,296 @@ pub async fn fold_history(
     }
     Ok(folded)
 }
+
+#[cfg(test)]
+mod tests {
+    use projection_vocabulary::{
+        Cell, Decimal, Projection, Recorded, RecordedEvent, Refusal, Value, Watermark, nothing, own, retract,
+        sample::{Fact, record},
+        shared, transfer,
+    };
+    use serde::Deserialize;
+
+    use super::*;
+    use crate::store::item::Malformed;
+
+    /// Nights by guest and by room. Its revision is 2.
+    struct Guests;
+
+    #[derive(Deserialize)]
+    enum Event {
+        Stayed {
+            room: String,
+            nights: Decimal,
+        },
+        Moved {
+            from: String,
+            to: String,
+        },
+        Left {},
+        /// Adds to this number of shared rows.
+        Toured {
+            rooms: u32,
+        },
+        /// The rule refuses it.
+        Refused {},
+    }
+
+    impl Projection for Guests {
+        type Event = Event;
+        const NAME: &str = "guests";
+        const KEY: &str = "id";
+        const REVISION: u32 = 2;
+
+        fn project(&self, event: &Recorded<'_, Event>) -> Result<Change, Refusal> {
+            Ok(match &event.event {
+                Event::Stayed { room, nights } => {
+                    own().add("nights", nights).and(shared(room).add("nights", nights).max("longest", nights).insert("guests", "ann"))
+                }
+                Event::Moved { from, to } => transfer(from, to),
+                Event::Left {} => retract(),
+                Event::Toured { rooms } => {
+                    (0..*rooms).fold(nothing(), |all, room| all.and(shared(format!("room-{room}").as_str()).add("nights", 1)))
+                }
+                Event::Refused {} => return Err(Refusal::Rule("refused by the rule")),
+            })
+        }
+    }
+
+    /// An event's type and data.
+    type Happened = (&'static str, Value);
+
+    fn stayed(room: &str, nights: i32) -> Happened {
+        ("Stayed", data([("room", room.into()), ("nights", nights.into())]))
+    }
+
+    fn moved(from: &str, to: &str) -> Happened {
+        ("Moved", data([("from", from.into()), ("to", to.into())]))
+    }
+
+    fn left() -> Happened {
+        ("Left", data([]))
+    }
+
+    fn toured(rooms: u64) -> Happened {
+        ("Toured", data([("rooms", rooms.into())]))
+    }
+
+    fn refused() -> Happened {
+        ("Refused", data([]))
+    }
+
+    /// An event of a type that the projection does not handle.
+    fn rang() -> Happened {
+        ("Rang", data([]))
+    }
+
+    fn data<const N: usize>(fields: [(&str, Value); N]) -> Value {
+        Value::Map(fields.map(|(name, value)| (name.to_owned(), value)).into())
+    }
+
+    fn history<const N: usize>(happened: [Happened; N]) -> [RecordedEvent; N] {
+        let facts = happened.map(|(event_type, data)| Fact { aggregate: "ann".into(), event_type, data });
+        let events: Vec<_> = record(facts).collect();
+        events.try_into().expect("each fact is recorded")
+    }
+
+    fn fold_of(stored: impl IntoIterator<Item = Stored>) -> HistoryFold {
+        let mut fold = HistoryFold::new(&Guests, "ann".into());
+        for stored in stored {
+            fold.push(stored);
+        }
+        fold
+    }
+
+    fn fold<const N: usize>(happened: [Happened; N]) -> HistoryFold {
+        fold_of(history(happened).map(Stored::Event))
+    }
+
+    fn malformed(version: u64, event_type: Option<&str>) -> Stored {
+        let (version, event_type) = (Version(version), event_type.map(str::to_owned));
+        Stored::Malformed { version, event_type, reason: Malformed::Timestamp, payload: "as stored".into() }
+    }
+
+    /// Three stays, of which the third is missing, or cannot be folded.
+    fn fold_that_stops(at_three: FoldStop) -> HistoryFold {
+        let [one, two, _, four] = history([stayed("a", 1), stayed("a", 2), stayed("a", 4), stayed("a", 8)]).map(Stored::Event);
+        match at_three {
+            FoldStop::Hole => fold_of([one, two, four]),
+            FoldStop::Poison { .. } => fold_of([one, two, malformed(3, Some("Stayed")), four]),
+        }
+    }
+
+    fn poison() -> FoldStop {
+        FoldStop::Poison { reason: Malformed::Timestamp.to_string(), payload: "as stored".into() }
+    }
+
+    fn watermark(version: u64, revision: u32) -> Watermark {
+        Watermark { version: Version(version), revision }
+    }
+
+    /// A row of the rule's first revision.
+    fn older_row(version: u64) -> HomeRow {
+        HomeRow { version: Version(version), revision: 1, last_event_id: Some(format!("ann-{version}").into()), ..HomeRow::default() }
+    }
+
+    fn cell(row: &str) -> Cell {
+        (row.into(), "nights".into())
+    }
+
+    fn nights<const N: usize>(amounts: [(&str, i32); N]) -> Sums {
+        amounts.map(|(row, amount)| (cell(row), amount.into())).into()
+    }
+
+    fn replacement(fold: &HistoryFold, stale: &HomeRow, trust: Trust) -> Replacement {
+        fold.in_place_of(stale, trust).unwrap_or_else(|blocked| panic!("{blocked:?}"))
+    }
+
+    fn blocked(fold: &HistoryFold, stale: &HomeRow, trust: Trust) -> Blocked {
+        match fold.in_place_of(stale, trust) {
+            Err(blocked) => blocked,
+            Ok(_) => panic!("the aggregate is parked"),
+        }
+    }
+
+    // Folding a history.
+
+    #[test]
+    fn a_fold_is_the_merged_change_and_the_row_of_all_events() {
+        let fold = fold([stayed("a", 1), rang(), stayed("a", 2), moved("a", "b")]);
+        assert_eq!((fold.due, fold.stop.clone()), (Version(5), None));
+        let row = fold.row();
+        assert_eq!((row.watermark(), row.last_event_id.as_deref()), (watermark(4, 2), Some("ann-4")));
+        assert_eq!((&row.own, &row.contributions), (&[("nights".to_owned(), 3.into())].into(), &nights([("b", 3)])));
+        assert_eq!(fold.total.resolve(&Sums::new()).shared, nights([("a", 0), ("b", 3)]));
+    }
+
+    #[test]
+    fn the_watermark_of_a_fold_is_its_last_relevant_event() {
+        let some = fold([rang(), stayed("a", 1), rang(), rang()]);
+        assert_eq!((some.due, some.row().version), (Version(5), Version(2)));
+        let none = fold([rang(), rang()]);
+        assert_eq!((none.due, none.row()), (Version(3), HomeRow::default()));
+    }
+
+    #[test]
+    fn a_fold_stops_at_a_hole_and_takes_nothing_after_it() {
+        let fold = fold_that_stops(FoldStop::Hole);
+        assert_eq!((fold.due, fold.stop.clone(), fold.row().version), (Version(3), Some(FoldStop::Hole), Version(2)));
+        assert!(!FoldStop::Hole.is_poison());
+        let [_, two] = history([stayed("a", 1), stayed("a", 2)]).map(Stored::Event);
+        let without_first = fold_of([two]);
+        assert_eq!((without_first.due, without_first.stop), (Version(1), Some(FoldStop::Hole)));
+    }
+
+    #[test]
+    fn a_fold_stops_at_an_event_that_cannot_be_read_and_takes_nothing_after_it() {
+        let fold = fold_that_stops(poison());
+        assert_eq!((fold.due, fold.stop.clone(), fold.row().version), (Version(3), Some(poison()), Version(2)));
+        assert!(poison().is_poison());
+    }
+
+    #[test]
+    fn a_fold_stops_at_an_event_that_the_rule_refuses_and_keeps_it() {
+        let events = history([stayed("a", 1), refused(), stayed("a", 2)]);
+        let fold = fold_of(events.map(Stored::Event));
+        let Some(FoldStop::Poison { reason, payload }) = &fold.stop else { panic!("it stops at the event") };
+        assert_eq!((fold.due, reason.as_str()), (Version(2), "refused by the rule"));
+        assert!(payload.contains(r#""ann-2""#), "{payload}");
+        assert_eq!(fold.row().version, Version(1));
+    }
+
+    #[test]
+    fn an_unreadable_event_of_a_type_that_does_not_concern_the_projection_is_irrelevant() {
+        let fold = fold_of([malformed(1, Some("Rang")), malformed(2, None)]);
+        assert_eq!((fold.due, fold.stop), (Version(2), Some(poison())), "one of an unknown type may concern it");
+    }
+
+    // Replacing a row.
+
+    #[test]
+    fn a_row_of_an_older_revision_is_replaced_by_the_fold() {
+        let fold = fold([stayed("a", 1), rang(), stayed("a", 2)]);
+        for version in 1..=3 {
+            let home = replacement(&fold, &older_row(version), Trust::Row).home;
+            assert_eq!((home.after, home.to, &*home.event_id), (watermark(version, 1), watermark(3, 2), "ann-3"));
+        }
+    }
+
+    #[test]
+    fn a_row_that_no_event_concerns_any_more_is_replaced_by_none() {
+        let replacement = replacement(&fold([rang(), rang()]), &older_row(2), Trust::Row);
+        assert_eq!((replacement.home.to, replacement.shared), (Watermark::default(), Sums::new()));
+    }
+
+    #[test]
+    fn a_hole_parks_unless_it_lies_beyond_the_row() {
+        let fold = fold_that_stops(FoldStop::Hole);
+        for trust in [Trust::Row, Trust::Store] {
+            for version in [3, 4] {
+                let reason = format!("re-projection stopped: {HOLE_REASON}");
+                assert_eq!(blocked(&fold, &older_row(version), trust), Blocked { version: Version(3), reason, payload: None });
+            }
+            assert_eq!(replacement(&fold, &older_row(2), trust).home.to, watermark(2, 2), "what follows is for the lane");
+        }
+    }
+
+    #[test]
+    fn an_event_that_cannot_be_folded_parks_unless_it_lies_beyond_the_row() {
+        let fold = fold_that_stops(poison());
+        for trust in [Trust::Row, Trust::Store] {
+            for version in [3, 4] {
+                let reason = format!("re-projection stopped: {}", Malformed::Timestamp);
+                let payload = Some("as stored".to_owned());
+                assert_eq!(blocked(&fold, &older_row(version), trust), Blocked { version: Version(3), reason, payload });
+            }
+            assert_eq!(replacement(&fold, &older_row(2), trust).home.to, watermark(2, 2));
+        }
+    }
+
+    #[test]
+    fn a_row_that_is_ahead_of_the_event_store_is_replaced_only_if_the_store_is_trusted() {
+        let fold = fold([stayed("a", 1), stayed("a", 2)]);
+        let reason = format!("re-projection stopped: {AHEAD_REASON}");
+        assert_eq!(blocked(&fold, &older_row(3), Trust::Row), Blocked { version: Version(3), reason, payload: None });
+        let home = replacement(&fold, &older_row(3), Trust::Store).home;
+        assert_eq!((home.after, home.to), (watermark(3, 1), watermark(2, 2)));
+        assert!(fold.in_place_of(&older_row(2), Trust::Row).is_ok(), "it is not ahead");
+    }
+
+    #[test]
+    fn shared_rows_get_the_new_contributions_less_the_old_ones() {
+        let fold = fold([stayed("same", 3), stayed("more", 5), stayed("new", 1)]);
+        let contributions = nights([("same", 3), ("more", 2), ("gone", 7)]);
+        let stale = HomeRow { contributions, ..older_row(3) };
+        assert_eq!(replacement(&fold, &stale, Trust::Row).shared, nights([("more", 3), ("new", 1), ("gone", -7)]));
+    }
+
+    /// Applied one by one, the events would leave a zero on these rows, so the replacement must too.
+    #[test]
+    fn shared_rows_get_a_zero_where_the_history_adds_up_to_zero_and_no_contribution_was_before() {
+        let away = fold([stayed("a", 3), moved("a", "b"), left()]);
+        assert_eq!(replacement(&away, &older_row(3), Trust::Row).shared, nights([("a", 0), ("b", 0)]));
+        let known = HomeRow { contributions: nights([("a", 0), ("b", 4)]), ..older_row(3) };
+        assert_eq!(replacement(&away, &known, Trust::Row).shared, nights([("b", -4)]));
+    }
+
+    #[test]
+    fn a_replacement_has_the_monotone_changes_of_the_whole_history() {
+        let replacement = replacement(&fold([stayed("a", 3), stayed("a", 1), left()]), &older_row(3), Trust::Row);
+        assert_eq!(replacement.monotone, shared("a").max("longest", 3).insert("guests", "ann").into());
+    }
+
+    #[test]
+    fn a_replacement_changes_at_most_99_shared_rows() {
+        assert_eq!(replacement(&fold([toured(99)]), &older_row(1), Trust::Row).shared.len(), 99);
+        let reason = "re-projection is refused: it changes more shared rows than a transaction holds".to_owned();
+        let too_many = Blocked { version: Version(1), reason, payload: None };
+        assert_eq!(blocked(&fold([toured(100)]), &older_row(1), Trust::Row), too_many);
+        // Rows that lose a contribution count, those that keep theirs do not.
+        let lost = HomeRow { contributions: nights([("lost", 1)]), ..older_row(1) };
+        assert_eq!(blocked(&fold([toured(99)]), &lost, Trust::Row), too_many);
+        let kept = HomeRow { contributions: nights([("room-0", 1)]), ..older_row(1) };
+        assert_eq!(replacement(&fold([toured(100)]), &kept, Trust::Row).shared.len(), 99);
+    }
+}

@@ -261,3 +261,169 @@ impl Ledger {
         report
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        Outcome::{Applied, Duplicate, Failed, Parked},
+        *,
+    };
+
+    /// A ledger of records at these positions; the empty text is none.
+    fn ledger(positions: &[&str]) -> Ledger {
+        Ledger::new(positions.iter().map(|position| (!position.is_empty()).then(|| SequenceNumber::from(*position))).collect())
+    }
+
+    /// Adds the outcomes of one aggregate in one projection, as its lane counts them.
+    fn add(ledger: &mut Ledger, projection: &'static str, outcomes: &[(usize, Outcome)]) {
+        let mut tally = Tally::default();
+        for (_, outcome) in outcomes {
+            tally.count(*outcome);
+        }
+        let failure = (tally.failed > 0).then_some(AdvanceError::Unexplained);
+        ledger.add(projection, outcomes.to_vec(), tally, failure);
+    }
+
+    /// The checkpoint of a batch whose records at these positions failed, among others that did not.
+    fn checkpoint_of(failed: &[&str]) -> Checkpoint {
+        let mut ledger = ledger(&[&["1"], failed, &["2"]].concat());
+        add(&mut ledger, "p", &[(0, Applied), (failed.len() + 1, Duplicate)]);
+        (1..=failed.len()).for_each(|record| ledger.failed(record, "a reason".to_owned()));
+        ledger.into_report(Usage::default()).checkpoint
+    }
+
+    fn at(position: &str) -> Checkpoint {
+        Checkpoint::At(position.into())
+    }
+
+    /// applied, duplicate, parked, failed
+    fn counts(tally: Tally) -> [u64; 4] {
+        [tally.applied, tally.duplicate, tally.parked, tally.failed]
+    }
+
+    #[test]
+    fn a_batch_is_delivered_again_from_the_lowest_failed_record() {
+        assert_eq!(checkpoint_of(&[]), Checkpoint::None);
+        assert_eq!(checkpoint_of(&["7"]), at("7"));
+        for order in [["9", "10", "100"], ["100", "10", "9"], ["10", "9", "100"]] {
+            assert_eq!(checkpoint_of(&order), at("9"), "positions are numbers");
+        }
+    }
+
+    #[test]
+    fn a_failed_record_without_a_position_makes_the_whole_batch_come_again() {
+        for order in [&[""][..], &["", "9"], &["9", ""], &["9", "", "8"]] {
+            assert_eq!(checkpoint_of(order), Checkpoint::WholeBatch, "{order:?}");
+        }
+    }
+
+    #[test]
+    fn the_failure_reported_to_lambda_is_the_checkpoint() {
+        let reported = |checkpoint| Report { checkpoint, ..Report::default() }.item_failure().map(str::to_owned);
+        assert_eq!(reported(Checkpoint::None), None);
+        assert_eq!(reported(at("9")).as_deref(), Some("9"));
+        assert_eq!(reported(Checkpoint::WholeBatch).as_deref(), Some(""));
+    }
+
+    #[test]
+    fn of_two_batches_the_lower_checkpoint_counts() {
+        let table = [
+            (Checkpoint::None, Checkpoint::None, Checkpoint::None),
+            (Checkpoint::None, at("9"), at("9")),
+            (at("9"), Checkpoint::None, at("9")),
+            (at("9"), at("10"), at("9")),
+            (at("10"), at("9"), at("9")),
+            (at("9"), Checkpoint::WholeBatch, Checkpoint::WholeBatch),
+            (Checkpoint::WholeBatch, at("9"), Checkpoint::WholeBatch),
+        ];
+        for (one, two, both) in table {
+            let mut report = Report { checkpoint: one, ..Report::default() };
+            report.add(Report { checkpoint: two, ..Report::default() });
+            assert_eq!(report.checkpoint, both);
+        }
+    }
+
+    #[test]
+    fn a_record_counts_once_whatever_number_of_projections_it_concerns() {
+        let mut ledger = ledger(&["1", "2", "3"]);
+        add(&mut ledger, "one", &[(0, Applied), (1, Applied), (2, Duplicate)]);
+        add(&mut ledger, "two", &[(0, Applied)]);
+        add(&mut ledger, "two", &[(1, Duplicate), (2, Duplicate)]);
+        let report = ledger.into_report(Usage::default());
+        assert_eq!((report.records, counts(report.total)), (3, [2, 1, 0, 0]));
+        assert_eq!(counts(report.projections["one"]), [2, 1, 0, 0]);
+        assert_eq!(counts(report.projections["two"]), [1, 2, 0, 0]);
+    }
+
+    #[test]
+    fn the_worst_outcome_of_a_record_in_any_projection_is_its_own() {
+        let from_best = [Duplicate, Applied, Parked, Failed];
+        for (at, worst) in from_best.into_iter().enumerate() {
+            for other in &from_best[..=at] {
+                for (one, two) in [(*other, worst), (worst, *other)] {
+                    let mut ledger = ledger(&["1"]);
+                    add(&mut ledger, "one", &[(0, one)]);
+                    add(&mut ledger, "two", &[(0, two)]);
+                    let mut expected = Tally::default();
+                    expected.count(worst);
+                    assert_eq!(ledger.into_report(Usage::default()).total, expected, "{one:?} and {two:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_no_record_brought_counts_in_each_projection() {
+        let mut ledger = ledger(&["1"]);
+        let tally = |oldest_ms| Tally { applied: 1, healed: 3, gaps: 1, reprojected: 1, oldest_ms, ..Tally::default() };
+        ledger.add("one", vec![(0, Applied)], tally(Some(2_000)), None);
+        ledger.add("two", vec![(0, Applied)], tally(Some(1_000)), None);
+        let expected = Tally { applied: 1, healed: 6, gaps: 2, reprojected: 2, oldest_ms: Some(1_000), ..Tally::default() };
+        assert_eq!(ledger.into_report(Usage::default()).total, expected);
+    }
+
+    #[test]
+    fn records_that_are_ignored_parked_or_failed_by_themselves_count_in_no_projection() {
+        let mut ledger = ledger(&["1", "2", "3", "4"]);
+        ledger.ignore(0, Ignored::NotAnEvent);
+        ledger.ignore(1, Ignored::NotAnEvent);
+        ledger.parked(2);
+        ledger.failed(3, "a reason".to_owned());
+        let report = ledger.into_report(Usage::default());
+        assert_eq!((report.ignored_total(), counts(report.total)), (2, [0, 0, 1, 1]));
+        assert_eq!((report.projections, report.checkpoint), (BTreeMap::new(), at("4")));
+        assert_eq!(report.reasons, [("a reason".to_owned(), 1)].into());
+    }
+
+    #[test]
+    fn a_reason_counts_the_records_that_failed_for_it() {
+        let mut ledger = ledger(&["1", "2", "3", "4"]);
+        add(&mut ledger, "one", &[(0, Applied), (1, Failed), (2, Failed)]);
+        add(&mut ledger, "one", &[(3, Failed)]);
+        let report = ledger.into_report(Usage::default());
+        assert_eq!(report.reasons, [(AdvanceError::Unexplained.to_string(), 3)].into());
+    }
+
+    #[test]
+    #[should_panic(expected = "every record has exactly one outcome")]
+    fn a_record_without_an_outcome_is_a_broken_invariant() {
+        let mut ledger = ledger(&["1", "2"]);
+        add(&mut ledger, "p", &[(0, Applied)]);
+        drop(ledger.into_report(Usage::default()));
+    }
+
+    #[test]
+    #[should_panic(expected = "a record that is ignored has no other outcome")]
+    fn a_record_that_is_ignored_and_counted_is_a_broken_invariant() {
+        let mut ledger = ledger(&["1"]);
+        add(&mut ledger, "p", &[(0, Applied)]);
+        ledger.ignore(0, Ignored::UnknownType);
+    }
+
+    #[test]
+    fn lag_is_the_age_of_the_oldest_event_counted() {
+        let now = Timestamp::from_epoch_ms(10_000).expect("a time");
+        let lag_ms = |oldest_ms| Tally { oldest_ms, ..Tally::default() }.lag_ms(&now);
+        assert_eq!([lag_ms(None), lag_ms(Some(7_000)), lag_ms(Some(11_000))], [None, Some(3_000), Some(0)]);
+    }
+}

@@ -33,14 +33,10 @@ use crate::{
     },
 };
 
-/// Columns of a table that an event type gets.
-const TYPE_COLUMNS: usize = 30;
-/// Columns of a table that an aggregate's id gets.
-const AGGREGATE_COLUMNS: usize = 40;
-/// Columns of a table that the other cells need.
-const OTHER_COLUMNS: usize = 38;
-/// Columns that an event's data gets at least.
-const DATA_COLUMNS_MIN: usize = 20;
+/// Columns that a table of events needs for versions, times and borders.
+const OTHER_COLUMNS: usize = 36;
+/// Columns that the name and the data of an event get at least.
+const CELL_COLUMNS_MIN: usize = 12;
 
 /// What to do with the event store.
 #[derive(Subcommand)]
@@ -99,7 +95,7 @@ pub async fn run(command: &Command, cx: &mut Context) -> anyhow::Result<u8> {
         Command::Import { paths } => import(&store, paths, &mut cx.out).await,
         Command::Show { aggregate, output } => show(&store, &aggregate.as_str().into(), *output, &mut cx.out).await,
         Command::ByType { event_type, limit, output } => {
-            let mut printer = Printer::new(*output, &mut cx.out);
+            let mut printer = Printer::new(*output, Name::Aggregate, &mut cx.out);
             printer.print(store.load_by_type(event_type, *limit).await?);
             Ok(printer.finish())
         }
@@ -235,7 +231,7 @@ async fn import_all(store: &Store, paths: &[PathBuf]) -> anyhow::Result<Imports>
 
 async fn show(store: &Store, aggregate: &AggregateId, output: Output, out: &mut Out) -> anyhow::Result<u8> {
     let mut from = Version::NONE.next();
-    let mut printer = Printer::new(output, out);
+    let mut printer = Printer::new(output, Name::Type, out);
     while printer.out.is_open() {
         let page = store.load_page(aggregate, from..=Version(u64::MAX), PAGE_EVENTS, Deadline::NONE).await?;
         let Some(last) = page.last().map(Stored::version) else { break };
@@ -249,21 +245,29 @@ async fn show(store: &Store, aggregate: &AggregateId, output: Output, out: &mut 
     Ok(printer.finish())
 }
 
+/// The column that tells the listed events apart; they have the other one in common.
+#[derive(Clone, Copy)]
+enum Name {
+    Aggregate,
+    Type,
+}
+
 /// Prints events, page by page as JSON, or all at the end as a table.
 struct Printer<'a> {
     out: &'a mut Out,
+    name: Name,
     table: Option<comfy_table::Table>,
     malformed: bool,
 }
 
 impl<'a> Printer<'a> {
-    fn new(output: Output, out: &'a mut Out) -> Self {
+    fn new(output: Output, name: Name, out: &'a mut Out) -> Self {
         let table = (output == Output::Table).then(|| {
             let mut table = terminal::table();
-            table.set_header(terminal::header(["aggregate", "version", "type", "time (UTC)", "data"]));
+            table.set_header(terminal::header([name.head(), "version", "time (UTC)", "data"]));
             table
         });
-        Self { out, table, malformed: false }
+        Self { out, name, table, malformed: false }
     }
 
     fn print(&mut self, events: Vec<Stored>) {
@@ -271,7 +275,7 @@ impl<'a> Printer<'a> {
             match (stored, &mut self.table) {
                 (Stored::Event(event), None) => self.out.line(json(event)),
                 (Stored::Event(event), Some(table)) => {
-                    table.add_row(row(&event));
+                    table.add_row(row(&event, self.name));
                 }
                 (Stored::Malformed { version, reason, .. }, _) => {
                     self.malformed = true;
@@ -304,9 +308,24 @@ fn json(event: RecordedEvent) -> impl std::fmt::Display {
     Value::Map(members).to_json()
 }
 
-fn row(event: &RecordedEvent) -> [Cell; 5] {
-    let (aggregate, kind) = (shortened(event.aggregate.as_str(), AGGREGATE_COLUMNS), shortened(&event.event_type, TYPE_COLUMNS));
-    let left = terminal::columns().saturating_sub(OTHER_COLUMNS + aggregate.chars().count() + kind.chars().count());
-    let data = shortened(event.data.to_json().get(), left.max(DATA_COLUMNS_MIN));
-    [aggregate, event.version.to_string(), kind, to_the_second(event.timestamp.as_str()), data].map(Cell::new)
+impl Name {
+    fn head(self) -> &'static str {
+        match self {
+            Self::Aggregate => "aggregate",
+            Self::Type => "type",
+        }
+    }
+
+    fn of(self, event: &RecordedEvent) -> &str {
+        match self {
+            Self::Aggregate => event.aggregate.as_str(),
+            Self::Type => &event.event_type,
+        }
+    }
+}
+
+fn row(event: &RecordedEvent, name: Name) -> [Cell; 4] {
+    let columns = (terminal::columns().saturating_sub(OTHER_COLUMNS) / 2).max(CELL_COLUMNS_MIN);
+    let (name, data) = (shortened(name.of(event), columns), shortened(event.data.to_json().get(), columns));
+    [name, event.version.to_string(), to_the_second(event.timestamp.as_str()), data].map(Cell::new)
 }

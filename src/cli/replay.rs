@@ -14,7 +14,7 @@ use super::{
     report, row_tables,
     snapshot::Snapshot,
     terminal,
-    text::{printable, times},
+    text::{Lines, printable, times},
 };
 use crate::{
     Worker,
@@ -110,9 +110,11 @@ pub async fn run(options: &Options, cx: &mut Context) -> anyhow::Result<u8> {
                 out.line("");
                 out.text(&row_tables::draw(*rule, rows, &more, terminal::columns()));
             }
+            let mut lines = Lines::default();
             for entry in &parked {
-                out.line(parked_line(entry));
+                lines.paragraph("", &parked_line(entry), "  ", terminal::columns());
             }
+            out.text(&lines.into_text());
         }
         Output::Json | Output::Jsonl => {
             if let Some(show) = options.show {
@@ -205,7 +207,7 @@ async fn replay(worker: &Worker, sources: Vec<Source>, batch_size: usize) -> Rep
             piece = pieces.recv() => piece,
         };
         let Some(Piece { records, unreadable, bytes_read }) = piece else { break };
-        progress.suspend(|| unreadable.iter().for_each(|error| replayed.unreadable(error)));
+        unreadable.iter().for_each(|error| replayed.unreadable(error));
         if !records.is_empty() {
             let report = worker.process(&records, Deadline::NONE).await;
             let Tally { applied, duplicate, parked, failed, .. } = report.total;

@@ -4,12 +4,15 @@ use std::{
     env,
     fmt::{self, Display},
     io::{self, IsTerminal as _, Write as _},
-    sync::atomic::{AtomicBool, Ordering::Relaxed},
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
 use comfy_table::{Attribute, Cell, ContentArrangement, Table, presets::UTF8_BORDERS_ONLY};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressFinish, ProgressState, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressFinish, ProgressState, ProgressStyle, WeakProgressBar};
 use tracing_subscriber::filter::LevelFilter;
 
 const SPIN_EVERY: Duration = Duration::from_millis(200);
@@ -21,6 +24,9 @@ const COLUMNS_MIN: usize = 40;
 /// Whether only errors are shown. Like the log's level, it is set once, for the whole process.
 static QUIET: AtomicBool = AtomicBool::new(false);
 
+/// The progress bar that is drawn now, if any. Lines on the same output must not be printed into it.
+static BAR: Mutex<Option<WeakProgressBar>> = Mutex::new(None);
+
 /// Sets how much is shown on the standard error output: errors alone, or the log from a level on. Without either flag the log has
 /// warnings, or what `RUST_LOG` names.
 pub fn set_up(quiet: bool, verbose: u8) {
@@ -31,7 +37,7 @@ pub fn set_up(quiet: bool, verbose: u8) {
         (false, 1) => LevelFilter::INFO,
         (false, _) => LevelFilter::DEBUG,
     };
-    let log = tracing_subscriber::fmt().with_max_level(level).with_writer(io::stderr).with_target(false).without_time();
+    let log = tracing_subscriber::fmt().with_max_level(level).with_writer(|| StandardError).with_target(false).without_time();
     // A log that nobody can take is lost quietly: to report that would fail in the same way.
     log.with_ansi(is_styled(io::stderr().is_terminal())).log_internal_errors(false).init();
 }
@@ -60,7 +66,25 @@ pub fn error(error: impl Display) {
 
 fn print_error_line(line: impl Display) {
     // If the standard error output is closed there is nowhere left to say so.
-    let _ = writeln!(io::stderr(), "{line}");
+    let _ = StandardError.write_all(format!("{line}\n").as_bytes());
+}
+
+/// The standard error output, by whole lines. A progress bar makes room for them.
+struct StandardError;
+
+impl io::Write for StandardError {
+    fn write(&mut self, lines: &[u8]) -> io::Result<usize> {
+        let bar = BAR.lock().ok().and_then(|bar| bar.as_ref()?.upgrade());
+        match bar.filter(|bar| !bar.is_finished()) {
+            Some(bar) => bar.suspend(|| io::stderr().write_all(lines))?,
+            None => io::stderr().write_all(lines)?,
+        }
+        Ok(lines.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// How many columns there are to print tables in: those of the terminal, else what `COLUMNS` says, else 80.
@@ -75,6 +99,15 @@ fn draw_target() -> ProgressDrawTarget {
     if QUIET.load(Relaxed) || is_dumb() { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() }
 }
 
+/// A progress bar that makes room for other lines.
+fn new_bar(length: Option<u64>, template: &str) -> (ProgressBar, ProgressStyle) {
+    let bar = ProgressBar::with_draw_target(length, draw_target());
+    if let Ok(mut current) = BAR.lock() {
+        *current = Some(bar.downgrade());
+    }
+    (bar, ProgressStyle::with_template(template).expect("the template is valid"))
+}
+
 /// Whether progress is drawn.
 pub fn shows_progress() -> bool {
     !draw_target().is_hidden()
@@ -86,15 +119,15 @@ pub fn progress_of_bytes(bytes: Option<u64>) -> ProgressBar {
         Some(_) => "{bar:30} {bytes}/{total_bytes} {msg} {eta} left",
         None => "{spinner} {bytes} {msg}",
     };
-    let bar = ProgressBar::with_draw_target(bytes, draw_target());
-    bar.set_style(ProgressStyle::with_template(template).expect("the template is valid"));
+    let (bar, style) = new_bar(bytes, template);
+    bar.set_style(style);
     bar
 }
 
 /// Something that moves while there is nothing else to show.
 pub fn spinner(what: &'static str) -> ProgressBar {
-    let bar = ProgressBar::with_draw_target(None, draw_target());
-    bar.set_style(ProgressStyle::with_template("{spinner} {msg} {elapsed}").expect("the template is valid"));
+    let (bar, style) = new_bar(None, "{spinner} {msg} {elapsed}");
+    bar.set_style(style);
     bar.set_message(what);
     bar.enable_steady_tick(SPIN_EVERY);
     bar
@@ -106,8 +139,7 @@ pub fn progress_of_items(items: Option<u64>, done_before: u64) -> ProgressBar {
         Some(_) => "{bar:30} {human_pos}/~{human_len} items {rate} {msg} {eta} left",
         None => "{spinner} {human_pos} items {rate} {msg}",
     };
-    let bar = ProgressBar::with_draw_target(items, draw_target());
-    let style = ProgressStyle::with_template(template).expect("the template is valid");
+    let (bar, style) = new_bar(items, template);
     bar.set_style(style.with_key("rate", |state: &ProgressState, text: &mut dyn fmt::Write| {
         // Work does not stop because its bar cannot be drawn.
         let _ = write!(text, "{:.0}/s", state.per_sec());

@@ -123,7 +123,7 @@ fn typical_errors() {
     let shown = shown.join("\n").replace(&folder.path().display().to_string(), "FOLDER");
     expect![[r#"
         $ projector replay no-such-file.json
-        error: cannot open no-such-file.json; check that it exists and may be read: No such file or directory (os error 2)
+        error: cannot open no-such-file.json; check that it exists and that you may read it: No such file or directory (os error 2)
 
         $ projector replay FOLDER/junk.json
         error: nothing in FOLDER/junk.json can be read as JSON; give stream records as UTF-8 JSON or JSON Lines, plain or gzipped
@@ -167,7 +167,7 @@ fn typical_errors() {
         error: `ftp://example.com` is not a valid http or https URL
 
         $ projector doctor FOLDER/junk.json
-        error: FOLDER/junk.json is no CloudFormation template: it has no Resources
+        error: FOLDER/junk.json is not a CloudFormation template: it has no Resources
 
         $ projector verfy
         error: unrecognized subcommand 'verfy'

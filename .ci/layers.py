@@ -4,7 +4,8 @@
     python3 .ci/layers.py --show      and print which top-level module uses which
 
 It reads paths (`use crate::...`, `crate::a::b`, `super::x`, a child by its name), resolves re-exports to the file that defines the item,
-and leaves out comments, strings and `#[cfg(test)]`. `lib.rs` and `src/bin` stand above everything and may use all of it.
+and leaves out comments, strings and `#[cfg(test)]`. `lib.rs` and `src/bin` stand above everything and may use all of it;
+`build.rs` is a program of its own.
 """
 
 import re
@@ -88,7 +89,7 @@ class Module:
         self.rest = re.sub(r"\buse\s+[^;]+;", "", text)
 
 
-modules = {module.path: module for file in SRC.rglob("*.rs") if "bin" not in file.relative_to(SRC).parts for module in [Module(file)]}
+modules = {module.path: module for file in SRC.rglob("*.rs") if file.name != "build.rs" and "bin" not in file.relative_to(SRC).parts for module in [Module(file)]}
 
 
 def absolute(module, path):

@@ -66,12 +66,12 @@ struct Projector {
 }
 
 const EXAMPLE: &str = "\
-Example: projector --data bank.db replay tests/fixtures/bank
+Example: projector --data demo.db replay captured/
 
 Without a store option, everything happens in an in-memory DynamoDB. More: projector --help, projector COMMAND --help";
 
 const EXIT_CODES: &str = "\
-Example: projector --data bank.db replay tests/fixtures/bank
+Example: projector --data demo.db replay captured/
 
 Without a store option, everything happens in an in-memory DynamoDB inside this process.
 
@@ -126,7 +126,7 @@ struct Verbosity {
 #[derive(Subcommand)]
 enum Command {
     /// Project captured stream JSON and show the outcome
-    #[command(after_help = "Example: projector replay tests/fixtures/bank tests/fixtures/forum")]
+    #[command(after_help = "Example: projector replay captured/ --expect captured/expected.json")]
     Replay(replay::Options),
     /// Show rows
     #[command(subcommand)]
@@ -143,7 +143,7 @@ enum Command {
     /// Show row counts, and what is parked, outdated or behind
     ///
     /// It checks the newest event of each type only; `verify` checks all. Exit code 0 if nothing is parked, outdated or behind.
-    #[command(after_help = "Example: projector --data bank.db status")]
+    #[command(after_help = "Example: projector --data demo.db status")]
     Status(status::Options),
     /// Check a deployment for settings that lose or delay events
     ///
@@ -154,15 +154,15 @@ enum Command {
     /// Compare every row of a projection with the event store
     ///
     /// It is safe to run this while the worker runs. Exit code 0 only if every row that was checked is right, or was repaired.
-    #[command(after_help = "Example: projector --data bank.db verify account-summary --repair")]
+    #[command(after_help = "Example: projector --data demo.db verify {projection} --repair")]
     Verify(verify::Options),
     /// Rebuild every row of a projection with the current rule
     ///
     /// It is safe to run this while the worker runs. Rows are replaced in place, or built in a separate table with --into.
-    #[command(after_help = "Example: projector --data bank.db rebuild-projection account-summary --dry-run")]
+    #[command(after_help = "Example: projector --data demo.db rebuild-projection {projection} --dry-run")]
     RebuildProjection(rebuild::Options),
     /// Advance rows that are behind the event store
-    #[command(after_help = "Example: projector --aws catch-up account-summary --since 26h")]
+    #[command(after_help = "Example: projector --aws catch-up {projection} --since 26h")]
     CatchUp(catch_up::Options),
     /// Make up a history as stream JSON, with its expected rows
     #[command(after_help = "Example: projector generate --events 10000 --aggregates 100 --out history")]
@@ -174,7 +174,7 @@ enum Command {
     ///
     /// For the AWS CLI, SDKs and other tools. Only programs on this machine can connect: it listens on 127.0.0.1 and refuses requests of web pages, DNS rebinding included.
     /// It checks no credentials. While it runs, other commands reach the data with --endpoint-url instead of --data.
-    #[command(after_help = "Example: projector --data bank.db serve --port 8000")]
+    #[command(after_help = "Example: projector --data demo.db serve --port 8000")]
     Serve(serve::Options),
     /// Print a completion script for a shell
     #[command(after_help = "Example: projector completions bash > ~/.local/share/bash-completion/completions/projector")]
@@ -216,7 +216,7 @@ impl Context {
 /// Runs the command line of this process.
 #[must_use]
 pub fn run(registry: Registry, samples: &'static [Sample]) -> ExitCode {
-    let matches = match command(samples).try_get_matches() {
+    let matches = match command(registry, samples).try_get_matches() {
         Ok(matches) => matches,
         Err(error) => return exit_with(&error),
     };
@@ -267,14 +267,26 @@ fn chosen_sample(matches: &ArgMatches, samples: &'static [Sample]) -> Option<&'s
 }
 
 /// The definition of the command line. The sample domains are the caller's, so their flags are added here.
-fn command(samples: &[Sample]) -> clap::Command {
+fn command(registry: Registry, samples: &[Sample]) -> clap::Command {
     let flags = samples.iter().skip(1).map(|sample| {
         Arg::new(sample.name).long(sample.name).action(ArgAction::SetTrue).help(format!("Make up a history of the {} domain", sample.name))
     });
-    Projector::command().version(version()).max_term_width(HELP_COLUMNS_MAX).mut_subcommand("generate", |generate| generate.args(flags))
+    let command = Projector::command().version(version()).max_term_width(HELP_COLUMNS_MAX);
+    with_examples_of(registry, command.mut_subcommand("generate", |generate| generate.args(flags)))
 }
 
-/// `0.1.0 (2425037)`, if the build was told its commit in `PROJECTOR_COMMIT`.
+/// Examples name a projection and an event type of this very program.
+fn with_examples_of(registry: Registry, command: clap::Command) -> clap::Command {
+    let first = registry.projections().first();
+    let projection = first.map_or("NAME", |projection| projection.name());
+    let event_type = first.and_then(|projection| projection.event_types().first()).unwrap_or(&"TYPE");
+    let example =
+        command.get_after_help().map(|help| help.to_string().replace("{projection}", projection).replace("{event-type}", event_type));
+    let command = if let Some(example) = example { command.after_help(example) } else { command };
+    command.mut_subcommands(|subcommand| with_examples_of(registry, subcommand))
+}
+
+/// `0.1.0 (2425037)`; without the commit if it was not built from a checkout (see `src/build.rs`).
 fn version() -> String {
     let version = env!("CARGO_PKG_VERSION");
     option_env!("PROJECTOR_COMMIT").map_or_else(|| version.to_owned(), |commit| format!("{version} ({commit})"))
@@ -296,8 +308,8 @@ impl Command {
             Self::Generate(options) => generate::run(options, sample, cx),
             Self::Tables(Tables::Create { format }) => stores::create_tables(*format, cx).await,
             Self::Serve(options) => serve::run(options, cx).await,
-            Self::Completions(options) => manual::completions(options, command(samples), cx),
-            Self::Man(options) => manual::man(options, command(samples), cx),
+            Self::Completions(options) => manual::completions(options, command(cx.registry, samples), cx),
+            Self::Man(options) => manual::man(options, command(cx.registry, samples), cx),
         }
     }
 }
@@ -308,6 +320,6 @@ mod tests {
 
     #[test]
     fn the_command_line_is_consistent() {
-        command(&[]).debug_assert();
+        command(Registry::new(&[]), &[]).debug_assert();
     }
 }

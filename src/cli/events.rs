@@ -45,20 +45,20 @@ pub enum Command {
     ///
     /// Each line is {"aggregateId", "eventType", "eventData"} and optionally "expectedVersion", "eventId", "timestamp", "metadata".
     /// Consecutive lines of one aggregate are appended together, at most 99 at once.
-    #[command(after_help = "Example: projector --data bank.db events append events.jsonl")]
+    #[command(after_help = "Example: projector --data demo.db events append events.jsonl")]
     Append {
         /// JSON Lines
         file: PathBuf,
     },
     /// Import the events that captured stream files saw inserted; repeating it changes nothing
-    #[command(after_help = "Example: projector --data bank.db events import tests/fixtures/bank")]
+    #[command(after_help = "Example: projector --data demo.db events import captured/")]
     Import {
         /// Files, folders, or - for the standard input
         #[arg(required = true)]
         paths: Vec<PathBuf>,
     },
     /// Show an aggregate's history
-    #[command(after_help = "Example: projector --data bank.db events show account-alice")]
+    #[command(after_help = "Example: projector --data demo.db events show alice")]
     Show {
         /// The aggregate's id
         aggregate: String,
@@ -67,7 +67,7 @@ pub enum Command {
         output: Output,
     },
     /// Show the newest events of a type, newest first
-    #[command(after_help = "Example: projector --data bank.db events by-type MoneyDeposited --limit 5")]
+    #[command(after_help = "Example: projector --data demo.db events by-type {event-type} --limit 5")]
     ByType {
         /// The event type
         event_type: String,

@@ -41,19 +41,19 @@ const REASON_COLUMNS: usize = 320;
 #[derive(Subcommand)]
 pub enum Command {
     /// List what is parked and why, without event data
-    #[command(after_help = "Example: projector --data bank.db parked list --projection account-summary")]
+    #[command(after_help = "Example: projector --data demo.db parked list --projection {projection}")]
     List(ListOptions),
     /// Show one parked aggregate or record, including its event data
     ///
     /// No other command prints the data of a parked event or record. Exit code 1 if it is not parked.
-    #[command(after_help = "Example: projector --data bank.db parked show --projection account-summary --aggregate account-alice")]
+    #[command(after_help = "Example: projector --data demo.db parked show --projection {projection} --aggregate alice")]
     Show(ShowOptions),
     /// Retry what was parked, after its cause is fixed
     ///
     /// Each aggregate continues from its last good version to the head of its history in the event store. It is safe to run this
     /// while the worker runs, and again after any failure: nothing is counted twice. Exit code 0 only if nothing chosen is still
     /// parked; 1 also if the aggregate that --aggregate names is not parked.
-    #[command(after_help = "Example: projector --data bank.db parked redrive --all")]
+    #[command(after_help = "Example: projector --data demo.db parked redrive --all")]
     Redrive(RedriveOptions),
 }
 

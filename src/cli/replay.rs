@@ -28,8 +28,8 @@ use crate::{
 const SHOW_DEFAULT: usize = 10;
 /// What to try after a replay in memory.
 const NEXT: &str = "\
-next: projector --data bank.db replay PATH...      keep the rows in a file; then
-      projector --data bank.db status              and rows list, events show, serve
+next: projector --data demo.db replay PATH...      keep the rows in a file; then
+      projector --data demo.db status              and rows list, events show, serve
       projector generate --events 10000 --out DIR  make up a longer history
 ";
 

@@ -17,10 +17,10 @@ use crate::store::rows::{Shown, ShownRow};
 #[derive(Subcommand)]
 pub enum Command {
     /// Show one row; exit code 1 if it does not exist
-    #[command(after_help = "Example: projector --data bank.db rows get account-summary account-alice")]
+    #[command(after_help = "Example: projector --data demo.db rows get {projection} alice")]
     Get(GetOptions),
     /// Show the first rows of a projection, in the order of a scan
-    #[command(after_help = "Example: projector --data bank.db rows list account-summary --limit 10")]
+    #[command(after_help = "Example: projector --data demo.db rows list {projection} --limit 10")]
     List(ListOptions),
 }
 

@@ -21,11 +21,11 @@ use crate::store::{
 #[path = "../../../tests/end_to_end/support/export.rs"]
 mod written;
 
-/// The events of an account that is opened with the first amount and receives the others as deposits.
-fn account(id: &str, amounts: &[&str]) -> Vec<RecordedEvent> {
+/// The events of an aggregate that begins with the first amount and adds the others.
+fn history_of(id: &str, amounts: &[&str]) -> Vec<RecordedEvent> {
     let amount = |text: &str| Value::Number(text.parse().expect("a test's number"));
     let facts = amounts.iter().enumerate().map(|(at, text)| {
-        let (event_type, name) = if at == 0 { ("AccountOpened", "initialDeposit") } else { ("MoneyDeposited", "amount") };
+        let (event_type, name) = (if at == 0 { "Opened" } else { "Added" }, "amount");
         Fact { aggregate: id.into(), event_type, data: Value::Map([(name.into(), amount(text))].into()) }
     });
     record(facts.collect::<Vec<_>>()).collect()
@@ -79,7 +79,7 @@ fn wrong(folder: &Path) -> String {
 /// The error of an export of two aggregates in three files, after this change.
 fn changed(change: impl FnOnce(&Path)) -> String {
     let bucket = bucket();
-    let events = [account("ann", &["1", "2", "3"]), account("ben", &["4", "5"])].concat();
+    let events = [history_of("ann", &["1", "2", "3"]), history_of("ben", &["4", "5"])].concat();
     let folder = write_export(bucket.path(), 3, &items(&events));
     assert_eq!(self::events(sorted(&folder).expect("sound"), 9), events);
     change(&folder);
@@ -89,7 +89,7 @@ fn changed(change: impl FnOnce(&Path)) -> String {
 #[test]
 fn events_come_by_aggregate_and_version_whatever_their_order_in_the_files() {
     let ids = ["a", "a\0b", "a#1", "A", "B", "b", "é", "日本", "𐀀", "\u{ffff}", "10", "9", "aa"];
-    let mut all: Vec<_> = ids.iter().flat_map(|id| account(id, &["1"; 12])).collect();
+    let mut all: Vec<_> = ids.iter().flat_map(|id| history_of(id, &["1"; 12])).collect();
     let mut shuffled = items(&all);
     // Along with the table's other items.
     shuffled.extend(ids.iter().map(|id| {
@@ -131,7 +131,7 @@ fn an_item_is_read_unchanged() {
 
 #[test]
 fn gaps_and_unreadable_items_are_passed_on() {
-    let history = account("ann", &["1", "2", "3", "4"]);
+    let history = history_of("ann", &["1", "2", "3", "4"]);
     let mut all = items(&[history[3].clone(), history[0].clone(), history[1].clone()]);
     all[0].insert("timestamp".into(), AttributeValue::S("now".into()));
     let with = |name: &str, value: &str| {
@@ -149,13 +149,13 @@ fn gaps_and_unreadable_items_are_passed_on() {
     assert!(page.iter().all(|(aggregate, _)| *aggregate == AggregateId::from("ann")));
     assert_eq!(page.iter().map(|(_, stored)| stored.version()).collect::<Vec<_>>(), [Version(1), Version(2), Version(4)]);
     let Stored::Malformed { reason, event_type, payload, .. } = &page[2].1 else { panic!("{page:?}") };
-    assert_eq!((*reason, event_type.as_deref()), (Malformed::Timestamp, Some("MoneyDeposited")));
+    assert_eq!((*reason, event_type.as_deref()), (Malformed::Timestamp, Some("Added")));
     assert_eq!(serde_json::from_str::<Item>(payload).expect("an item"), all.remove(0).into());
 }
 
 #[test]
 fn an_item_exported_twice_counts_once() {
-    let history = account("ann", &["1", "2", "3"]);
+    let history = history_of("ann", &["1", "2", "3"]);
     let twice = items(&[history.clone(), history.clone()].concat());
     let bucket = bucket();
     write_export(bucket.path(), 3, &twice);
@@ -165,7 +165,7 @@ fn an_item_exported_twice_counts_once() {
 #[test]
 fn an_export_is_found_from_any_folder_above_it() {
     let copy = bucket();
-    let history = account("ann", &["1", "2"]);
+    let history = history_of("ann", &["1", "2"]);
     let mut folder = write_export(&copy.path().join("of/2026"), 2, &items(&history));
     fs::create_dir(copy.path().join("something else")).expect("created");
     // A file that the manifest does not list.
@@ -184,7 +184,7 @@ fn an_export_is_found_from_any_folder_above_it() {
 #[test]
 fn the_checksum_of_a_manifest_and_its_export_type_are_optional() {
     let bucket = bucket();
-    let folder = write_export(bucket.path(), 2, &items(&account("ann", &["1", "2"])));
+    let folder = write_export(bucket.path(), 2, &items(&history_of("ann", &["1", "2"])));
     for name in ["manifest-summary", "manifest-files"] {
         fs::remove_file(folder.join(name).with_extension("md5")).expect("removed");
     }
@@ -330,7 +330,7 @@ fn a_line_that_is_not_an_item_is_an_error_that_names_the_line_and_shows_no_data(
 
 #[test]
 fn a_data_file_may_have_several_gzip_members_or_be_empty() {
-    let history = account("ann", &["1", "2", "3"]);
+    let history = history_of("ann", &["1", "2", "3"]);
     let line = |at: usize| format!("{}\n", json!({ "Item": Item::from(encode_event(&history[at])) }));
     let (one, two, three) = (line(0), line(1), line(2));
     // A gzip member may end in the middle of a line.
@@ -356,7 +356,7 @@ fn a_page_of_large_items_holds_fewer_of_them() {
 #[test]
 fn progress_ends_at_the_size_of_all_files() {
     let bucket = bucket();
-    let events: Vec<_> = (0..100).flat_map(|id| account(&format!("{id}"), &["1"; 20])).collect();
+    let events: Vec<_> = (0..100).flat_map(|id| history_of(&format!("{id}"), &["1"; 20])).collect();
     write_export(bucket.path(), 3, &items(&events));
     let export = Export::open(bucket.path()).expect("sound");
     let mut told = vec![0];
@@ -369,7 +369,7 @@ fn progress_ends_at_the_size_of_all_files() {
 fn sorting_leaves_no_files_behind_and_shows_none() {
     let (bucket, spill) = (bucket(), tempfile::tempdir().expect("a folder"));
     let files = || fs::read_dir(spill.path()).expect("read").count();
-    let folder = write_export(bucket.path(), 2, &items(&account("ann", &["1", "2"])));
+    let folder = write_export(bucket.path(), 2, &items(&history_of("ann", &["1", "2"])));
     let export = Export::open(&folder).expect("sound");
     let mut files_seen = 0;
     let sorted = export.sort(Some(spill.path()), |_| files_seen = files_seen.max(files())).expect("sorted");

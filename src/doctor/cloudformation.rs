@@ -65,6 +65,7 @@ impl Document {
     }
 
     /// The resources to be created. Those of the serverless transform include its globals.
+    #[must_use]
     pub fn resources(&self) -> Vec<Resource> {
         let mut resources = Vec::new();
         for (id, resource) in self.root["Resources"].as_object().into_iter().flatten() {
@@ -214,11 +215,13 @@ fn function_of(members: &Map<String, Json>) -> Option<(&str, &Json)> {
 }
 
 /// The function that a value represents, if it is one: it could not be resolved.
+#[must_use]
 pub fn function_in(value: &Json) -> Option<(&str, &Json)> {
     function_of(value.as_object()?)
 }
 
 /// A scalar as a text.
+#[must_use]
 pub fn text_of(value: &Json) -> Option<String> {
     match value {
         Json::String(text) => Some(text.clone()),
@@ -229,6 +232,7 @@ pub fn text_of(value: &Json) -> Option<String> {
 }
 
 /// A whole number, as CloudFormation reads it.
+#[must_use]
 pub fn integer(value: &Json) -> Option<i64> {
     value.as_i64().or_else(|| value.as_str()?.trim().parse().ok())
 }

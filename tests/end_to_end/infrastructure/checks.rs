@@ -37,16 +37,11 @@ const CHECKS: [Check; 13] = [
     alarms::metrics,
 ];
 
-/// The problems of a template and a state machine.
-pub fn problems(template: &str, machine: &str, code: &Code) -> Vec<String> {
-    match Template::read(template, machine) {
-        Ok(template) => {
-            let mut known = BTreeSet::new();
-            let found = CHECKS.iter().flat_map(|check| check(&template, code));
-            found.filter(|problem| known.insert(problem.clone())).collect()
-        }
-        Err(unreadable) => vec![unreadable],
-    }
+/// The problems of a template and its state machine.
+pub fn problems(template: &Template, code: &Code) -> Vec<String> {
+    let mut known = BTreeSet::new();
+    let found = CHECKS.iter().flat_map(|check| check(template, code));
+    found.filter(|problem| known.insert(problem.clone())).collect()
 }
 
 /// `projector doctor` finds nothing, whichever function it takes for the worker.

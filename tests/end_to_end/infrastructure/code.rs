@@ -9,7 +9,7 @@ use std::{
     time::SystemTime,
 };
 
-use aws_sdk_dynamodb::types::{AttributeValue, KeySchemaElement, ProjectionType, TableDescription};
+use aws_sdk_dynamodb::types::{AttributeValue, KeySchemaElement, ProjectionType, StreamViewType, TableDescription};
 use projection_vocabulary::RecordedEvent;
 use projection_worker::internals::{lambda::read_environment, store::TableNames};
 use serde_json::{Value as Json, json};
@@ -134,7 +134,7 @@ fn definition(table: &TableDescription) -> Json {
         }
         json!({ "IndexName": index.index_name(), "KeySchema": keys(index.key_schema()), "Projection": projection })
     });
-    let stream = table.stream_specification().and_then(|stream| stream.stream_view_type()).map(|view| view.as_str());
+    let stream = table.stream_specification().and_then(|stream| stream.stream_view_type()).map(StreamViewType::as_str);
     json!({
         "AttributeDefinitions": attributes,
         "GlobalSecondaryIndexes": indexes.collect::<Json>(),

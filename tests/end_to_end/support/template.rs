@@ -1,6 +1,6 @@
 //! The template and the state machine as the checks read them.
 
-use std::{collections::BTreeMap, fs};
+use std::{collections::BTreeMap, fs, sync::LazyLock};
 
 use projection_worker::internals::doctor::{
     Examination, Finding,
@@ -31,6 +31,13 @@ pub fn with(text: &str, old: &str, new: &str) -> String {
     text.replacen(old, new, 1)
 }
 
+/// Each parameter of the template, with its own name in angle brackets as its value.
+static PARAMETERS: LazyLock<Vec<(String, String)>> = LazyLock::new(|| {
+    let document = Document::read(&own(), &[]).expect("the template of this repository");
+    let names = document.section("Parameters").as_object().into_iter().flat_map(serde_json::Map::keys);
+    names.map(|name| (name.clone(), format!("<{name}>"))).collect()
+});
+
 /// The template with its functions resolved. Each parameter has its own name in angle brackets as its value, `<Stage>`, so that a check
 /// sees where it is used.
 pub struct Template {
@@ -46,11 +53,7 @@ impl Template {
     /// # Errors
     /// One of them cannot be read, in words.
     pub fn read(text: &str, machine: &str) -> Result<Self, String> {
-        let unreadable = |error: &dyn std::fmt::Display| format!("the template {error}");
-        let bare = Document::read(text, &[]).map_err(|error| unreadable(&error))?;
-        let names = bare.section("Parameters").as_object().into_iter().flat_map(serde_json::Map::keys);
-        let parameters: Vec<_> = names.map(|name| (name.clone(), format!("<{name}>"))).collect();
-        let document = Document::read(text, &parameters).map_err(|error| unreadable(&error))?;
+        let document = Document::read(text, &PARAMETERS).map_err(|error| format!("the template {error}"))?;
         let resources: BTreeMap<_, _> = document.resources().into_iter().map(|resource| (resource.id.clone(), resource)).collect();
         let mut machine = machine.to_owned();
         let substituted = resources.get("RebuildStateMachine").map(|machine| &machine.properties["DefinitionSubstitutions"]);

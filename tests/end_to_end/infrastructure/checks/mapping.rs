@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     path::Path,
+    sync::LazyLock,
 };
 
 use projection_worker::internals::doctor::cloudformation::integer;
@@ -14,7 +15,7 @@ use super::{super::code::captured, members_differ};
 use crate::support::template::Template;
 
 /// Captured streams in which the filter must tell events from everything else.
-const STREAMS: [&str; 6] = ["bank", "forum", "version-items", "changed-events", "unknown-types", "big-amounts"];
+const STREAM_NAMES: [&str; 6] = ["bank", "forum", "version-items", "changed-events", "unknown-types", "big-amounts"];
 /// What the stream keeps (<https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Streams.html>).
 const STREAM_KEEPS_SECONDS: i64 = 24 * 60 * 60;
 
@@ -66,29 +67,44 @@ pub fn filter(template: &Template) -> Vec<String> {
     STREAMS.iter().flat_map(|stream| filtered(&matcher, stream)).collect()
 }
 
-fn filtered(matcher: &Quamina<()>, stream: &str) -> Vec<String> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(stream);
+/// A captured stream: its records, each with its text, and the versions that the rows show to have been in it, by account.
+struct Stream {
+    name: &'static str,
+    records: Vec<(String, Json)>,
+    versions: BTreeMap<String, u64>,
+}
+
+static STREAMS: LazyLock<Vec<Stream>> = LazyLock::new(|| {
+    let read = |name: &'static str| {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name);
+        let batches = captured(&folder).into_iter().map(|batch| serde_json::from_str::<Json>(&batch).expect("JSON"));
+        let records = batches.flat_map(|mut batch| batch["Records"].take().as_array().cloned().expect("records"));
+        let expected: Json = serde_json::from_str(&fs::read_to_string(folder.join("expected.json")).expect("rows")).expect("JSON");
+        let rows = expected["rows"]["account-summary"].as_array().expect("rows");
+        let version = |row: &Json| (row["accountId"].as_str().expect("an account").to_owned(), row["version"].as_u64().unwrap_or_default());
+        Stream { name, records: records.map(|record| (record.to_string(), record)).collect(), versions: rows.iter().map(version).collect() }
+    };
+    STREAM_NAMES.into_iter().map(read).collect()
+});
+
+fn filtered(matcher: &Quamina<()>, stream: &Stream) -> Vec<String> {
+    let name = stream.name;
     let mut problems = Vec::new();
-    let mut passed: BTreeMap<String, BTreeSet<u64>> = BTreeMap::new();
-    let batches = captured(&folder).into_iter().map(|batch| serde_json::from_str::<Json>(&batch).expect("JSON"));
-    for record in batches.flat_map(|mut batch| batch["Records"].take().as_array().cloned().expect("records")) {
-        let passes = matcher.has_matches(record.to_string().as_bytes()).expect("a record is JSON");
+    let mut seen: BTreeMap<&str, BTreeSet<u64>> = BTreeMap::new();
+    for (text, record) in &stream.records {
+        let passes = matcher.has_matches(text.as_bytes()).expect("a record is JSON");
         let image = &record["dynamodb"]["NewImage"];
         let version = image["eventVersion"]["N"].as_str().and_then(|version| version.parse().ok());
         match (passes, record["eventName"] == "INSERT", image["aggregateId"]["S"].as_str(), version) {
-            (true, _, Some(aggregate), Some(version)) => drop(passed.entry(aggregate.to_owned()).or_default().insert(version)),
-            (true, ..) => problems.push(format!("the filter passes a record of {stream} that is not an event")),
-            (false, true, Some(_), Some(_)) => problems.push(format!("the filter keeps back an event of {stream}")),
+            (true, _, Some(aggregate), Some(version)) => _ = seen.entry(aggregate).or_default().insert(version),
+            (true, ..) => problems.push(format!("the filter passes a record of {name} that is not an event")),
+            (false, true, Some(_), Some(_)) => problems.push(format!("the filter keeps back an event of {name}")),
             (false, ..) => {}
         }
     }
-    // What the rows are known to contain must have passed.
-    let expected: Json = serde_json::from_str(&fs::read_to_string(folder.join("expected.json")).expect("rows")).expect("JSON");
-    for row in expected["rows"]["account-summary"].as_array().expect("rows") {
-        let account = row["accountId"].as_str().expect("an account");
-        let seen = passed.get(account).cloned().unwrap_or_default();
-        if (1..=row["version"].as_u64().unwrap_or_default()).any(|version| !seen.contains(&version)) {
-            problems.push(format!("the filter keeps back versions of {account} in {stream}"));
+    for (account, last) in &stream.versions {
+        if (1..=*last).any(|version| seen.get(account.as_str()).is_none_or(|versions| !versions.contains(&version))) {
+            problems.push(format!("the filter keeps back versions of {account} in {name}"));
         }
     }
     problems

@@ -207,7 +207,9 @@ async fn replay(worker: &Worker, sources: Vec<Source>, batch_size: usize) -> Rep
             piece = pieces.recv() => piece,
         };
         let Some(Piece { records, unreadable, bytes_read }) = piece else { break };
-        unreadable.iter().for_each(|error| replayed.unreadable(error));
+        for error in &unreadable {
+            replayed.unreadable(error);
+        }
         if !records.is_empty() {
             let report = worker.process(&records, Deadline::NONE).await;
             let Tally { applied, duplicate, parked, failed, .. } = report.total;

@@ -215,7 +215,7 @@ async fn an_interrupted_rebuild_resumes_from_its_cursors() {
 }
 
 #[tokio::test]
-async fn a_failing_rebuild_retries_keeps_its_cursors_and_reports_how_to_resume() {
+async fn a_denied_rebuild_stops_at_once_keeps_its_cursors_and_reports_how_to_resume() {
     let world = World::new().await;
     let events = pages_of_accounts(&world).await;
     let denied = json!({"__type": "com.amazonaws.dynamodb.v20120810#AccessDeniedException", "message": "no"}).to_string();
@@ -229,7 +229,7 @@ async fn a_failing_rebuild_retries_keeps_its_cursors_and_reports_how_to_resume()
     let door = proxy.door().await;
     let (code, out, said) = projector(&["--endpoint-url", &door.url, "rebuild-projection", "account-summary", "--segments", "1"]).await;
     assert_eq!(code, 1, "{said}");
-    assert_eq!(said.matches("trying again: ").count(), 2, "{said}");
+    assert!(!said.contains("trying again: "), "a permission does not return by itself: {said}");
     assert!(said.contains("error: UpdateItem on a home row cannot succeed (AccessDeniedException)"), "{said}");
     assert!(said.ends_with("fix the cause; then run the same command with --resume to continue from here\n"), "{said}");
     assert!(out.starts_with("account-summary: 0 rows replaced and 5 created at revision 1"), "{out}");

@@ -52,6 +52,7 @@ pub fn content(rule: &dyn DynProjection, stored: Stored) -> Content {
 }
 
 /// An event as the parking table keeps it: its item as JSON.
+#[must_use]
 pub fn payload_of(event: &RecordedEvent) -> String {
     serde_json::to_string(&Item::from(encode_event(event))).expect("an item has text keys and serialises")
 }

@@ -138,6 +138,7 @@ impl FoldStop {
 }
 
 /// DynamoDB or a limit of it refuses the write that replaces a row at this version.
+#[must_use]
 pub fn replacement_refused(version: Version, reason: &str) -> Blocked {
     Blocked { version, reason: format!("re-projection is refused: {reason}"), payload: None }
 }
@@ -284,7 +285,7 @@ mod tests {
     }
 
     /// Three stays, of which the third is missing, or cannot be folded.
-    fn fold_that_stops(at_three: FoldStop) -> HistoryFold {
+    fn fold_that_stops(at_three: &FoldStop) -> HistoryFold {
         let [one, two, _, four] = history([stayed("a", 1), stayed("a", 2), stayed("a", 4), stayed("a", 8)]).map(Stored::Event);
         match at_three {
             FoldStop::Hole => fold_of([one, two, four]),
@@ -346,7 +347,7 @@ mod tests {
 
     #[test]
     fn a_fold_stops_at_a_hole_and_takes_nothing_after_it() {
-        let fold = fold_that_stops(FoldStop::Hole);
+        let fold = fold_that_stops(&FoldStop::Hole);
         assert_eq!((fold.due, fold.stop.clone(), fold.row().version), (Version(3), Some(FoldStop::Hole), Version(2)));
         assert!(!FoldStop::Hole.is_poison());
         let [_, two] = history([stayed("a", 1), stayed("a", 2)]).map(Stored::Event);
@@ -356,7 +357,7 @@ mod tests {
 
     #[test]
     fn a_fold_stops_at_an_event_that_cannot_be_read_and_takes_nothing_after_it() {
-        let fold = fold_that_stops(poison());
+        let fold = fold_that_stops(&poison());
         assert_eq!((fold.due, fold.stop.clone(), fold.row().version), (Version(3), Some(poison()), Version(2)));
         assert!(poison().is_poison());
     }
@@ -396,7 +397,7 @@ mod tests {
 
     #[test]
     fn a_hole_parks_unless_it_lies_beyond_the_row() {
-        let fold = fold_that_stops(FoldStop::Hole);
+        let fold = fold_that_stops(&FoldStop::Hole);
         for trust in [Trust::Row, Trust::Store] {
             for version in [3, 4] {
                 let reason = format!("re-projection stopped: {HOLE_REASON}");
@@ -408,7 +409,7 @@ mod tests {
 
     #[test]
     fn an_event_that_cannot_be_folded_parks_unless_it_lies_beyond_the_row() {
-        let fold = fold_that_stops(poison());
+        let fold = fold_that_stops(&poison());
         for trust in [Trust::Row, Trust::Store] {
             for version in [3, 4] {
                 let reason = format!("re-projection stopped: {}", Malformed::Timestamp);

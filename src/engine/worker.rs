@@ -369,7 +369,9 @@ impl Worker {
         };
         match committed {
             Ok(Commit::Done) => {
-                pack.iter_mut().for_each(|Planned { lane, write }| lane.written(write));
+                for Planned { lane, write } in &mut pack {
+                    lane.written(write);
+                }
                 lanes_of(pack)
             }
             Ok(Commit::Refused(causes)) => {
@@ -387,7 +389,9 @@ impl Worker {
                 self.follow_up_all(refused.collect(), limits).await
             }
             Ok(Commit::Invalid(reason)) if pack.len() == 1 => {
-                pack.iter_mut().for_each(|Planned { lane, write }| lane.invalid(write, reason));
+                for Planned { lane, write } in &mut pack {
+                    lane.invalid(write, reason);
+                }
                 lanes_of(pack)
             }
             Ok(Commit::Invalid(_)) => {

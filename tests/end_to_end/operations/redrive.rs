@@ -82,7 +82,7 @@ async fn backdate(world: &World) {
 }
 
 async fn redrive(worker: &Worker, entry: &Parked) -> Redriven {
-    redrive::redrive(&worker, entry, Trust::Row, Deadline::NONE).await.expect("the store answers")
+    redrive::redrive(worker, entry, Trust::Row, Deadline::NONE).await.expect("the store answers")
 }
 
 /// Redrives the only parked entry.
@@ -465,7 +465,7 @@ async fn two_concurrent_re_projections_of_a_row_add_to_shared_rows_once() {
     let again = |worker: &'static str| {
         let worker = if worker == "one" { &world.worker } else { &tapped.worker };
         let id = id.clone();
-        async move { catch_up(&worker, rule, &id, Trust::Store, Deadline::NONE).await.expect("the store answers") }
+        async move { catch_up(worker, rule, &id, Trust::Store, Deadline::NONE).await.expect("the store answers") }
     };
     let (one, other) = tokio::join!(again("one"), again("other"));
     assert!(one.reprojected && other.reprojected, "both re-projected it, one after the other");

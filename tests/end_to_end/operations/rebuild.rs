@@ -205,7 +205,8 @@ async fn the_completed_work_of_a_failed_step_is_counted_once() {
 
 #[tokio::test]
 async fn a_history_across_many_pages_is_one_row_wherever_the_rebuild_is_closed() {
-    let (mut events, others) = (stays(5, 5_000, 1, 1_200), stays(6, 40, 4, 10));
+    // More versions than one query returns, and more bytes than five pages of a scan.
+    let (mut events, others) = (stays(5, 1_200, 1, FAT / 2), stays(6, 40, 4, 10));
     events.extend(others.into_iter().filter(|event| event.aggregate.as_str() != "guest-000"));
     let world = World::with(Registry::new(STAYS_1)).await;
     world.append_all(&events).await;

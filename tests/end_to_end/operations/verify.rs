@@ -85,7 +85,7 @@ async fn correct_rows_are_clean_and_are_not_written() {
 
 #[tokio::test]
 async fn one_tampered_row_among_a_hundred_is_found_and_repaired() {
-    let (world, _) = projected("bank", 2_500, 300).await;
+    let (world, _) = projected("bank", 900, 300).await;
     let rule = registry().get("account-summary").expect("a projection");
     let before = items(&world, rule).await;
     // One row in a hundred, each in one of three ways.
@@ -155,7 +155,7 @@ async fn every_kind_of_wrong_row_has_its_own_finding() {
 
 #[tokio::test]
 async fn a_wrong_sum_is_reported_with_its_difference_and_concurrent_repairs_fix_it_once() {
-    let (world, events) = projected("forum", 1_500, 50).await;
+    let (world, events) = projected("forum", 600, 50).await;
     tamper(&world, "forum-counters", "category-0001", "ADD postCount :v", Some(number("5"))).await;
     tamper(&world, "forum-counters", "category-0002", "SET lastPostAt = :v", Some(AttributeValue::S("2020-01-01T00:00:00.000Z".into())))
         .await;
@@ -175,7 +175,7 @@ async fn a_wrong_sum_is_reported_with_its_difference_and_concurrent_repairs_fix_
 
 #[tokio::test]
 async fn a_tampered_contribution_is_a_finding_of_the_contributing_row() {
-    let (world, events) = projected("forum", 1_500, 50).await;
+    let (world, events) = projected("forum", 600, 50).await;
     let rule = registry().get("forum-counters").expect("a projection");
     let before = items(&world, rule).await;
     let (topic, cell) = before
@@ -218,7 +218,7 @@ async fn a_parked_row_is_not_repaired_and_no_sum_is_adjusted_to_it() {
 
 #[tokio::test(start_paused = true)]
 async fn a_deleted_row_and_the_contributions_it_left_are_both_repaired() {
-    let (world, events) = projected("forum", 1_500, 50).await;
+    let (world, events) = projected("forum", 600, 50).await;
     let rule = registry().get("forum-counters").expect("a projection");
     let topic = items(&world, rule).await.into_iter().find_map(|(key, item)| item.contains_key("title").then_some(key)).expect("a topic");
     delete(&world, rule.name(), &[("id", &topic)]).await;
@@ -255,12 +255,12 @@ async fn rows_that_change_during_verification_are_not_reported() {
 
 #[tokio::test]
 async fn a_sample_checks_some_rows_and_no_sums() {
-    let (world, _) = projected("bank", 3_000, 400).await;
+    let (world, _) = projected("bank", 1_200, 400).await;
     let options = |percent| Options { sample: Some(percent), ..CHECK };
     let some = verified(&world, "account-summary", options(20)).await;
     let all = verified(&world, "account-summary", options(100)).await;
     assert!(some.aggregates > 0 && some.aggregates < all.aggregates && some.sums == 0);
-    assert_eq!(all.events, 3_000);
+    assert_eq!(all.events, 1_200);
 }
 
 #[tokio::test]

@@ -90,7 +90,7 @@ async fn every_invocation_with_time_for_a_page_makes_progress() {
         // The shortest sufficient time depends on the machine: it grows until the task finishes.
         let mut time = Duration::from_millis(40);
         let mut task = json!({ "projection": "stays" });
-        let (mut answered, mut amid, mut done) = (0, false, false);
+        let (mut amid, mut done) = (false, false);
         while !done {
             match lambda.invoke_until(SystemTime::now() + time, json!({ "rebuild": task }).to_string()).await {
                 Answer::Response(answer) => {
@@ -99,7 +99,7 @@ async fn every_invocation_with_time_for_a_page_makes_progress() {
                     assert!(done || answer["cursor"] != task["cursor"], "{answer}");
                     let cursor = &answer["cursor"];
                     amid |= cursor["PK"] == "AGGREGATE#guest-000" && cursor["SK"] != "EVENT#0000000600";
-                    (task, answered) = (answer, answered + 1);
+                    task = answer;
                 }
                 Answer::Error(error) => {
                     assert!(error.contains("raise its timeout") && time < Duration::from_secs(30), "{error}");
@@ -109,8 +109,8 @@ async fn every_invocation_with_time_for_a_page_makes_progress() {
         }
         let rows = rows_in(world.worker_of(STAYS_2).store()).await;
         assert_eq!((rows, &task["counts"]["parked"]), (expected(&events), &json!(0)), "{stale}");
-        assert!(answered > 1, "in several invocations: {task}");
-        // A row can only be replaced after its whole history has been read; a new row can be written piece by piece.
+        // A new row is written piece by piece. A row is only replaced after its whole history has been read, and the time that this
+        // takes may be enough for the rest of the table, too.
         assert!(amid || stale, "in the time of a page or two it stopped in the middle of that history");
         lambda.stop().await;
     }

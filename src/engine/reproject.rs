@@ -200,7 +200,7 @@ mod tests {
             to: String,
         },
         Left {},
-        /// Adds to this number of shared rows.
+        /// Adds to two attributes of this number of shared rows.
         Toured {
             rooms: u32,
         },
@@ -221,9 +221,8 @@ mod tests {
                 }
                 Event::Moved { from, to } => transfer(from, to),
                 Event::Left {} => retract(),
-                Event::Toured { rooms } => {
-                    (0..*rooms).fold(nothing(), |all, room| all.and(shared(format!("room-{room}").as_str()).add("nights", 1)))
-                }
+                Event::Toured { rooms } => (0..*rooms)
+                    .fold(nothing(), |all, room| all.and(shared(format!("room-{room}").as_str()).add("nights", 1).add("tours", 1))),
                 Event::Refused {} => return Err(Refusal::Rule("refused by the rule")),
             })
         }
@@ -455,14 +454,15 @@ mod tests {
 
     #[test]
     fn a_replacement_changes_at_most_99_shared_rows() {
-        assert_eq!(replacement(&fold([toured(99)]), &older_row(1), Trust::Row).shared.len(), 99);
+        assert_eq!(replacement(&fold([toured(99)]), &older_row(1), Trust::Row).shared.len(), 198, "two attributes of each row");
         let reason = "re-projection is refused: it changes more shared rows than a transaction holds".to_owned();
         let too_many = Blocked { version: Version(1), reason, payload: None };
         assert_eq!(blocked(&fold([toured(100)]), &older_row(1), Trust::Row), too_many);
         // Rows that lose a contribution count, those that keep theirs do not.
         let lost = HomeRow { contributions: nights([("lost", 1)]), ..older_row(1) };
         assert_eq!(blocked(&fold([toured(99)]), &lost, Trust::Row), too_many);
-        let kept = HomeRow { contributions: nights([("room-0", 1)]), ..older_row(1) };
-        assert_eq!(replacement(&fold([toured(100)]), &kept, Trust::Row).shared.len(), 99);
+        let kept = nights([("room-0", 1)]).into_iter().chain([(("room-0".into(), "tours".to_owned()), 1.into())]).collect();
+        let kept = HomeRow { contributions: kept, ..older_row(1) };
+        assert_eq!(replacement(&fold([toured(100)]), &kept, Trust::Row).shared.len(), 198);
     }
 }

@@ -34,7 +34,7 @@ enum Event {
     Joined { club: String },
     /// Moves contributions from one shared row to another.
     Moved { from: String, to: String },
-    /// Adds to this number of shared rows.
+    /// Adds to two attributes of this number of shared rows.
     Spread { first: u32, rows: u32 },
     /// The rule refuses it.
     Refused {},
@@ -51,9 +51,8 @@ impl Projection for Cards {
             Event::Earned { points } => own().add("points", points).into(),
             Event::Joined { club } => shared(club).add("members", 1).into(),
             Event::Moved { from, to } => transfer(from, to),
-            Event::Spread { first, rows } => {
-                (*first..first + rows).fold(nothing(), |change, row| change.and(shared(format!("row-{row}").as_str()).add("hits", 1)))
-            }
+            Event::Spread { first, rows } => (*first..first + rows)
+                .fold(nothing(), |change, row| change.and(shared(format!("row-{row}").as_str()).add("hits", 1).add("points", 2))),
             Event::Refused {} => return Err(Refusal::Rule("refused by the rule")),
         })
     }

@@ -65,6 +65,10 @@ fn a_row_among_irrelevant_events_shortens_the_span() {
     let mut lane = lane(&events[1..]);
     assert_eq!(lane.refused(Some(row_at(2)), None), AfterRefusal::Continue);
     assert_eq!((state(&mut lane), outcomes(&lane)), (State::Writes(2, 4), vec![]));
+    let mut unread = Lane::new(&Cards, "ann".into());
+    unread.push_stored(Version(1), Version(4), stored(&events[3..]));
+    assert_eq!(unread.refused(Some(row_at(2)), None), AfterRefusal::Continue);
+    assert_eq!(state(&mut unread), State::Writes(2, 4));
 }
 
 #[test]

@@ -61,7 +61,7 @@ fn a_write_ends_before_a_sum_of_more_than_38_digits() {
 #[test]
 fn a_write_changes_at_most_99_shared_rows() {
     let mut wide = lane(&history([spread(0, 99)]));
-    assert_eq!((next_write(&mut wide).shared.len(), state(&mut wide)), (99, State::Writes(0, 1)));
+    assert_eq!((next_write(&mut wide).shared.len(), state(&mut wide)), (198, State::Writes(0, 1)), "two attributes of each row");
     let mut too_wide = lane(&history([spread(0, 100)]));
     assert_eq!(state(&mut too_wide), stuck(0, 1, "the event changes more than 99 shared rows, which no transaction holds"));
     let mut together = lane(&history([spread(0, 99), spread(0, 99)]));

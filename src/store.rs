@@ -1,4 +1,4 @@
-//! DynamoDB as the worker needs it: every call to the SDK is below this module.
+//! Every call to DynamoDB: the event store, the read models and the parking table.
 
 pub mod append;
 pub mod cursors;
@@ -40,13 +40,13 @@ use crate::{
 pub struct TableNames {
     /// The event store.
     pub event_store: String,
-    /// What is parked.
+    /// The parking table.
     pub parked: String,
     /// The read models, by projection.
     pub projections: BTreeMap<&'static str, String>,
 }
 
-/// The store: one DynamoDB, the tables, and a meter of what they cost.
+/// A DynamoDB client, the names of the tables, and a meter of their use.
 pub struct Store {
     dynamo: Box<dyn Dynamo>,
     names: TableNames,
@@ -54,7 +54,7 @@ pub struct Store {
 }
 
 impl Store {
-    /// A store in a DynamoDB, under these table names.
+    /// A store that sends its calls to this DynamoDB and uses these tables.
     #[must_use]
     pub fn new(dynamo: impl Dynamo + 'static, names: TableNames) -> Self {
         Self { dynamo: Box::new(dynamo), names, meter: Meter::default() }
@@ -66,13 +66,13 @@ impl Store {
         &self.names
     }
 
-    /// What has been spent so far.
+    /// Requests and capacity units used so far.
     #[must_use]
     pub fn usage(&self) -> Usage {
         self.meter.read()
     }
 
-    /// Sends a request whose failures say nothing but that it failed, until it is answered.
+    /// Sends a request until it is answered, for requests of which no failure needs handling of its own.
     async fn send<T, E: ProvideErrorMetadata, F: Future<Output = Result<T, SdkError<E>>>>(
         &self,
         operation: &'static str,
@@ -88,8 +88,8 @@ impl Store {
         .await?
     }
 
-    /// Tries a request until it is decided or the deadline would pass. Every request of the store is sent from here, metered and
-    /// traced: as this operation, on the rows of this rule if they are a projection's.
+    /// Sends a request until an attempt is decisive or the deadline would pass. This function sends all of the store's requests, so
+    /// each is metered and traced: under this operation's name, and with the projection's if the request is for its rows.
     async fn send_with_retries<T, E: Error + 'static, F: Future<Output = Attempt<Result<T, E>, StoreError>>>(
         &self,
         (operation, rule): (&'static str, Option<&dyn DynProjection>),
@@ -117,7 +117,7 @@ impl Store {
 }
 
 impl TableNames {
-    /// Each table under the name that its environment variable gives, or a plain default.
+    /// Each table's name comes from its environment variable; without one it has a default.
     #[must_use]
     pub fn from_env_or_default(registry: Registry, var: impl Fn(&str) -> Option<String>) -> Self {
         let named = |name: &str, default: &str| var(name).filter(|value| !value.is_empty()).unwrap_or_else(|| default.to_owned());
@@ -128,10 +128,10 @@ impl TableNames {
         }
     }
 
-    /// The tables that the environment names.
+    /// Each table's name comes from its environment variable.
     ///
     /// # Errors
-    /// One error for all variables that are missing, are not valid table names, or name the same table.
+    /// One error that lists all variables that are missing, are not valid table names, or name the same table.
     pub fn from_env(registry: Registry, var: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
         let variables = [EVENT_STORE_VAR.to_owned(), PARKED_VAR.to_owned()];
         let variables = variables.into_iter().chain(registry.projections().iter().map(|rule| table_var(rule.name())));
@@ -150,10 +150,10 @@ impl TableNames {
         Ok(Self::from_env_or_default(registry, var))
     }
 
-    /// These tables, but with another one for a projection.
+    /// The same tables, except that a projection has another one.
     ///
     /// # Errors
-    /// It is not a valid table name, or the table is already in use.
+    /// The name is not valid, or the table is already in use.
     pub fn with_table(mut self, projection: &'static str, table: &str) -> Result<Self, ConfigError> {
         let problem = if !is_table_name(table) {
             ConfigProblem::invalid(format!("`{table}`"), TABLE_NAME)
@@ -169,13 +169,13 @@ impl TableNames {
     }
 }
 
-/// What the name of a table must be, in error messages.
+/// What error messages say that a table's name must be.
 const TABLE_NAME: &str = "a valid table name (3 to 255 of a-z A-Z 0-9 _ - .) or table ARN";
 
 pub(crate) const EVENT_STORE_VAR: &str = "EVENT_STORE_TABLE";
 pub(crate) const PARKED_VAR: &str = "PARKED_TABLE";
 
-/// `stock-levels` has its table in `STOCK_LEVELS_TABLE`.
+/// The variable that names a projection's table: `STOCK_LEVELS_TABLE` for `stock-levels`.
 pub(crate) fn table_var(projection: &str) -> String {
     format!("{}_TABLE", projection.to_ascii_uppercase().replace('-', "_"))
 }
@@ -185,13 +185,13 @@ fn is_table_name(name: &str) -> bool {
     plain || (name.starts_with("arn:") && name.contains(":table/") && name.len() <= 1024)
 }
 
-/// The present time, for marks that operators read and events that come without one. Rules never see it.
+/// The current time, for marks that operators read and for events without a timestamp. Rules never see it.
 pub(crate) fn now() -> Timestamp {
     let epoch_ms = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_millis());
     i64::try_from(epoch_ms).ok().and_then(Timestamp::from_epoch_ms).expect("the clock is within the years 1970 to 9999")
 }
 
-/// A name that nothing else has: for requests and for events that come without one. 32 lower-case hexadecimal digits.
+/// A unique id of 32 lower-case hexadecimal digits, for requests and for events without one.
 pub(crate) fn fresh_id() -> String {
     format!("{:032x}", fastrand::u128(..))
 }

@@ -1,4 +1,4 @@
-//! Writing to the event store: appends under optimistic concurrency, and imports of captured items.
+//! Writes to the event store: appends under optimistic concurrency, and imports of captured items.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
@@ -24,32 +24,32 @@ use super::{
 };
 use crate::retry::{Attempt, Deadline};
 
-/// The most events in one append: a transaction's actions less the VERSION item's.
+/// The most events in one append: a transaction's actions, less the one on the VERSION item.
 pub const APPEND_EVENTS_MAX: usize = TRANSACTION_ACTIONS_MAX - 1;
 
 /// Why an append did not happen.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AppendError {
-    /// Someone else appended first. Load the aggregate, decide anew, append again.
+    /// Another writer appended first. Load the aggregate, decide again, then append.
     #[error("conflict on aggregate {aggregate}: expected version {expected}, found {actual}")]
     Conflict {
         /// The aggregate.
         aggregate: AggregateId,
-        /// The version that the caller decided upon.
+        /// The version that the caller expected.
         expected: Version,
-        /// The version that the store holds.
+        /// The version in the store.
         actual: Version,
     },
-    /// More than one transaction holds. Split what need not happen together.
+    /// No events, or more than fit in one transaction. Split events that need not be appended together.
     #[error("an append takes 1 to {APPEND_EVENTS_MAX} events, not {0}")]
     Count(usize),
-    /// The events are not the next of one aggregate: a mistake of the caller's.
+    /// The events do not continue one aggregate: a bug in the caller.
     #[error("the events of an append must belong to one aggregate and continue from version {expected} without a gap")]
     NotConsecutive {
-        /// The version that the caller decided upon.
+        /// The version that the caller expected.
         expected: Version,
     },
-    /// DynamoDB refuses an event, for its size for example.
+    /// DynamoDB refuses an event, because of its size, for example.
     #[error("DynamoDB refuses the events of aggregate {aggregate}: {reason}")]
     Invalid {
         /// The aggregate.
@@ -57,27 +57,27 @@ pub enum AppendError {
         /// Why.
         reason: &'static str,
     },
-    /// Nothing is known; appending the same events again is safe.
+    /// Whether the events were appended is unknown. Appending the same events again is safe.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
-/// What became of an imported item.
+/// The outcome of importing an item.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Imported {
-    /// It is in the store now.
+    /// The item was added.
     New,
-    /// Its version was in the store before.
+    /// The store already had this version.
     Known,
-    /// `DynamoDB` refuses it: no real stream can have carried it.
+    /// DynamoDB refuses the item, so no real stream can have carried it.
     Refused(&'static str),
 }
 
 impl Store {
-    /// Appends the events that follow version `expected` of their aggregate: all of them, or none.
+    /// Appends all of the events, or none. They must follow version `expected` of their aggregate.
     ///
     /// # Errors
-    /// [`AppendError`]; after [`AppendError::Store`] the same append may be tried again, it will not count twice.
+    /// [`AppendError`]. After [`AppendError::Store`], the same append may be repeated; it will not count twice.
     pub async fn append(&self, expected: Version, events: &[RecordedEvent]) -> Result<Version, AppendError> {
         if events.is_empty() || events.len() > APPEND_EVENTS_MAX {
             return Err(AppendError::Count(events.len()));
@@ -107,7 +107,7 @@ impl Store {
                         self.meter.wasted(2 * actions.len() as u64);
                         let codes: Vec<_> = canceled.cancellation_reasons().iter().filter_map(|reason| reason.code()).collect();
                         if codes.contains(&"ConditionalCheckFailed") {
-                            // If it is not the VERSION item that refuses, it is as expected.
+                            // If another action's condition failed, the VERSION item is at the expected version.
                             let of_version = &canceled.cancellation_reasons()[0];
                             let moved = of_version.code() == Some("ConditionalCheckFailed");
                             let actual = if moved { of_version.item().map_or(Version::NONE, version_of) } else { expected };
@@ -137,7 +137,8 @@ impl Store {
             .await??;
         let Some(mut actual) = refused else { return Ok(last) };
         if actual == expected || applied_maybe.load(Relaxed) {
-            // The VERSION item says nothing of the conflict: an event is there without it, or our own lost try succeeded.
+            // The VERSION item does not explain the conflict: an event exists without it, or our own attempt succeeded and its answer
+            // was lost.
             let present = self.load_page(aggregate, expected.next()..=last, events.len(), Deadline::NONE).await?;
             let ours = present
                 .iter()
@@ -151,9 +152,9 @@ impl Store {
         Err(AppendError::Conflict { aggregate: aggregate.clone(), expected, actual })
     }
 
-    /// Puts an event's item into the store as it was captured. Repeatable.
+    /// Puts a captured item of an event into the store unchanged. Idempotent.
     ///
-    /// The VERSION item follows the highest version imported, so that appends go on from there.
+    /// Moves the VERSION item up to the highest version imported, so that appends continue from there.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -196,7 +197,7 @@ impl Store {
         Ok(imported)
     }
 
-    /// The version that the next append to an aggregate follows.
+    /// The current version of an aggregate, which its next append must expect.
     ///
     /// # Errors
     /// [`StoreError`].

@@ -1,18 +1,18 @@
-//! Where a rebuild stands, kept in the parking table so that another machine can go on.
+//! The cursors of rebuilds: saved positions, kept in the parking table so that another machine can resume.
 //!
 //! | attribute | holds |
 //! |---|---|
 //! | `aggregateId` | `rebuild#<projection>`: partition key |
 //! | `projection` | `cursor#<segments>#<segment>#<table>`, the numbers with 7 digits: sort key |
-//! | `revision` | of the rule that rows are brought to: a cursor of another leads nowhere |
-//! | `segments`, `segment` | into how many the event store is cut, and which this is |
-//! | `target` | the table whose rows they are |
-//! | `cursor` | where the scan goes on, as JSON; absent at the beginning |
-//! | `counts` | what the segment came to so far, as JSON |
-//! | `done` | whether nothing is left of the segment |
+//! | `revision` | the revision of the rule that is being applied; a cursor of another revision is not used |
+//! | `segments`, `segment` | the number of segments of the event store, and this one's number |
+//! | `target` | the table whose rows are rebuilt |
+//! | `cursor` | where the scan continues, as JSON; absent at the beginning |
+//! | `counts` | the segment's counts so far, as JSON |
+//! | `done` | whether the segment is finished |
 //! | `savedAt` | when it was saved |
 //!
-//! It has no `reason`, so whoever lists what is parked passes it over.
+//! A cursor has no `reason`, so lists of parked entries skip it.
 
 use aws_sdk_dynamodb::{
     operation::{put_item::PutItemInput, query::QueryInput},
@@ -28,26 +28,26 @@ use super::{
 };
 use crate::{progress::Counts, retry::Deadline, store::item::SdkItem};
 
-/// Digits of a number in a sort key: there are at most a million segments.
+/// The digits of a number in a sort key, enough for a million segments.
 const SEGMENT_DIGITS: usize = 7;
 
-/// Where one segment of a rebuild stands.
+/// The saved position of a rebuild in one segment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SavedCursor {
     /// The segment.
     pub segment: Segment,
-    /// Where the scan goes on; none at the beginning.
+    /// Where the scan continues; `None` at the beginning.
     pub cursor: Option<Cursor>,
-    /// What it came to so far.
+    /// The segment's counts so far.
     pub counts: Counts,
-    /// Whether nothing is left of it.
+    /// Whether the segment is finished.
     pub done: bool,
-    /// When it was saved; set by saving.
+    /// When the cursor was saved. [`Store::save_cursor`] sets it.
     pub saved_at: String,
 }
 
 impl SavedCursor {
-    /// Of a segment that was not begun.
+    /// The cursor of a segment that has not been started.
     #[must_use]
     pub fn beginning(segment: Segment) -> Self {
         Self { segment, cursor: None, counts: Counts::default(), done: false, saved_at: String::new() }
@@ -55,7 +55,7 @@ impl SavedCursor {
 }
 
 impl Store {
-    /// Keeps where a segment stands, in the place of what was kept of it before.
+    /// Saves a segment's cursor, and overwrites the one saved before.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -79,8 +79,7 @@ impl Store {
         self.send("PutItem of a rebuild's cursor", deadline, put).await.map(drop)
     }
 
-    /// What is kept of rebuilds of a rule by its revision of today into the table that this store has for it, in the order of
-    /// segments.
+    /// The cursors of rebuilds by the rule's current revision into the table that this store uses for it, in the order of segments.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -90,7 +89,7 @@ impl Store {
         Ok(items.iter().filter(of_today).filter_map(saved_of).collect())
     }
 
-    /// Forgets what is kept of rebuilds of a rule into the table that this store has for it, of older revisions too.
+    /// Deletes the cursors of rebuilds into the table that this store uses for a rule, including those of older revisions.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -116,7 +115,7 @@ impl Store {
         SdkItem::from([("aggregateId".into(), AttributeValue::S(partition_key(rule))), ("projection".into(), AttributeValue::S(sort))])
     }
 
-    /// The items of this rule and table.
+    /// The items of the cursors for this rule and table.
     async fn cursor_items(&self, rule: &dyn DynProjection, deadline: Deadline) -> Result<Vec<SdkItem>, StoreError> {
         let (mut items, mut from) = (Vec::new(), None);
         loop {
@@ -130,7 +129,7 @@ impl Store {
                 self.dynamo.query(request)
             };
             let page = self.send("Query of a rebuild's cursors", deadline, query).await?;
-            // An aggregate that is called so may be parked, too.
+            // An aggregate with this id may be parked, too.
             let is_cursor = |item: &SdkItem| {
                 text(item, "projection").is_some_and(|sort| sort.starts_with("cursor#"))
                     && text(item, "target") == Some(self.table_of(rule))
@@ -156,7 +155,7 @@ fn whole(item: &SdkItem, name: &str) -> Option<u32> {
     item.get(name)?.as_n().ok()?.parse().ok()
 }
 
-/// One that cannot be read is none: its segment begins again.
+/// `None` if the cursor cannot be read: its segment then starts from the beginning.
 fn saved_of(item: &SdkItem) -> Option<SavedCursor> {
     Some(SavedCursor {
         segment: Segment::new(whole(item, "segment")?, whole(item, "segments")?).ok()?,

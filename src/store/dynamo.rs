@@ -1,12 +1,12 @@
-//! The calls of DynamoDB that the worker makes, in the SDK's own words.
+//! The DynamoDB calls that the worker makes, in the SDK's own types.
 //!
-//! All that the worker knows of DynamoDB passes through here, and nothing but the network lies behind it. So a simulation that
-//! answers these calls runs the whole worker, its retries and its expressions included.
+//! The worker reaches DynamoDB only through this trait, and only the network lies behind it. So a simulation that answers these calls
+//! runs the whole worker, including its retries and its expressions.
 
 use aws_sdk_dynamodb::{Client, error::SdkError, operation};
 use futures::future::BoxFuture;
 
-/// What a call comes to: the SDK's output, or its error as it came.
+/// The result of a call: the SDK's output or its error, unchanged.
 pub type Answer<'a, T, E> = BoxFuture<'a, Result<T, SdkError<E>>>;
 
 macro_rules! calls {

@@ -1,4 +1,4 @@
-//! Errors by what to do next.
+//! Errors of requests to DynamoDB, divided by what to do next.
 
 use aws_sdk_dynamodb::{
     error::{ProvideErrorMetadata, SdkError},
@@ -7,10 +7,10 @@ use aws_sdk_dynamodb::{
 
 use crate::retry::{Attempt, DeadlineExceeded};
 
-/// Infrastructure trouble: not the event's fault. The record is reported as failed, so Lambda delivers it again.
+/// An infrastructure error: no event is the cause. The record is reported as failed, so Lambda delivers it again.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
-    /// Retried until the deadline: throttling, conflicts, timeouts, server errors.
+    /// Still failed when the time for retries was over: throttling, a conflict, a timeout or a server error. It may succeed later.
     #[error(
         "{operation} still failed after retries ({class}); if this persists, check the network, table throttling and DynamoDB's health"
     )]
@@ -20,7 +20,7 @@ pub enum StoreError {
         /// The kind of error.
         class: String,
     },
-    /// No retry helps: a missing table or permission, expired credentials.
+    /// A retry cannot help: a missing table or permission, or expired credentials, for example. Fix the deployment.
     #[error("{operation} cannot succeed ({class}): check the table names, key schemas, credentials and permissions")]
     Permanent {
         /// The operation.
@@ -28,7 +28,7 @@ pub enum StoreError {
         /// The kind of error.
         class: String,
     },
-    /// The invocation's time is used up.
+    /// The invocation's time is used up. The rest is delivered again.
     #[error("out of time: the rest is delivered again; if this persists, raise the timeout or lower the batch size")]
     DeadlineExceeded,
 }
@@ -40,7 +40,7 @@ impl From<DeadlineExceeded> for StoreError {
 }
 
 impl StoreError {
-    /// The kind of error, in DynamoDB's words or in a few of ours.
+    /// The kind of error: DynamoDB's error code, or a few words of our own.
     pub(super) fn class(&self) -> &str {
         match self {
             Self::Transient { class, .. } | Self::Permanent { class, .. } => class,
@@ -48,17 +48,17 @@ impl StoreError {
         }
     }
 
-    /// Whether it met another write of the same items.
+    /// Whether the request conflicted with another write of the same items.
     pub(super) fn is_conflict(&self) -> bool {
         let Self::Transient { class, .. } = self else { return false };
         matches!(class.as_str(), CONFLICT | "TransactionConflictException" | "ReplicatedWriteConflictException")
     }
 }
 
-/// How a cancelled transaction names an item that another one writes.
+/// The code of an item in a cancelled transaction that another request was writing.
 const CONFLICT: &str = "TransactionConflict";
 
-/// Why a transaction was cancelled that no condition refused: a conflict, if it met one.
+/// The class of a cancelled transaction whose conditions all held: a conflict, if there was one.
 pub fn cancellation_class(reasons: &[CancellationReason]) -> String {
     let codes = || reasons.iter().filter_map(CancellationReason::code).filter(|code| *code != "None");
     codes().find(|code| *code == CONFLICT).or_else(|| codes().next()).unwrap_or("canceled without a reason").to_owned()
@@ -66,15 +66,15 @@ pub fn cancellation_class(reasons: &[CancellationReason]) -> String {
 
 /// One failed call.
 pub enum Failure<E> {
-    /// Worth a retry. `applied_maybe`: the request may have been applied although its answer was lost.
+    /// Worth retrying. `applied_maybe`: the request may have been applied although its answer was lost.
     Transient { class: String, applied_maybe: bool },
-    /// DynamoDB refuses what the request says.
+    /// DynamoDB refuses the content of the request.
     Invalid(&'static str),
-    /// Anything else: no retry helps, unless the caller knows the error.
+    /// Anything else. A retry cannot help, unless the caller handles this error.
     Other(E),
 }
 
-/// Sorts an error of the SDK.
+/// Classifies an error of the SDK.
 pub fn classify<E: ProvideErrorMetadata>(error: SdkError<E>) -> Failure<E> {
     match error {
         SdkError::ServiceError(context) => {
@@ -93,7 +93,7 @@ pub fn classify<E: ProvideErrorMetadata>(error: SdkError<E>) -> Failure<E> {
                 "TransactionInProgressException" | "InternalServerError" | "InternalFailure" | "ServiceUnavailable" => {
                     Failure::Transient { class: code, applied_maybe: true }
                 }
-                // Below 400 it was an answer to what was done, and its body cannot be read.
+                // Below 400 the request was applied, but the body of the answer cannot be read.
                 _ if !(400..500).contains(&status) => Failure::Transient { class: code, applied_maybe: true },
                 _ => Failure::Other(error),
             }
@@ -105,7 +105,7 @@ pub fn classify<E: ProvideErrorMetadata>(error: SdkError<E>) -> Failure<E> {
     }
 }
 
-/// DynamoDB's own words may quote a value, so they are translated and not passed on.
+/// A fixed reason in place of DynamoDB's message, which may quote event data.
 pub fn invalid_reason(message: Option<&str>) -> &'static str {
     let message = message.unwrap_or_default().to_ascii_lowercase();
     let says = |part: &str| message.contains(part);
@@ -122,6 +122,7 @@ pub fn invalid_reason(message: Option<&str>) -> &'static str {
     }
 }
 
+/// An error that a retry cannot help, by its code.
 pub fn permanent<E: ProvideErrorMetadata>(operation: &'static str, error: &E) -> StoreError {
     StoreError::Permanent { operation, class: error.code().unwrap_or("unknown error").to_owned() }
 }
@@ -133,7 +134,7 @@ impl<E> Failure<E> {
     }
 }
 
-/// What to do after a failure that the caller has no answer to.
+/// Decides whether to retry after a failure that the caller does not handle itself.
 pub fn retry_or_fail<T, E: ProvideErrorMetadata>(
     operation: &'static str,
     failure: Failure<E>,

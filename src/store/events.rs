@@ -1,4 +1,4 @@
-//! The event store: append with optimistic concurrency, load by aggregate and by type.
+//! Reads from the event store: by aggregate, by event type, and by scan.
 
 use std::ops::RangeInclusive;
 
@@ -18,7 +18,7 @@ use super::{
 };
 use crate::retry::Deadline;
 
-/// How many events are read at once where many may be needed: a page of DynamoDB's 1 MB holds about as many.
+/// How many events are read at once where many may be needed: about what DynamoDB's page of 1 MB holds.
 pub const PAGE_EVENTS: usize = 1_000;
 
 /// One item of an aggregate's history.
@@ -26,25 +26,25 @@ pub const PAGE_EVENTS: usize = 1_000;
 pub enum Stored {
     /// An event.
     Event(RecordedEvent),
-    /// An item under an event's key that cannot be read.
+    /// An item with the key of an event that cannot be read as one.
     Malformed {
-        /// Its version, by its key.
+        /// The version in its key.
         version: Version,
-        /// Its type, if that can be told.
+        /// Its event type, if that can be read.
         event_type: Option<String>,
-        /// What is wrong with it.
+        /// Why it cannot be read.
         reason: Malformed,
         /// The item as JSON.
         payload: String,
     },
 }
 
-/// Where a query of the index by event type goes on.
+/// Where a query of the index by event type continues.
 #[derive(Clone, Debug, PartialEq)]
 pub struct IndexCursor(SdkItem);
 
 impl Stored {
-    /// The version, by the item's key.
+    /// The version in the item's key.
     #[must_use]
     pub fn version(&self) -> Version {
         match self {
@@ -55,7 +55,7 @@ impl Stored {
 }
 
 impl Store {
-    /// Loads events of an aggregate by consistent read: the first `limit` of the versions asked for.
+    /// Loads events of an aggregate by consistent read: at most the first `limit` in this range of versions.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -92,10 +92,10 @@ impl Store {
         }
     }
 
-    /// One page of a scan of a segment of the event store, by consistent read: what it has of events, and where to go on.
+    /// One page of a scan of a segment of the event store, by consistent read: its events, and where to continue.
     ///
-    /// An aggregate's events come in order and next to each other. Nothing relies on it, and the page is no snapshot: of events that
-    /// one transaction appended the later may be there and the earlier not.
+    /// An aggregate's events come in order and next to each other, but nothing relies on that. The page is not a snapshot: of the
+    /// events that one transaction appended, it may have a later one without an earlier one.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -120,8 +120,8 @@ impl Store {
         Ok((page.items.unwrap_or_default().into_iter().filter_map(located).collect(), next))
     }
 
-    /// One page of the keys of the events of a type since a time, oldest first, and where to go on. From an index, so the very newest
-    /// may be missing for a moment.
+    /// One page of the keys of events of a type since a time, oldest first, and where to continue. It is read from an index, which
+    /// may not have the newest events yet.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -153,7 +153,7 @@ impl Store {
         Ok((page.items.unwrap_or_default().into_iter().filter_map(key).collect(), page.last_evaluated_key.map(IndexCursor)))
     }
 
-    /// The newest events of a type, newest first. From an index, so the very newest may be missing for a moment.
+    /// The newest events of a type, newest first. They are read from an index, which may not have the very newest yet.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -183,14 +183,14 @@ impl Store {
     }
 }
 
-/// Reads an item of the event store; none if it lies under no event's sort key.
+/// Reads an item of the event store; `None` if its sort key is not an event's.
 pub(crate) fn stored_of(item: &Item) -> Option<Stored> {
     match decode_event(item) {
         Ok(event) => Some(Stored::Event(event)),
         Err(reason) => {
             let Attribute::S(sort) = item.get("SK")? else { return None };
             Some(Stored::Malformed {
-                // A sort key between two events' that is no event's belongs to no version: nothing waits for it.
+                // A malformed sort key does not belong to a version, so nothing waits for the item.
                 version: Version(sort.strip_prefix("EVENT#")?.parse().ok().filter(|_| reason != Malformed::SortKey)?),
                 event_type: event_type_of(item).map(str::to_owned),
                 reason,

@@ -1,10 +1,10 @@
-//! Builds update expressions: every name and value goes in by placeholder.
+//! Builds update expressions in which every name and value is a placeholder.
 
 use std::collections::HashMap;
 
 use aws_sdk_dynamodb::types::AttributeValue;
 
-/// An update expression in the making.
+/// An update expression under construction.
 #[derive(Default)]
 pub struct Expression {
     pub names: HashMap<String, String>,
@@ -15,14 +15,14 @@ pub struct Expression {
 }
 
 impl Expression {
-    /// The placeholder of a name.
+    /// Adds a name, and returns its placeholder.
     pub fn name(&mut self, name: &str) -> String {
         let placeholder = format!("#{}", self.names.len());
         self.names.insert(placeholder.clone(), name.to_owned());
         placeholder
     }
 
-    /// The placeholder of a value.
+    /// Adds a value, and returns its placeholder.
     pub fn value(&mut self, value: AttributeValue) -> String {
         let placeholder = format!(":{}", self.values.len());
         self.values.insert(placeholder.clone(), value);
@@ -34,7 +34,7 @@ impl Expression {
         self.sets.push(clause);
     }
 
-    /// Sets the attribute unless it is there.
+    /// Sets the attribute if it is absent.
     pub fn set_once(&mut self, name: &str, value: AttributeValue) {
         let name = self.name(name);
         let clause = format!("{name} = if_not_exists({name}, {})", self.value(value));
@@ -51,7 +51,7 @@ impl Expression {
         self.removes.push(clause);
     }
 
-    /// The condition that a mark is still the one that was read; an empty one is none.
+    /// The condition that a mark is unchanged since it was read. An empty mark means that there was none.
     pub fn unchanged(&mut self, name: &str, mark: &str) -> String {
         let name = self.name(name);
         if mark.is_empty() {
@@ -67,7 +67,7 @@ impl Expression {
         format!("{}{}{}", part("SET", &self.sets), part("ADD", &self.adds), part("REMOVE", &self.removes))
     }
 
-    /// The values, as the SDK takes them: none rather than an empty map, which DynamoDB refuses.
+    /// The values for the SDK; `None` if there are none, because DynamoDB refuses an empty map.
     pub fn some_values(&self) -> Option<HashMap<String, AttributeValue>> {
         (!self.values.is_empty()).then(|| self.values.clone())
     }

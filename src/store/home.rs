@@ -1,4 +1,4 @@
-//! Home rows as items: which attributes carry the watermark, which the contributions, and the condition that guards a write.
+//! Home rows as items: the attributes of the watermark and of the contributions, and the condition that guards every write.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,19 +14,20 @@ use projection_vocabulary::{
 use super::{StoreError, expression::Expression, fresh_id};
 use crate::store::item::{SdkItem, attributes, from_value};
 
-/// `contributed#<attribute>#<shared row>`: what a home row has added to a shared row, at the top level where ADD reaches it.
+/// `contributed#<attribute>#<shared row>`: a home row's contribution to a shared row. A top-level attribute, because ADD works on
+/// nothing else.
 const CONTRIBUTED: &str = "contributed#";
-/// Names the last correction of a shared row's sums, so that no correction is made twice.
+/// The id of the last correction of a shared row's sums, so that no correction is made twice.
 pub(super) const CORRECTED: &str = "corrected";
 
-/// A write of one home row: from exactly one watermark to another.
+/// A write of one home row, from one exact watermark to another.
 #[derive(Clone)]
 pub struct HomeWrite {
-    /// Whose row.
+    /// The aggregate of the row.
     pub aggregate: AggregateId,
     /// The watermark that the row must have.
     pub after: Watermark,
-    /// The watermark that it gets.
+    /// The watermark that the row gets.
     pub to: Watermark,
     /// The id of the event at `to`.
     pub event_id: Arc<str>,
@@ -34,15 +35,15 @@ pub struct HomeWrite {
     adds: BTreeMap<String, Decimal>,
     removes: BTreeSet<String>,
     owned_names: BTreeSet<String>,
-    /// The row that it must still be, if anything in this write was reckoned from it: another may have left its version and revision
-    /// as they were.
+    /// If this write was computed from a row, the row must still be the same one. Another write may have changed the row without
+    /// changing its version and revision.
     read: Option<Read>,
-    /// Whether this is a rewriting.
+    /// Whether this write replaces the whole row.
     rewrites: bool,
 }
 
 impl HomeWrite {
-    /// The write of a merged change whose last event is `last`, over a row at version `after` of the same revision.
+    /// The write of a merged change whose last event is `last`, to a row at version `after` of the same revision.
     #[must_use]
     pub fn of(after: Version, revision: u32, last: &RecordedEvent, change: &Change, resolved: &Resolved) -> Self {
         let mut write = Self {
@@ -63,25 +64,25 @@ impl HomeWrite {
                 (Base::Remove, None) => _ = write.removes.insert(name.clone()),
                 (Base::Keep, Some(amount)) => _ = write.adds.insert(name.clone(), amount.clone()),
                 (Base::Keep, None) => {}
-                // A sum with a text in it: DynamoDB refuses this ADD as it would refuse it after the SET.
+                // An amount added to a string: DynamoDB refuses this expression, just as it would refuse the ADD after the SET.
                 (Base::Set(value), Some(amount)) => {
                     write.sets.insert(name.clone(), value.clone());
                     write.adds.insert(name.clone(), amount.clone());
                 }
-                (Base::Remove, Some(_)) => unreachable!("merging makes a value of an amount that follows a removal"),
+                (Base::Remove, Some(_)) => unreachable!("merging turns an amount after a removal into a value"),
             }
         }
         write
     }
 
-    /// The same write, reckoned from this row.
+    /// The same write, on condition that this row is unchanged, because the write was computed from it.
     #[must_use]
     pub fn computed_from(mut self, row: &HomeRow) -> Self {
         self.read = Some(Read::of(row));
         self
     }
 
-    /// The write that puts `fresh` in the place of all that `stale` owns.
+    /// The write that replaces everything that `stale` owns with `fresh`.
     #[must_use]
     pub fn replacing(aggregate: AggregateId, stale: &HomeRow, fresh: &HomeRow) -> Self {
         let mut sets = fresh.own.clone();
@@ -105,7 +106,7 @@ impl HomeWrite {
     pub(super) fn expression(&self) -> (Expression, String) {
         let mut expression = Expression::default();
         if self.to.version == Version::NONE {
-            // Today's rule knows none of the events: the row is as if it had never had one.
+            // The current rule handles none of the events, so the row must look as if it had never had one.
             for name in ["version", "revision", "lastEventId"] {
                 expression.remove(name);
             }
@@ -138,13 +139,13 @@ impl HomeWrite {
     }
 }
 
-/// What tells whether a row is still the one that was read, beside its version: one that was lost and made anew from another history
-/// has the same version, too.
+/// Identifies the row that was read, in addition to its version: a row that was lost and created again from another history may have
+/// the same version.
 #[derive(Clone, Debug, PartialEq)]
 struct Read {
-    /// The mark of the last write that took its contributions to be what they are.
+    /// The mark of the last write that replaced the whole row; empty if there was none.
     rewritten: Arc<str>,
-    /// The id of its last event; empty without one.
+    /// The id of its last event; empty if it has none.
     last_event_id: Arc<str>,
 }
 
@@ -154,7 +155,7 @@ impl Read {
     }
 }
 
-/// The watermark is exactly `after`, written by this revision, and the aggregate is not parked.
+/// The condition that the row's version and revision are exactly those of `after`, and that the aggregate is not parked.
 pub(super) fn condition(expression: &mut Expression, after: Watermark) -> String {
     let (version, parked) = (expression.name("version"), expression.name("parkedAt"));
     if after.version == Version::NONE {
@@ -182,19 +183,19 @@ pub(super) fn foreign_row(why: &str) -> StoreError {
     StoreError::Permanent { operation: "reading a row", class: format!("something other than the worker wrote it: {why}") }
 }
 
-/// An item of a read model: a home row, what others share on it, or both.
+/// An item of a read model: a home row, a shared row, or both.
 pub struct Row {
-    /// Its key.
+    /// The key.
     pub key: RowKey,
-    /// What its aggregate owns; without a version if only others have written to it.
+    /// The part that its aggregate owns. It has no version if only other aggregates have written to the row.
     pub home: HomeRow,
-    /// What those who share it have written.
+    /// The part that the aggregates sharing the row have written.
     pub shared: Attributes,
-    /// Names the last correction of its sums; empty if there was none.
+    /// The id of the last correction of its sums; empty if there was none.
     pub corrected: Arc<str>,
 }
 
-/// The key of a row, as requests take it.
+/// The key of a row, for requests.
 pub(super) fn row_key(rule: &dyn DynProjection, key: &str) -> SdkItem {
     SdkItem::from([(rule.key().to_owned(), AttributeValue::S(key.to_owned()))])
 }
@@ -234,7 +235,7 @@ pub(super) fn row_of(rule: &dyn DynProjection, item: SdkItem) -> Result<Row, Sto
     Ok(Row { key: RowKey::from(&*key), home, shared, corrected })
 }
 
-/// Whether an attribute of a row is the worker's own and of no use to a reader of the row.
+/// Whether an attribute is for the worker alone, so that readers of the row do not see it.
 pub(super) fn is_bookkeeping(name: &str) -> bool {
     name != "version" && (RESERVED.contains(&name) || name.starts_with(CONTRIBUTED))
 }
@@ -243,7 +244,7 @@ pub(super) fn is_bookkeeping(name: &str) -> bool {
 mod tests {
     use super::*;
 
-    /// The names that a condition holds to a value or to their absence.
+    /// The names of the attributes that the write's condition checks.
     fn conditions(write: &HomeWrite) -> Vec<String> {
         let (expression, condition) = write.expression();
         let names = condition.split(" AND ").map(|term| term.trim_start_matches("attribute_not_exists(").split([' ', ')']).next());
@@ -251,13 +252,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_computed_from_a_row_holds_for_that_row_alone() {
+    fn a_write_computed_from_a_row_is_conditional_on_that_row() {
         let event = |id: &str| Some(Arc::from(id));
-        let stale =
-            HomeRow { version: Version(2), revision: 1, last_event_id: event("of a history that is no more"), ..HomeRow::default() };
-        let fresh = HomeRow { last_event_id: event("of another"), ..stale.clone() };
+        let stale = HomeRow { version: Version(2), revision: 1, last_event_id: event("of a lost history"), ..HomeRow::default() };
+        let fresh = HomeRow { last_event_id: event("of another history"), ..stale.clone() };
         let write = HomeWrite::replacing("a".into(), &stale, &fresh);
-        // The row may be lost, and made anew at the same version, between reading it and this.
+        // Between the read and this write, the row may be lost and created again at the same version.
         assert_eq!(conditions(&write), ["version", "revision", "parkedAt", "rewritten", "lastEventId"]);
         let absent = HomeWrite::replacing("a".into(), &HomeRow::default(), &fresh);
         assert_eq!(conditions(&absent), ["version", "parkedAt", "rewritten", "lastEventId"]);

@@ -1,4 +1,5 @@
-//! Between items and values: the one place that knows the attribute names of the event store (data contract, design section 3).
+//! Converts between items and values. Only this module knows the event store's attribute names; `projections/README.md` specifies
+//! them in "What the event store must look like".
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -6,58 +7,58 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use projection_vocabulary::{AggregateId, Attributes, DEPTH_MAX, DecimalError, RecordedEvent, Timestamp, Value, Version};
 use serde_dynamo::{AttributeValue as Attribute, Item};
 
-/// An item as the SDK takes and gives it.
+/// An item in the SDK's type.
 pub type SdkItem = HashMap<String, AttributeValue>;
 
 const AGGREGATE: &str = "AGGREGATE#";
 const EVENT: &str = "EVENT#";
-/// The most bytes of a partition key. A longer one was never in a table, and would fit no row and no parking either.
+/// The most bytes of a partition key. A longer one cannot have been in a table, and neither a row nor a parking entry could hold it.
 /// <https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Constraints.html>
 const PARTITION_KEY_BYTES_MAX: usize = 2048;
 /// The sort key of the item that holds an aggregate's current version.
 pub const VERSION_SK: &str = "VERSION";
-/// Digits of a version in a sort key, so that the order of texts is the order of numbers.
+/// The digits of a version in a sort key, so that string order is numeric order.
 const VERSION_DIGITS: usize = 10;
-/// The last version that a sort key can hold.
+/// The highest version that a sort key can hold.
 pub const VERSION_MAX: Version = Version(9_999_999_999);
 
-/// What an item of the event store's table is, by its keys.
+/// What an item in the event store's table is, by its keys.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Key {
     /// An event.
     Event(AggregateId, Version),
-    /// Not an event: the VERSION item of an aggregate, or something else that lives in the same table.
+    /// Not an event: an aggregate's VERSION item, or another kind of item in the same table.
     Other,
 }
 
-/// Why an item is not a recorded event. Its aggregate is parked, or the item by itself if it names none.
+/// Why an item cannot be read as an event. Its aggregate is parked; an item that does not identify one is parked by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
     /// An attribute that every event has is missing.
     #[error("`{0}` is missing")]
     Missing(&'static str),
-    /// An attribute is of another kind than it must be.
+    /// An attribute does not have the required type.
     #[error("`{0}` has the wrong type")]
     WrongKind(&'static str),
-    /// The sort key begins like an event's and does not go on like one.
+    /// The sort key begins like an event's, but the rest is not a valid version.
     #[error("the sort key is not `EVENT#` followed by a version in 10 digits, 1 or higher")]
     SortKey,
-    /// The partition key does not begin like an aggregate's.
+    /// The partition key is not an aggregate's.
     #[error("the partition key of an event is not `AGGREGATE#` followed by an id, at most 2048 bytes in all")]
     PartitionKey,
-    /// Keys and attributes name different aggregates or versions.
+    /// An attribute and the key name different aggregates or versions.
     #[error("`{0}` does not match the item's key")]
     KeyMismatch(&'static str),
     /// A number that DynamoDB cannot hold.
     #[error("`{0}`: {1}")]
     Number(&'static str, DecimalError),
-    /// The timestamp is none.
+    /// The timestamp is not valid.
     #[error("`timestamp` is not an RFC 3339 timestamp")]
     Timestamp,
-    /// Deeper than DynamoDB allows.
+    /// A value is nested deeper than DynamoDB allows.
     #[error("`{0}` is nested deeper than 32 levels")]
     TooDeep(&'static str),
-    /// The record is not one of DynamoDB Streams.
+    /// The record is not a DynamoDB stream record.
     #[error("the record is not a DynamoDB stream record: {0}")]
     Record(&'static str),
 }
@@ -68,7 +69,7 @@ pub fn partition_key(aggregate: &AggregateId) -> String {
     format!("{AGGREGATE}{aggregate}")
 }
 
-/// The aggregate whose items have this partition key, if it is an aggregate's.
+/// The aggregate that this partition key belongs to; `None` if it is not an aggregate's.
 #[must_use]
 pub fn aggregate_of(partition_key: &str) -> Option<AggregateId> {
     partition_key
@@ -83,16 +84,16 @@ pub fn sort_key(version: Version) -> String {
     format!("{EVENT}{:0VERSION_DIGITS$}", version.0)
 }
 
-/// The key of the index by event type.
+/// The partition key of an event type in the index by event type.
 #[must_use]
 pub fn type_key(event_type: &str) -> String {
     format!("{EVENT}{event_type}")
 }
 
-/// What the item with these keys is.
+/// Returns what the item with these keys is.
 ///
 /// # Errors
-/// [`Malformed`] if it says that it is an event and its key is not an event's.
+/// [`Malformed`] if the sort key begins like an event's, but the keys are not an event's.
 pub fn key_of(keys: &Item) -> Result<Key, Malformed> {
     let Some(Attribute::S(sort)) = keys.get("SK") else { return Ok(Key::Other) };
     let Some(digits) = sort.strip_prefix(EVENT) else { return Ok(Key::Other) };
@@ -106,7 +107,7 @@ pub fn key_of(keys: &Item) -> Result<Key, Malformed> {
 /// Reads an event's item.
 ///
 /// # Errors
-/// [`Malformed`], which names the attribute and never its value.
+/// [`Malformed`], which names the attribute but never contains its value.
 pub fn decode_event(item: &Item) -> Result<RecordedEvent, Malformed> {
     let Key::Event(aggregate, version) = key_of(item)? else { return Err(Malformed::SortKey) };
     if text(item, "aggregateId")? != aggregate.as_str() {
@@ -142,13 +143,13 @@ fn text<'a>(item: &'a Item, name: &'static str) -> Result<&'a str, Malformed> {
     }
 }
 
-/// The type that an item says its event has, if it says so.
+/// The event type in an item; `None` if it has none.
 #[must_use]
 pub fn event_type_of(item: &Item) -> Option<&str> {
     text(item, "eventType").ok()
 }
 
-/// The item of an event.
+/// Encodes an event as an item.
 #[must_use]
 pub fn encode_event(event: &RecordedEvent) -> SdkItem {
     let mut item = SdkItem::from([
@@ -169,7 +170,7 @@ pub fn encode_event(event: &RecordedEvent) -> SdkItem {
     item
 }
 
-/// A value as the SDK takes it.
+/// A value in the SDK's type.
 #[must_use]
 pub fn from_value(value: &Value) -> AttributeValue {
     match value {
@@ -207,10 +208,10 @@ fn to_value(attribute: &Attribute, within: &'static str, depth: usize) -> Result
     })
 }
 
-/// An item of a read model as values.
+/// The attributes of a read model's item, as values.
 ///
 /// # Errors
-/// [`Malformed`] if something else than this worker wrote what no worker can.
+/// [`Malformed`] if the item has a value that the worker cannot have written.
 pub fn attributes(item: SdkItem) -> Result<Attributes, Malformed> {
     let read = |(name, attribute): (String, AttributeValue)| Ok((name, to_value(&attribute.into(), "a row", 0)?));
     item.into_iter().map(read).collect()
@@ -235,14 +236,14 @@ mod tests {
     }
 
     #[test]
-    fn an_event_survives_its_item() {
+    fn an_event_survives_encoding_and_decoding() {
         let item = encode_event(&event());
         assert_eq!(item["SK"], AttributeValue::S("EVENT#0000000007".into()));
         assert_eq!(decode_event(&item.into()), Ok(event()));
     }
 
     #[test]
-    fn each_thing_that_can_be_wrong_is_named() {
+    fn each_defect_of_an_item_is_named() {
         let broken = |name: &str, value: Option<AttributeValue>| {
             let mut item = encode_event(&event());
             item.remove(name);
@@ -266,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn items_that_are_no_events_are_left_alone() {
+    fn items_that_are_not_events_are_recognised() {
         let other = |sort: &str| {
             key_of(&SdkItem::from([("PK".into(), AttributeValue::S("x".into())), ("SK".into(), AttributeValue::S(sort.into()))]).into())
         };

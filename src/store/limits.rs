@@ -1,4 +1,4 @@
-//! DynamoDB's limits, and our own for what is read at once.
+//! DynamoDB's limits, and our own limit for a page.
 
 /// The most actions in one transaction.
 /// <https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_TransactWriteItems.html>
@@ -6,9 +6,9 @@ pub const TRANSACTION_ACTIONS_MAX: usize = 100;
 /// The most keys in one BatchGetItem.
 /// <https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_BatchGetItem.html>
 pub const BATCH_GET_KEYS_MAX: usize = 100;
-/// The most items that are read at one instant.
+/// The most items in one TransactGetItems, which reads them all at the same instant.
 /// <https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_TransactGetItems.html>
 pub const TRANSACT_GET_MAX: usize = 100;
-/// As many items as a page of 1 MB may hold, and more: DynamoDB ends a page by its size. The embedded one reads what it is not told to
-/// leave, and throws it away.
+/// The most items in a page of a scan: more than 1 MB usually holds, where DynamoDB ends the page anyway. The embedded DynamoDB
+/// reads everything that the limit allows and discards what exceeds 1 MB.
 pub const SCAN_ITEMS_MAX: i32 = 5_000;

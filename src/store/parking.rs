@@ -1,15 +1,15 @@
-//! The parking table: what could not be applied, kept until someone mends it.
+//! The parking table: events and records that could not be applied, kept until the cause is fixed.
 //!
 //! | attribute | holds |
 //! |---|---|
 //! | `aggregateId` | the aggregate, or `record#` and the record's id: partition key |
 //! | `projection` | the projection, or `-` for a record that names no event: sort key |
-//! | `version` | the version that cannot be applied; the row waits at the one before |
+//! | `version` | the version that cannot be applied; the row waits at the version before it |
 //! | `reason` | why, without event data |
-//! | `payload` | the record or event as it came, as JSON; further parts of a long one are items of their own, `part#<n>#<projection>` |
-//! | `parts` | how many items the payload has; items beyond are left of a longer one that was parked before |
-//! | `firstSeen`, `lastSeen`, `count` | when and how often it was parked |
-//! | `parkingId` | names the last parking: whoever mends it deletes no later one |
+//! | `payload` | the record or event, unchanged, as JSON; further parts of a long payload are separate items, `part#<n>#<projection>` |
+//! | `parts` | the number of items that hold the payload; any further ones are left from a longer payload parked earlier |
+//! | `firstSeen`, `lastSeen`, `count` | when it was first and last parked, and how often |
+//! | `parkingId` | the id of the last time it was parked, so that a redrive does not delete a later entry |
 //!
 //! The cursors of rebuilds ([`super::cursors`]) live in the same table.
 
@@ -36,12 +36,13 @@ use crate::{
     store::item::SdkItem,
 };
 
-/// A payload is cut into items of so many bytes: DynamoDB's items hold 400 KB, and JSON is longer than the item it stands for.
+/// The most bytes of a payload in one item. DynamoDB's items hold 400 KB, and a payload as JSON may be longer than the item that it
+/// describes.
 const PAYLOAD_PART_BYTES: usize = 300 * 1024;
-/// The `projection` of a record that names no event.
+/// The `projection` of a stray: a record that cannot be read and does not identify an event.
 pub const NO_PROJECTION: &str = "-";
 
-/// Why an aggregate or a record is parked.
+/// What to keep of an aggregate or a record that is parked.
 pub struct Parking<'a> {
     /// The version that cannot be applied; `None` if the record does not name it.
     pub version: Option<Version>,
@@ -51,7 +52,7 @@ pub struct Parking<'a> {
     pub payload: Option<&'a str>,
 }
 
-/// What is parked.
+/// An entry of the parking table.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Parked {
     /// The projection, or [`NO_PROJECTION`].
@@ -68,12 +69,12 @@ pub struct Parked {
     pub first_seen: String,
     /// When it was parked last.
     pub last_seen: String,
-    /// Names the last parking. A count would not do: deleted and parked anew, it is 1 again.
+    /// The id of the last time it was parked. The count cannot identify it: after a deletion, it starts at 1 again.
     pub id: String,
 }
 
 impl Store {
-    /// Parks a record that no aggregate's row can wait for.
+    /// Parks a record by itself, because it does not identify an aggregate whose row could wait.
     ///
     /// # Errors
     /// [`StoreError`]: the record must be reported as failed.
@@ -82,10 +83,10 @@ impl Store {
         self.write_parking(actions.collect(), deadline).await.map(drop)
     }
 
-    /// Writes to the parking table alone. Returns whether it did: it did not if a condition does not hold.
+    /// Writes to the parking table only. Returns `false` if a condition failed and nothing was written.
     pub(super) async fn write_parking(&self, actions: Vec<TransactWriteItem>, deadline: Deadline) -> Result<bool, StoreError> {
         const OPERATION: &str = "TransactWriteItems on the parking table";
-        // One token for all tries, so that a try whose answer was lost does not count twice.
+        // One token for all attempts, so that an attempt whose answer was lost does not count twice.
         let token = fresh_id();
         self.send_with_retries((OPERATION, None), deadline, || async {
             let request = TransactWriteItemsInput::builder().set_transact_items(Some(actions.clone())).client_request_token(&token);
@@ -101,13 +102,13 @@ impl Store {
             if for_reason("ValidationError") {
                 return retry_or_fail(OPERATION, Failure::Other(TransactWriteItemsError::TransactionCanceledException(canceled)));
             }
-            // It met another write, or too many.
+            // It conflicted with another write, or was throttled.
             Attempt::Again(StoreError::Transient { operation: OPERATION, class: cancellation_class(canceled.cancellation_reasons()) })
         })
         .await?
     }
 
-    /// The writes that park something. Repeating them counts up and keeps the first sighting.
+    /// The writes that park an aggregate or a record. A repetition increments the count and keeps `firstSeen`.
     pub(super) fn parking_actions(
         &self,
         key: &str,
@@ -150,7 +151,7 @@ impl Store {
         std::iter::once(TransactWriteItem::builder().update(update).build()).chain(more.collect::<Vec<_>>())
     }
 
-    /// All that is parked, in the order of projections and aggregates.
+    /// All entries, in the order of projections and aggregates.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -172,7 +173,7 @@ impl Store {
         }
     }
 
-    /// One entry, with what was parked as JSON as it came: `None` if it is no longer parked.
+    /// One entry and its payload, unchanged. `None` if it is no longer parked.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -189,7 +190,7 @@ impl Store {
         Ok(parked_of(&entry).map(|parked| (parked, Some(payload).filter(|payload| !payload.is_empty()))))
     }
 
-    /// Takes the mark off a parked row, if it is still the mark of this time.
+    /// Removes the mark from a parked row, if it is still the mark set at this time.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -204,12 +205,12 @@ impl Store {
         let mut expression = Expression::default();
         expression.remove("parkedAt");
         let condition = format!("{} = {}", expression.name("parkedAt"), expression.value(AttributeValue::S(parked_at.to_owned())));
-        // If it has no such mark another one took it off; if it was put on again meanwhile, whoever reads the row will see.
+        // If the mark is gone, another redrive removed it. If the row was parked again meanwhile, the next read of the row shows that.
         let updated = self.update_if(OPERATION, rule, aggregate.as_str(), &expression, Some(condition), deadline).await?;
         updated.map_err(|reason| StoreError::Permanent { operation: OPERATION, class: reason.to_owned() })
     }
 
-    /// Deletes what was parked, with all parts of its payload, unless it was parked again since. Returns whether it is gone.
+    /// Deletes an entry and all parts of its payload, unless it was parked again since. Returns whether the entry is gone.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -262,19 +263,19 @@ impl Store {
     }
 }
 
-/// An entry, and the further parts of its payload by number: all that are in the table.
+/// An entry, and all further parts in the table by number, which may be more than its payload has.
 struct Items {
     entry: SdkItem,
     parts: BTreeMap<usize, SdkItem>,
 }
 
-/// `part#<n>#<projection>`.
+/// The number in `part#<n>#<projection>`.
 fn part_number(sort_key: &str, projection: &str) -> Option<usize> {
     let (number, of) = sort_key.strip_prefix("part#")?.split_once('#')?;
     number.parse().ok().filter(|_| of == projection)
 }
 
-/// Reads one entry; further parts of a payload are none.
+/// Reads one entry; `None` for a further part of a payload.
 fn parked_of(item: &SdkItem) -> Option<Parked> {
     let text = |name: &str| item.get(name).and_then(|value| value.as_s().ok()).cloned();
     Some(Parked {
@@ -293,7 +294,7 @@ fn number(item: &SdkItem, name: &str) -> Option<u64> {
     item.get(name)?.as_n().ok()?.parse().ok()
 }
 
-/// Cuts a text into parts of at most `bytes`, between characters.
+/// Splits a string into parts of at most `bytes`, between characters.
 fn split(mut text: &str, bytes: usize) -> Vec<&str> {
     let mut parts = Vec::new();
     while text.len() > bytes {
@@ -310,7 +311,7 @@ mod tests {
     use super::split;
 
     #[test]
-    fn a_long_payload_is_cut_between_characters_and_nothing_is_lost() {
+    fn a_long_payload_is_split_between_characters_without_loss() {
         let text = "äöü€".repeat(50);
         let parts = split(&text, 7);
         assert!(parts.iter().all(|part| part.len() <= 7));

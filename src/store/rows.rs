@@ -1,4 +1,4 @@
-//! Read models: conditional commits of home rows with what they add to shared rows.
+//! Read models: conditional commits of home rows, together with the amounts they add to shared rows.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -35,46 +35,46 @@ use crate::{
     store::item::{SdkItem, attributes, from_value},
 };
 
-/// What to add to shared rows, by row and attribute.
+/// Amounts to add to shared rows, by row and attribute.
 pub type SharedAdds = BTreeMap<RowKey, BTreeMap<String, Decimal>>;
 
-/// What became of a commit.
+/// The outcome of a commit.
 #[derive(Debug)]
 pub enum Commit {
     /// Written.
     Done,
-    /// Not written; why, for each home row in the order given.
+    /// Nothing was written. One cause for each home row, in the order given.
     Refused(Vec<Cause>),
-    /// DynamoDB refuses what it says, and not for one home row alone: try fewer at once.
+    /// Nothing was written, because DynamoDB refuses the content and does not name a home row. Try fewer at once.
     Invalid(&'static str),
 }
 
-/// What one home row had to do with a refused commit.
+/// How one home row contributed to the refusal of a commit.
 #[derive(Debug)]
 pub enum Cause {
-    /// Nothing.
+    /// Not at all.
     Other,
-    /// It is not as expected: this is how it is; `None` if it is absent.
+    /// The row is not as expected.
     Condition {
-        /// The row as it was.
+        /// The row as DynamoDB has it; `None` if it is absent.
         row: Option<Box<HomeRow>>,
-        /// Whether an earlier try of this very write may have made it so.
+        /// Whether an earlier attempt of this same write may be the reason.
         applied_maybe: bool,
     },
-    /// DynamoDB refuses what is written to it.
+    /// DynamoDB refuses the content of the row's write.
     Invalid(&'static str),
 }
 
-/// Which attributes of a row are shown.
+/// Which attributes of a row to show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shown {
     /// Those that the rule wrote, `version` on home rows, and `parked` on parked ones.
     ToReaders,
-    /// All of them, the worker's bookkeeping included.
+    /// All of them, including the worker's bookkeeping.
     All,
 }
 
-/// A row as it is shown.
+/// The attributes of a row to show.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ShownRow {
     /// Its attributes, without the key.
@@ -84,10 +84,10 @@ pub struct ShownRow {
 }
 
 impl Store {
-    /// Writes home rows and adds to shared rows, all or nothing: one home row by itself, more in a transaction.
+    /// Writes home rows and adds to shared rows, all or nothing: a single home row by UpdateItem, otherwise in a transaction.
     ///
     /// # Errors
-    /// [`StoreError`], with all written or nothing: deliver the records again.
+    /// [`StoreError`]: everything or nothing was written. Deliver the records again.
     pub async fn commit(
         &self,
         rule: &dyn DynProjection,
@@ -151,7 +151,7 @@ impl Store {
         self.transact("TransactWriteItems on home and shared rows", rule, homes.chain(adds).collect(), writes.len(), deadline).await
     }
 
-    /// Parks an aggregate: its record and the mark on its home row, both or neither.
+    /// Parks an aggregate: writes the parking entry and the mark on its home row, both or neither.
     ///
     /// # Errors
     /// [`StoreError`]: the record must be reported as failed.
@@ -181,7 +181,7 @@ impl Store {
             .return_consumed_capacity(ReturnConsumedCapacity::Total)
     }
 
-    /// The same as part of a transaction.
+    /// The same update as an action of a transaction.
     fn update(&self, rule: &dyn DynProjection, key: &str, expression: &Expression, condition: Option<String>) -> TransactWriteItem {
         let update = Update::builder()
             .table_name(self.table_of(rule))
@@ -205,7 +205,7 @@ impl Store {
         homes: usize,
         deadline: Deadline,
     ) -> Result<Commit, StoreError> {
-        // One token for all tries of one plan, so that a try whose answer was lost is not applied again.
+        // One token for all attempts, so that an attempt whose answer was lost is not applied twice.
         let token = fresh_id();
         let applied_maybe = AtomicBool::new(false);
         self.send_with_retries((operation, Some(rule)), deadline, || async {
@@ -261,7 +261,7 @@ impl Store {
                 unattributed = Some(reason);
             }
         }
-        // Whoever has a reason of its own is planned again at once; waiting would not help it.
+        // If a home row has a cause of its own, its lane plans again at once, because waiting would not help.
         if causes.iter().any(|cause| !matches!(cause, Cause::Other)) {
             return Attempt::Decided(Ok(Commit::Refused(causes)));
         }
@@ -276,7 +276,7 @@ impl Store {
     /// Applies the `max` and `insert` operations of a change to shared rows. Idempotent, so safe to repeat.
     ///
     /// # Errors
-    /// The inner error says why DynamoDB refuses them; [`StoreError`] that nothing is known.
+    /// The inner error is the reason why DynamoDB refuses them. After a [`StoreError`], any of them may have been applied.
     pub async fn apply_monotone(
         &self,
         rule: &dyn DynProjection,
@@ -302,7 +302,7 @@ impl Store {
         Ok(Ok(()))
     }
 
-    /// Updates a row, or leaves it alone where the condition does not hold: there is nothing to do then.
+    /// Updates a row. If the condition does not hold, there is nothing to do, and the row stays unchanged.
     pub(super) async fn update_if(
         &self,
         operation: &'static str,
@@ -330,7 +330,7 @@ impl Store {
         .await?
     }
 
-    /// Reads one home row, consistently; a default one, without a version, if it is absent.
+    /// Reads one home row by consistent read. An absent row is returned as a default one, without a version.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -339,7 +339,7 @@ impl Store {
         Ok(rows.remove(aggregate).unwrap_or_default())
     }
 
-    /// Reads home rows, consistently. A row that is absent is not in the answer.
+    /// Reads home rows by consistent read. The result does not contain absent rows.
     ///
     /// # Errors
     /// [`StoreError`]: deliver the records again.
@@ -358,7 +358,7 @@ impl Store {
         Ok(rows)
     }
 
-    /// The items of this projection, or of the event store, with these keys, as far as they are there, by consistent read.
+    /// The items with these keys, by consistent read, in this projection's table or in the event store. Absent items are left out.
     pub(super) async fn get_all(
         &self,
         rule: Option<&dyn DynProjection>,
@@ -393,7 +393,7 @@ impl Store {
                     self.meter.read_rows(done.consumed_capacity());
                     let items = done.responses.and_then(|mut tables| tables.remove(table)).unwrap_or_default();
                     let unprocessed = done.unprocessed_keys.and_then(|mut tables| tables.remove(table));
-                    // Not by the items that came: those that are absent were looked for as well.
+                    // The number of items returned does not show progress, because absent items are processed keys, too.
                     if unprocessed.as_ref().is_some_and(|left| left.keys.len() >= keys.keys.len()) {
                         return Attempt::Again(StoreError::Transient { operation: "BatchGetItem", class: "all keys unprocessed".into() });
                     }
@@ -405,7 +405,7 @@ impl Store {
         .await?
     }
 
-    /// Every row of a projection as a reader sees it, by key; `version` is there on home rows, `parked` on parked ones.
+    /// Every row of a projection as a reader sees it, by key. Home rows have `version`, and parked ones have `parked`.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -414,8 +414,8 @@ impl Store {
         Ok(rows.into_iter().map(|(key, row)| (key, row.attributes)).collect())
     }
 
-    /// The first rows of a projection in the order of a scan, at most `limit`, and whether there are more. It reads no more pages than
-    /// that takes.
+    /// The first rows of a projection in the order of a scan, at most `limit`, and whether there are more. It reads only as many pages
+    /// as it needs.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -428,7 +428,7 @@ impl Store {
         let mut rows = BTreeMap::new();
         let mut from = None;
         loop {
-            // One more than wanted shows whether there are more.
+            // Reading one row more than the limit shows whether there are more.
             let wanted = i32::try_from(limit.saturating_sub(rows.len()).saturating_add(1)).unwrap_or(i32::MAX).min(SCAN_ITEMS_MAX);
             let (items, next) = self.scan_page(rule, Segment::ALL, from, wanted, Deadline::NONE).await?;
             for item in items {
@@ -456,7 +456,7 @@ impl Store {
         Ok(row.flatten().map(|(_, row)| row))
     }
 
-    /// One page of a scan of a segment of a read model, by consistent read, and the key where to go on.
+    /// One page of a scan of a segment of a read model, by consistent read, and the key after which to continue.
     pub(super) async fn scan_items(
         &self,
         rule: &dyn DynProjection,
@@ -485,7 +485,7 @@ impl Store {
     }
 }
 
-/// A row as a reader of the table sees it; `None` for a key without attributes: it was parked before its first event and is no longer.
+/// A row with the attributes to show. `None` if it has only its key, because it was parked before its first event and then unparked.
 fn shown_row(rule: &dyn DynProjection, item: SdkItem, shown: Shown) -> Result<Option<(RowKey, ShownRow)>, StoreError> {
     let mut row = attributes(item).map_err(|_| foreign_row("it contains a value that no rule writes"))?;
     let Some(Value::Text(key)) = row.remove(rule.key()) else { return Err(foreign_row("its key is not a string")) };
@@ -503,6 +503,7 @@ fn shown_row(rule: &dyn DynProjection, item: SdkItem, shown: Shown) -> Result<Op
     Ok((!row.is_empty()).then(|| (RowKey::from(&*key), ShownRow { attributes: row, owned })))
 }
 
+/// The home row that DynamoDB returned with a failed condition.
 fn row_at_refusal(rule: &dyn DynProjection, item: Option<SdkItem>) -> Result<Option<Box<HomeRow>>, StoreError> {
     item.filter(|item| !item.is_empty()).map(|item| row_of(rule, item).map(|row| Box::new(row.home))).transpose()
 }

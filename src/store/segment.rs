@@ -1,4 +1,4 @@
-//! A part of a table that is scanned by itself, and where a scan of it continues.
+//! A part of a table that is scanned separately, and the position at which its scan continues.
 
 use aws_sdk_dynamodb::operation::scan::builders::ScanInputBuilder;
 use projection_vocabulary::{AggregateId, Version};
@@ -6,14 +6,14 @@ use serde::{Deserialize, Serialize};
 
 use super::item::{partition_key, sort_key};
 
-/// One of the parts into which a table is cut for a parallel scan.
+/// One of the parts into which a parallel scan divides a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Segment {
     number: u32,
     of: u32,
 }
 
-/// There is no such segment.
+/// A segment's number is not below the number of segments, or there are too many segments.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("there is no segment {number} of {of}: segments are numbered from 0, and a table has at most {SEGMENTS_MAX}")]
 pub struct NoSegment {
@@ -29,7 +29,7 @@ impl Segment {
     /// The whole table.
     pub const ALL: Self = Self { number: 0, of: 1 };
 
-    /// The segment of this number, from 0, of so many.
+    /// The segment with this number, counted from 0, of a table divided into `of` segments.
     ///
     /// # Errors
     /// [`NoSegment`].
@@ -37,7 +37,7 @@ impl Segment {
         if number < of && of <= SEGMENTS_MAX { Ok(Self { number, of }) } else { Err(NoSegment { number, of }) }
     }
 
-    /// All segments of a table that is cut into so many.
+    /// All segments of a table divided into `of` segments.
     pub fn all(of: u32) -> impl Iterator<Item = Self> {
         (0..of).map(move |number| Self { number, of })
     }
@@ -48,7 +48,7 @@ impl Segment {
         self.number
     }
 
-    /// Of how many it is one.
+    /// The number of segments that the table is divided into.
     #[must_use]
     pub fn count(self) -> u32 {
         self.of
@@ -63,7 +63,7 @@ impl Segment {
     }
 }
 
-/// Where a scan of the event store continues: after the item with these keys.
+/// The position at which a scan of the event store continues: after the item with these keys.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cursor {
     /// Its partition key.
@@ -75,7 +75,7 @@ pub struct Cursor {
 }
 
 impl Cursor {
-    /// After an event.
+    /// The position after an event.
     #[must_use]
     pub fn after(aggregate: &AggregateId, version: Version) -> Self {
         Self { partition: partition_key(aggregate), sort: sort_key(version) }

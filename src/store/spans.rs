@@ -1,8 +1,8 @@
-//! A request as a trace tells it: how long it took with all its tries, how often it was sent again and why, and how it failed.
+//! The trace span of a request: how long it took with all its attempts, how often and why it was retried, and how it failed.
 //!
-//! Only the Lambda that is built with the feature `opentelemetry` listens. For everybody else the filter of the logs has switched
-//! these spans off, and what is left of them is the look at a flag. None carries a key, an id or a value: the operation's name, the
-//! projection's and the class of an error are all there is.
+//! Only a Lambda built with the feature `opentelemetry` exports these spans. Everywhere else, the log filter switches them off, and
+//! each costs one check of a flag. A span carries no key, id or value: only the names of the operation and of the projection, and the
+//! class of an error.
 
 use std::error::Error;
 
@@ -11,10 +11,10 @@ use tracing::{Span, field::Empty};
 
 use super::StoreError;
 
-/// What spans go by where events are heard or not.
+/// The target by which spans and their events are switched on or off.
 pub const TARGET: &str = concat!(env!("CARGO_CRATE_NAME"), "::spans");
 
-/// The span of a request, retries and the pauses before them included, as the conventions want it
+/// The span of a request, including its retries and the pauses before them, by the semantic conventions
 /// (<https://opentelemetry.io/docs/specs/semconv/db/dynamodb/>). The first word of an operation is DynamoDB's own name for it.
 pub fn request(operation: &'static str, rule: Option<&dyn DynProjection>) -> Span {
     tracing::trace_span!(
@@ -31,12 +31,12 @@ pub fn request(operation: &'static str, rule: Option<&dyn DynProjection>) -> Spa
     )
 }
 
-/// Another try follows one that ended now, in this trouble.
+/// Records that an attempt has just failed with this error, and that another one follows.
 pub fn on_retry(error: &StoreError) {
     tracing::trace!(target: TARGET, { error.type = error.class() }, "retry");
 }
 
-/// What a request came to.
+/// Records the result of a request.
 pub fn answered<T, E: Error + 'static>(span: &Span, retries: i64, answer: &Result<Result<T, E>, StoreError>) {
     if retries > 0 {
         span.record("retries", retries);
@@ -46,6 +46,6 @@ pub fn answered<T, E: Error + 'static>(span: &Span, retries: i64, answer: &Resul
         Ok(Err(error)) => (error as &(dyn Error + 'static)).downcast_ref(),
         Err(error) => Some(error),
     };
-    // What is no trouble is for the caller to tell, and may name an aggregate.
+    // An error that is not a `StoreError` is the caller's to report. It may name an aggregate, so its text stays out of the span.
     span.record("error.type", error.map_or("refused", StoreError::class)).record("otel.status_code", "ERROR");
 }

@@ -1,4 +1,4 @@
-//! Tables: what the worker's tables look like, and creating them.
+//! The schemas of the worker's tables, and their creation.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -20,9 +20,9 @@ use crate::retry::Deadline;
 
 /// The event store's index by event type and time.
 pub const BY_TYPE_INDEX: &str = "GSI1";
-/// How long a new table may take to become active, and how often to look.
+/// How long a new table may take to become active, and how often to check.
 const ACTIVE_WITHIN: Duration = Duration::from_mins(2);
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+const CHECK_EVERY: Duration = Duration::from_secs(1);
 
 impl Store {
     /// Creates the tables that are missing and waits until all are active. Returns the names of those created.
@@ -43,7 +43,7 @@ impl Store {
         Ok(created)
     }
 
-    /// Creates the table of a rule's rows if it is missing, and waits until it is active. Returns whether it was.
+    /// Creates the table of a rule's rows if it is missing, and waits until it is active. Returns whether it was missing.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -54,7 +54,7 @@ impl Store {
         Ok(!created.is_empty())
     }
 
-    /// About how many items the event store has: DynamoDB counts them every six hours or so. `None` if it does not say.
+    /// The approximate number of items in the event store, which DynamoDB updates about every six hours. `None` if it is unknown.
     /// <https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_TableDescription.html>
     pub async fn event_store_items(&self) -> Option<u64> {
         let described = self.dynamo.describe_table(DescribeTableInput::builder().table_name(&self.names.event_store)).await.ok()?;
@@ -94,7 +94,7 @@ impl Store {
                 if described.table.and_then(|table| table.table_status) == Some(TableStatus::Active) {
                     return Ok(());
                 }
-                tokio::time::sleep(LOOK_EVERY).await;
+                tokio::time::sleep(CHECK_EVERY).await;
             }
         };
         let late = || StoreError::Transient { operation: "CreateTable", class: format!("`{name}` is not active yet") };
@@ -111,7 +111,7 @@ pub(crate) fn of_events(name: &str) -> CreateTableInputBuilder {
         .global_secondary_indexes(by_type)
 }
 
-/// The table of what is parked.
+/// The parking table.
 pub(crate) fn of_parked(name: &str) -> CreateTableInputBuilder {
     table(name, "aggregateId", Some("projection"), &[])
 }

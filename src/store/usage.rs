@@ -1,4 +1,4 @@
-//! What the store costs: counted where the calls are made, so that nothing is free by omission.
+//! The cost of the store's requests, counted where the calls are made, so that nothing is free by omission.
 
 use std::{
     ops::{AddAssign, Sub},
@@ -9,18 +9,18 @@ use aws_sdk_dynamodb::types::ConsumedCapacity;
 
 use super::StoreError;
 
-/// Requests and capacity units spent.
+/// Requests and capacity units used.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Usage {
-    /// Requests sent, each retry included.
+    /// Requests sent, including each retry.
     pub requests: u64,
-    /// Write units, failed conditions included.
+    /// Write units, including those of failed conditions.
     pub write_units: f64,
     /// Read units.
     pub read_units: f64,
-    /// Requests that were sent again after trouble that passes: throttling, conflicts, timeouts, server errors.
+    /// Retries after a transient error: throttling, a conflict, a timeout or a server error.
     pub retries: u64,
-    /// Those of them that had met another write of the same items.
+    /// Those retries that followed a conflict with another write of the same items.
     pub conflicts: u64,
 }
 
@@ -48,7 +48,7 @@ impl AddAssign for Usage {
     }
 }
 
-/// Units come in halves, so whole numbers count halves exactly.
+/// Counts requests and capacity units. Units come in halves, so whole numbers of halves count them exactly.
 #[derive(Default)]
 pub struct Meter {
     requests: AtomicU64,
@@ -63,7 +63,7 @@ impl Meter {
         self.requests.fetch_add(1, Relaxed);
     }
 
-    /// Another attempt follows one that this trouble met.
+    /// Counts a retry after this error.
     pub fn on_retry(&self, error: &StoreError) {
         self.retries.fetch_add(1, Relaxed);
         self.conflicts.fetch_add(u64::from(error.is_conflict()), Relaxed);
@@ -77,7 +77,8 @@ impl Meter {
         self.read_halves.fetch_add(halves(capacity), Relaxed);
     }
 
-    /// A failed write reports no capacity and costs it all the same: one unit a condition, two an item of a transaction.
+    /// Counts a failed write, which reports no capacity but costs it all the same: one unit for a failed condition, and two for each item
+    /// of a cancelled transaction.
     pub fn wasted(&self, write_units: u64) {
         self.write_halves.fetch_add(2 * write_units, Relaxed);
     }

@@ -1,4 +1,4 @@
-//! What it takes to verify a read model: all rows of a table, rows at one instant, and the correction of sums.
+//! What the verification of a read model needs: all rows of a table, rows at the same instant, and the correction of sums.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -22,7 +22,7 @@ use crate::{
 };
 
 impl Store {
-    /// One page of a scan of a segment of a read model, by consistent read, and the key where to go on.
+    /// One page of a scan of a segment of a read model, by consistent read, and the key after which to continue.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -39,7 +39,7 @@ impl Store {
         Ok((rows.collect::<Result<_, _>>()?, next))
     }
 
-    /// Which of these rows stand on an event that the event store has, under the id that the row names.
+    /// Those of these rows whose last event, by version and id, is in the event store.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -62,7 +62,7 @@ impl Store {
         Ok(found.into_iter().filter_map(stands).collect())
     }
 
-    /// What is shared on these rows, each read by itself.
+    /// The shared part of these rows. They are read one by one, not at the same instant.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -77,7 +77,7 @@ impl Store {
         items.into_iter().map(|item| row_of(rule, item).map(|row| (row.key, row.shared))).collect()
     }
 
-    /// Rows as they are at one instant: at most [`super::limits::TRANSACT_GET_MAX`]. Those that are absent are not in the answer.
+    /// At most [`super::limits::TRANSACT_GET_MAX`] rows as of one instant. The result does not contain absent rows.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -108,7 +108,7 @@ impl Store {
                         self.meter.read_rows(done.consumed_capacity());
                         Attempt::Decided(Ok(done.responses.unwrap_or_default()))
                     }
-                    // It met a write.
+                    // It conflicted with a write.
                     Err(Failure::Other(TransactGetItemsError::TransactionCanceledException(canceled))) => {
                         Attempt::Again(StoreError::Transient {
                             operation: OPERATION,
@@ -123,7 +123,7 @@ impl Store {
         rows.map(|row| row.map(|row| (row.key.clone(), row))).collect()
     }
 
-    /// Adds to the sums of a shared row, unless they were corrected since `corrected` was read.
+    /// Adds these amounts to the sums of a shared row, unless the sums were corrected since `corrected` was read.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -142,7 +142,7 @@ impl Store {
         }
         expression.set(CORRECTED, AttributeValue::S(fresh_id()));
         let condition = expression.unchanged(CORRECTED, corrected);
-        // If the condition does not hold, another corrected them, or an earlier try of this very request did.
+        // If the condition does not hold, another run corrected the sums, or an earlier attempt of this request did.
         let updated = self.update_if(OPERATION, rule, row.as_str(), &expression, Some(condition), deadline).await?;
         updated.map_err(|reason| StoreError::Permanent { operation: OPERATION, class: reason.to_owned() })
     }

@@ -1,28 +1,28 @@
-//! How far a pass over the event store has come.
+//! The progress of a rebuild or a catch-up.
 
 use std::ops::AddAssign;
 
 use serde::{Deserialize, Serialize};
 
-/// What a pass came to so far.
+/// The counts of a rebuild or a catch-up so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Counts {
     /// Events read.
     pub events: u64,
-    /// Aggregates looked at.
+    /// Aggregates checked.
     pub aggregates: u64,
     /// Rows of an older revision that were replaced.
     pub replaced: u64,
-    /// Rows made for aggregates that had none.
+    /// Rows created for aggregates that had none.
     pub created: u64,
-    /// Of the replaced and made, those that are not as they were.
+    /// Replaced and created rows that differ from what was there before.
     pub changed: u64,
-    /// Aggregates that were behind and are no more.
+    /// Aggregates that were behind and have caught up.
     pub caught_up: u64,
-    /// Aggregates that wait, found so or now.
+    /// Aggregates that are parked, whether before or by this operation.
     pub parked: u64,
-    /// Aggregates whose rows end before an event that cannot be applied, without being parked.
+    /// Aggregates that are not parked although their rows end before an event that cannot be applied.
     pub stopped: u64,
 }
 
@@ -40,7 +40,7 @@ impl AddAssign for Counts {
 }
 
 impl Counts {
-    /// Whether there was nothing to do.
+    /// Whether no row was replaced, created or caught up.
     #[must_use]
     pub fn nothing_done(&self) -> bool {
         self.replaced + self.created + self.caught_up == 0
@@ -52,7 +52,8 @@ impl Counts {
         self.changed += u64::from(written && changes);
     }
 
-    /// These, with all that `other` has done for good: those at work may look again at what they have looked at, and do not do it again.
+    /// These counts, with the completed changes of `other`. A step that failed is repeated: it checks its aggregates again, but does not
+    /// change their rows again.
     pub(crate) fn with_done_of(self, other: Self) -> Self {
         let Self { replaced, created, changed, caught_up, .. } = other;
         Self { replaced, created, changed, caught_up, ..self }

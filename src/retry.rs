@@ -1,4 +1,4 @@
-//! The one retry layer. The one user of `backoff`; the SDK's own retries are off, or the two would multiply.
+//! The only retry layer, and the only user of `backoff`. The SDK's own retries are off; otherwise the two would multiply.
 
 use std::{
     future::Future,
@@ -9,33 +9,33 @@ use backoff::{ExponentialBackoff, ExponentialBackoffBuilder, backoff::Backoff};
 
 /// The first pause: DynamoDB's conflicts and bursts of throttling pass in tens of milliseconds.
 const PAUSE_FIRST: Duration = Duration::from_millis(25);
-/// The longest pause: beyond it a Lambda pays for waiting.
+/// The longest pause, because a Lambda pays for waiting.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
-/// Randomly up to so much longer or shorter, so that workers which met once do not meet again.
+/// Pauses are randomly longer or shorter by up to this fraction, so that workers that conflicted once do not conflict again.
 const JITTER: f64 = 0.5;
-/// How long one operation is tried where no invocation ends.
+/// How long one operation is retried if there is no deadline.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// How much of an invocation's time may pass before no new work begins. The rest is for the attempts under way, the answer
-/// and a slow machine: work that Lambda cuts off is delivered again, all of it.
+/// After this percentage of an invocation's time, no new work begins. The rest is for attempts in progress, for the response and for
+/// a slow machine: if Lambda ends the invocation, the whole batch is delivered again.
 #[cfg(any(feature = "cli", feature = "lambda"))]
 pub(crate) const WORKING_PERCENT: u32 = 80;
 
-/// Until when to begin new work.
+/// The time after which no new work begins.
 #[derive(Clone, Copy, Debug)]
 pub struct Deadline(Option<Instant>);
 
 impl Deadline {
-    /// No invocation ends: each operation is tried for half a minute.
+    /// No deadline: each operation is retried for half a minute.
     pub const NONE: Self = Self(None);
 
-    /// At this instant.
+    /// A deadline at this instant.
     #[must_use]
     pub fn at(instant: Instant) -> Self {
         Self(Some(instant))
     }
 
-    /// Whether there is one.
+    /// Whether there is a deadline.
     #[must_use]
     pub fn is_some(self) -> bool {
         self.0.is_some()
@@ -66,17 +66,17 @@ pub struct DeadlineExceeded;
 
 /// The outcome of one attempt.
 pub enum Attempt<T, E> {
-    /// It is decided, one way or the other.
+    /// Decisive: a success or an error that no retry can change.
     Decided(T),
-    /// Worth another try, with what to report if there is none.
+    /// Worth another attempt, with the error to return if there is none.
     Again(E),
 }
 
-/// Tries until an attempt is decided or the deadline would pass, with growing pauses. `on_retry` hears what an attempt
-/// reported if another follows it.
+/// Repeats attempts, with growing pauses, until one is decisive or the deadline would pass. If another attempt follows one, `on_retry`
+/// receives the error of the one that failed.
 ///
 /// # Errors
-/// What the last attempt reported.
+/// The error of the last attempt.
 pub async fn retry<T, E, F: Future<Output = Attempt<T, E>>>(
     deadline: Deadline,
     mut attempt: impl FnMut() -> F,
@@ -101,13 +101,13 @@ pub async fn retry<T, E, F: Future<Output = Attempt<T, E>>>(
     backoff::future::retry_notify(Pauses { growing, end: deadline.end() }, tried, |error, _| on_retry(&error)).await
 }
 
-/// The time of the runtime, which a simulation sets forward.
+/// The runtime's time, which a simulation can move forward.
 fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
 
-/// Growing pauses, none of them past the end. Random by `fastrand`, for `backoff`'s own choices cannot be seeded and a
-/// simulation must be repeatable.
+/// Growing pauses that do not extend past the end. They are randomised by `fastrand`, because `backoff`'s own randomness cannot be
+/// seeded, and a simulation must be repeatable.
 struct Pauses {
     growing: ExponentialBackoff,
     end: Instant,
@@ -131,7 +131,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn it_tries_until_decided() {
+    async fn attempts_are_repeated_until_one_is_decisive() {
         let (tries, retries) = (Cell::new(0), Cell::new(0));
         let attempt = || async {
             tries.set(tries.get() + 1);
@@ -142,13 +142,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_passed_deadline_means_one_try() {
+    async fn after_the_deadline_there_is_one_attempt() {
         let tries = Cell::new(0);
         let attempt = || async {
             tries.set(tries.get() + 1);
             Attempt::Again("busy")
         };
-        let gave_up: Result<(), _> = retry(Deadline::at(Instant::now()), attempt, |_| panic!("nothing follows it")).await;
+        let gave_up: Result<(), _> = retry(Deadline::at(Instant::now()), attempt, |_| panic!("no attempt follows the only one")).await;
         assert_eq!((gave_up, tries.get()), (Err("busy"), 1));
     }
 }

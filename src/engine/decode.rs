@@ -1,7 +1,7 @@
-//! From one captured stream record to what it means. The one user of `aws_lambda_events`' record type.
+//! Decodes one captured stream record. Only this module uses the record type of `aws_lambda_events`.
 //!
-//! Records are read one by one and never as a whole event: the crate's types are strict, and one malformed record must not
-//! fail the others.
+//! Records are read one by one, never as a whole batch: the crate's types are strict, and one malformed record must not fail the
+//! others.
 
 use std::fmt;
 
@@ -13,12 +13,12 @@ use serde_json::{Value as Json, json, value::RawValue};
 
 use crate::store::item::{self, Key, Malformed};
 
-/// The position of a record in its shard. Ordered as a number; they have up to 40 digits.
+/// The position of a record in its shard. Ordered as a number of up to 40 digits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SequenceNumber(String);
 
 impl SequenceNumber {
-    /// The number as the stream gave it.
+    /// The number, unchanged from the stream.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -47,52 +47,52 @@ impl PartialOrd for SequenceNumber {
 /// One stream record, decoded.
 #[derive(Debug)]
 pub struct Record {
-    /// Its position in the shard; what is reported if it fails.
+    /// Its position in the shard, which is reported if the record fails.
     pub sequence: Option<SequenceNumber>,
-    /// What it means.
+    /// Its meaning.
     pub body: Body,
 }
 
-/// What a stream record means.
+/// The meaning of a stream record.
 #[derive(Debug)]
 pub enum Body {
     /// An event was appended.
     Event(RecordedEvent),
     /// An event was appended that cannot be read.
     Poison(Poison),
-    /// Nothing to project.
+    /// The record has nothing to project.
     Ignored(Ignored),
-    /// The stream is not set up as the worker needs it: the batch fails, nothing is parked.
+    /// The stream is not configured as the worker needs it. The batch fails, and nothing is parked.
     Unusable(&'static str),
 }
 
 /// A record that cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Poison {
-    /// Which event it is, as far as it can be told.
+    /// The event that it identifies, if it does.
     pub event: Option<(AggregateId, Version)>,
-    /// Its type, if it can be told.
+    /// The event type, if it can be read.
     pub event_type: Option<String>,
-    /// What is wrong with it.
+    /// Why the record cannot be read.
     pub reason: Malformed,
-    /// The record as it came.
+    /// The record, unchanged.
     pub payload: String,
-    /// Tells this record from others if it names no event.
+    /// Identifies the record if it does not identify an event.
     pub record_id: String,
 }
 
 /// Why a record has nothing to project.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Ignored {
-    /// The item is none of an event: an aggregate's VERSION item, for example.
+    /// The item is not an event: an aggregate's VERSION item, for example.
     NotAnEvent,
     /// An event of a type that no projection handles.
     UnknownType,
-    /// An event was changed. The event store must be append-only: rows keep what was first appended.
+    /// An event was changed. The event store must be append-only, so rows keep the event as it was appended.
     Modified,
     /// An event was deleted by a writer. The event store must be append-only.
     Removed,
-    /// An event was deleted by DynamoDB's time to live. A rebuild would no longer know it.
+    /// An event was deleted by DynamoDB's time to live. A rebuild would miss it.
     Expired,
 }
 
@@ -132,7 +132,7 @@ pub fn decode(raw: &RawValue) -> Record {
     }
 }
 
-/// The item that a record says was appended to the event store, as it was captured, with its aggregate and version.
+/// The item that a record reports as appended to the event store, unchanged, with its aggregate and version.
 #[must_use]
 pub fn appended_item(raw: &RawValue) -> Option<(AggregateId, Version, Item)> {
     let record = read(raw).ok().filter(|record| record.event_name == "INSERT")?;
@@ -140,10 +140,11 @@ pub fn appended_item(raw: &RawValue) -> Option<(AggregateId, Version, Item)> {
     Some((aggregate, version, record.change.new_image))
 }
 
-/// Reads a record, mending what people's captures differ in and what carries no meaning here: `get-records` has ISO dates and
-/// capitalised identities, records made by hand leave the region out.
+/// Reads a record, and evens out differences between captures that carry no meaning here: `get-records` has ISO dates and capitalised
+/// identities, and records written by hand lack the region.
 ///
-/// What cannot be mended is returned as far as it is JSON.
+/// # Errors
+/// The JSON of a record that cannot be read; `null` if it is not a JSON object.
 fn read(raw: &RawValue) -> Result<EventRecord, Json> {
     if !is_object(raw) {
         return Err(Json::Null);
@@ -169,7 +170,7 @@ fn read(raw: &RawValue) -> Result<EventRecord, Json> {
     EventRecord::deserialize(&remains).map_err(|_| remains)
 }
 
-/// A derived reader would fill itself from a list by position, too.
+/// A derived `Deserialize` would also accept a list, by position.
 fn is_object(raw: &RawValue) -> bool {
     raw.get().starts_with('{')
 }
@@ -214,7 +215,7 @@ fn body(record: &EventRecord, raw: &RawValue) -> Body {
     }
 }
 
-/// The ids of DynamoDB Streams have 32 characters. A longer one is made up, and must not outgrow a key of the parking table.
+/// DynamoDB Streams' ids have 32 characters. A much longer one is not genuine, and must not exceed a key of the parking table.
 const RECORD_ID_LEN_MAX: usize = 256;
 
 fn poison(raw: &RawValue, event: Option<(AggregateId, Version)>, event_type: Option<String>, reason: Malformed) -> Body {
@@ -229,7 +230,7 @@ fn poison(raw: &RawValue, event: Option<(AggregateId, Version)>, event_type: Opt
     Body::Poison(Poison { event, event_type, reason, payload: raw.get().to_owned(), record_id })
 }
 
-/// FNV-1a: the same record has the same name in every process and version.
+/// A hash by FNV-1a, which gives the same record the same id in every process and version.
 fn fingerprint(text: &str) -> u64 {
     text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
@@ -245,7 +246,7 @@ mod tests {
     const IMAGE: &str = r#"{"PK":{"S":"AGGREGATE#a"},"SK":{"S":"EVENT#0000000001"},"eventId":{"S":"e"},"aggregateId":{"S":"a"},"eventType":{"S":"T"},"eventData":{"M":{}},"eventVersion":{"N":"1"},"timestamp":{"S":"2026-01-01T00:00:00Z"}}"#;
 
     #[test]
-    fn a_bare_record_without_region_size_and_with_iso_date_is_read() {
+    fn a_record_without_region_and_size_and_with_an_iso_date_is_read() {
         let bare = record(&format!(
             r#"{{"eventName":"INSERT","dynamodb":{{"ApproximateCreationDateTime":"2026-01-01T00:00:00+00:00","Keys":{{"PK":{{"S":"AGGREGATE#a"}},"SK":{{"S":"EVENT#0000000001"}}}},"NewImage":{IMAGE},"SequenceNumber":"1"}}}}"#
         ));
@@ -254,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn a_malformed_record_still_names_its_event_and_position() {
+    fn a_malformed_record_still_identifies_its_event_and_position() {
         let odd = record(&format!(r#"{{"eventName":7,"dynamodb":{{"SequenceNumber":"5","NewImage":{IMAGE}}}}}"#));
         assert_eq!(odd.sequence, Some("5".into()));
         let Body::Poison(poison) = odd.body else { panic!("poison") };
@@ -263,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_record_at_all_is_poison_with_a_stable_name() {
+    fn json_that_is_not_a_record_is_poison_with_a_stable_id() {
         for json in ["5", "null", "[]", "{}", r#"{"dynamodb":5}"#] {
             let (Body::Poison(one), Body::Poison(two)) = (record(json).body, record(json).body) else { panic!("{json} is poison") };
             assert_eq!((one.event, one.record_id), (None, two.record_id));
@@ -271,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_is_no_record_and_does_not_give_it_its_name() {
+    fn a_list_is_poison_and_does_not_supply_the_record_id() {
         for json in [r#"["secret"]"#, r#"["eu-west-1",{},"secret","INSERT",null,null,null,null,null]"#] {
             let Body::Poison(poison) = record(json).body else { panic!("{json} is poison") };
             assert!(!poison.record_id.contains("secret"), "{poison:?}");
@@ -280,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_without_images_is_unusable_and_not_poison() {
+    fn a_stream_without_new_images_is_unusable_rather_than_poison() {
         let keys = r#"{"PK":{"S":"AGGREGATE#a"},"SK":{"S":"EVENT#0000000001"}}"#;
         let keys_only = record(&format!(r#"{{"eventName":"INSERT","dynamodb":{{"Keys":{keys},"StreamViewType":"KEYS_ONLY"}}}}"#));
         assert!(matches!(keys_only.body, Body::Unusable(_)), "{keys_only:?}");

@@ -15,20 +15,20 @@ use crate::{
 /// The outcome of a record in one projection; for a record as a whole, the greatest of its outcomes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Outcome {
-    /// Counted before: nothing was written.
+    /// Counted before. Nothing was written.
     Duplicate,
     /// Counted now.
     Applied,
-    /// Kept in the parking table, or waiting behind an event that is.
+    /// Kept in the parking table, or waiting behind an event that is kept there.
     Parked,
-    /// Neither counted nor kept: it must be delivered again.
+    /// Neither counted nor kept, so it must be delivered again.
     Failed,
 }
 
 /// The position from which Lambda must deliver a batch again.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Checkpoint {
-    /// Nowhere: no record failed.
+    /// No record failed, so nothing is delivered again.
     #[default]
     None,
     /// The lowest position of a failed record. Everything from it on is delivered again.
@@ -44,11 +44,11 @@ pub struct Tally {
     pub applied: u64,
     /// Records counted before.
     pub duplicate: u64,
-    /// Events that no record of the batch brought, read from the event store and counted now.
+    /// Events counted now that were not in the batch, but were read from the event store.
     pub healed: u64,
     /// Reads of the event store for versions that were missing before a span.
     pub gaps: u64,
-    /// Records that wait in the parking table or behind an event that does.
+    /// Records kept in the parking table, or waiting behind an event that is kept there.
     pub parked: u64,
     /// Records to deliver again.
     pub failed: u64,
@@ -68,7 +68,7 @@ impl Tally {
         }
     }
 
-    /// Notes an event that is counted now.
+    /// Records the time of an event that is counted now.
     pub(crate) fn counted(&mut self, event: &RecordedEvent) {
         self.note_oldest(event.timestamp.epoch_ms());
     }
@@ -101,19 +101,19 @@ impl AddAssign for Tally {
 /// The outcome of a batch of records.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Report {
-    /// Records delivered: `total`'s applied, duplicate, parked and failed, and those ignored.
+    /// Records delivered: the sum of `total`'s applied, duplicate, parked and failed records, and of the ignored ones.
     pub records: u64,
-    /// By record, whatever number of projections it concerns.
+    /// Counts by record, regardless of how many projections each concerns.
     pub total: Tally,
     /// Records with nothing to project, by reason.
     pub ignored: BTreeMap<Ignored, u64>,
     /// By projection: one record may count in several.
     pub projections: BTreeMap<&'static str, Tally>,
-    /// Why records failed, with how many.
+    /// Why records failed, and how many for each reason.
     pub reasons: BTreeMap<String, u64>,
-    /// From where the batch must be delivered again.
+    /// The position from which the batch must be delivered again.
     pub checkpoint: Checkpoint,
-    /// What it cost.
+    /// The requests and capacity units used.
     pub usage: Usage,
 }
 
@@ -145,7 +145,7 @@ impl Report {
         }
     }
 
-    /// The identifier to report as failed, if any: Lambda delivers everything from the lowest one on again. An empty text makes Lambda
+    /// The sequence number to report as failed, if any. Lambda delivers everything from it on again. An empty string makes Lambda
     /// deliver the whole batch again.
     #[must_use]
     pub fn item_failure(&self) -> Option<&str> {
@@ -156,7 +156,7 @@ impl Report {
         }
     }
 
-    /// Notes that the record at a position failed.
+    /// Lowers the checkpoint to a failed record's position; `None` means the whole batch.
     fn failed_at(&mut self, position: Option<SequenceNumber>) {
         self.checkpoint = match (std::mem::take(&mut self.checkpoint), position) {
             (Checkpoint::None, Some(position)) => Checkpoint::At(position),
@@ -165,7 +165,7 @@ impl Report {
         };
     }
 
-    /// Writes one summary line for the batch, also if everything failed.
+    /// Logs one summary line for the batch, even if everything failed.
     pub fn log(&self) {
         let Tally { applied, duplicate, healed, gaps, parked, failed, reprojected, oldest_ms: _ } = self.total;
         let Usage { requests, write_units, read_units, retries, conflicts } = self.usage;
@@ -198,7 +198,7 @@ impl Report {
     }
 }
 
-/// Accounts for every record of a batch while it is processed: exactly one outcome each.
+/// Accounts for the records of a batch while they are processed: each gets exactly one outcome.
 pub(crate) struct Ledger {
     positions: Vec<Option<SequenceNumber>>,
     outcomes: Vec<Option<Outcome>>,
@@ -206,30 +206,30 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
-    /// No record has an outcome yet.
+    /// A ledger in which no record has an outcome yet.
     pub fn new(positions: Vec<Option<SequenceNumber>>) -> Self {
         let report = Report { records: positions.len() as u64, ..Report::default() };
         Self { outcomes: vec![None; positions.len()], positions, report }
     }
 
-    /// A record has nothing to project.
+    /// Counts a record that has nothing to project.
     pub fn ignore(&mut self, record: usize, reason: Ignored) {
         assert!(self.outcomes[record].is_none(), "a record that is ignored has no other outcome");
         *self.report.ignored.entry(reason).or_default() += 1;
     }
 
-    /// A record was parked by itself.
+    /// Notes that a record was parked by itself.
     pub fn parked(&mut self, record: usize) {
         self.outcomes[record] = Some(Outcome::Parked);
     }
 
-    /// A record failed by itself.
+    /// Notes that a record failed by itself.
     pub fn failed(&mut self, record: usize, reason: String) {
         self.outcomes[record] = Some(Outcome::Failed);
         *self.report.reasons.entry(reason).or_default() += 1;
     }
 
-    /// The outcomes of the records of one aggregate in one projection.
+    /// Adds the outcomes of the records of one aggregate in one projection.
     pub fn add(&mut self, projection: &'static str, outcomes: Vec<(usize, Outcome)>, tally: Tally, failure: Option<AdvanceError>) {
         if let Some(error) = failure {
             let failed = outcomes.iter().filter(|(_, outcome)| *outcome == Outcome::Failed).count() as u64;
@@ -239,7 +239,7 @@ impl Ledger {
             self.outcomes[record] = self.outcomes[record].max(Some(outcome));
         }
         *self.report.projections.entry(projection).or_default() += tally;
-        // A record counts once, whatever number of projections it concerns; what no record brought counts in each.
+        // A record counts once, regardless of how many projections it concerns. Events read from the event store count in each.
         let Tally { healed, gaps, reprojected, oldest_ms, .. } = tally;
         self.report.total += Tally { healed, gaps, reprojected, oldest_ms, ..Tally::default() };
     }

@@ -1,6 +1,6 @@
 //! Turns pages of events, from a scan or an export, into histories: aggregate by aggregate, each with its row.
 //!
-//! However long a history is, only its row and its fold are in memory.
+//! Only the row and the fold of a history are in memory, however long it is.
 
 use std::collections::BTreeSet;
 
@@ -15,7 +15,7 @@ use crate::{
 /// Up to which version to fold a history, given its row.
 pub type UpTo = fn(&dyn DynProjection, &HomeRow) -> Version;
 
-/// Histories in the order of the pages.
+/// Collects histories, in the order of the pages.
 pub struct Histories {
     rule: &'static dyn DynProjection,
     up_to: UpTo,
@@ -23,32 +23,32 @@ pub struct Histories {
     open: Option<Visit>,
 }
 
-/// One aggregate: its row, which is read after its first events, and their fold.
+/// One aggregate's history: its row, which is read after its first events, and the fold of its events.
 pub struct Visit {
     /// The aggregate.
     pub aggregate: AggregateId,
     /// Its row, read when its first event was met.
     pub row: HomeRow,
-    /// The fold up to the version asked for.
+    /// The fold of its events, up to the version that [`UpTo`] gave.
     pub folded: HistoryFold,
-    /// How many events that concern the projection follow the row.
+    /// The number of events beyond the row's version that concern the projection.
     pub beyond: u64,
-    /// The first version that was met; if it is not 1, this is only a part of the history.
+    /// The first version found. If it is not 1, this is only a part of the history.
     pub first: Version,
     up_to: Version,
 }
 
 impl Histories {
-    /// No pages yet.
+    /// Histories before the first page.
     #[must_use]
     pub fn new(rule: &'static dyn DynProjection, up_to: UpTo) -> Self {
         Self { rule, up_to, open: None }
     }
 
-    /// Takes the next page, and returns the aggregates whose histories have ended. The last aggregate of the page stays open.
+    /// Takes the next page, and returns the histories that have ended. The last one on the page stays open.
     ///
     /// # Errors
-    /// [`StoreError`]: start again after the last aggregate that was returned.
+    /// [`StoreError`]. Start again after the last history that was returned.
     pub async fn page(&mut self, store: &Store, page: Vec<(AggregateId, Stored)>, deadline: Deadline) -> Result<Vec<Visit>, StoreError> {
         let opened = |open: &Option<Visit>, id: &AggregateId| open.as_ref().is_some_and(|visit| visit.aggregate == *id);
         let begin: BTreeSet<_> = page.iter().map(|(id, _)| id).filter(|id| !opened(&self.open, id)).cloned().collect();
@@ -61,7 +61,7 @@ impl Histories {
                 let folded = HistoryFold::new(self.rule, aggregate.clone());
                 ended.extend(self.open.replace(Visit { aggregate, row, folded, beyond: 0, first: stored.version(), up_to }));
             }
-            let visit = self.open.as_mut().expect("opened if it was not");
+            let visit = self.open.as_mut().expect("opened above");
             visit.beyond += u64::from(stored.version() > visit.row.version && concerns(self.rule, &stored));
             if stored.version() <= visit.up_to {
                 visit.folded.push(stored);

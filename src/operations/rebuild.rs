@@ -69,7 +69,7 @@ impl<'a> Rebuild<'a> {
         self.counts
     }
 
-    /// Takes the next page of events. They may come in any order and in parts; it costs least if most histories come whole and in
+    /// Takes the next page of events. They may come in any order and in parts, but it costs least if most histories come whole and in
     /// order.
     ///
     /// # Errors
@@ -101,7 +101,7 @@ impl<'a> Rebuild<'a> {
             }
             let stale = row.version > Version::NONE && row.revision < self.rule.revision();
             let missing = row.version == Version::NONE && visit.beyond > 0;
-            // Where a history comes in parts, one of them may be in already: the rest is caught up with.
+            // If a history comes in parts, an earlier part may have planned a replacement already. The rest is caught up.
             let again = replacements.contains_key(&visit.aggregate);
             if (stale || missing) && self.task != Task::CatchUp && !again {
                 let aggregate = visit.aggregate.clone();
@@ -119,7 +119,8 @@ impl<'a> Rebuild<'a> {
         self.catch_up(behind, deadline).await
     }
 
-    /// What replaces a row, if anything does. What lies beyond a hole is caught up with, which finds it or parks the aggregate.
+    /// Plans the replacement of a row, if it needs one. An aggregate whose history has a hole is also added to `behind`: catching up
+    /// finds the missing event or parks the aggregate.
     async fn replacement(
         &mut self,
         visit: Visit,
@@ -128,8 +129,8 @@ impl<'a> Rebuild<'a> {
     ) -> Result<Option<Planned>, OperationError> {
         let Visit { aggregate, row, folded, first, .. } = visit;
         let whole = first == Version::NONE.next() && folded.stop.as_ref().is_none_or(FoldStop::is_poison);
-        // The scan may have brought only a part of the history, or less than the row, which was read later: the event store has the
-        // rest by now.
+        // The scan may have returned only a part of the history, or less than the row counts, because the row was read later. The event
+        // store has the rest by now.
         let folded = if !whole || (folded.due <= row.version && folded.stop.is_none()) {
             fold_history(self.worker.store(), self.rule, &aggregate, Version(u64::MAX), deadline).await?
         } else {
@@ -150,7 +151,7 @@ impl<'a> Rebuild<'a> {
                 self.counts.replaced(existed, changes, writes && reaches);
                 return Ok(None);
             }
-            // A fold that does not even reach its row is counted where its lane ends.
+            // A fold that does not reach its row is counted when its lane ends.
             Task::IntoTable => self.counts.stopped += u64::from(poison.is_some() && reaches),
             Task::Rebuild | Task::CatchUp => {}
         }
@@ -169,7 +170,7 @@ impl<'a> Rebuild<'a> {
         Ok(needed.then_some(Planned { lane, existed, writes, changes }))
     }
 
-    /// Replaces rows, and returns the aggregates whose rows others have written meanwhile: nobody knows how far.
+    /// Replaces rows, and returns the aggregates whose rows another writer has changed meanwhile, to an unknown version.
     async fn replace(
         &mut self,
         replacements: BTreeMap<AggregateId, Planned>,
@@ -220,7 +221,7 @@ struct Planned {
     changes: bool,
 }
 
-/// Nothing is folded for a row of the current revision.
+/// Up to which version to fold: nothing for a parked row or one of the current revision, otherwise the whole history.
 fn up_to(rule: &dyn DynProjection, row: &HomeRow) -> Version {
     let done = row.parked_at.is_some() || (row.version > Version::NONE && row.revision >= rule.revision());
     if done { Version::NONE } else { Version(u64::MAX) }

@@ -18,31 +18,31 @@ use crate::{
 /// How many aggregates are collected before their rows are read: ten requests' worth.
 const AGGREGATES_AT_ONCE: usize = 1_000;
 
-/// Catches up with everything that has happened since a time, by the index by event type: it finds the aggregates that are behind
-/// without scanning the event store. It goes by the events' own timestamps, so it misses events that were imported with older ones;
-/// and because an index is always slightly late, it misses the events of the last seconds.
+/// Catches up with everything that has happened since a time. It uses the index by event type, so it finds the aggregates that are
+/// behind without scanning the event store. It goes by the events' own timestamps, so it misses events imported with older ones.
+/// An index is always slightly late, so it also misses the events of the last seconds.
 pub struct Recent<'a> {
     worker: &'a Worker,
     rule: &'static dyn DynProjection,
     since: Timestamp,
-    /// The event types that are left, the current one last.
+    /// The remaining event types, the current one last.
     types: Vec<&'static str>,
-    /// Where the query of the current one continues.
+    /// Where the query for the current event type continues.
     next: Option<IndexCursor>,
-    /// The highest version found of each aggregate whose row has not been read yet.
+    /// The highest version found for each aggregate whose row has not been read yet.
     met: BTreeMap<AggregateId, Version>,
     counts: Counts,
 }
 
 impl<'a> Recent<'a> {
-    /// Catches up with a projection's events since a time.
+    /// A catch-up with a projection's events since a time.
     #[must_use]
     pub fn new(worker: &'a Worker, rule: &'static dyn DynProjection, since: Timestamp) -> Self {
         let types = rule.event_types().iter().rev().copied().collect();
         Self { worker, rule, since, types, next: None, met: BTreeMap::new(), counts: Counts::default() }
     }
 
-    /// The counts so far. An aggregate counts as often as its row was read.
+    /// The counts so far. An aggregate counts each time its row is read.
     #[must_use]
     pub fn counts(&self) -> Counts {
         self.counts
@@ -51,7 +51,7 @@ impl<'a> Recent<'a> {
     /// Processes the next page of the index. Returns whether there is another.
     ///
     /// # Errors
-    /// [`OperationError`]: the next step continues there.
+    /// [`OperationError`]. The next call continues at the same place.
     pub async fn step(&mut self, deadline: Deadline) -> Result<bool, OperationError> {
         if let Some(event_type) = self.types.last() {
             let (page, next) = self.worker.store().keys_since(event_type, &self.since, self.next.as_ref(), deadline).await?;

@@ -1,7 +1,7 @@
-//! A projection at a glance: how many rows by which revision of its rule, and whether they are behind the event store.
+//! A projection at a glance: how many rows each revision of its rule has written, and whether they are behind the event store.
 //!
-//! It proves nothing, which is the job of [`verify`](crate::operations::verify): it checks only the newest event of each event type. But
-//! it is cheap, and shows at once when the worker has stopped.
+//! It proves nothing, because it checks only the newest event of each event type; proof is the job of
+//! [`verify`](crate::operations::verify). But it is cheap, and shows at once when the worker has stopped.
 
 use std::collections::BTreeMap;
 
@@ -20,23 +20,23 @@ use crate::{
     },
 };
 
-/// The state of a projection, except what is parked.
+/// The state of a projection, except its parked aggregates.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Status {
     /// Its rows; `None` if they were not counted.
     pub rows: Option<Rows>,
-    /// The time of the newest event that concerns the projection; `None` if there is none that can be read.
+    /// The time of the newest readable event that concerns the projection; `None` if there is none.
     pub newest: Option<Timestamp>,
-    /// The aggregates of the newest event of each type whose rows do not have that event. An event in flight counts, too.
+    /// The aggregates whose rows lack the newest event of some type. An event in flight counts as lacking, too.
     pub behind: Vec<Behind>,
-    /// The cursors of an unfinished rebuild: it is running, or was interrupted.
+    /// The cursors of an unfinished rebuild, which is running or was interrupted.
     pub rebuild: Vec<SavedCursor>,
 }
 
 /// The rows of a read model, in numbers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rows {
-    /// Rows that a reader sees, shared ones included.
+    /// Rows that a reader sees, including shared ones.
     pub seen: u64,
     /// Home rows, by the revision that wrote them last.
     pub by_revision: BTreeMap<u32, u64>,
@@ -66,12 +66,12 @@ impl Rows {
         if home.version > Version::NONE {
             *self.by_revision.entry(home.revision).or_default() += 1;
         }
-        // One that was parked before its first event and is no longer: a key and nothing else.
+        // A row that was parked before its first event and then unparked has only its key.
         self.seen += u64::from(home.version > Version::NONE || home.parked_at.is_some() || !shared.is_empty());
     }
 }
 
-/// The state of a projection. Its rows are counted by a scan of this many segments at once, or not at all.
+/// The state of a projection. Its rows are counted by a parallel scan of `segments` segments; `None` skips the count.
 ///
 /// # Errors
 /// [`StoreError`].
@@ -137,7 +137,7 @@ async fn behind(
         }
     }
     let aggregates: Vec<_> = heads.keys().cloned().collect();
-    // Read after the events: a row that moves meanwhile is not behind.
+    // Read after the events, so a row that advances meanwhile is not reported as behind.
     let rows = store.read_rows(rule, &aggregates, deadline).await?;
     let mut behind = Vec::new();
     for (aggregate, event) in heads {
@@ -145,7 +145,8 @@ async fn behind(
         if version < event.version {
             let lacking = store.load_page(&aggregate, version.next()..=event.version, PAGE_EVENTS, deadline).await?;
             let first = lacking.into_iter().find(|stored| concerns(rule, stored));
-            // One that cannot be read has no time, and what follows a page of events of no concern is close to the newest.
+            // An unreadable event has no time. And if a whole page of events does not concern the projection, the first one that does is
+            // close to the newest.
             let since = if let Some(Stored::Event(first)) = first { first.timestamp } else { event.timestamp };
             behind.push(Behind { aggregate, version, head: event.version, since });
         }

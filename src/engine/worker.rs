@@ -426,14 +426,14 @@ impl Worker {
                     Ok(stored) => lane.heal(from, to, stored),
                     Err(error) => return failed(lane, error.into()),
                 },
-                AfterRefusal::Reproject(_) if limits.reprojected_events.is_some_and(|left| left.load(Relaxed) == 0) => {
+                AfterRefusal::Reproject(row) if !limits.reserve(row.version.0) => {
                     let projection = lane.rule.name();
                     return failed(lane, AdvanceError::ReprojectionBudgetSpent { projection });
                 }
                 AfterRefusal::Reproject(row) => {
                     match fold_history(&self.store, lane.rule, &lane.aggregate, Version(u64::MAX), deadline).await {
                         Ok(folded) => {
-                            limits.spend(folded.due.previous().0);
+                            limits.spend(folded.due.previous().0.saturating_sub(row.version.0));
                             lane.replace(&row, &folded, Trust::Row);
                             return lane;
                         }
@@ -446,6 +446,14 @@ impl Worker {
 }
 
 impl Limits<'_> {
+    /// Takes this number of events from the budget before they are read, because several aggregates are re-projected at once. `false`
+    /// if nothing was left.
+    fn reserve(self, events: u64) -> bool {
+        let Some(left) = self.reprojected_events else { return true };
+        left.fetch_update(Relaxed, Relaxed, |left| (left > 0).then(|| left.saturating_sub(events))).is_ok()
+    }
+
+    /// Takes what a history held beyond the reservation.
     fn spend(self, events: u64) {
         if let Some(left) = self.reprojected_events {
             _ = left.fetch_update(Relaxed, Relaxed, |left| Some(left.saturating_sub(events)));

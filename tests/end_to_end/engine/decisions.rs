@@ -1,4 +1,5 @@
-//! What the worker does with a span of events, depending on its row: a test for each line of the table in `lane`.
+//! What a batch does to the tables: requests and units, DynamoDB's own limits, and decisions that take several parts of the engine. The
+//! decisions themselves are tested where they are made: `lane`, `plan`, `reproject` and `report` in `src/engine`.
 
 use projection_vocabulary::{RecordedEvent, Registry, Value, data};
 use projection_worker::internals::{
@@ -50,16 +51,6 @@ async fn a_redelivered_batch_changes_nothing_and_costs_one_request_per_account()
 }
 
 #[tokio::test]
-async fn a_span_that_overlaps_the_watermark_is_trimmed_to_its_new_events() {
-    let world = World::new().await;
-    let events = account("alice", &["1", "2", "4", "8", "16"]);
-    world.process(&events[..3]).await;
-    let report = world.process(&events[1..]).await;
-    assert_eq!((counts(&report), report.usage.requests), ([2, 2, 0, 0, 0], 2));
-    assert_eq!(world.rows().await, fold(registry(), &events));
-}
-
-#[tokio::test]
 async fn a_gap_is_healed_by_one_consistent_query() {
     let world = World::new().await;
     let events = account("alice", &["1", "2", "4", "8", "16", "32"]);
@@ -77,37 +68,6 @@ async fn a_gap_is_healed_by_one_consistent_query() {
 }
 
 #[tokio::test]
-async fn a_gap_that_the_event_store_confirms_parks_only_that_aggregate() {
-    let world = World::new().await;
-    let (alice, bob) = (account("alice", &["1", "2", "4", "8", "16"]), account("bob", &["1", "2"]));
-    world.import(&[&alice[..2], &alice[4..], &bob].concat()).await;
-    world.process(&alice[..1]).await;
-    let report = world.process(&[&alice[4..], &bob].concat()).await;
-    assert_eq!(counts(&report), [2, 0, 1, 1, 0]);
-    let [(who, version, reason)] = &world.parked().await[..] else { panic!("one is parked") };
-    assert_eq!((who.as_str(), *version), ("alice", Some(3)));
-    assert!(reason.contains("does not have this version"), "{reason}");
-    assert!(world.row("account-summary", "alice").await.starts_with("balance=3 createdAt=2026-01-01T00:00:01.000Z parked=true"));
-    assert!(world.row("account-summary", "bob").await.ends_with("version=2"));
-}
-
-#[tokio::test]
-async fn a_missing_version_after_irrelevant_events_parks_too() {
-    for unnamed in [1, 1_000] {
-        let world = World::new().await;
-        let events = audited(2, unnamed + 1);
-        let last = events.len() - 1;
-        world.append_all(&events[..last - 1]).await;
-        world.import(&events[last..]).await;
-        world.process(&events[..2]).await;
-        let report = world.process(&events[last..]).await;
-        assert_eq!(counts(&report), [0, 0, 0, 1, 0], "{:?}", report.reasons);
-        assert_eq!(world.parked().await[0].1, Some(last as u64));
-        assert!(world.row("account-summary", "alice").await.ends_with("version=2"));
-    }
-}
-
-#[tokio::test]
 async fn a_missing_first_version_parks_an_aggregate_without_a_row() {
     let world = World::new().await;
     let events = account("alice", &["1", "2"]);
@@ -115,19 +75,6 @@ async fn a_missing_first_version_parks_an_aggregate_without_a_row() {
     assert_eq!((counts(&report), world.parked().await[0].1), ([0, 0, 0, 1, 0], Some(1)));
     assert_eq!(world.row("account-summary", "alice").await, "parked=true");
     assert_eq!(counts(&world.process(&events).await), [0, 0, 0, 2, 0]);
-}
-
-#[tokio::test]
-async fn a_different_event_under_an_applied_version_parks_and_is_never_guessed_at() {
-    let world = World::new().await;
-    let events = account("alice", &["1", "2", "4"]);
-    world.process(&events[..2]).await;
-    let before = world.row("account-summary", "alice").await.replace("status", "parked=true status");
-    let report = world.process(&[impostor(&events[1]), events[2].clone()]).await;
-    assert_eq!(counts(&report), [0, 0, 0, 2, 0]);
-    let [(_, Some(2), reason)] = &world.parked().await[..] else { panic!("version 2 is parked") };
-    assert!(reason.starts_with("history diverged"), "{reason}");
-    assert_eq!(world.row("account-summary", "alice").await, before);
 }
 
 #[tokio::test]
@@ -174,17 +121,6 @@ async fn re_projected_rows_of_an_older_revision_equal_a_fresh_fold() {
     assert_eq!(world.row("houses", "villa").await, "size=12 title=vale version=3");
     let again = worker.process(&records(&events), Deadline::NONE).await;
     assert_eq!((counts(&again), again.total.reprojected), ([0, 7, 0, 0, 0], 0));
-    assert_eq!(world.rows().await, fold(Registry::new(HOUSES_2), &events));
-}
-
-#[tokio::test]
-async fn the_next_event_re_projects_a_row_of_an_older_revision() {
-    let world = World::with(Registry::new(HOUSES_1)).await;
-    let events = recorded([("villa", "Built", data! { site: "hill", rooms: 9 }), ("villa", "Built", data! { site: "vale", rooms: 12 })]);
-    world.import(&events).await;
-    world.process(&events[..1]).await;
-    let report = world.worker_of(HOUSES_2).process(&records(&events[1..]), Deadline::NONE).await;
-    assert_eq!((counts(&report), report.total.reprojected), ([1, 0, 0, 0, 0], 1));
     assert_eq!(world.rows().await, fold(Registry::new(HOUSES_2), &events));
 }
 
@@ -265,29 +201,6 @@ async fn rows_of_a_newer_revision_stay_untouched_and_the_error_names_both_revisi
 }
 
 #[tokio::test]
-async fn the_watermark_is_the_last_relevant_event_however_events_are_batched() {
-    let events = recorded([
-        ("alice", "AccountAudited", data! {}),
-        ("alice", "AccountOpened", data! { initialDeposit: 1 }),
-        ("alice", "AccountAudited", data! {}),
-        ("alice", "AccountAudited", data! {}),
-        ("alice", "MoneyDeposited", data! { amount: 2 }),
-        ("alice", "AccountAudited", data! {}),
-    ]);
-    for size in 1..=events.len() {
-        let world = World::new().await;
-        world.import(&events).await;
-        for batch in events.chunks(size) {
-            let report = world.process(batch).await;
-            let named = batch.iter().filter(|event| &*event.event_type != "AccountAudited").count() as u64;
-            assert_eq!((counts(&report), report.ignored_total()), ([named, 0, 0, 0, 0], batch.len() as u64 - named));
-        }
-        assert_eq!(world.rows().await, fold(registry(), &events), "in batches of {size}");
-        assert!(world.row("account-summary", "alice").await.ends_with("version=5"));
-    }
-}
-
-#[tokio::test]
 async fn a_gap_of_thousands_of_irrelevant_events_is_healed() {
     let world = World::new().await;
     let events = audited(3, 2_500);
@@ -296,18 +209,6 @@ async fn a_gap_of_thousands_of_irrelevant_events_is_healed() {
     let report = world.process(&events[events.len() - 1..]).await;
     assert_eq!(counts(&report), [1, 0, 1, 0, 0], "{:?}", report.reasons);
     assert_eq!(world.rows().await, fold(registry(), &events));
-}
-
-#[tokio::test]
-async fn an_event_twice_in_a_batch_counts_once_and_two_events_under_one_version_park() {
-    let world = World::new().await;
-    let events = account("alice", &["1", "2", "4"]);
-    let twice = [&events[1..2], &events[..2]].concat();
-    assert_eq!(counts(&world.process(&twice).await), [2, 1, 0, 0, 0]);
-    assert_eq!(world.rows().await, fold(registry(), &events[..2]));
-    let report = world.process(&[events[2].clone(), impostor(&events[2])]).await;
-    assert_eq!((counts(&report), world.parked().await[0].1), ([1, 0, 0, 1, 0], Some(3)));
-    assert!(world.row("account-summary", "alice").await.starts_with("balance=7 "));
 }
 
 #[tokio::test]
@@ -352,19 +253,6 @@ async fn a_rule_that_panics_on_an_event_parks_only_that_aggregate() {
     assert!(who == "ann" && reason.contains("panicked"), "{reason}");
     assert_eq!(world.row("visits", "home").await, r#"longest=7 spent=12 visitors=["ann","bob"] visits=2"#);
     assert_eq!(world.row("visits", "bob").await, "version=2");
-}
-
-#[tokio::test]
-async fn an_event_that_changes_more_rows_than_a_transaction_holds_parks() {
-    let world = World::with(Registry::new(UNUSUAL)).await;
-    let events =
-        recorded([("fits", "Spread", data! { rows: 99 }), ("wide", "Spread", data! { rows: 1 }), ("wide", "Spread", data! { rows: 100 })]);
-    let report = world.process(&events).await;
-    assert_eq!(counts(&report), [2, 0, 0, 1, 0], "{:?}", report.reasons);
-    let [(who, Some(2), reason)] = &world.parked().await[..] else { panic!("one is parked") };
-    assert!(who == "wide" && reason.contains("more than 99 shared rows"), "{reason}");
-    assert_eq!((world.row("spreads", "row-0").await, world.row("spreads", "row-98").await), ("hits=2".into(), "hits=1".into()));
-    assert_eq!(world.row("spreads", "row-99").await, "");
 }
 
 #[tokio::test]
@@ -432,41 +320,6 @@ async fn counts_from_earlier_batches_move_and_disappear_with_their_topic() {
 }
 
 #[tokio::test]
-async fn aggregates_that_write_to_each_others_rows_go_into_separate_transactions() {
-    let world = World::with(Registry::new(UNUSUAL)).await;
-    let events = recorded([
-        ("ann", "Came", data! { page: "bob", spent: 1 }),
-        ("bob", "Came", data! { page: "home", spent: 2 }),
-        ("cid", "Came", data! { page: "home", spent: 4 }),
-        ("home", "Came", data! { page: "ann", spent: 8 }),
-    ]);
-    let tapped = world.tapped(|_| Fault::None);
-    let report = tapped.worker.process(&records(&events), Deadline::NONE).await;
-    assert_eq!(counts(&report), [4, 0, 0, 0, 0], "{:?}", report.reasons);
-    // DynamoDB refuses a transaction that names a row twice. So: ann; bob and cid; home.
-    assert_eq!(tapped.calls().iter().filter(|call| *call == "TransactWriteItems").count(), 3);
-    assert_eq!(world.rows().await, fold(Registry::new(UNUSUAL), &events));
-}
-
-#[tokio::test]
-async fn a_topic_that_leaves_a_category_and_returns_leaves_a_zero_however_its_events_are_batched() {
-    let created = topic("news", "t1");
-    let moved = |from: &str, to: &str| {
-        ("t1", "TopicMoved", Value::Map([("fromCategoryId".into(), from.into()), ("toCategoryId".into(), to.into())].into()))
-    };
-    let there = [(created.0.as_str(), created.1, created.2.clone()), moved("news", "old"), moved("old", "news")];
-    let events = recorded(there.into_iter().chain([moved("news", "gone"), ("t1", "TopicDeleted", data! { categoryId: "gone" })]));
-    for size in 1..=events.len() {
-        let world = World::new().await;
-        for batch in events.chunks(size) {
-            world.process(batch).await;
-        }
-        assert_eq!(world.row("forum-counters", "old").await, "postCount=0 topicCount=0", "in batches of {size}");
-        assert_eq!(world.rows().await, fold(registry(), &events), "in batches of {size}");
-    }
-}
-
-#[tokio::test]
 async fn both_moves_of_a_topic_before_a_poison_event_count() {
     let world = World::new().await;
     let created = topic("news", "t1");
@@ -485,17 +338,6 @@ async fn both_moves_of_a_topic_before_a_poison_event_count() {
     assert!(reason.contains("refuses the key"), "{reason}");
     assert!(world.row("forum-counters", "gone").await.ends_with("postCount=1 topicCount=1"));
     assert!(world.row("forum-counters", "old").await.ends_with("postCount=0 topicCount=0"));
-}
-
-#[tokio::test]
-async fn topics_connected_by_a_moved_topic_share_a_transaction() {
-    let world = World::new().await;
-    let all = [topic("news", "a"), topic("old", "b"), topic("news", "c")];
-    let moved = ("c", "TopicMoved", data! { fromCategoryId: "news", toCategoryId: "old" });
-    let events = recorded(all.iter().map(|(id, name, data)| (id.as_str(), *name, data.clone())).chain([moved]));
-    let report = world.process(&events).await;
-    assert_eq!((counts(&report)[0], report.usage.requests), (4, 1));
-    assert_eq!(world.rows().await, fold(registry(), &events));
 }
 
 const NINES: &str = "99999999999999999999999999999999999999";

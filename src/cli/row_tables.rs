@@ -205,28 +205,28 @@ mod tests {
         expect![[r#"
             shop: 5 rows
             3 rows with buyer, paid, total:
-            ┌──────── ─────── ────────────────── ─────── ─────────┐
+            ┌─────────────────────────────────────────────────┐
             │ id      buyer  paid              total  version │
             ╞═════════════════════════════════════════════════╡
             │ cart-1  ann                          5        2 │
             │ cart-2  bob    2026-01-05 09:00     12        3 │
-            └──────── ─────── ────────────────── ─────── ─────────┘
+            └─────────────────────────────────────────────────┘
               and 1 empty row: cart-3. Events removed every attribute; its version stays, so
                 that no event counts twice.
 
             1 row with label:
-            ┌───────── ─────── ─────── ─────────┐
+            ┌────────────────────────────────┐
             │ id       label  carts  version │
             ╞════════════════════════════════╡
             │ shelf-1  left       2        1 │
-            └───────── ─────── ─────── ─────────┘
+            └────────────────────────────────┘
 
             1 row without attributes of its own:
-            ┌───────── ───────┐
+            ┌────────────────┐
             │ id       carts │
             ╞════════════════╡
             │ shelf-2      1 │
-            └───────── ───────┘
+            └────────────────┘
         "#]]
         .assert_eq(&drawn(&rows, 80));
     }
@@ -247,11 +247,11 @@ mod tests {
     fn all_rows_of_one_kind_need_no_title() {
         expect![[r#"
             shop: 1 row
-            ┌──────── ─────── ─────────┐
+            ┌────────────────────────┐
             │ id      buyer  version │
             ╞════════════════════════╡
             │ cart-1  ann          2 │
-            └──────── ─────── ─────────┘
+            └────────────────────────┘
         "#]]
         .assert_eq(&drawn(&[("cart-1", row("buyer", "buyer=ann version=2"))], 80));
     }

@@ -10,6 +10,7 @@
 //! | was written by an older revision | re-project the aggregate |
 //! | was written by a newer revision | write nothing, fail: this deployment is outdated |
 //! | is before the span | read the missing versions from the event store, and continue with them |
+//! | is just where the span begins | try again, a few times: others are moving it |
 //! | is at an event of the span that has another id | the history has diverged: park |
 //! | is within the span | drop the applied part and continue |
 //! | is at the last event of the span or beyond | duplicate |

@@ -2,7 +2,7 @@
 
 use projection_vocabulary::DynProjection;
 
-use crate::store::StoreError;
+use crate::{retry::DeadlineExceeded, store::StoreError};
 
 /// Why an aggregate was not advanced. Nothing is known to be wrong with its events, so nothing is parked: its records fail and are
 /// delivered again, and an operation is run again.
@@ -57,5 +57,11 @@ impl AdvanceError {
     #[must_use]
     pub fn is_transient(&self) -> bool {
         matches!(self, Self::Store(StoreError::Transient { .. } | StoreError::DeadlineExceeded) | Self::Unexplained)
+    }
+}
+
+impl From<DeadlineExceeded> for AdvanceError {
+    fn from(exceeded: DeadlineExceeded) -> Self {
+        Self::Store(exceeded.into())
     }
 }

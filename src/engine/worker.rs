@@ -461,12 +461,6 @@ impl Limits<'_> {
     }
 }
 
-impl From<DeadlineExceeded> for AdvanceError {
-    fn from(exceeded: DeadlineExceeded) -> Self {
-        Self::Store(exceeded.into())
-    }
-}
-
 fn failed(mut lane: Lane, error: AdvanceError) -> Lane {
     lane.fail(error);
     lane

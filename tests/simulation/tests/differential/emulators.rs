@@ -4,11 +4,9 @@ use std::{
     fmt,
     fs::File,
     io::{BufRead, BufReader},
-    net::{Ipv4Addr, TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
-    time::{Duration, Instant},
 };
 
 use aws_sdk_dynamodb::{
@@ -134,26 +132,25 @@ impl Moto {
     /// Why it cannot be started here.
     pub fn start() -> Result<Self, String> {
         let python = environment()?;
-        let port =
-            TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|free| free.local_addr()).map_err(|error| error.to_string())?.port();
+        // The server chooses the port. If this chose a free one, a connection of another test could take it before the server does.
         let mut server = Command::new(python);
-        server.args(["-m", "moto.server", "-H", "127.0.0.1", "-p", &port.to_string()]);
-        let process = server.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().map_err(|error| error.to_string())?;
-        let mut moto = Self { url: format!("http://127.0.0.1:{port}"), process };
-        let stderr = BufReader::new(moto.process.stderr.take().expect("it is piped"));
-        // Read to the end, because the server blocks when its access log fills the pipe.
-        let log = thread::spawn(move || {
-            let lines = stderr.lines().map_while(Result::ok).filter(|line| !line.contains("\"POST / HTTP/1.1\" "));
-            lines.collect::<Vec<_>>().join("\n")
-        });
-        let patience = Instant::now() + Duration::from_mins(1);
-        while TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err() {
-            if moto.process.try_wait().map_err(|error| error.to_string())?.is_some() || Instant::now() > patience {
-                _ = moto.process.kill();
-                return Err(format!("moto's server did not start: {}", log.join().unwrap_or_default()));
+        server.args(["-m", "moto.server", "-H", "127.0.0.1", "-p", "0"]);
+        let mut process = server.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().map_err(|error| error.to_string())?;
+        let mut log = BufReader::new(process.stderr.take().expect("it is piped")).lines().map_while(Result::ok);
+        let mut moto = Self { url: String::new(), process };
+        let mut before = String::new();
+        for line in &mut log {
+            if let Some((_, url)) = line.split_once("Running on ") {
+                moto.url = url.trim().to_owned();
+                break;
             }
-            thread::sleep(Duration::from_millis(50));
+            before = before + &line + "\n";
         }
+        if moto.url.is_empty() {
+            return Err(format!("moto's server did not start: {before}"));
+        }
+        // Read to the end, because the server blocks when its access log fills the pipe.
+        thread::spawn(move || log.for_each(drop));
         Ok(moto)
     }
 }

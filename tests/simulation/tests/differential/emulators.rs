@@ -141,7 +141,7 @@ impl Moto {
         let mut before = String::new();
         for line in &mut log {
             if let Some((_, url)) = line.split_once("Running on ") {
-                moto.url = url.trim().to_owned();
+                url.trim().clone_into(&mut moto.url);
                 break;
             }
             before = before + &line + "\n";

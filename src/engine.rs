@@ -10,4 +10,5 @@ pub mod lane;
 pub mod plan;
 pub mod report;
 pub mod reproject;
+pub mod shares;
 pub mod worker;

@@ -1,11 +1,13 @@
 //! What an operator or a schedule asks for. Every operation writes through the engine, so it may run while the worker runs.
 
 pub mod catch_up;
+pub mod contributions;
 pub mod error;
 pub mod histories;
 pub mod rebuild;
 pub mod recent;
 pub mod redrive;
+pub mod settle;
 #[cfg(feature = "cli")]
 pub mod status;
 pub mod verify;

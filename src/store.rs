@@ -12,6 +12,7 @@ pub mod limits;
 pub mod parking;
 pub mod rows;
 pub mod segment;
+pub mod shared;
 pub(crate) mod spans;
 pub mod tables;
 mod usage;

@@ -23,6 +23,7 @@ use crate::{
         Rebuild, Task,
         segment::{Resume, SegmentRebuild},
     },
+    operations::settle::settle,
     progress::Counts,
     retry::Deadline,
     sources::export::Export,
@@ -107,6 +108,9 @@ pub async fn run(options: &Options, cx: &mut Context) -> anyhow::Result<u8> {
     let items = runner::items(&worker, options.segment).await;
     let saves_cursors = task != Task::DryRun;
     let run = runner::run(&worker, rule, (sources, done_before), options.budget, items, saves_cursors).await;
+    if task == Task::Rebuild && matches!(run.end, End::Done) {
+        settle(worker.store(), rule, Deadline::NONE).await?;
+    }
     if saves_cursors && matches!(run.end, End::Done) {
         forget(options, rule, worker.store()).await?;
     }
@@ -138,6 +142,9 @@ async fn from_export(
     let items = sorted.events();
     let source = Source::Export(Box::new(ExportSource { rebuild: Rebuild::new(worker, rule, task), sorted }));
     let run = runner::run(worker, rule, (vec![source], Counts::default()), options.budget, Some(items), false).await;
+    if task == Task::Rebuild && matches!(run.end, End::Done) {
+        settle(worker.store(), rule, Deadline::NONE).await?;
+    }
     Summary::new(rule, task, 1, &run, options.into.as_deref()).print(options.format.is_json(), &run, RUN_AGAIN, &mut cx.out)
 }
 

@@ -113,6 +113,11 @@ fn shared_line((row, attribute): &Cell, finding: &SharedFinding) -> String {
     match finding {
         SharedFinding::Sum(amount) => format!("shared: {row}: {attribute} differs by {amount} from the sum of its contributions"),
         SharedFinding::Lower => format!("shared: {row}: {attribute} lacks a value that an event put into it"),
+        SharedFinding::Higher => format!("shared: {row}: {attribute} holds a value that no event put into it"),
+        SharedFinding::LeftOver => format!("shared: {row}: {attribute} is left over: no event writes to it any more"),
+        SharedFinding::TakenBack => {
+            format!("shared: {row}: {attribute} may be too high, since something was taken back that events had put into it")
+        }
         SharedFinding::Unsettled => {
             format!("shared: {row}: {attribute} changes too often to be compared; verify again when there is less traffic")
         }
@@ -144,6 +149,9 @@ fn json(verified: &Verified, options: &Options) -> anyhow::Result<String> {
         let (finding, difference) = match finding {
             SharedFinding::Sum(amount) => ("sum", Some(amount.to_string())),
             SharedFinding::Lower => ("lower", None),
+            SharedFinding::Higher => ("higher", None),
+            SharedFinding::LeftOver => ("leftOver", None),
+            SharedFinding::TakenBack => ("takenBack", None),
             SharedFinding::Unsettled => ("unsettled", None),
         };
         Line { finding, aggregate_id: None, row: Some(row.as_str()), attribute: Some(attribute), difference }

@@ -7,26 +7,31 @@
 //! | the row | then |
 //! |---|---|
 //! | is parked | the whole lane waits with it |
-//! | was written by an older revision | re-project the aggregate |
 //! | was written by a newer revision | write nothing, fail: this deployment is outdated |
+//! | was written by an older revision, or its re-projection is unfinished | re-project the aggregate |
 //! | is before the span | read the missing versions from the event store, and continue with them |
-//! | is just where the span begins | try again, a few times: others are moving it |
+//! | is just where the span begins | try again with what the row shows, a few times |
 //! | is at an event of the span that has another id | the history has diverged: park |
 //! | is within the span | drop the applied part and continue |
 //! | is at the last event of the span or beyond | duplicate |
 
 use std::{collections::VecDeque, sync::Arc};
 
-use projection_vocabulary::{AggregateId, Change, DynProjection, HomeRow, RecordedEvent, Sums, Version, Watermark, fold};
+use projection_vocabulary::{AggregateId, DynProjection, HomeRow, RecordedEvent, Version, Watermark, fold};
 
 use crate::{
     engine::{
         content::{Blocked, Content, content, payload_of},
         error::AdvanceError,
         report::{Outcome, Tally},
-        reproject::{HOLE_REASON, HistoryFold, Replacement, Trust, replacement_refused},
+        reproject::{HOLE_REASON, HistoryFold, Trust, next_step, replacement_refused},
+        shares::{Shares, TWO_OWNERS, shares_between, shares_of},
     },
-    store::{events::Stored, home::HomeWrite, limits::TRANSACTION_ACTIONS_MAX},
+    store::{
+        events::Stored,
+        home::{CLAUSES_MAX, HomeWrite},
+        limits::TRANSACTION_ACTIONS_MAX,
+    },
 };
 
 /// How often a lane may be refused for a reason that its row does not show before it gives up.
@@ -45,8 +50,8 @@ pub struct Lane {
     limit: usize,
     /// Why the aggregate must be parked, if it must.
     stuck: Option<Park>,
-    /// A write that replaces the row, before anything else.
-    replacing: Option<Box<Write>>,
+    /// The replacement of the row, before anything else.
+    replacing: Option<Box<Replacing>>,
     unexplained: u32,
     /// The outcomes of the batch's records, by their index in it.
     pub outcomes: Vec<(usize, Outcome)>,
@@ -56,6 +61,16 @@ pub struct Lane {
     pub failure: Option<AdvanceError>,
     /// Who parked the aggregate, if it is parked.
     pub parked: Option<ParkedBy>,
+}
+
+/// A row on its way to another one.
+struct Replacing {
+    /// The next step.
+    write: Box<Write>,
+    /// The row after the next step.
+    next: HomeRow,
+    /// The row after the last step.
+    fresh: HomeRow,
 }
 
 /// Who parked an aggregate.
@@ -84,17 +99,17 @@ pub enum Step {
     Read,
     /// This write.
     Write(Box<Write>),
+    /// The fold of its history up to this version, because one transaction cannot apply the next event: see [`Lane::in_steps`].
+    Steps(Box<HomeRow>, Version),
 }
 
-/// A write of the lane's row and of what it adds to shared rows.
+/// A write of the lane's row and of the rows that it shares.
 #[derive(Clone)]
 pub struct Write {
     /// The home row's part.
     pub home: HomeWrite,
-    /// The change, for its `max` and `insert` operations.
-    pub change: Change,
-    /// What to add to shared rows.
-    pub shared: Sums,
+    /// The part of the shared rows.
+    pub shares: Shares,
     entries: usize,
     concerning: usize,
 }
@@ -204,9 +219,10 @@ impl Lane {
         if self.stuck.is_some() {
             return Step::Idle;
         }
-        if let Some(write) = &self.replacing {
-            return Step::Write(write.clone());
+        if let Some(replacing) = &self.replacing {
+            return Step::Write(replacing.write.clone());
         }
+        let revision = self.rule.revision();
         loop {
             let Some(front) = self.entries.front() else { return Step::Idle };
             let after = front.first.previous();
@@ -232,21 +248,38 @@ impl Lane {
             if merged.change.needs_contributions() && self.row.is_none() && after > Version::NONE {
                 return Step::Read;
             }
-            let resolved = merged.change.resolve(&row.contributions);
-            if shared_rows(&resolved.shared) >= TRANSACTION_ACTIONS_MAX {
-                if merged.concerning == 1 {
-                    let blocked = too_many_shared_rows(&run);
-                    self.park_at(after, blocked);
+            let (entries, last) = last_merged(&run, merged.concerning);
+            match self.row.as_ref().and_then(|row| shared_by_others(merged.change.own().keys(), row, revision)) {
+                Some(newer) if newer > revision => {
+                    self.fail(AdvanceError::newer_revision(self.rule, newer));
                     return Step::Idle;
                 }
-                self.limit = merged.concerning / 2;
-                continue;
+                Some(_) => {
+                    let blocked = Blocked { version: last.version, reason: TWO_OWNERS.to_owned(), payload: Some(payload_of(last)) };
+                    if merged.concerning == 1 {
+                        self.park_at(after, blocked);
+                        return Step::Idle;
+                    }
+                    self.limit = merged.concerning / 2;
+                    continue;
+                }
+                None => {}
             }
-            let (entries, last) = last_merged(&run, merged.concerning);
-            let home = HomeWrite::of(after, self.rule.revision(), last, &merged.change, &resolved);
-            let home = if let Some(row) = &self.row { home.computed_from(row) } else { home };
-            let (change, shared, concerning) = (merged.change, resolved.shared, merged.concerning);
-            return Step::Write(Box::new(Write { home, change, shared, entries, concerning }));
+            let resolved = merged.change.resolve(self.row.as_ref().map(|row| &row.contributions));
+            let clauses = resolved.contributions().count() + resolved.removes.len();
+            if resolved.rows().len() >= TRANSACTION_ACTIONS_MAX || clauses > CLAUSES_MAX {
+                if merged.concerning > 1 {
+                    self.limit = merged.concerning / 2;
+                    continue;
+                }
+                let version = last.version;
+                return if self.row.is_none() && after > Version::NONE { Step::Read } else { Step::Steps(Box::new(row.clone()), version) };
+            }
+            let home = HomeWrite::of(after, revision, last, &merged.change, &resolved, self.row.as_ref());
+            if home.is_blind_and_wide() {
+                return Step::Read;
+            }
+            return Step::Write(Box::new(Write { home, shares: shares_of(&resolved), entries, concerning: merged.concerning }));
         }
     }
 
@@ -280,7 +313,8 @@ impl Lane {
     pub fn read(&mut self, row: Option<HomeRow>) -> AfterRefusal {
         let row = row.unwrap_or_default();
         let expected = self.entries.front().map_or(Version::NONE, |front| front.first.previous());
-        if row.version == expected && row.revision == self.rule.revision() && row.parked_at.is_none() {
+        let current = row.unfinished.is_none() && (row.version == Version::NONE || row.revision == self.rule.revision());
+        if row.version == expected && current && row.parked_at.is_none() {
             self.row = Some(row);
             return AfterRefusal::Continue;
         }
@@ -291,7 +325,12 @@ impl Lane {
     pub fn written(&mut self, write: &Write) {
         self.row = None;
         self.unexplained = 0;
-        if self.replacing.take().is_some() {
+        if let Some(replacing) = self.replacing.take() {
+            let Replacing { next, fresh, .. } = *replacing;
+            if next.unfinished.is_some() {
+                self.replace_step(&next, fresh);
+                return;
+            }
             self.tally.reprojected += 1;
             self.finish_up_to(write.home.after.version, Outcome::Duplicate);
             self.finish_up_to(write.home.to.version, Outcome::Applied);
@@ -324,20 +363,20 @@ impl Lane {
             self.wait_with(ParkedBy::Another);
             return AfterRefusal::Continue;
         }
-        let revision = self.rule.revision();
-        if row.version > Version::NONE && row.revision != revision {
-            if row.revision < revision {
-                return if self.refused_without_reason() { AfterRefusal::Continue } else { AfterRefusal::Reproject(Box::new(row)) };
-            }
-            self.fail(AdvanceError::newer_revision(self.rule, row.revision));
-            return AfterRefusal::Continue;
-        }
         if let (Some(write), Some(_)) = (tried, &replacing)
-            && write.home.to.version == row.version
+            && write.home.made(&row)
         {
             self.replacing = replacing;
             self.written(write);
             return AfterRefusal::Continue;
+        }
+        let revision = self.rule.revision();
+        if row.newest_revision() > revision {
+            self.fail(AdvanceError::newer_revision(self.rule, row.newest_revision()));
+            return AfterRefusal::Continue;
+        }
+        if row.is_outdated(revision) {
+            return if self.refused_without_reason() { AfterRefusal::Continue } else { AfterRefusal::Reproject(Box::new(row)) };
         }
         let Some(front) = self.entries.front() else { return AfterRefusal::Continue };
         let after = front.first.previous();
@@ -345,7 +384,10 @@ impl Lane {
             return AfterRefusal::Heal(row.version.next(), after);
         }
         if row.version == after {
-            self.refused_without_reason();
+            // The row shows what its version does not: a maximum that is higher already, or an attribute that others have written to.
+            if !self.refused_without_reason() {
+                self.row = Some(row);
+            }
             return AfterRefusal::Continue;
         }
         let diverged = self.entries.iter().find(|entry| {
@@ -357,7 +399,7 @@ impl Lane {
             return AfterRefusal::Continue;
         }
         match tried {
-            Some(write) if write.home.to.version == row.version => self.written(write),
+            Some(write) if write.home.made(&row) => self.written(write),
             _ => self.finish_up_to(row.version, Outcome::Duplicate),
         }
         AfterRefusal::Continue
@@ -411,12 +453,38 @@ impl Lane {
 
     /// Replaces the row by the fold of its history; or parks the aggregate where the row stands, if that is not possible.
     pub fn replace(&mut self, stale: &HomeRow, folded: &HistoryFold, trust: Trust) {
-        match folded.in_place_of(stale, trust) {
-            Ok(Replacement { home, monotone, shared }) => {
-                self.replacing = Some(Box::new(Write { home, change: monotone, shared, entries: 0, concerning: 1 }));
+        let revision = self.rule.revision();
+        let fresh = folded.in_place_of(stale, trust);
+        let taken = fresh.as_ref().ok().and_then(|fresh| shared_by_others(fresh.owned.difference(&stale.owned), stale, revision));
+        match (fresh, taken) {
+            (Ok(_), Some(newer)) if newer > revision => self.fail(AdvanceError::newer_revision(self.rule, newer)),
+            (Ok(_), Some(_)) => {
+                self.stuck = Some(Park { after: stale.watermark(), blocked: replacement_refused(stale.version, TWO_OWNERS) });
             }
-            Err(blocked) => self.stuck = Some(Park { after: stale.watermark(), blocked }),
+            (Ok(fresh), None) => self.replace_step(stale, fresh),
+            (Err(blocked), _) => self.stuck = Some(Park { after: stale.watermark(), blocked }),
         }
+    }
+
+    /// The answer to [`Step::Steps`]: applies the next event by replacing the row by the fold of the history up to it.
+    pub fn in_steps(&mut self, row: &HomeRow, folded: &HistoryFold, to: Version) {
+        if folded.due > to {
+            self.replace(row, folded, Trust::Row);
+            return;
+        }
+        let reason = format!(
+            "the event changes more than {} shared rows, so it is applied in steps, which need it and all before it in the event store",
+            TRANSACTION_ACTIONS_MAX - 1
+        );
+        let payload = self.entries.iter().find(|entry| entry.last == to).and_then(Entry::payload);
+        self.park_at(row.version, Blocked { version: to, reason, payload });
+    }
+
+    fn replace_step(&mut self, stale: &HomeRow, fresh: HomeRow) {
+        let next = next_step(stale, &fresh, self.rule.revision());
+        let home = HomeWrite::between(self.aggregate.clone(), stale, &next);
+        let write = Box::new(Write { home, shares: shares_between(stale, &next), entries: 0, concerning: 1 });
+        self.replacing = Some(Box::new(Replacing { write, next, fresh }));
     }
 
     /// DynamoDB refuses the content of the write, and this lane alone is the cause.
@@ -478,18 +546,10 @@ impl Lane {
 
 const DIVERGED_REASON: &str = "history diverged: another event with this version was applied before; was the event store restored?";
 
-/// How many rows these sums are on.
-fn shared_rows(sums: &Sums) -> usize {
-    let mut rows: Vec<_> = sums.keys().map(|(row, _)| row).collect();
-    rows.dedup();
-    rows.len()
-}
-
-/// The first event of a run changes more shared rows than a transaction holds.
-fn too_many_shared_rows(run: &[&Entry]) -> Blocked {
-    let first = run.iter().find(|entry| entry.event().is_some()).expect("one event concerns the projection");
-    let reason = format!("the event changes more than {} shared rows, which no transaction holds", TRANSACTION_ACTIONS_MAX - 1);
-    Blocked { version: first.last, reason, payload: first.payload() }
+/// If other aggregates have written to one of these attributes of the row: the newest revision that has, if it is `revision` or newer.
+/// What an older revision wrote is replaced.
+fn shared_by_others<'a>(names: impl Iterator<Item = &'a String>, row: &HomeRow, revision: u32) -> Option<u32> {
+    names.filter_map(|name| row.shared.get(name)).map(|mark| mark.revision).filter(|by| *by >= revision).max()
 }
 
 /// How many entries of a run the first `concerning` events take, and the last of these events.

@@ -1,12 +1,13 @@
 //! Which writes go together. Pure.
 
-use std::collections::{HashMap, HashSet};
-
-use projection_vocabulary::{Cell, Decimal};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::{
-    engine::lane::{Lane, Write},
-    store::{limits::TRANSACTION_ACTIONS_MAX, rows::SharedAdds},
+    engine::{
+        lane::{Lane, Write},
+        shares::go_together,
+    },
+    store::limits::TRANSACTION_ACTIONS_MAX,
 };
 
 /// A lane with its next write.
@@ -25,7 +26,7 @@ pub fn group(planned: Vec<Planned>) -> Vec<Vec<Planned>> {
     let mut group_of_row: HashMap<(&'static str, String), usize> = HashMap::new();
     for planned in planned {
         let Planned { lane, write } = &planned;
-        let rows = write.shared.keys().chain(write.change.max().keys()).chain(write.change.insert().keys()).map(|(row, _)| row.as_str());
+        let rows = write.shares.keys().map(|(row, _)| row.as_str());
         let rows: HashSet<_> = rows.chain([lane.aggregate.as_str()]).map(|row| (lane.rule.name(), row.to_owned())).collect();
         let mut met: Vec<usize> = rows.iter().filter_map(|row| group_of_row.get(row).copied()).collect();
         met.sort_unstable();
@@ -48,23 +49,28 @@ pub fn group(planned: Vec<Planned>) -> Vec<Vec<Planned>> {
     groups
 }
 
-/// Splits the writes of a group into transactions: at most 100 actions, no row twice. A write without shared rows stands alone.
+/// Splits the writes of a group into transactions: at most 100 actions, no row twice, each attribute combined in one way. A write
+/// without shared rows stands alone.
 #[must_use]
 pub fn pack(planned: Vec<Planned>) -> Vec<Vec<Planned>> {
-    let (alone, with_shared): (Vec<_>, Vec<_>) = planned.into_iter().partition(|planned| planned.write.shared.is_empty());
+    let (alone, with_shared): (Vec<_>, Vec<_>) = planned.into_iter().partition(|planned| planned.write.shares.is_empty());
     let mut packs: Vec<_> = alone.into_iter().map(|write| vec![write]).collect();
     let mut pack: Vec<Planned> = Vec::new();
     let (mut homes, mut shared): (HashSet<String>, HashSet<String>) = Default::default();
+    let mut kinds = BTreeMap::new();
     for planned in with_shared {
         let home = planned.lane.aggregate.to_string();
-        let rows: HashSet<String> = planned.write.shared.keys().map(|(row, _)| row.to_string()).collect();
+        let rows: HashSet<String> = planned.write.shares.keys().map(|(row, _)| row.to_string()).collect();
         let actions = homes.len() + 1 + shared.union(&rows).count();
         let twice = shared.contains(&home) || homes.iter().any(|home| rows.contains(home));
-        if !pack.is_empty() && (actions > TRANSACTION_ACTIONS_MAX || twice) {
+        let fits = actions <= TRANSACTION_ACTIONS_MAX && !twice && go_together(&kinds, &planned.write.shares);
+        if !pack.is_empty() && !fits {
             packs.push(std::mem::take(&mut pack));
             homes.clear();
             shared.clear();
+            kinds.clear();
         }
+        kinds.extend(planned.write.shares.iter().map(|(cell, share)| (cell.clone(), share.kind)));
         homes.insert(home);
         shared.extend(rows);
         pack.push(planned);
@@ -73,16 +79,6 @@ pub fn pack(planned: Vec<Planned>) -> Vec<Vec<Planned>> {
         packs.push(pack);
     }
     packs
-}
-
-/// Amounts by row, so that each row is updated once.
-#[must_use]
-pub fn by_row<'a>(sums: impl IntoIterator<Item = (&'a Cell, &'a Decimal)>) -> SharedAdds {
-    let mut rows = SharedAdds::new();
-    for ((row, attribute), amount) in sums {
-        *rows.entry(row.clone()).or_default().entry(attribute.clone()).or_default() += amount;
-    }
-    rows
 }
 
 #[cfg(test)]
@@ -184,7 +180,7 @@ mod tests {
 
     /// The shared rows that a write adds to.
     fn added_rows(planned: &Planned) -> Vec<&str> {
-        planned.write.shared.keys().map(|(row, _)| row.as_str()).collect()
+        planned.write.shares.keys().map(|(row, _)| row.as_str()).collect()
     }
 
     // Groups.
@@ -263,9 +259,9 @@ mod tests {
     // Transactions.
 
     #[test]
-    fn a_write_without_sums_of_shared_rows_stands_alone() {
+    fn a_write_without_shared_rows_stands_alone() {
         let packs = pack(vec![renamed("ann"), stayed("bob", &["12"]), rated("cid", "12", "x"), stayed("dan", &["12"]), renamed("eve")]);
-        assert_eq!(guests(&packs), [vec!["ann"], vec!["cid"], vec!["eve"], vec!["bob", "dan"]]);
+        assert_eq!(guests(&packs), [vec!["ann"], vec!["eve"], vec!["bob", "cid", "dan"]]);
     }
 
     #[test]
@@ -296,16 +292,5 @@ mod tests {
         // The next transaction begins with the write that did not fit.
         let packs = pack(vec![stayed("ann", &["bob"]), stayed("bob", &["12"]), stayed("cid", &["12"]), stayed("12", &["ann"])]);
         assert_eq!(guests(&packs), [vec!["ann"], vec!["bob", "cid"], vec!["12"]]);
-    }
-
-    #[test]
-    fn amounts_are_added_up_by_row_and_attribute() {
-        let planned = [stayed("ann", &["12", "13"]), stayed("bob", &["12"])];
-        let cell = |row: &str, attribute: &str| (row.into(), attribute.to_owned());
-        let more = [(cell("12", "guests"), Decimal::from(1)), (cell("13", "nights"), Decimal::from(-2))];
-        let sums = planned.iter().flat_map(|planned| &planned.write.shared).chain(more.iter().map(|(cell, amount)| (cell, amount)));
-        let of_row = |amounts: &[(&str, i32)]| amounts.iter().map(|(name, amount)| ((*name).to_owned(), (*amount).into())).collect();
-        let expected = [("12".into(), of_row(&[("guests", 1), ("nights", 4)])), ("13".into(), of_row(&[("nights", 0)]))];
-        assert_eq!(by_row(sums), SharedAdds::from(expected), "a sum of zero stays: it makes the attribute visible");
     }
 }

@@ -1,7 +1,9 @@
 //! Re-projecting an aggregate: because its rule has changed, or because its row stands on another history than the event store's.
 //! Pure, except for reading a history.
 
-use projection_vocabulary::{AggregateId, Change, DynProjection, HomeRow, Rows, Sums, Version};
+use std::collections::BTreeSet;
+
+use projection_vocabulary::{AggregateId, DynProjection, HomeRow, RowKey, Rows, Version};
 
 use crate::{
     engine::content::{Blocked, Content, content, payload_of},
@@ -9,7 +11,8 @@ use crate::{
     store::{
         Store, StoreError,
         events::{PAGE_EVENTS, Stored},
-        home::HomeWrite,
+        fresh_id,
+        home::CLAUSES_MAX,
         limits::TRANSACTION_ACTIONS_MAX,
     },
 };
@@ -25,13 +28,11 @@ pub enum Trust {
 }
 
 /// The fold of an aggregate's history from its first event on, with the current rule, event by event: however long the history is, this
-/// holds one row and one change.
+/// holds one row.
 pub struct HistoryFold {
     rule: &'static dyn DynProjection,
     aggregate: AggregateId,
     rows: Rows,
-    /// The merged change of all events so far.
-    pub total: Change,
     /// The next version.
     pub due: Version,
     /// Why it cannot continue, if it cannot.
@@ -56,7 +57,7 @@ impl HistoryFold {
     /// The fold of no events.
     #[must_use]
     pub fn new(rule: &'static dyn DynProjection, aggregate: AggregateId) -> Self {
-        Self { rule, aggregate, rows: Rows::default(), total: Change::default(), due: Version::NONE.next(), stop: None }
+        Self { rule, aggregate, rows: Rows::default(), due: Version::NONE.next(), stop: None }
     }
 
     /// Adds the next item of the event store, unless the fold has stopped.
@@ -75,10 +76,8 @@ impl HistoryFold {
             Content::Irrelevant => Ok(()),
             Content::Poison { reason, payload } => Err(FoldStop::Poison { reason, payload }),
             Content::Event(event) => {
-                let change = self.rows.fold(self.rule, &event);
-                let change = change.map_err(|unfolded| FoldStop::Poison { reason: unfolded.to_string(), payload: payload_of(&event) })?;
-                self.total = std::mem::take(&mut self.total).then(change);
-                Ok(())
+                let folded = self.rows.fold(self.rule, &event);
+                folded.map(drop).map_err(|unfolded| FoldStop::Poison { reason: unfolded.to_string(), payload: payload_of(&event) })
             }
         }
     }
@@ -89,11 +88,11 @@ impl HistoryFold {
         self.rows.home.get(&self.aggregate).cloned().unwrap_or_default()
     }
 
-    /// The write that replaces a row by this fold, and adds the new contributions less the old ones to shared rows.
+    /// The row that replaces `stale`.
     ///
     /// # Errors
     /// Why the aggregate must be parked instead.
-    pub fn in_place_of(&self, stale: &HomeRow, trust: Trust) -> Result<Replacement, Blocked> {
+    pub fn in_place_of(&self, stale: &HomeRow, trust: Trust) -> Result<HomeRow, Blocked> {
         // What lies beyond the row is for the lane to find; what lies before it keeps the row unchanged.
         if self.due <= stale.version && (self.stop.is_some() || trust == Trust::Row) {
             let (reason, payload) = match &self.stop {
@@ -103,30 +102,53 @@ impl HistoryFold {
             };
             return Err(Blocked { version: self.due, reason: format!("re-projection stopped: {reason}"), payload });
         }
-        // As for an aggregate that had contributed nothing: with zeros, too, where a row must show one.
-        let mut shared = self.total.resolve(&Sums::new()).shared;
-        for (cell, amount) in &stale.contributions {
-            *shared.entry(cell.clone()).or_default() -= amount;
-        }
-        shared.retain(|cell, amount| !amount.is_zero() || !stale.contributions.contains_key(cell));
-        let mut rows: Vec<_> = shared.keys().map(|(row, _)| row).collect();
-        rows.dedup();
-        if rows.len() >= TRANSACTION_ACTIONS_MAX {
-            return Err(replacement_refused(stale.version, "it changes more shared rows than a transaction holds"));
-        }
-        let home = HomeWrite::replacing(self.aggregate.clone(), stale, &self.row());
-        Ok(Replacement { home, monotone: self.total.monotone(), shared })
+        Ok(self.row())
     }
 }
 
-/// A row that replaces another.
-pub struct Replacement {
-    /// The home row.
-    pub home: HomeWrite,
-    /// The `max` and `insert` operations of the whole history.
-    pub monotone: Change,
-    /// What to add to shared rows.
-    pub shared: Sums,
+/// The most shared rows that one step of a re-projection changes: what a transaction holds besides the home row.
+const STEP_ROWS_MAX: usize = TRANSACTION_ACTIONS_MAX - 1;
+
+/// The next step from a row to the one that replaces it: the whole way, if one transaction can go it.
+///
+/// Otherwise the row gets the contributions to some shared rows, gives up attributes that it will not own, keeps everything else, and is
+/// unfinished. Such a row takes no write but a re-projection, which anybody can continue from what the row holds.
+#[must_use]
+pub fn next_step(stale: &HomeRow, fresh: &HomeRow, revision: u32) -> HomeRow {
+    let mut step =
+        HomeRow { shared: stale.shared.clone(), parked_at: None, unfinished: None, rewritten: fresh_id().into(), ..fresh.clone() };
+    let differing = |row: &HomeRow, other: &HomeRow| -> Vec<_> {
+        let contributes = row.contributions.iter().filter(|(cell, value)| other.contributions.get(*cell) != Some(*value));
+        contributes.map(|(cell, _)| cell.clone()).chain(row.left.difference(&other.left).cloned()).collect()
+    };
+    let mut cells: Vec<_> = differing(stale, fresh).into_iter().chain(differing(fresh, stale)).collect();
+    cells.sort();
+    cells.dedup();
+    let mut rows: BTreeSet<&RowKey> = BTreeSet::new();
+    let first = cells.iter().take(CLAUSES_MAX).take_while(|(row, _)| {
+        rows.insert(row);
+        rows.len() <= STEP_ROWS_MAX
+    });
+    let first: BTreeSet<_> = first.collect();
+    if first.len() < cells.len() {
+        step = give_up(stale, fresh, revision);
+        for cell in first {
+            step.contributions.remove(cell);
+            step.left.remove(cell);
+            step.contributions.extend(fresh.contributions.get_key_value(cell).map(|(cell, value)| (cell.clone(), value.clone())));
+            step.left.extend(fresh.left.get(cell).cloned());
+        }
+    }
+    step
+}
+
+/// The step in which a row gives up the attributes that the one that replaces it will not own. It depends on no other row.
+#[must_use]
+pub fn give_up(stale: &HomeRow, fresh: &HomeRow, revision: u32) -> HomeRow {
+    let mut step = HomeRow { revision: 0, unfinished: Some(revision), parked_at: None, rewritten: fresh_id().into(), ..stale.clone() };
+    step.owned.retain(|name| fresh.owned.contains(name));
+    step.own.retain(|name, _| fresh.owned.contains(name));
+    step
 }
 
 impl FoldStop {
@@ -177,7 +199,8 @@ pub async fn fold_history(
 #[cfg(test)]
 mod tests {
     use projection_vocabulary::{
-        Cell, Decimal, Projection, Recorded, RecordedEvent, Refusal, Value, Watermark, nothing, own, retract,
+        Cell, Change, Contribution, Contributions, Decimal, Projection, Recorded, RecordedEvent, Refusal, Value, Watermark, nothing, own,
+        retract,
         sample::{Fact, record},
         shared, transfer,
     };
@@ -309,11 +332,17 @@ mod tests {
         (row.into(), "nights".into())
     }
 
-    fn nights<const N: usize>(amounts: [(&str, i32); N]) -> Sums {
-        amounts.map(|(row, amount)| (cell(row), amount.into())).into()
+    fn nights<const N: usize>(amounts: [(&str, i32); N]) -> Contributions {
+        amounts.map(|(row, amount)| (cell(row), Contribution::Sum(amount.into()))).into()
     }
 
-    fn replacement(fold: &HistoryFold, stale: &HomeRow, trust: Trust) -> Replacement {
+    /// The sums among contributions.
+    fn sums(row: &HomeRow) -> Contributions {
+        let sums = row.contributions.iter().filter(|(_, contribution)| matches!(contribution, Contribution::Sum(_)));
+        sums.map(|(cell, contribution)| (cell.clone(), contribution.clone())).collect()
+    }
+
+    fn replacement(fold: &HistoryFold, stale: &HomeRow, trust: Trust) -> HomeRow {
         fold.in_place_of(stale, trust).unwrap_or_else(|blocked| panic!("{blocked:?}"))
     }
 
@@ -332,8 +361,7 @@ mod tests {
         assert_eq!((fold.due, fold.stop.clone()), (Version(5), None));
         let row = fold.row();
         assert_eq!((row.watermark(), row.last_event_id.as_deref()), (watermark(4, 2), Some("ann-4")));
-        assert_eq!((&row.own, &row.contributions), (&[("nights".to_owned(), 3.into())].into(), &nights([("b", 3)])));
-        assert_eq!(fold.total.resolve(&Sums::new()).shared, nights([("a", 0), ("b", 3)]));
+        assert_eq!((&row.own, sums(&row), &row.left), (&[("nights".to_owned(), 3.into())].into(), nights([("b", 3)]), &[cell("a")].into()));
     }
 
     #[test]
@@ -383,15 +411,14 @@ mod tests {
     fn a_row_of_an_older_revision_is_replaced_by_the_fold() {
         let fold = fold([stayed("a", 1), rang(), stayed("a", 2)]);
         for version in 1..=3 {
-            let home = replacement(&fold, &older_row(version), Trust::Row).home;
-            assert_eq!((home.after, home.to, &*home.event_id), (watermark(version, 1), watermark(3, 2), "ann-3"));
+            let row = replacement(&fold, &older_row(version), Trust::Row);
+            assert_eq!((row.watermark(), row.last_event_id.as_deref()), (watermark(3, 2), Some("ann-3")));
         }
     }
 
     #[test]
     fn a_row_that_no_event_concerns_any_more_is_replaced_by_none() {
-        let replacement = replacement(&fold([rang(), rang()]), &older_row(2), Trust::Row);
-        assert_eq!((replacement.home.to, replacement.shared), (Watermark::default(), Sums::new()));
+        assert_eq!(replacement(&fold([rang(), rang()]), &older_row(2), Trust::Row), HomeRow::default());
     }
 
     #[test]
@@ -402,7 +429,7 @@ mod tests {
                 let reason = format!("re-projection stopped: {HOLE_REASON}");
                 assert_eq!(blocked(&fold, &older_row(version), trust), Blocked { version: Version(3), reason, payload: None });
             }
-            assert_eq!(replacement(&fold, &older_row(2), trust).home.to, watermark(2, 2), "what follows is for the lane");
+            assert_eq!(replacement(&fold, &older_row(2), trust).watermark(), watermark(2, 2), "what follows is for the lane");
         }
     }
 
@@ -415,7 +442,7 @@ mod tests {
                 let payload = Some("as stored".to_owned());
                 assert_eq!(blocked(&fold, &older_row(version), trust), Blocked { version: Version(3), reason, payload });
             }
-            assert_eq!(replacement(&fold, &older_row(2), trust).home.to, watermark(2, 2));
+            assert_eq!(replacement(&fold, &older_row(2), trust).watermark(), watermark(2, 2));
         }
     }
 
@@ -424,45 +451,77 @@ mod tests {
         let fold = fold([stayed("a", 1), stayed("a", 2)]);
         let reason = format!("re-projection stopped: {AHEAD_REASON}");
         assert_eq!(blocked(&fold, &older_row(3), Trust::Row), Blocked { version: Version(3), reason, payload: None });
-        let home = replacement(&fold, &older_row(3), Trust::Store).home;
-        assert_eq!((home.after, home.to), (watermark(3, 1), watermark(2, 2)));
+        assert_eq!(replacement(&fold, &older_row(3), Trust::Store).watermark(), watermark(2, 2));
         assert!(fold.in_place_of(&older_row(2), Trust::Row).is_ok(), "it is not ahead");
     }
 
-    #[test]
-    fn shared_rows_get_the_new_contributions_less_the_old_ones() {
-        let fold = fold([stayed("same", 3), stayed("more", 5), stayed("new", 1)]);
-        let contributions = nights([("same", 3), ("more", 2), ("gone", 7)]);
-        let stale = HomeRow { contributions, ..older_row(3) };
-        assert_eq!(replacement(&fold, &stale, Trust::Row).shared, nights([("more", 3), ("new", 1), ("gone", -7)]));
-    }
+    // Steps.
 
-    /// Applied one by one, the events would leave a zero on these rows, so the replacement must too.
-    #[test]
-    fn shared_rows_get_a_zero_where_the_history_adds_up_to_zero_and_no_contribution_was_before() {
-        let away = fold([stayed("a", 3), moved("a", "b"), left()]);
-        assert_eq!(replacement(&away, &older_row(3), Trust::Row).shared, nights([("a", 0), ("b", 0)]));
-        let known = HomeRow { contributions: nights([("a", 0), ("b", 4)]), ..older_row(3) };
-        assert_eq!(replacement(&away, &known, Trust::Row).shared, nights([("b", -4)]));
+    /// The steps from a row to the one that replaces it.
+    fn steps(stale: &HomeRow, fresh: &HomeRow) -> Vec<HomeRow> {
+        let mut steps = vec![next_step(stale, fresh, 2)];
+        while let Some(last) = steps.last().filter(|step| step.unfinished.is_some()) {
+            steps.push(next_step(last, fresh, 2));
+        }
+        steps
     }
 
     #[test]
-    fn a_replacement_has_the_monotone_changes_of_the_whole_history() {
-        let replacement = replacement(&fold([stayed("a", 3), stayed("a", 1), left()]), &older_row(3), Trust::Row);
-        assert_eq!(replacement.monotone, shared("a").max("longest", 3).insert("guests", "ann").into());
+    fn a_replacement_is_one_step_if_a_transaction_holds_it() {
+        let stale = HomeRow { contributions: nights([("a", 1), ("lost", 1)]), ..older_row(1) };
+        let fresh = replacement(&fold([stayed("a", 3)]), &stale, Trust::Row);
+        let [step] = &*steps(&stale, &fresh) else { panic!("one step") };
+        assert!(!step.rewritten.is_empty(), "each step has an id of its own");
+        assert_eq!(*step, HomeRow { rewritten: step.rewritten.clone(), ..fresh });
     }
 
     #[test]
-    fn a_replacement_changes_at_most_99_shared_rows() {
-        assert_eq!(replacement(&fold([toured(99)]), &older_row(1), Trust::Row).shared.len(), 198, "two attributes of each row");
-        let reason = "re-projection is refused: it changes more shared rows than a transaction holds".to_owned();
-        let too_many = Blocked { version: Version(1), reason, payload: None };
-        assert_eq!(blocked(&fold([toured(100)]), &older_row(1), Trust::Row), too_many);
-        // Rows that lose a contribution count, those that keep theirs do not.
-        let lost = HomeRow { contributions: nights([("lost", 1)]), ..older_row(1) };
-        assert_eq!(blocked(&fold([toured(99)]), &lost, Trust::Row), too_many);
-        let kept = nights([("room-0", 1)]).into_iter().chain([(("room-0".into(), "tours".to_owned()), 1.into())]).collect();
-        let kept = HomeRow { contributions: kept, ..older_row(1) };
-        assert_eq!(replacement(&fold([toured(100)]), &kept, Trust::Row).shared.len(), 198);
+    fn rows_that_keep_their_contribution_take_no_step() {
+        let fresh = replacement(&fold([toured(450)]), &older_row(1), Trust::Row);
+        let stale = HomeRow { contributions: fresh.contributions.clone(), ..older_row(1) };
+        assert_eq!(steps(&stale, &fresh).len(), 1);
+    }
+
+    #[test]
+    fn a_wide_replacement_takes_several_steps_and_keeps_version_and_attributes_until_the_last() {
+        let stale = HomeRow {
+            contributions: (0..120).map(|at| (cell(&format!("lost-{at}")), Contribution::Sum(1.into()))).collect(),
+            own: [("nights".to_owned(), 120.into()), ("gone".to_owned(), 1.into())].into(),
+            owned: ["nights".to_owned(), "gone".to_owned()].into(),
+            ..older_row(1)
+        };
+        let fresh = replacement(&fold([stayed("same", 1), toured(90)]), &stale, Trust::Row);
+        let steps = steps(&stale, &fresh);
+        let differing = |one: &HomeRow, other: &HomeRow| {
+            let rows = |row: &HomeRow, other: &HomeRow| -> BTreeSet<RowKey> {
+                let contributions = row.contributions.iter().filter(|(cell, value)| other.contributions.get(*cell) != Some(*value));
+                contributions.map(|(cell, _)| cell.0.clone()).collect()
+            };
+            rows(one, other).union(&rows(other, one)).count()
+        };
+        let mut before = &stale;
+        for step in &steps {
+            assert!(differing(before, step) <= STEP_ROWS_MAX);
+            before = step;
+        }
+        assert!(steps.len() >= 3);
+        let (last, partial) = steps.split_last().expect("there are steps");
+        assert_eq!(last.contributions, fresh.contributions);
+        for step in partial {
+            assert_eq!((step.version, step.revision, step.unfinished), (Version(1), 0, Some(2)));
+            // What the row will not own any more is given up at once; the rest stays until the last step.
+            assert_eq!(step.own, [("nights".to_owned(), 120.into())].into());
+        }
+    }
+
+    /// Whoever continues, from whatever step, arrives at the same row.
+    #[test]
+    fn a_replacement_can_be_continued_after_any_step_towards_another_row() {
+        let first = replacement(&fold([toured(300)]), &older_row(1), Trust::Row);
+        let second = replacement(&fold([toured(120), left(), stayed("a", 1)]), &older_row(1), Trust::Row);
+        for step in steps(&older_row(1), &first) {
+            let last = steps(&step, &second).pop().expect("there is a step");
+            assert_eq!((last.contributions, last.left, last.unfinished), (second.contributions.clone(), second.left.clone(), None));
+        }
     }
 }

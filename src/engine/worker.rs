@@ -13,7 +13,7 @@ use std::{
 };
 
 use futures::{StreamExt as _, stream};
-use projection_vocabulary::{AggregateId, Change, DynProjection, RecordedEvent, Registry, Version};
+use projection_vocabulary::{AggregateId, DynProjection, HomeRow, RecordedEvent, Registry, RowKey, Version};
 use serde_json::value::RawValue;
 
 use crate::{
@@ -21,15 +21,17 @@ use crate::{
         breaker::Breaker,
         decode::{Body, Ignored, Poison, Record, decode},
         error::AdvanceError,
-        lane::{AfterRefusal, Lane, Park, Step},
+        lane::{AfterRefusal, Lane, Park, Step, UNEXPLAINED_MAX},
         plan::{self, Planned},
         report::{Ledger, Report},
-        reproject::{Trust, fold_history},
+        reproject::{Trust, fold_history, give_up},
+        shares::{Clash, Known, shared_writes},
     },
     retry::{Deadline, DeadlineExceeded},
     store::{
         Store, StoreError,
         events::PAGE_EVENTS,
+        home::HomeWrite,
         parking::{NO_PROJECTION, Parking},
         rows::{Cause, Commit},
     },
@@ -289,6 +291,7 @@ impl Worker {
                 Some(Cause::Other) | None => failed(lane, AdvanceError::ParkingRefused("no reason is given")),
             },
             Ok(Commit::Invalid(reason)) => failed(lane, AdvanceError::ParkingRefused(reason)),
+            Ok(Commit::SharedRefused { .. }) => failed(lane, AdvanceError::ParkingRefused("no reason is given")),
             Err(error) => failed(lane, error.into()),
         }
     }
@@ -321,19 +324,32 @@ impl Worker {
         let (mut planned, mut idle) = (Vec::new(), Vec::new());
         while !lanes.is_empty() {
             let mut readers: BTreeMap<&'static str, Vec<Lane>> = BTreeMap::new();
+            let mut wide = Vec::new();
             for mut lane in lanes {
                 match lane.step() {
                     Step::Write(write) => planned.push(Planned { lane, write }),
                     Step::Read => readers.entry(lane.rule.name()).or_default().push(lane),
+                    Step::Steps(row, version) => wide.push(self.plan_steps(lane, row, version, limits)),
                     Step::Idle => idle.push(lane),
                 }
             }
-            lanes = Vec::new();
+            lanes = stream::iter(wide).buffer_unordered(CONCURRENCY).collect().await;
             for readers in readers.into_values() {
                 lanes.extend(self.read(readers, limits).await);
             }
         }
         (planned, idle)
+    }
+
+    /// Plans the steps of an event that changes more than one transaction holds.
+    async fn plan_steps(&self, mut lane: Lane, row: Box<HomeRow>, to: Version, limits: Limits<'_>) -> Lane {
+        match fold_history(&self.store, lane.rule, &lane.aggregate, to, limits.deadline).await {
+            Ok(folded) => {
+                lane.in_steps(&row, &folded, to);
+                lane
+            }
+            Err(error) => failed(lane, error.into()),
+        }
     }
 
     /// Reads the home rows of lanes of one projection.
@@ -360,12 +376,9 @@ impl Worker {
         if limits.deadline.passed() {
             return all_failed(lanes_of(pack), &DeadlineExceeded.into());
         }
-        let rule = pack[0].lane.rule;
-        let monotone = pack.iter().fold(Change::default(), |all, planned| all.then(planned.write.change.monotone()));
-        let committed = match self.store.apply_monotone(rule, &monotone, limits.deadline).await {
-            Ok(Ok(())) => self.commit_sums(rule, &pack, limits.deadline).await,
-            Ok(Err(reason)) => Ok(Commit::Invalid(reason)),
-            Err(error) => Err(error),
+        let committed = match self.commit_with_shared(&pack, limits).await {
+            Ok(committed) => committed,
+            Err(clash) => return after_clash(pack, &clash),
         };
         match committed {
             Ok(Commit::Done) => {
@@ -400,14 +413,55 @@ impl Worker {
                 lanes.extend(Box::pin(self.commit(half, limits)).await);
                 lanes
             }
-            Err(error) => all_failed(lanes_of(pack), &error.into()),
+            Ok(Commit::SharedRefused { .. }) => all_failed(lanes_of(pack), &AdvanceError::Unexplained),
+            Err(error) => all_failed(lanes_of(pack), &error),
         }
     }
 
-    async fn commit_sums(&self, rule: &'static dyn DynProjection, pack: &[Planned], deadline: Deadline) -> Result<Commit, StoreError> {
-        let shared = plan::by_row(pack.iter().flat_map(|planned| &planned.write.shared));
+    /// Commits a pack, and again as long as its shared rows show what the writes to them must be.
+    async fn commit_with_shared(&self, pack: &[Planned], limits: Limits<'_>) -> Result<Result<Commit, AdvanceError>, Clash> {
+        let rule = pack[0].lane.rule;
         let homes: Vec<_> = pack.iter().map(|planned| &planned.write.home).collect();
-        self.store.commit(rule, &homes, &shared, deadline).await
+        let (mut known, mut maybe) = (Known::new(), false);
+        let mut tries = 0;
+        loop {
+            let shared = match shared_writes(rule.revision(), pack.iter().map(|planned| &planned.write.shares), &known) {
+                Ok(shared) => shared,
+                Err(Clash::Owned(row)) if tries <= UNEXPLAINED_MAX => {
+                    tries += 1;
+                    known.remove(&row);
+                    match self.let_go(rule, &row, limits).await {
+                        Ok(()) => continue,
+                        Err(error) => return Ok(Err(error)),
+                    }
+                }
+                Err(clash) => return Err(clash),
+            };
+            match self.store.commit(rule, &homes, &shared, maybe, limits.deadline).await {
+                Ok(Commit::SharedRefused { rows, applied_maybe }) if tries <= UNEXPLAINED_MAX => {
+                    tries += 1;
+                    maybe = applied_maybe;
+                    known.extend(rows);
+                }
+                committed => return Ok(committed.map_err(AdvanceError::from)),
+            }
+        }
+    }
+
+    /// Lets a home row of an older revision give up the attributes that the rule's revision does not let it own. The row is unfinished
+    /// afterwards.
+    async fn let_go(&self, rule: &'static dyn DynProjection, row: &RowKey, limits: Limits<'_>) -> Result<(), AdvanceError> {
+        let id = AggregateId::from(row.as_str());
+        let stale = self.store.home_row(rule, &id, limits.deadline).await?;
+        if stale.newest_revision() >= rule.revision() {
+            return Ok(());
+        }
+        let folded = fold_history(&self.store, rule, &id, Version(u64::MAX), limits.deadline).await?;
+        let step = give_up(&stale, &folded.row(), rule.revision());
+        let write = HomeWrite::between(id, &stale, &step).though_parked();
+        // If the row is another one by now, somebody else has made it give them up, or the next try finds it again.
+        self.store.commit(rule, &[&write], &[], false, limits.deadline).await?;
+        Ok(())
     }
 
     /// Does what each refusal calls for, for several lanes at once.
@@ -459,6 +513,24 @@ impl Limits<'_> {
             _ = left.fetch_update(Relaxed, Relaxed, |left| Some(left.saturating_sub(events)));
         }
     }
+}
+
+/// Lanes whose writes clash with shared rows fail or are stuck; the others are planned again.
+fn after_clash(pack: Vec<Planned>, clash: &Clash) -> Vec<Lane> {
+    let clashing = |planned: Planned| {
+        let Planned { mut lane, write } = planned;
+        match clash {
+            Clash::Newer(cell, newer) if write.shares.contains_key(cell) => {
+                let error = AdvanceError::newer_revision(lane.rule, *newer);
+                lane.fail(error);
+            }
+            Clash::Rule(cell, reason) if write.shares.get(cell).is_some_and(|share| share.stays) => lane.invalid(&write, reason),
+            Clash::Owned(row) if write.shares.keys().any(|(of, _)| of == row) => lane.fail(AdvanceError::Unexplained),
+            _ => {}
+        }
+        lane
+    };
+    pack.into_iter().map(clashing).collect()
 }
 
 fn failed(mut lane: Lane, error: AdvanceError) -> Lane {

@@ -111,7 +111,7 @@ impl CatchUp<'_> {
             if row.parked_at.is_some() {
                 return Ok(caught_up);
             }
-            refuse_newer_revision(rule, row.revision)?;
+            refuse_newer_revision(rule, &row)?;
             let found = Some((row.watermark(), row.last_event_id.clone()));
             unmoved = if found == before { unmoved + 1 } else { 0 };
             // Other workers move the row; a row that something else wrote may take no write at all.
@@ -175,7 +175,7 @@ async fn compare(
     row: &HomeRow,
     deadline: Deadline,
 ) -> Result<Position, StoreError> {
-    if row.version > Version::NONE && row.revision < rule.revision() {
+    if row.is_outdated(rule.revision()) {
         return Ok(Position::OtherHistory);
     }
     // Beginning with the event that the row stands on.

@@ -1,6 +1,6 @@
 //! Why an operation did not finish, divided by what to do next.
 
-use projection_vocabulary::{DynProjection, Registry};
+use projection_vocabulary::{DynProjection, HomeRow, Registry};
 
 use crate::{engine::error::AdvanceError, retry::DeadlineExceeded, store::StoreError};
 
@@ -70,6 +70,7 @@ pub fn find_projection(registry: Registry, name: &str) -> Result<&'static dyn Dy
 ///
 /// # Errors
 /// [`AdvanceError::NewerRevision`].
-pub fn refuse_newer_revision(projection: &dyn DynProjection, row: u32) -> Result<(), AdvanceError> {
-    if row > projection.revision() { Err(AdvanceError::newer_revision(projection, row)) } else { Ok(()) }
+pub fn refuse_newer_revision(projection: &dyn DynProjection, row: &HomeRow) -> Result<(), AdvanceError> {
+    let newest = row.newest_revision();
+    if newest > projection.revision() { Err(AdvanceError::newer_revision(projection, newest)) } else { Ok(()) }
 }

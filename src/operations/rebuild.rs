@@ -94,13 +94,13 @@ impl<'a> Rebuild<'a> {
         for visit in visits {
             self.counts.aggregates += 1;
             let row = &visit.row;
-            refuse_newer_revision(self.rule, row.revision)?;
+            refuse_newer_revision(self.rule, row)?;
             if row.parked_at.is_some() {
                 self.counts.parked += 1;
                 continue;
             }
-            let stale = row.version > Version::NONE && row.revision < self.rule.revision();
-            let missing = row.version == Version::NONE && visit.beyond > 0;
+            let stale = row.is_outdated(self.rule.revision());
+            let missing = !stale && row.version == Version::NONE && visit.beyond > 0;
             // If a history comes in parts, an earlier part may have planned a replacement already. The rest is caught up.
             let again = replacements.contains_key(&visit.aggregate);
             if (stale || missing) && self.task != Task::CatchUp && !again {
@@ -137,9 +137,9 @@ impl<'a> Rebuild<'a> {
             folded
         };
         let fresh = folded.row();
-        let existed = row.version > Version::NONE;
+        let existed = row.version > Version::NONE || row.unfinished.is_some();
         let writes = existed || fresh.version > Version::NONE;
-        let changes = writes && (row.own != fresh.own || row.contributions != fresh.contributions);
+        let changes = writes && (row.own != fresh.own || row.contributions != fresh.contributions || row.left != fresh.left);
         let reaches = folded.due > row.version;
         let poison = match &folded.stop {
             Some(FoldStop::Poison { reason, payload }) => Some((reason.clone(), payload.clone())),
@@ -223,6 +223,7 @@ struct Planned {
 
 /// Up to which version to fold: nothing for a parked row or one of the current revision, otherwise the whole history.
 fn up_to(rule: &dyn DynProjection, row: &HomeRow) -> Version {
-    let done = row.parked_at.is_some() || (row.version > Version::NONE && row.revision >= rule.revision());
+    let current = row.version > Version::NONE && !row.is_outdated(rule.revision());
+    let done = row.parked_at.is_some() || current;
     if done { Version::NONE } else { Version(u64::MAX) }
 }

@@ -79,9 +79,9 @@ impl<'a> Recent<'a> {
         let (mut counts, revision) = (self.counts, self.rule.revision());
         for (id, version) in &self.met {
             let row = rows.get(id).cloned().unwrap_or_default();
-            refuse_newer_revision(self.rule, row.revision)?;
+            refuse_newer_revision(self.rule, &row)?;
             counts.aggregates += 1;
-            let stale = row.version > Version::NONE && row.revision < revision;
+            let stale = row.is_outdated(revision);
             if row.parked_at.is_some() {
                 counts.parked += 1;
             } else if stale || row.version < *version {

@@ -89,7 +89,7 @@ impl Redrive<'_> {
 
     async fn remove_mark(&self, rule: &dyn DynProjection, id: &AggregateId) -> Result<(), OperationError> {
         let row = self.store().home_row(rule, id, self.deadline).await?;
-        refuse_newer_revision(rule, row.revision)?;
+        refuse_newer_revision(rule, &row)?;
         if let Some(parked_at) = row.parked_at {
             self.store().unpark(rule, id, &parked_at, self.deadline).await?;
         }

@@ -2,9 +2,10 @@
 //! what it finds, if asked.
 //!
 //! It runs while the worker runs. A home row is one item and a history only grows, so the two can be compared at any time: the
-//! fold is taken at the row's version. Findings that depend on the time between two reads (a row behind, missing, or ahead of what
+//! fold is taken at the row's version. A shared row is compared with what the home rows say they have contributed to it. Findings that depend on the time between two reads (a row behind, missing, or ahead of what
 //! was scanned) are checked again before they are reported.
 
+mod monotone;
 mod sums;
 
 use std::{
@@ -14,7 +15,9 @@ use std::{
 };
 
 use futures::{StreamExt as _, TryStreamExt as _, stream};
-use projection_vocabulary::{AggregateId, Cell, Change, Decimal, DynProjection, HomeRow, RowKey, Sums, Value, Version};
+use projection_vocabulary::{
+    AggregateId, Cell, Contribution, Contributions, Decimal, DynProjection, HomeRow, Kind, Mark, RowKey, Sums, Value, Version,
+};
 
 use sums::Difference;
 
@@ -25,11 +28,17 @@ use crate::{
     },
     operations::{
         catch_up::{Standing, catch_up, is_behind},
+        contributions::Contributed,
         error::{OperationError, refuse_newer_revision},
         histories::{Histories, Visit},
+        settle::settle,
     },
     retry::Deadline,
-    store::{Store, home::Row, segment::Segment},
+    store::{
+        Store,
+        home::{Row, SharedCell},
+        segment::Segment,
+    },
 };
 
 /// When rows that are behind are checked again: a running worker moves them within that time.
@@ -80,8 +89,14 @@ impl RowFinding {
 pub enum SharedFinding {
     /// It is higher by this amount than what was contributed to it.
     Sum(Decimal),
-    /// It lacks a value that `max` or `insert` operations gave it.
+    /// It lacks a value that `max` or `insert` operations contribute to it.
     Lower,
+    /// It holds a value that no `max` or `insert` operation contributes to it.
+    Higher,
+    /// No aggregate has anything to do with it, and it is zero or empty.
+    LeftOver,
+    /// A contribution to it was taken back, so it may be too high.
+    TakenBack,
     /// Its contributors never stood still long enough to tell. Check again when there is less traffic.
     Unsettled,
 }
@@ -137,22 +152,50 @@ struct Suspects {
     aggregates: u64,
     rows: u64,
     home: BTreeSet<AggregateId>,
-    /// The `max` and `insert` operations that shared rows must show.
-    monotone: Change,
-    /// The sums on shared rows minus the contributions to them, as far as a scan can tell.
-    balances: Sums,
+    cells: Cells,
+}
+
+/// Shared rows and what is contributed to them, as far as a scan can tell.
+#[derive(Default)]
+struct Cells {
+    contributed: Contributed,
+    held: BTreeMap<Cell, SharedCell>,
+}
+
+impl Cells {
+    fn add(&mut self, Row { key, home, shared, .. }: Row) {
+        self.contributed.add(&home, |_| true);
+        self.held.extend(shared.into_iter().map(|(attribute, cell)| ((key.clone(), attribute), cell)));
+    }
+
+    /// How many sums there are, and those that are not what is contributed to them.
+    fn doubtful_sums(&self) -> (u64, BTreeSet<Cell>) {
+        let mut balances = Sums::new();
+        for (cell, contribution) in self.contributed.cells() {
+            if let Contribution::Sum(amount) = contribution {
+                *balances.entry(cell.clone()).or_default() -= amount;
+            }
+        }
+        for (cell, SharedCell { value, mark, .. }) in &self.held {
+            // An attribute without a mark is a sum only if somebody says so.
+            let sum = mark.map_or_else(|| balances.contains_key(cell), |mark| mark.kind == Kind::Sum);
+            if let Some(Value::Number(amount)) = value
+                && sum
+            {
+                *balances.entry(cell.clone()).or_default() += amount;
+            }
+        }
+        let sums = balances.len() as u64;
+        balances.retain(|_, amount| !amount.is_zero());
+        (sums, balances.into_keys().collect())
+    }
 }
 
 impl AddAssign for Suspects {
     fn add_assign(&mut self, other: Self) {
         self.events += other.events;
         self.aggregates += other.aggregates;
-        self.rows += other.rows;
         self.home.extend(other.home);
-        self.monotone = std::mem::take(&mut self.monotone).then(other.monotone);
-        for (cell, amount) in other.balances {
-            *self.balances.entry(cell).or_default() += &amount;
-        }
     }
 }
 
@@ -161,7 +204,7 @@ struct Checked {
     finding: Option<RowFinding>,
     row: HomeRow,
     /// The contributions that the row must have at its version.
-    contributions: Option<Sums>,
+    contributions: Option<Contributions>,
 }
 
 /// What is wrong, in the amounts that a repair needs.
@@ -171,8 +214,8 @@ struct Amounts {
     differences: BTreeMap<Cell, Difference>,
     /// How much more home rows say they have contributed than their histories do.
     drifts: BTreeMap<AggregateId, Sums>,
-    /// The `max` and `insert` operations that shared rows lack.
-    missing: Change,
+    /// The attributes of shared rows that are to be settled, and how they are combined.
+    unsettled: BTreeMap<Cell, Kind>,
 }
 
 /// Compares every row of a projection with the event store, and repairs what is found if asked.
@@ -208,37 +251,53 @@ impl Verification<'_> {
             None => Segment::all(options.segments).collect(),
             Some(percent) => sampled(percent),
         };
+        let (mut verified, amounts) = self.look(&segments, options).await?;
+        let wrong = !verified.home.is_empty() || !verified.shared.is_empty();
+        if options.repair && wrong {
+            self.repair(&verified, amounts).await?;
+            // What is repaired is what a second look no longer finds.
+            let (again, _) = self.look(&segments, options).await?;
+            let repaired = |verified: &Verified| {
+                let home = verified.home.keys().filter(|id| !again.home.contains_key(*id)).count();
+                home + verified.shared.keys().filter(|cell| !again.shared.contains_key(*cell)).count()
+            };
+            verified.repaired = repaired(&verified) as u64;
+            verified.home.extend(again.home);
+            verified.shared.extend(again.shared);
+        }
+        Ok(verified)
+    }
+
+    async fn look(&self, segments: &[Segment], options: Options) -> Result<(Verified, Amounts), OperationError> {
         let mut suspects = Suspects::default();
         let scans = segments.iter().map(|segment| self.suspect_histories(*segment));
         let scans: Vec<_> = stream::iter(scans).buffer_unordered(options.segments.max(1) as usize).try_collect().await?;
         for scan in scans {
             suspects += scan;
         }
-        let row_segments = if options.sample.is_some() { segments } else { vec![Segment::ALL] };
+        let row_segments = if options.sample.is_some() { segments } else { &[Segment::ALL] };
         for segment in row_segments {
-            suspects += self.suspect_rows(segment, &suspects.monotone).await?;
+            self.suspect_rows(*segment, &mut suspects).await?;
         }
-        let Suspects { events, aggregates, rows, home, monotone, balances } = suspects;
+        let Suspects { events, aggregates, rows, home, cells } = suspects;
         let mut verified = Verified { events, aggregates, rows, ..Verified::default() };
         let mut amounts = Amounts { drifts: self.check_home_rows(home, &mut verified).await?, ..Amounts::default() };
+        // A sample of rows does not tell what is contributed.
         if options.sample.is_none() {
-            verified.sums = balances.len() as u64;
-            let doubtful = balances.into_iter().filter(|(_, amount)| !amount.is_zero()).map(|(cell, _)| cell);
-            let (known, unsettled) = self.differences(doubtful.collect()).await?;
+            let (sums, doubtful) = cells.doubtful_sums();
+            verified.sums = sums;
+            let (known, unsettled) = self.differences(doubtful).await?;
             amounts.differences = known;
             verified.shared.extend(unsettled.into_iter().map(|cell| (cell, SharedFinding::Unsettled)));
+            for (cell, amount) in surplus(&amounts) {
+                verified.shared.insert(cell, SharedFinding::Sum(amount));
+            }
+            for (cell, (finding, kind)) in self.check_monotone(&cells).await? {
+                verified.shared.entry(cell.clone()).or_insert(finding);
+                amounts.unsettled.insert(cell, kind);
+            }
         }
-        for (cell, amount) in surplus(&amounts) {
-            verified.shared.insert(cell, SharedFinding::Sum(amount));
-        }
-        amounts.missing = self.missing_monotone(&monotone).await?;
-        for cell in amounts.missing.max().keys().chain(amounts.missing.insert().keys()) {
-            verified.shared.insert(cell.clone(), SharedFinding::Lower);
-        }
-        if options.repair {
-            self.repair(&mut verified, amounts).await?;
-        }
-        Ok(verified)
+        Ok((verified, amounts))
     }
 
     /// Reads the histories of a segment.
@@ -264,9 +323,9 @@ impl Verification<'_> {
         Ok(suspects)
     }
 
-    /// Reads the rows of a segment: do they stand on events, and do sums and contributions match?
-    async fn suspect_rows(&self, segment: Segment, monotone: &Change) -> Result<Suspects, OperationError> {
-        let (mut suspects, mut next) = (Suspects::default(), None);
+    /// Reads the rows of a segment: do they stand on events, and what do they hold and contribute?
+    async fn suspect_rows(&self, segment: Segment, suspects: &mut Suspects) -> Result<(), OperationError> {
+        let mut next = None;
         loop {
             self.deadline.check()?;
             let (rows, after) = self.store().scan_rows(self.rule, segment, next, self.deadline).await?;
@@ -279,11 +338,15 @@ impl Verification<'_> {
             let on_events = self.store().standing_on_events(standing.iter().map(|(id, row)| (id, *row)), self.deadline).await?;
             suspects.home.extend(standing.into_iter().map(|(id, _)| id).filter(|id| !on_events.contains(id)));
             for row in rows {
-                suspects.balance(row, monotone);
+                // It contributes without having a version, if its re-projection is unfinished.
+                if row.home.unfinished.is_some() {
+                    suspects.home.insert(AggregateId::from(row.key.as_str()));
+                }
+                suspects.cells.add(row);
             }
             next = after;
             if next.is_none() {
-                return Ok(suspects);
+                return Ok(());
             }
         }
     }
@@ -299,7 +362,7 @@ impl Verification<'_> {
             let Some(finding) = finding else { continue };
             verified.home.insert(id.clone(), finding);
             if finding == RowFinding::Drifted {
-                drifts.insert(id, drift(row.contributions, &contributions.unwrap_or_default()));
+                drifts.insert(id, drift(&row.contributions, &contributions.unwrap_or_default()));
             }
         }
         Ok(drifts)
@@ -336,8 +399,8 @@ impl Verification<'_> {
     async fn check(&self, id: &AggregateId) -> Result<Checked, OperationError> {
         let Self { worker, rule, deadline } = *self;
         let row = self.store().home_row(rule, id, deadline).await?;
-        refuse_newer_revision(rule, row.revision)?;
-        if row.version > Version::NONE && row.revision < rule.revision() {
+        refuse_newer_revision(rule, &row)?;
+        if row.is_outdated(rule.revision()) {
             let finding = if row.parked_at.is_some() { RowFinding::Parked } else { RowFinding::Outdated };
             return Ok(Checked { finding: Some(finding), row, contributions: None });
         }
@@ -356,9 +419,9 @@ impl Verification<'_> {
         Ok(checked)
     }
 
-    async fn repair(&self, verified: &mut Verified, amounts: Amounts) -> Result<(), OperationError> {
+    async fn repair(&self, verified: &Verified, amounts: Amounts) -> Result<(), OperationError> {
         let Self { worker, rule, deadline } = *self;
-        let Amounts { differences, mut drifts, missing } = amounts;
+        let Amounts { differences, mut drifts, unsettled } = amounts;
         let repaired = verified.home.iter().map(|(id, finding)| async move {
             let trust = if *finding == RowFinding::Behind { Trust::Row } else { Trust::Store };
             let caught_up = catch_up(worker, rule, id, trust, deadline).await?;
@@ -366,7 +429,6 @@ impl Verification<'_> {
         });
         let repaired: Vec<_> = stream::iter(repaired).buffer_unordered(CONCURRENCY).try_collect().await?;
         for id in repaired.into_iter().flatten() {
-            verified.repaired += 1;
             drifts.remove(id);
         }
         // A row that was re-projected corrects its sums by as much as its contributions had drifted. A parked row will do so when it is
@@ -377,14 +439,16 @@ impl Verification<'_> {
                 continue;
             }
             rows.entry(&cell.0).or_insert_with(|| (BTreeMap::new(), corrected)).0.insert(cell.1.clone(), -amount);
-            verified.repaired += u64::from(matches!(verified.shared.get(cell), Some(SharedFinding::Sum(_))));
         }
         for (row, (by, corrected)) in rows {
             self.store().correct_sums(rule, row, &by, corrected, deadline).await?;
         }
-        let applied = self.store().apply_monotone(rule, &missing, deadline).await?;
-        applied.map_err(OperationError::SharedRowRefused)?;
-        verified.repaired += verified.shared.values().filter(|finding| **finding == SharedFinding::Lower).count() as u64;
+        // Nobody may have contributed to what is corrected to zero.
+        let zero = differences.keys().map(|cell| (cell, Kind::Sum));
+        for (cell, kind) in unsettled.iter().map(|(cell, kind)| (cell, *kind)).chain(zero) {
+            self.store().unsettle(rule, cell, Mark { kind, revision: rule.revision() }, deadline).await?;
+        }
+        settle(self.store(), rule, deadline).await?;
         Ok(())
     }
 }
@@ -393,30 +457,14 @@ impl Suspects {
     fn visit(&mut self, rule: &'static dyn DynProjection, visit: Visit) -> Result<(), OperationError> {
         self.aggregates += 1;
         let Visit { aggregate, row, folded, beyond, first, .. } = visit;
-        refuse_newer_revision(rule, row.revision)?;
-        let outdated = row.version > Version::NONE && row.revision < rule.revision();
+        refuse_newer_revision(rule, &row)?;
+        let outdated = row.is_outdated(rule.revision());
         let suspect =
             outdated || first != Version::NONE.next() || row.parked_at.is_some() || beyond > 0 || compared(&row, &folded).is_some();
-        self.monotone = std::mem::take(&mut self.monotone).then(folded.total.monotone());
         if suspect {
             self.home.insert(aggregate);
         }
         Ok(())
-    }
-
-    /// Adds what a row holds as a shared row, and subtracts what it has contributed as a home row.
-    fn balance(&mut self, Row { key, home, shared, .. }: Row, monotone: &Change) {
-        for (cell, amount) in home.contributions {
-            *self.balances.entry(cell).or_default() -= &amount;
-        }
-        for (attribute, value) in shared {
-            let cell = (key.clone(), attribute);
-            if let Value::Number(amount) = value
-                && !monotone.max().contains_key(&cell)
-            {
-                *self.balances.entry(cell).or_default() += &amount;
-            }
-        }
     }
 }
 
@@ -435,17 +483,25 @@ fn compared(row: &HomeRow, folded: &HistoryFold) -> Option<RowFinding> {
     let same = row.version == fresh.version
         && row.last_event_id == fresh.last_event_id
         && row.own == fresh.own
-        && row.contributions == fresh.contributions;
+        && row.contributions == fresh.contributions
+        && row.left == fresh.left;
     (!same).then_some(RowFinding::Drifted)
 }
 
-/// By how much contributions exceed the right ones.
-fn drift(mut contributions: Sums, right: &Sums) -> Sums {
-    for (cell, amount) in right {
-        *contributions.entry(cell.clone()).or_default() -= amount;
+/// By how much the sums among contributions exceed the right ones.
+fn drift(contributions: &Contributions, right: &Contributions) -> Sums {
+    let mut drift = Sums::new();
+    let sum = |contribution: &Contribution| if let Contribution::Sum(amount) = contribution { Some(amount.clone()) } else { None };
+    for (cell, contribution) in contributions {
+        drift.extend(sum(contribution).map(|amount| (cell.clone(), amount)));
     }
-    contributions.retain(|_, amount| !amount.is_zero());
-    contributions
+    for (cell, contribution) in right {
+        if let Some(amount) = sum(contribution) {
+            *drift.entry(cell.clone()).or_default() -= &amount;
+        }
+    }
+    drift.retain(|_, amount| !amount.is_zero());
+    drift
 }
 
 /// How much more cells hold than was contributed to them, where drifted contributions do not explain it.

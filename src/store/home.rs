@@ -7,18 +7,37 @@ use std::{
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use projection_vocabulary::{
-    AggregateId, Attributes, Base, Cell, Change, Decimal, DynProjection, HomeRow, RESERVED, RecordedEvent, Resolved, RowKey, Sums, Value,
-    Version, Watermark,
+    AggregateId, Attributes, Base, Cell, Change, Contribution, DynProjection, HomeRow, Kind, Mark, OwnOp, RESERVED, RecordedEvent,
+    Resolved, RowKey, Value, Version, Watermark,
 };
 
-use super::{StoreError, expression::Expression, fresh_id};
+use super::{StoreError, expression::Expression};
 use crate::store::item::{SdkItem, attributes, from_value};
 
-/// `contributed#<attribute>#<shared row>`: a home row's contribution to a shared row. A top-level attribute, because ADD works on
+/// `contributed#<attribute>#<shared row>`: what a home row has added to a shared row. A top-level attribute, because ADD works on
 /// nothing else.
 const CONTRIBUTED: &str = "contributed#";
+/// `raised#<attribute>#<shared row>`: the highest value that a home row has offered to a maximum.
+const RAISED: &str = "raised#";
+/// `inserted#<attribute>#<shared row>`: the members that a home row has inserted into a set.
+const INSERTED: &str = "inserted#";
+/// The set of `<attribute>#<shared row>` that a home row makes visible without contributing to it any longer.
+const LEFT: &str = "left";
+/// The revision whose re-projection of the row has begun and is not finished.
+const UNFINISHED: &str = "unfinished";
+/// `shared#<attribute>`: how an attribute of a shared row is combined, and the last revision that wrote to it: `sum@1`.
+const SHARED: &str = "shared#";
+/// `unsettled#<attribute>`: a maximum or a set may be too high, or an attribute may be left over, since a contribution to it was taken
+/// back; the id of the write that did so.
+const UNSETTLED: &str = "unsettled#";
 /// The id of the last correction of a shared row's sums, so that no correction is made twice.
 pub(super) const CORRECTED: &str = "corrected";
+
+/// Clauses that one write may have, with a margin: DynamoDB limits an expression to 4 KB and to 300 operators.
+/// <https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Constraints.html>
+pub const CLAUSES_MAX: usize = 200;
+/// Conditions on single attributes that one write may have besides. They are three times as long.
+pub const CONDITIONS_MAX: usize = 50;
 
 /// A write of one home row, from one exact watermark to another.
 #[derive(Clone)]
@@ -29,114 +48,243 @@ pub struct HomeWrite {
     pub after: Watermark,
     /// The watermark that the row gets.
     pub to: Watermark,
-    /// The id of the event at `to`.
-    pub event_id: Arc<str>,
+    /// The id of the event at `to`; `None` if the row gets no version.
+    event_id: Option<Arc<str>>,
     sets: Attributes,
-    adds: BTreeMap<String, Decimal>,
+    adds: BTreeMap<String, Value>,
     removes: BTreeSet<String>,
-    owned_names: BTreeSet<String>,
+    /// Values that are set on condition that the present ones are not higher.
+    raises: Attributes,
+    /// Attributes that the aggregate may not have owned before. No other aggregate may have written to them, except as this mark says:
+    /// then an older revision did, and what it wrote is replaced.
+    takes: BTreeMap<String, Option<Mark>>,
     /// If this write was computed from a row, the row must still be the same one. Another write may have changed the row without
     /// changing its version and revision.
     read: Option<Read>,
-    /// Whether this write replaces the whole row.
-    rewrites: bool,
+    /// If this write re-projects the row: identifies the write.
+    rewritten: Option<Arc<str>>,
+    /// Whether a parked row takes the write.
+    though_parked: bool,
 }
 
 impl HomeWrite {
-    /// The write of a merged change whose last event is `last`, to a row at version `after` of the same revision.
+    /// The write of a merged change whose last event is `last`, to a row at version `after` of the same revision; `row` is that row, if
+    /// it was read.
     #[must_use]
-    pub fn of(after: Version, revision: u32, last: &RecordedEvent, change: &Change, resolved: &Resolved) -> Self {
+    pub fn of(after: Version, revision: u32, last: &RecordedEvent, change: &Change, resolved: &Resolved, row: Option<&HomeRow>) -> Self {
         let mut write = Self {
             aggregate: last.aggregate.clone(),
             after: Watermark { version: after, revision },
             to: Watermark { version: last.version, revision },
-            event_id: last.event_id.clone(),
+            event_id: Some(last.event_id.clone()),
             sets: Attributes::new(),
-            adds: contributed(&resolved.adds),
-            removes: resolved.removes.iter().map(contribution_name).collect(),
-            owned_names: change.own().keys().cloned().collect(),
-            read: None,
-            rewrites: false,
+            adds: BTreeMap::new(),
+            removes: resolved.removes.iter().map(|cell| contribution_name(Kind::Sum, cell)).collect(),
+            raises: BTreeMap::new(),
+            takes: BTreeMap::new(),
+            read: row.map(Read::of),
+            rewritten: None,
+            though_parked: false,
         };
-        for (name, op) in change.own() {
-            match (&op.base, &op.add) {
-                (Base::Set(value), None) => _ = write.sets.insert(name.clone(), value.clone()),
-                (Base::Remove, None) => _ = write.removes.insert(name.clone()),
-                (Base::Keep, Some(amount)) => _ = write.adds.insert(name.clone(), amount.clone()),
-                (Base::Keep, None) => {}
-                // An amount added to a string: DynamoDB refuses this expression, just as it would refuse the ADD after the SET.
-                (Base::Set(value), Some(amount)) => {
-                    write.sets.insert(name.clone(), value.clone());
-                    write.adds.insert(name.clone(), amount.clone());
-                }
-                (Base::Remove, Some(_)) => unreachable!("merging turns an amount after a removal into a value"),
+        for (cell, contribution) in resolved.contributions() {
+            let (name, value) = (contribution_name(contribution.kind(), &cell), contribution.value());
+            match contribution {
+                Contribution::Sum(_) | Contribution::Set(_) => _ = write.adds.insert(name, value),
+                // It is the highest: `resolve` has compared it with the row.
+                Contribution::Max(_) if row.is_some() => _ = write.sets.insert(name, value),
+                Contribution::Max(_) => _ = write.raises.insert(name, value),
             }
+        }
+        write.make_visible(resolved.left.iter());
+        for (name, op) in change.own() {
+            let owned = row.is_some_and(|row| row.owned.contains(name));
+            if !owned {
+                write.takes.insert(name.clone(), row.and_then(|row| row.shared.get(name).copied()));
+            }
+            write.own(name, op);
+        }
+        let owned: BTreeSet<_> = change.own().keys().map(|name| Arc::from(name.as_str())).collect();
+        if !owned.is_empty() {
+            write.adds.insert("owned".to_owned(), Value::TextSet(owned));
         }
         write
     }
 
-    /// The same write, on condition that this row is unchanged, because the write was computed from it.
-    #[must_use]
-    pub fn computed_from(mut self, row: &HomeRow) -> Self {
-        self.read = Some(Read::of(row));
-        self
+    fn own(&mut self, name: &str, op: &OwnOp) {
+        let replaces = matches!(self.takes.get(name), Some(Some(_)));
+        match (&op.base, &op.add) {
+            // What is there counts for nothing.
+            (Base::Keep, Some(amount)) if replaces => _ = self.sets.insert(name.to_owned(), amount.into()),
+            (Base::Keep, None) if replaces => _ = self.removes.insert(name.to_owned()),
+            (Base::Set(value), None) => _ = self.sets.insert(name.to_owned(), value.clone()),
+            (Base::Remove, None) => _ = self.removes.insert(name.to_owned()),
+            (Base::Keep, Some(amount)) => _ = self.adds.insert(name.to_owned(), amount.into()),
+            (Base::Keep, None) => {}
+            // An amount added to a string: DynamoDB refuses this expression, just as it would refuse the ADD after the SET.
+            (Base::Set(value), Some(amount)) => {
+                self.sets.insert(name.to_owned(), value.clone());
+                self.adds.insert(name.to_owned(), amount.into());
+            }
+            (Base::Remove, Some(_)) => unreachable!("merging turns an amount after a removal into a value"),
+        }
     }
 
-    /// The write that replaces everything that `stale` owns with `fresh`.
+    fn make_visible<'a>(&mut self, left: impl Iterator<Item = &'a Cell>) {
+        let left: BTreeSet<_> = left.map(|cell| Arc::from(cell_text(cell))).collect();
+        if !left.is_empty() {
+            self.adds.insert(LEFT.to_owned(), Value::TextSet(left));
+        }
+    }
+
+    /// The write that makes `next` of `stale` and writes only what differs. `next` must have a new `rewritten`.
     #[must_use]
-    pub fn replacing(aggregate: AggregateId, stale: &HomeRow, fresh: &HomeRow) -> Self {
-        let mut sets = fresh.own.clone();
-        sets.extend(contributed(&fresh.contributions).into_iter().map(|(name, amount)| (name, Value::Number(amount))));
-        let ended = stale.contributions.keys().map(contribution_name);
-        let removes = stale.owned.iter().cloned().chain(ended).filter(|name| !sets.contains_key(name)).collect();
-        Self {
+    pub fn between(aggregate: AggregateId, stale: &HomeRow, next: &HomeRow) -> Self {
+        let mut write = Self {
             aggregate,
             after: stale.watermark(),
-            to: fresh.watermark(),
-            event_id: fresh.last_event_id.clone().unwrap_or_default(),
-            sets,
+            to: next.watermark(),
+            event_id: next.last_event_id.clone(),
+            sets: Attributes::new(),
             adds: BTreeMap::new(),
-            removes,
-            owned_names: fresh.owned.clone(),
+            removes: BTreeSet::new(),
+            raises: BTreeMap::new(),
+            takes: BTreeMap::new(),
             read: Some(Read::of(stale)),
-            rewrites: true,
+            rewritten: Some(next.rewritten.clone()),
+            though_parked: false,
+        };
+        write.changes(&stale.own, &next.own);
+        for name in next.owned.difference(&stale.owned) {
+            let mark = stale.shared.get(name).copied();
+            write.takes.insert(name.clone(), mark);
+            if mark.is_some() && !next.own.contains_key(name) {
+                write.removes.insert(name.clone());
+            }
         }
+        write.changes(&bookkeeping(stale), &bookkeeping(next));
+        // The item may still name what the aggregate contributes to again.
+        let left: BTreeSet<_> = next.left.iter().map(|cell| Arc::from(cell_text(cell))).collect();
+        if left.is_empty() {
+            write.removes.insert(LEFT.to_owned());
+        } else {
+            write.sets.insert(LEFT.to_owned(), Value::TextSet(left));
+        }
+        write
+    }
+
+    /// The same write, which a parked row takes as well, and stays parked.
+    #[must_use]
+    pub fn though_parked(self) -> Self {
+        Self { though_parked: true, ..self }
+    }
+
+    fn changes(&mut self, before: &Attributes, after: &Attributes) {
+        let differs = |(name, value): &(&String, &Value)| before.get(*name) != Some(*value);
+        self.sets.extend(after.iter().filter(differs).map(|(name, value)| (name.clone(), value.clone())));
+        self.removes.extend(before.keys().filter(|name| !after.contains_key(*name)).cloned());
+    }
+
+    /// Whether this write made the row what it is.
+    #[must_use]
+    pub fn made(&self, row: &HomeRow) -> bool {
+        match &self.rewritten {
+            Some(id) => *id == row.rewritten,
+            None => self.to.version == row.version && self.event_id == row.last_event_id,
+        }
+    }
+
+    /// Whether DynamoDB may refuse the write for the length of its conditions, unless it is computed from the row.
+    #[must_use]
+    pub fn is_blind_and_wide(&self) -> bool {
+        self.read.is_none() && self.raises.len() + self.takes.len() > CONDITIONS_MAX
+    }
+
+    /// The amount that it adds to an attribute.
+    #[cfg(test)]
+    #[must_use]
+    pub fn added(&self, name: &str) -> Option<Value> {
+        self.adds.get(name).cloned()
+    }
+
+    /// The id of the re-projection, if it is one.
+    #[cfg(test)]
+    #[must_use]
+    pub fn rewritten(&self) -> Option<&str> {
+        self.rewritten.as_deref()
+    }
+
+    /// The id of the event that it brings the row to.
+    #[cfg(test)]
+    #[must_use]
+    pub fn event_id(&self) -> Option<&str> {
+        self.event_id.as_deref()
     }
 
     pub(super) fn expression(&self) -> (Expression, String) {
         let mut expression = Expression::default();
-        if self.to.version == Version::NONE {
-            // The current rule handles none of the events, so the row must look as if it had never had one.
-            for name in ["version", "revision", "lastEventId"] {
-                expression.remove(name);
+        match &self.event_id {
+            Some(id) => {
+                expression.set("version", number(self.to.version));
+                expression.set("lastEventId", AttributeValue::S(id.to_string()));
             }
-        } else {
-            expression.set("version", number(self.to.version));
-            expression.set("revision", AttributeValue::N(self.to.revision.to_string()));
-            expression.set("lastEventId", AttributeValue::S(self.event_id.to_string()));
+            // The current rule handles none of the events, so the row must look as if it had never had one.
+            None => ["version", "lastEventId"].into_iter().for_each(|name| expression.remove(name)),
         }
-        for (name, value) in &self.sets {
+        if self.event_id.is_some() || self.to.revision > 0 {
+            expression.set("revision", AttributeValue::N(self.to.revision.to_string()));
+        } else {
+            expression.remove("revision");
+        }
+        for (name, value) in self.sets.iter().chain(&self.raises) {
             expression.set(name, from_value(value));
         }
-        for (name, amount) in &self.adds {
-            expression.add(name, AttributeValue::N(amount.to_string()));
-        }
-        if !self.owned_names.is_empty() {
-            expression.add("owned", AttributeValue::Ss(self.owned_names.iter().cloned().collect()));
+        for (name, value) in &self.adds {
+            expression.add(name, from_value(value));
         }
         for name in &self.removes {
             expression.remove(name);
         }
-        let mut condition = condition(&mut expression, self.after);
-        if let Some(Read { rewritten, last_event_id }) = &self.read {
-            let unchanged = [("rewritten", rewritten), ("lastEventId", last_event_id)].map(|(name, mark)| expression.unchanged(name, mark));
-            condition = format!("{condition} AND {}", unchanged.join(" AND "));
+        let mut conditions = vec![at(&mut expression, self.after)];
+        if !self.though_parked {
+            conditions.push(expression.unchanged("parkedAt", ""));
         }
-        if self.rewrites {
-            expression.set("rewritten", AttributeValue::S(fresh_id()));
+        for (name, mark) in &self.takes {
+            conditions.push(expression.unchanged(&shared_name(name), &mark.map(mark_text).unwrap_or_default()));
+            if mark.is_some() {
+                expression.remove(&shared_name(name));
+                expression.remove(&unsettled_name(name));
+            }
         }
-        (expression, condition)
+        for (name, value) in &self.raises {
+            let (name, value) = (expression.name(name), expression.value(from_value(value)));
+            conditions.push(format!("(attribute_not_exists({name}) OR {name} <= {value})"));
+        }
+        match &self.read {
+            Some(Read { rewritten, last_event_id }) => {
+                let marks = [("rewritten", rewritten), ("lastEventId", last_event_id)];
+                conditions.extend(marks.map(|(name, mark)| expression.unchanged(name, mark)));
+            }
+            None if self.after.version == Version::NONE => conditions.push(expression.unchanged(UNFINISHED, "")),
+            // An unfinished row has no revision.
+            None => {}
+        }
+        if let Some(id) = &self.rewritten {
+            expression.set("rewritten", AttributeValue::S(id.to_string()));
+        }
+        (expression, conditions.join(" AND "))
     }
+}
+
+/// What a home row holds besides its own attributes and its watermark.
+fn bookkeeping(row: &HomeRow) -> Attributes {
+    let mut all: Attributes =
+        row.contributions.iter().map(|(cell, value)| (contribution_name(value.kind(), cell), value.value())).collect();
+    let owned: BTreeSet<Arc<str>> = row.owned.iter().map(|name| name.as_str().into()).collect();
+    if !owned.is_empty() {
+        all.insert("owned".to_owned(), Value::TextSet(owned));
+    }
+    all.extend(row.unfinished.map(|revision| (UNFINISHED.to_owned(), Value::Number(u64::from(revision).into()))));
+    all
 }
 
 /// Identifies the row that was read, in addition to its version: a row that was lost and created again from another history may have
@@ -157,26 +305,68 @@ impl Read {
 
 /// The condition that the row's version and revision are exactly those of `after`, and that the aggregate is not parked.
 pub(super) fn condition(expression: &mut Expression, after: Watermark) -> String {
-    let (version, parked) = (expression.name("version"), expression.name("parkedAt"));
+    format!("{} AND {}", at(expression, after), expression.unchanged("parkedAt", ""))
+}
+
+fn at(expression: &mut Expression, after: Watermark) -> String {
+    let version = expression.name("version");
     if after.version == Version::NONE {
-        return format!("attribute_not_exists({version}) AND attribute_not_exists({parked})");
+        return format!("attribute_not_exists({version})");
     }
     let Watermark { version: after, revision } = after;
     let after = expression.value(number(after));
     let written_by = (expression.name("revision"), expression.value(AttributeValue::N(revision.to_string())));
-    format!("{version} = {after} AND {} = {} AND attribute_not_exists({parked})", written_by.0, written_by.1)
+    format!("{version} = {after} AND {} = {}", written_by.0, written_by.1)
 }
 
 fn number(version: Version) -> AttributeValue {
     AttributeValue::N(version.to_string())
 }
 
-fn contribution_name((row, attribute): &Cell) -> String {
-    format!("{CONTRIBUTED}{attribute}#{row}")
+fn prefix(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Sum => CONTRIBUTED,
+        Kind::Max => RAISED,
+        Kind::Set => INSERTED,
+    }
 }
 
-fn contributed(sums: &Sums) -> BTreeMap<String, Decimal> {
-    sums.iter().map(|(cell, amount)| (contribution_name(cell), amount.clone())).collect()
+fn contribution_name(kind: Kind, cell: &Cell) -> String {
+    prefix(kind).to_owned() + &cell_text(cell)
+}
+
+/// `<attribute>#<shared row>`. An attribute's name contains no `#`.
+fn cell_text((row, attribute): &Cell) -> String {
+    format!("{attribute}#{row}")
+}
+
+fn cell_of(text: &str) -> Option<Cell> {
+    text.split_once('#').map(|(attribute, row)| (row.into(), attribute.to_owned()))
+}
+
+pub(super) fn shared_name(attribute: &str) -> String {
+    SHARED.to_owned() + attribute
+}
+
+pub(super) fn unsettled_name(attribute: &str) -> String {
+    UNSETTLED.to_owned() + attribute
+}
+
+pub(super) fn kind_text(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Sum => "sum@",
+        Kind::Max => "max@",
+        Kind::Set => "set@",
+    }
+}
+
+pub(super) fn mark_text(mark: Mark) -> String {
+    kind_text(mark.kind).to_owned() + &mark.revision.to_string()
+}
+
+fn mark_of(text: &str) -> Option<Mark> {
+    let kind = [Kind::Sum, Kind::Max, Kind::Set].into_iter().find(|kind| text.starts_with(kind_text(*kind)))?;
+    Some(Mark { kind, revision: text[kind_text(kind).len()..].parse().ok()? })
 }
 
 pub(super) fn foreign_row(why: &str) -> StoreError {
@@ -184,15 +374,27 @@ pub(super) fn foreign_row(why: &str) -> StoreError {
 }
 
 /// An item of a read model: a home row, a shared row, or both.
+#[derive(Debug)]
 pub struct Row {
     /// The key.
     pub key: RowKey,
     /// The part that its aggregate owns. It has no version if only other aggregates have written to the row.
     pub home: HomeRow,
-    /// The part that the aggregates sharing the row have written.
-    pub shared: Attributes,
+    /// The part that the aggregates sharing the row have written, by attribute.
+    pub shared: BTreeMap<String, SharedCell>,
     /// The id of the last correction of its sums; empty if there was none.
     pub corrected: Arc<str>,
+}
+
+/// An attribute of a shared row.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SharedCell {
+    /// Its value; `None` if it has none.
+    pub value: Option<Value>,
+    /// How it is combined; `None` if no rule has written it.
+    pub mark: Option<Mark>,
+    /// Whether it may be too high or left over: the id of the write since which it may. Empty if it is settled.
+    pub unsettled: Arc<str>,
 }
 
 /// The key of a row, for requests.
@@ -218,26 +420,43 @@ pub(super) fn row_of(rule: &dyn DynProjection, item: SdkItem) -> Result<Row, Sto
     home.rewritten = text("rewritten").unwrap_or_default();
     let corrected = text(CORRECTED).unwrap_or_default();
     home.parked_at = all.remove("parkedAt").map(|at| at.to_string());
-    if let Some(Value::TextSet(names)) = all.remove("owned") {
-        home.owned = names.iter().map(ToString::to_string).collect();
+    let mut set = |name: &str| if let Some(Value::TextSet(members)) = all.remove(name) { members } else { BTreeSet::new() };
+    home.owned = set("owned").iter().map(ToString::to_string).collect();
+    home.left = set(LEFT).iter().filter_map(|text| cell_of(text)).collect();
+    if let Some(revision) = all.remove(UNFINISHED) {
+        let revision = whole(Some(revision), "`unfinished` is not a whole number")?;
+        home.unfinished = Some(u32::try_from(revision).map_err(|_| foreign_row("`unfinished` is too large"))?);
     }
-    let mut shared = Attributes::new();
+    let mut shared = BTreeMap::<String, SharedCell>::new();
     for (name, value) in all {
-        if let Some((attribute, shared_row)) = name.strip_prefix(CONTRIBUTED).and_then(|cell| cell.split_once('#')) {
+        if let Some(cell) = name.strip_prefix(CONTRIBUTED).and_then(cell_of) {
             let amount = value.as_number().cloned().ok_or_else(|| foreign_row("a contribution is not a number"))?;
-            home.contributions.insert((shared_row.into(), attribute.to_owned()), amount);
+            home.contributions.insert(cell, Contribution::Sum(amount));
+        } else if let Some(cell) = name.strip_prefix(RAISED).and_then(cell_of) {
+            home.contributions.insert(cell, Contribution::Max(value));
+        } else if let Some(cell) = name.strip_prefix(INSERTED).and_then(cell_of) {
+            let Value::TextSet(members) = value else { return Err(foreign_row("an inserted contribution is not a set of strings")) };
+            home.contributions.insert(cell, Contribution::Set(members));
+        } else if let Some(attribute) = name.strip_prefix(SHARED) {
+            let mark = value.as_text().and_then(mark_of).ok_or_else(|| foreign_row("`shared#` is not a kind and a revision"))?;
+            home.shared.insert(attribute.to_owned(), mark);
+            shared.entry(attribute.to_owned()).or_default().mark = Some(mark);
+        } else if let Some(attribute) = name.strip_prefix(UNSETTLED) {
+            shared.entry(attribute.to_owned()).or_default().unsettled = value.as_text().unwrap_or_default().into();
         } else if home.owned.contains(&name) {
             home.own.insert(name, value);
         } else {
-            shared.insert(name, value);
+            shared.entry(name).or_default().value = Some(value);
         }
     }
+    home.left.retain(|cell| !home.contributions.contains_key(cell));
     Ok(Row { key: RowKey::from(&*key), home, shared, corrected })
 }
 
 /// Whether an attribute is for the worker alone, so that readers of the row do not see it.
 pub(super) fn is_bookkeeping(name: &str) -> bool {
-    name != "version" && (RESERVED.contains(&name) || name.starts_with(CONTRIBUTED))
+    let prefixes = [CONTRIBUTED, RAISED, INSERTED, SHARED, UNSETTLED];
+    name != "version" && (RESERVED.contains(&name) || prefixes.iter().any(|prefix| name.starts_with(prefix)))
 }
 
 #[cfg(test)]
@@ -255,11 +474,11 @@ mod tests {
     fn a_write_computed_from_a_row_is_conditional_on_that_row() {
         let event = |id: &str| Some(Arc::from(id));
         let stale = HomeRow { version: Version(2), revision: 1, last_event_id: event("of a lost history"), ..HomeRow::default() };
-        let fresh = HomeRow { last_event_id: event("of another history"), ..stale.clone() };
-        let write = HomeWrite::replacing("a".into(), &stale, &fresh);
+        let fresh = HomeRow { last_event_id: event("of another history"), rewritten: "now".into(), ..stale.clone() };
+        let write = HomeWrite::between("a".into(), &stale, &fresh);
         // Between the read and this write, the row may be lost and created again at the same version.
         assert_eq!(conditions(&write), ["version", "revision", "parkedAt", "rewritten", "lastEventId"]);
-        let absent = HomeWrite::replacing("a".into(), &HomeRow::default(), &fresh);
+        let absent = HomeWrite::between("a".into(), &HomeRow::default(), &fresh);
         assert_eq!(conditions(&absent), ["version", "parkedAt", "rewritten", "lastEventId"]);
     }
 }

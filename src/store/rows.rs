@@ -17,7 +17,7 @@ use aws_sdk_dynamodb::{
         TransactWriteItem, Update,
     },
 };
-use projection_vocabulary::{AggregateId, Attributes, Change, Decimal, DynProjection, HomeRow, RowKey, Value, Watermark};
+use projection_vocabulary::{AggregateId, Attributes, DynProjection, HomeRow, RowKey, Value, Watermark};
 
 use super::{
     Store, StoreError,
@@ -29,14 +29,12 @@ use super::{
     now,
     parking::Parking,
     segment::Segment,
+    shared::SharedWrite,
 };
 use crate::{
     retry::{Attempt, Deadline},
-    store::item::{SdkItem, attributes, from_value},
+    store::item::{SdkItem, attributes},
 };
-
-/// Amounts to add to shared rows, by row and attribute.
-pub type SharedAdds = BTreeMap<RowKey, BTreeMap<String, Decimal>>;
 
 /// The outcome of a commit.
 #[derive(Debug)]
@@ -45,6 +43,13 @@ pub enum Commit {
     Done,
     /// Nothing was written. One cause for each home row, in the order given.
     Refused(Vec<Cause>),
+    /// Nothing was written, because these shared rows are not as expected.
+    SharedRefused {
+        /// The rows as DynamoDB has them; `None` if one is absent.
+        rows: BTreeMap<RowKey, Option<Row>>,
+        /// Whether an earlier attempt of this same write may have been applied.
+        applied_maybe: bool,
+    },
     /// Nothing was written, because DynamoDB refuses the content and does not name a home row. Try fewer at once.
     Invalid(&'static str),
 }
@@ -84,7 +89,8 @@ pub struct ShownRow {
 }
 
 impl Store {
-    /// Writes home rows and adds to shared rows, all or nothing: a single home row by UpdateItem, otherwise in a transaction.
+    /// Writes home rows and shared rows, all or nothing: a single home row by UpdateItem, otherwise in a transaction. `applied_maybe` says
+    /// whether an earlier try, with other conditions on shared rows, may have been applied.
     ///
     /// # Errors
     /// [`StoreError`]: everything or nothing was written. Deliver the records again.
@@ -92,19 +98,40 @@ impl Store {
         &self,
         rule: &dyn DynProjection,
         writes: &[&HomeWrite],
-        shared: &SharedAdds,
+        shared: &[SharedWrite],
+        applied_maybe: bool,
         deadline: Deadline,
     ) -> Result<Commit, StoreError> {
-        match writes {
-            [write] if shared.is_empty() => self.commit_one(rule, write, deadline).await,
-            _ => self.commit_all(rule, writes, shared, deadline).await,
+        if let ([write], []) = (writes, shared) {
+            return self.commit_one(rule, write, applied_maybe, deadline).await;
         }
+        let homes = writes.iter().map(|write| {
+            let (expression, condition) = write.expression();
+            self.update(rule, write.aggregate.as_str(), &expression, Some(condition))
+        });
+        let updates = shared.iter().map(|write| {
+            let (expression, condition) = write.expression();
+            self.update(rule, write.row.as_str(), &expression, Some(condition))
+        });
+        let transaction = Transaction {
+            operation: "TransactWriteItems on home and shared rows",
+            homes: writes.len(),
+            actions: homes.chain(updates).collect(),
+            shared,
+        };
+        self.transact(rule, &transaction, applied_maybe, deadline).await
     }
 
-    async fn commit_one(&self, rule: &dyn DynProjection, write: &HomeWrite, deadline: Deadline) -> Result<Commit, StoreError> {
+    async fn commit_one(
+        &self,
+        rule: &dyn DynProjection,
+        write: &HomeWrite,
+        applied_maybe: bool,
+        deadline: Deadline,
+    ) -> Result<Commit, StoreError> {
         const OPERATION: &str = "UpdateItem on a home row";
         let (expression, condition) = write.expression();
-        let applied_maybe = AtomicBool::new(false);
+        let applied_maybe = AtomicBool::new(applied_maybe);
         self.send_with_retries((OPERATION, Some(rule)), deadline, || async {
             let request = self.update_item(rule, write.aggregate.as_str(), &expression).condition_expression(&condition);
             let request = request.return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
@@ -115,10 +142,10 @@ impl Store {
                 }
                 Err(Failure::Other(UpdateItemError::ConditionalCheckFailedException(failed))) => {
                     self.meter.wasted(1);
-                    Attempt::Decided(
-                        row_at_refusal(rule, failed.item)
-                            .map(|row| Commit::Refused(vec![Cause::Condition { row, applied_maybe: applied_maybe.load(Relaxed) }])),
-                    )
+                    Attempt::Decided(row_at_refusal(rule, failed.item).map(|row| {
+                        let row = row.map(|row| Box::new(row.home));
+                        Commit::Refused(vec![Cause::Condition { row, applied_maybe: applied_maybe.load(Relaxed) }])
+                    }))
                 }
                 Err(Failure::Invalid(reason)) => Attempt::Decided(Ok(Commit::Refused(vec![Cause::Invalid(reason)]))),
                 Err(failure) => {
@@ -128,27 +155,6 @@ impl Store {
             }
         })
         .await?
-    }
-
-    async fn commit_all(
-        &self,
-        rule: &dyn DynProjection,
-        writes: &[&HomeWrite],
-        shared: &SharedAdds,
-        deadline: Deadline,
-    ) -> Result<Commit, StoreError> {
-        let homes = writes.iter().map(|write| {
-            let (expression, condition) = write.expression();
-            self.update(rule, write.aggregate.as_str(), &expression, Some(condition))
-        });
-        let adds = shared.iter().map(|(row, amounts)| {
-            let mut expression = Expression::default();
-            for (attribute, amount) in amounts {
-                expression.add(attribute, AttributeValue::N(amount.to_string()));
-            }
-            self.update(rule, row.as_str(), &expression, None)
-        });
-        self.transact("TransactWriteItems on home and shared rows", rule, homes.chain(adds).collect(), writes.len(), deadline).await
     }
 
     /// Parks an aggregate: writes the parking entry and the mark on its home row, both or neither.
@@ -168,7 +174,8 @@ impl Store {
         let condition = condition(&mut expression, after);
         let home = self.update(rule, aggregate.as_str(), &expression, Some(condition));
         let actions = std::iter::once(home).chain(self.parking_actions(aggregate.as_str(), rule.name(), parking)).collect();
-        self.transact("TransactWriteItems on the parking table", rule, actions, 1, deadline).await
+        let transaction = Transaction { operation: "TransactWriteItems on the parking table", homes: 1, actions, shared: &[] };
+        self.transact(rule, &transaction, false, deadline).await
     }
 
     fn update_item(&self, rule: &dyn DynProjection, key: &str, expression: &Expression) -> UpdateItemInputBuilder {
@@ -196,18 +203,17 @@ impl Store {
         TransactWriteItem::builder().update(update).build()
     }
 
-    /// Sends a transaction whose first `homes` actions are on home rows.
     async fn transact(
         &self,
-        operation: &'static str,
         rule: &dyn DynProjection,
-        actions: Vec<TransactWriteItem>,
-        homes: usize,
+        transaction: &Transaction<'_>,
+        applied_maybe: bool,
         deadline: Deadline,
     ) -> Result<Commit, StoreError> {
+        let Transaction { operation, actions, .. } = transaction;
         // One token for all attempts, so that an attempt whose answer was lost is not applied twice.
         let token = fresh_id();
-        let applied_maybe = AtomicBool::new(false);
+        let applied_maybe = AtomicBool::new(applied_maybe);
         self.send_with_retries((operation, Some(rule)), deadline, || async {
             let request = TransactWriteItemsInput::builder().set_transact_items(Some(actions.clone())).client_request_token(&token);
             let request = request.return_consumed_capacity(ReturnConsumedCapacity::Total);
@@ -218,7 +224,8 @@ impl Store {
                 }
                 Err(Failure::Other(TransactWriteItemsError::TransactionCanceledException(canceled))) => {
                     self.meter.wasted(2 * actions.len() as u64);
-                    Self::after_cancellation(operation, rule, canceled.cancellation_reasons.unwrap_or_default(), homes, &applied_maybe)
+                    let reasons = canceled.cancellation_reasons.unwrap_or_default();
+                    transaction.after_cancellation(rule, reasons, applied_maybe.load(Relaxed))
                 }
                 Err(Failure::Invalid(reason)) => Attempt::Decided(Ok(Commit::Invalid(reason))),
                 Err(failure) => {
@@ -228,78 +235,6 @@ impl Store {
             }
         })
         .await?
-    }
-
-    fn after_cancellation(
-        operation: &'static str,
-        rule: &dyn DynProjection,
-        reasons: Vec<CancellationReason>,
-        homes: usize,
-        applied_maybe: &AtomicBool,
-    ) -> Attempt<Result<Commit, StoreError>, StoreError> {
-        let mut causes = Vec::with_capacity(homes);
-        let mut busy = None;
-        let mut unattributed = None;
-        for (at, reason) in reasons.into_iter().enumerate() {
-            let code = reason.code.unwrap_or_default();
-            let cause = match code.as_str() {
-                "None" | "" => Cause::Other,
-                "ConditionalCheckFailed" => match row_at_refusal(rule, reason.item) {
-                    Ok(row) => Cause::Condition { row, applied_maybe: applied_maybe.load(Relaxed) },
-                    Err(error) => return Attempt::Decided(Err(error)),
-                },
-                "ValidationError" | "ItemCollectionSizeLimitExceeded" => Cause::Invalid(invalid_reason(reason.message.as_deref())),
-                "TransactionConflict" | "ProvisionedThroughputExceeded" | "ThrottlingError" => {
-                    busy = Some(code);
-                    Cause::Other
-                }
-                _ => return Attempt::Decided(Err(StoreError::Permanent { operation, class: code })),
-            };
-            if at < homes {
-                causes.push(cause);
-            } else if let Cause::Invalid(reason) = cause {
-                unattributed = Some(reason);
-            }
-        }
-        // If a home row has a cause of its own, its lane plans again at once, because waiting would not help.
-        if causes.iter().any(|cause| !matches!(cause, Cause::Other)) {
-            return Attempt::Decided(Ok(Commit::Refused(causes)));
-        }
-        match (unattributed, busy) {
-            (Some(reason), _) => Attempt::Decided(Ok(Commit::Invalid(reason))),
-            (None, busy) => {
-                Attempt::Again(StoreError::Transient { operation, class: busy.unwrap_or_else(|| "canceled without a reason".into()) })
-            }
-        }
-    }
-
-    /// Applies the `max` and `insert` operations of a change to shared rows. Idempotent, so safe to repeat.
-    ///
-    /// # Errors
-    /// The inner error is the reason why DynamoDB refuses them. After a [`StoreError`], any of them may have been applied.
-    pub async fn apply_monotone(
-        &self,
-        rule: &dyn DynProjection,
-        change: &Change,
-        deadline: Deadline,
-    ) -> Result<Result<(), &'static str>, StoreError> {
-        let mut inserts: BTreeMap<&RowKey, Expression> = BTreeMap::new();
-        for ((row, attribute), members) in change.insert() {
-            inserts.entry(row).or_default().add(attribute, AttributeValue::Ss(members.iter().map(ToString::to_string).collect()));
-        }
-        let monotone = change.max().iter().map(|((row, attribute), value)| {
-            let mut expression = Expression::default();
-            expression.set(attribute, from_value(value));
-            let (name, value) = (expression.name(attribute), expression.value(from_value(value)));
-            (row, expression, Some(format!("attribute_not_exists({name}) OR {name} < {value}")))
-        });
-        for (row, expression, condition) in inserts.into_iter().map(|(row, expression)| (row, expression, None)).chain(monotone) {
-            let done = self.update_if("UpdateItem on a shared row", rule, row.as_str(), &expression, condition, deadline).await?;
-            if let Err(reason) = done {
-                return Ok(Err(reason));
-            }
-        }
-        Ok(Ok(()))
     }
 
     /// Updates a row. If the condition does not hold, there is nothing to do, and the row stays unchanged.
@@ -485,6 +420,69 @@ impl Store {
     }
 }
 
+/// A transaction: actions on home rows, then on shared rows, then others.
+struct Transaction<'a> {
+    operation: &'static str,
+    actions: Vec<TransactWriteItem>,
+    homes: usize,
+    shared: &'a [SharedWrite],
+}
+
+impl Transaction<'_> {
+    fn after_cancellation(
+        &self,
+        rule: &dyn DynProjection,
+        reasons: Vec<CancellationReason>,
+        applied_maybe: bool,
+    ) -> Attempt<Result<Commit, StoreError>, StoreError> {
+        let Self { operation, homes, shared, .. } = *self;
+        let mut causes = Vec::with_capacity(homes);
+        let mut rows = BTreeMap::new();
+        let mut busy = None;
+        let mut unattributed = None;
+        for (at, reason) in reasons.into_iter().enumerate() {
+            let code = reason.code.unwrap_or_default();
+            let cause = match code.as_str() {
+                "None" | "" => Cause::Other,
+                "ConditionalCheckFailed" => match row_at_refusal(rule, reason.item) {
+                    Ok(row) => {
+                        if let Some(write) = at.checked_sub(homes).and_then(|at| shared.get(at)) {
+                            rows.insert(write.row.clone(), row);
+                            continue;
+                        }
+                        Cause::Condition { row: row.map(|row| Box::new(row.home)), applied_maybe }
+                    }
+                    Err(error) => return Attempt::Decided(Err(error)),
+                },
+                "ValidationError" | "ItemCollectionSizeLimitExceeded" => Cause::Invalid(invalid_reason(reason.message.as_deref())),
+                "TransactionConflict" | "ProvisionedThroughputExceeded" | "ThrottlingError" => {
+                    busy = Some(code);
+                    Cause::Other
+                }
+                _ => return Attempt::Decided(Err(StoreError::Permanent { operation, class: code })),
+            };
+            if at < homes {
+                causes.push(cause);
+            } else if let Cause::Invalid(reason) = cause {
+                unattributed = Some(reason);
+            }
+        }
+        // If a home row has a cause of its own, its lane plans again at once, because waiting would not help.
+        if causes.iter().any(|cause| !matches!(cause, Cause::Other)) {
+            return Attempt::Decided(Ok(Commit::Refused(causes)));
+        }
+        if !rows.is_empty() {
+            return Attempt::Decided(Ok(Commit::SharedRefused { rows, applied_maybe }));
+        }
+        match (unattributed, busy) {
+            (Some(reason), _) => Attempt::Decided(Ok(Commit::Invalid(reason))),
+            (None, busy) => {
+                Attempt::Again(StoreError::Transient { operation, class: busy.unwrap_or_else(|| "canceled without a reason".into()) })
+            }
+        }
+    }
+}
+
 /// A row with the attributes to show. `None` if it has only its key, because it was parked before its first event and then unparked.
 fn shown_row(rule: &dyn DynProjection, item: SdkItem, shown: Shown) -> Result<Option<(RowKey, ShownRow)>, StoreError> {
     let mut row = attributes(item).map_err(|_| foreign_row("it contains a value that no rule writes"))?;
@@ -503,7 +501,7 @@ fn shown_row(rule: &dyn DynProjection, item: SdkItem, shown: Shown) -> Result<Op
     Ok((!row.is_empty()).then(|| (RowKey::from(&*key), ShownRow { attributes: row, owned })))
 }
 
-/// The home row that DynamoDB returned with a failed condition.
-fn row_at_refusal(rule: &dyn DynProjection, item: Option<SdkItem>) -> Result<Option<Box<HomeRow>>, StoreError> {
-    item.filter(|item| !item.is_empty()).map(|item| row_of(rule, item).map(|row| Box::new(row.home))).transpose()
+/// The row that DynamoDB returned with a failed condition.
+fn row_at_refusal(rule: &dyn DynProjection, item: Option<SdkItem>) -> Result<Option<Row>, StoreError> {
+    item.filter(|item| !item.is_empty()).map(|item| row_of(rule, item)).transpose()
 }

@@ -1,4 +1,4 @@
-//! What the verification of a read model needs: all rows of a table, rows at the same instant, and the correction of sums.
+//! What the verification of a read model needs: all rows of a table, rows at the same instant, and the correction of shared rows.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -6,19 +6,20 @@ use aws_sdk_dynamodb::{
     operation::transact_get_items::{TransactGetItemsError, TransactGetItemsInput},
     types::{AttributeValue, Get, ReturnConsumedCapacity, TransactGetItem},
 };
-use projection_vocabulary::{AggregateId, Attributes, Decimal, DynProjection, HomeRow, RowKey, Version};
+use projection_vocabulary::{AggregateId, Cell, Contribution, Decimal, DynProjection, HomeRow, Kind, Mark, RowKey, Value, Version};
 
 use super::{
     Store, StoreError,
     error::{Failure, cancellation_class, classify, retry_or_fail},
     expression::Expression,
     fresh_id,
-    home::{CORRECTED, Row, row_key, row_of},
+    home::{CORRECTED, Row, SharedCell, mark_text, row_key, row_of, shared_name, unsettled_name},
     segment::Segment,
+    shared::{CellOp, CellWrite, SharedWrite},
 };
 use crate::{
     retry::{Attempt, Deadline},
-    store::item::{SdkItem, partition_key, sort_key},
+    store::item::{SdkItem, from_value, partition_key, sort_key},
 };
 
 impl Store {
@@ -62,19 +63,19 @@ impl Store {
         Ok(found.into_iter().filter_map(stands).collect())
     }
 
-    /// The shared part of these rows. They are read one by one, not at the same instant.
+    /// These rows, read one by one and not at the same instant. The result does not contain absent rows.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn shared_rows(
+    pub async fn rows(
         &self,
         rule: &dyn DynProjection,
         keys: impl IntoIterator<Item = RowKey>,
         deadline: Deadline,
-    ) -> Result<HashMap<RowKey, Attributes>, StoreError> {
+    ) -> Result<HashMap<RowKey, Row>, StoreError> {
         let keys = keys.into_iter().map(|key| row_key(rule, key.as_str()));
         let items = self.get_all(Some(rule), keys.collect(), deadline).await?;
-        items.into_iter().map(|item| row_of(rule, item).map(|row| (row.key, row.shared))).collect()
+        items.into_iter().map(|item| row_of(rule, item).map(|row| (row.key.clone(), row))).collect()
     }
 
     /// At most [`super::limits::TRANSACT_GET_MAX`] rows as of one instant. The result does not contain absent rows.
@@ -135,15 +136,107 @@ impl Store {
         corrected: &str,
         deadline: Deadline,
     ) -> Result<(), StoreError> {
-        const OPERATION: &str = "UpdateItem of a shared row's sums";
-        let mut expression = Expression::default();
-        for (attribute, amount) in by {
-            expression.add(attribute, AttributeValue::N(amount.to_string()));
-        }
+        let mark = Mark { kind: Kind::Sum, revision: rule.revision() };
+        let cell =
+            |amount: &Decimal| CellWrite { mark, op: CellOp::Add(amount.clone()), contributes: true, unsettles: false, instead_of: None };
+        let cells = by.iter().map(|(attribute, amount)| (attribute.clone(), cell(amount))).collect();
+        let (mut expression, condition) = SharedWrite { row: row.clone(), cells }.expression();
         expression.set(CORRECTED, AttributeValue::S(fresh_id()));
-        let condition = expression.unchanged(CORRECTED, corrected);
+        let condition = format!("{condition} AND {}", expression.unchanged(CORRECTED, corrected));
         // If the condition does not hold, another run corrected the sums, or an earlier attempt of this request did.
-        let updated = self.update_if(OPERATION, rule, row.as_str(), &expression, Some(condition), deadline).await?;
+        self.update_shared(rule, row, &expression, condition, deadline).await
+    }
+
+    /// Marks attributes of a shared row as unsettled, as far as the row has them.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn unsettle(&self, rule: &dyn DynProjection, cell: &Cell, mark: Mark, deadline: Deadline) -> Result<(), StoreError> {
+        let write = CellWrite { mark, op: CellOp::Keep, contributes: false, unsettles: true, instead_of: None };
+        let (expression, condition) = SharedWrite { row: cell.0.clone(), cells: [(cell.1.clone(), write)].into() }.expression();
+        self.update_shared(rule, &cell.0, &expression, condition, deadline).await
+    }
+
+    /// Makes an attribute of a shared row what it is without the contributions that were taken back: `right`, or nothing at all. Its
+    /// unsettled mark becomes `mark`, so that everything that another process has found out about the attribute is void. Does nothing if
+    /// the attribute is not `cell` any more.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn lower(
+        &self,
+        rule: &dyn DynProjection,
+        (row, attribute): &Cell,
+        cell: &SharedCell,
+        right: Option<&Value>,
+        mark: &str,
+        deadline: Deadline,
+    ) -> Result<(), StoreError> {
+        let mut expression = Expression::default();
+        let mut conditions = vec![expression.unchanged(&unsettled_name(attribute), &cell.unsettled)];
+        expression.set(&unsettled_name(attribute), AttributeValue::S(mark.to_owned()));
+        if cell.value.as_ref() != right {
+            let name = expression.name(attribute);
+            conditions.push(match &cell.value {
+                Some(value) => format!("{name} = {}", expression.value(from_value(value))),
+                None => format!("attribute_not_exists({name})"),
+            });
+            if let Some(right) = right {
+                expression.set(attribute, from_value(right));
+            } else {
+                expression.remove(attribute);
+                expression.remove(&shared_name(attribute));
+            }
+        }
+        self.update_shared(rule, row, &expression, conditions.join(" AND "), deadline).await
+    }
+
+    /// Raises an attribute of a shared row to what is contributed to it, and settles it: it is no longer marked. Does nothing if its
+    /// unsettled mark is not `mark` any more.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn settle(
+        &self,
+        rule: &dyn DynProjection,
+        (row, attribute): &Cell,
+        contributed: Option<&Contribution>,
+        mark: &str,
+        deadline: Deadline,
+    ) -> Result<(), StoreError> {
+        if let Some(contribution) = contributed {
+            let mut expression = Expression::default();
+            let mut conditions = vec![expression.unchanged(&unsettled_name(attribute), mark)];
+            let kind = Mark { kind: contribution.kind(), revision: rule.revision() };
+            expression.set(&shared_name(attribute), AttributeValue::S(mark_text(kind)));
+            match contribution {
+                // Somebody contributes to it again. The sum is right; only its visibility is not.
+                Contribution::Sum(_) => expression.add(attribute, AttributeValue::N("0".to_owned())),
+                Contribution::Set(_) => expression.add(attribute, from_value(&contribution.value())),
+                Contribution::Max(value) => {
+                    let (name, value) = (expression.name(attribute), from_value(value));
+                    conditions.push(format!("(attribute_not_exists({name}) OR {name} < {})", expression.value(value.clone())));
+                    expression.set(attribute, value);
+                }
+            }
+            self.update_shared(rule, row, &expression, conditions.join(" AND "), deadline).await?;
+        }
+        let mut expression = Expression::default();
+        let condition = expression.unchanged(&unsettled_name(attribute), mark);
+        expression.remove(&unsettled_name(attribute));
+        self.update_shared(rule, row, &expression, condition, deadline).await
+    }
+
+    async fn update_shared(
+        &self,
+        rule: &dyn DynProjection,
+        row: &RowKey,
+        expression: &Expression,
+        condition: String,
+        deadline: Deadline,
+    ) -> Result<(), StoreError> {
+        const OPERATION: &str = "UpdateItem of a shared row";
+        let updated = self.update_if(OPERATION, rule, row.as_str(), expression, Some(condition), deadline).await?;
         updated.map_err(|reason| StoreError::Permanent { operation: OPERATION, class: reason.to_owned() })
     }
 }

@@ -39,6 +39,7 @@ mod sources {
 
 /// Operations on a worker: rebuild, redrive, verify.
 mod operations {
+    mod changed_rules;
     mod rebuild;
     mod redrive;
     mod verify;

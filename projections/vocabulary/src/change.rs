@@ -16,10 +16,10 @@ use std::{
     sync::Arc,
 };
 
-use crate::{AggregateId, Decimal, DecimalError, Value};
+use crate::{AggregateId, Decimal, Value};
 
 /// Names of row attributes that belong to the worker. A rule cannot use them.
-pub const RESERVED: [&str; 7] = ["version", "revision", "lastEventId", "parkedAt", "owned", "rewritten", "corrected"];
+pub const RESERVED: [&str; 9] = ["version", "revision", "lastEventId", "parkedAt", "owned", "rewritten", "unfinished", "left", "corrected"];
 
 /// The key of one row of a read model.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -42,6 +42,12 @@ impl From<&str> for RowKey {
 impl From<&String> for RowKey {
     fn from(key: &String) -> Self {
         Self(key.as_str().into())
+    }
+}
+
+impl From<String> for RowKey {
+    fn from(key: String) -> Self {
+        Self(key.into())
     }
 }
 
@@ -69,6 +75,86 @@ pub type Cell = (RowKey, String);
 pub type Sums = BTreeMap<Cell, Decimal>;
 /// A row's attributes by name.
 pub type Attributes = BTreeMap<String, Value>;
+/// What one aggregate has written to shared rows so far, by row and attribute.
+pub type Contributions = BTreeMap<Cell, Contribution>;
+
+/// What one aggregate has written to one attribute of a shared row. The attribute combines what all aggregates have written to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Contribution {
+    /// The amount added; the attribute is the sum.
+    Sum(Decimal),
+    /// The highest value; the attribute is the highest of all.
+    Max(Value),
+    /// The members inserted; the attribute is the union.
+    Set(BTreeSet<Arc<str>>),
+}
+
+/// How an attribute of a shared row combines what the aggregates write to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// By `add`.
+    Sum,
+    /// By `max`.
+    Max,
+    /// By `insert`.
+    Set,
+}
+
+impl Contribution {
+    /// How it combines with others.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Sum(_) => Kind::Sum,
+            Self::Max(_) => Kind::Max,
+            Self::Set(_) => Kind::Set,
+        }
+    }
+
+    /// What the attribute shows if nobody else writes to it.
+    #[must_use]
+    pub fn value(&self) -> Value {
+        match self {
+            Self::Sum(amount) => Value::Number(amount.clone()),
+            Self::Max(value) => value.clone(),
+            Self::Set(members) => Value::TextSet(members.clone()),
+        }
+    }
+
+    /// Combines it with another one.
+    ///
+    /// # Errors
+    /// [`Inapplicable::TwoKinds`].
+    pub fn combine(&mut self, other: &Self) -> Result<(), Inapplicable> {
+        match (self, other) {
+            (Self::Sum(sum), Self::Sum(amount)) => *sum += amount,
+            (Self::Max(highest), Self::Max(value)) if *highest < *value => highest.clone_from(value),
+            (Self::Max(_), Self::Max(_)) => {}
+            (Self::Set(all), Self::Set(members)) => all.extend(members.iter().cloned()),
+            _ => return Err(Inapplicable::TwoKinds),
+        }
+        Ok(())
+    }
+}
+
+/// The row's values do not allow the change. The worker parks the aggregate at the event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Inapplicable {
+    /// An amount was added to an attribute that is not a number.
+    #[error("an amount was added to an attribute that is not a number")]
+    AddToNonNumber,
+    /// DynamoDB cannot hold the sum.
+    #[error("the sum is {0}")]
+    Sum(#[from] crate::DecimalError),
+    /// One attribute of a shared row is written by different operations.
+    #[error(
+        "the rule writes to one attribute of a shared row by two of `add`, `max` and `insert`, which do not commute: use two attributes"
+    )]
+    TwoKinds,
+    /// A row is shared with the aggregate whose home row it is.
+    #[error("the rule shares the aggregate's own row with itself: use `own()` for it")]
+    SharesItself,
+}
 
 /// What one event, or a span of events, does to rows.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -230,31 +316,30 @@ impl Change {
         &self.insert
     }
 
-    /// Only the monotone operations, `max` and `insert`. They are idempotent, and merge across aggregates.
-    #[must_use]
-    pub fn monotone(&self) -> Self {
-        Self { max: self.max.clone(), insert: self.insert.clone(), ..Self::default() }
-    }
-
-    /// Only the monotone operations that the two filters select.
-    #[must_use]
-    pub fn monotone_where(&self, max: impl Fn(&Cell, &Value) -> bool, insert: impl Fn(&Cell, &BTreeSet<Arc<str>>) -> bool) -> Self {
-        let mut monotone = self.monotone();
-        monotone.max.retain(|cell, value| max(cell, value));
-        monotone.insert.retain(|cell, texts| insert(cell, texts));
-        monotone
-    }
-
     /// Whether the effect of this change depends on the aggregate's earlier contributions.
     #[must_use]
     pub fn needs_contributions(&self) -> bool {
         !self.route.is_identity()
     }
 
-    /// The effect of this change for an aggregate with the contributions `before`, which matter only if
-    /// [`Change::needs_contributions`].
+    /// The effect of this change on shared rows and on the contributions of its aggregate, which were `before`; `None` if they are
+    /// unknown, which is possible unless [`Change::needs_contributions`].
     #[must_use]
-    pub fn resolve(&self, before: &Sums) -> Resolved {
+    pub fn resolve(&self, before: Option<&Contributions>) -> Resolved {
+        let unknown = Contributions::new();
+        let before = before.unwrap_or(&unknown);
+        let mut resolved = Resolved { insert: self.insert.clone(), max: self.max.clone(), ..self.resolve_sums(before) };
+        resolved.max.retain(|cell, value| !matches!(before.get(cell), Some(Contribution::Max(highest)) if *highest >= *value));
+        for (cell, members) in &mut resolved.insert {
+            if let Some(Contribution::Set(known)) = before.get(cell) {
+                members.retain(|member| !known.contains(member));
+            }
+        }
+        resolved.insert.retain(|_, members| !members.is_empty());
+        resolved
+    }
+
+    fn resolve_sums(&self, before: &Contributions) -> Resolved {
         let mut resolved =
             Resolved { shared: self.touched.iter().map(|cell| (cell.clone(), Decimal::zero())).collect(), ..Resolved::default() };
         if self.route.is_identity() {
@@ -262,11 +347,12 @@ impl Change {
             resolved.adds.clone_from(&self.adds);
             return resolved;
         }
+        let before = sums_of(before);
         let mut after = self.route.push(before.clone());
         for (cell, amount) in &self.adds {
             *after.entry(cell.clone()).or_default() += amount;
         }
-        for (cell, amount) in before {
+        for (cell, amount) in &before {
             let stays = self.route.of(&cell.0).as_ref() == Some(&cell.0);
             if !after.contains_key(cell) {
                 resolved.removes.insert(cell.clone());
@@ -285,6 +371,7 @@ impl Change {
         for (cell, amount) in &self.adds {
             *resolved.shared.entry(cell.clone()).or_default() += amount;
         }
+        resolved.left = resolved.shared.keys().filter(|cell| !after.contains_key(*cell)).cloned().collect();
         for (cell, amount) in after {
             let mut delta = amount;
             let known = before.get(&cell);
@@ -298,19 +385,38 @@ impl Change {
         resolved
     }
 
-    /// Whether DynamoDB can hold every number of this change.
+    /// Whether it can be applied by this aggregate, as far as that can be told from the change alone.
     ///
     /// # Errors
-    /// [`DecimalError`]: write fewer events at once. If a single event fails, it can never be applied.
-    pub fn check(&self) -> Result<(), DecimalError> {
+    /// [`Inapplicable`]: write fewer events at once. If a single event fails, it can never be applied.
+    pub fn check(&self, aggregate: &AggregateId) -> Result<(), Inapplicable> {
         for op in self.own.values() {
             op.add.as_ref().map_or(Ok(()), Decimal::check)?;
             if let Base::Set(Value::Number(number)) = &op.base {
                 number.check()?;
             }
         }
-        self.adds.values().try_for_each(Decimal::check)
+        self.adds.values().try_for_each(Decimal::check)?;
+        let summed = |cell| self.touched.contains(cell);
+        if self.max.keys().any(|cell| summed(cell) || self.insert.contains_key(cell)) || self.insert.keys().any(summed) {
+            return Err(Inapplicable::TwoKinds);
+        }
+        let mut rows = self.touched.iter().chain(self.max.keys()).chain(self.insert.keys()).map(|(row, _)| row.as_str());
+        let mut targets = self.route.moved.values().filter_map(|way| way.to.as_ref()).map(RowKey::as_str);
+        if rows.any(|row| row == aggregate.as_str()) || targets.any(|row| row == aggregate.as_str()) {
+            return Err(Inapplicable::SharesItself);
+        }
+        Ok(())
     }
+}
+
+/// The sums among contributions.
+fn sums_of(contributions: &Contributions) -> Sums {
+    let sum = |(cell, contribution): (&Cell, &Contribution)| match contribution {
+        Contribution::Sum(amount) => Some((cell.clone(), amount.clone())),
+        Contribution::Max(_) | Contribution::Set(_) => None,
+    };
+    contributions.iter().filter_map(sum).collect()
 }
 
 fn merge_own(first: &mut OwnOp, later: OwnOp) {
@@ -329,7 +435,7 @@ fn merge_own(first: &mut OwnOp, later: OwnOp) {
     }
 }
 
-/// A change with its effect on shared rows worked out.
+/// A change with its effect on shared rows and contributions worked out.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Resolved {
     /// The amounts to add to shared rows. A zero makes the attribute visible.
@@ -338,6 +444,20 @@ pub struct Resolved {
     pub adds: Sums,
     /// The contributions to remove from the home row.
     pub removes: BTreeSet<Cell>,
+    /// What the aggregate makes visible without contributing to it any longer.
+    pub left: BTreeSet<Cell>,
+    /// The values that may raise a maximum, of the contribution and of the shared row alike.
+    pub max: BTreeMap<Cell, Value>,
+    /// The members to insert, into the contribution and into the shared row alike.
+    pub insert: BTreeMap<Cell, BTreeSet<Arc<str>>>,
+}
+
+impl Resolved {
+    /// The shared rows that it writes to.
+    #[must_use]
+    pub fn rows(&self) -> BTreeSet<&RowKey> {
+        self.shared.keys().chain(self.max.keys()).chain(self.insert.keys()).map(|(row, _)| row).collect()
+    }
 }
 
 /// Changes of the aggregate's own row. Made by [`own`].
@@ -596,6 +716,10 @@ fn named(attribute: &str) -> String {
 mod tests {
     use super::*;
 
+    fn contributed(cells: &[(&str, &str, i32)]) -> Contributions {
+        sums(cells).into_iter().map(|(cell, amount)| (cell, Contribution::Sum(amount))).collect()
+    }
+
     fn sums(cells: &[(&str, &str, i32)]) -> Sums {
         cells.iter().map(|(row, attribute, amount)| (((*row).into(), (*attribute).into()), (*amount).into())).collect()
     }
@@ -613,7 +737,7 @@ mod tests {
     #[test]
     fn a_transfer_moves_earlier_contributions_and_not_later_ones() {
         let change = shared("a").add("posts", 3).and(transfer("a", "b")).and(shared("a").add("posts", 1));
-        let resolved = change.resolve(&sums(&[("a", "posts", 10)]));
+        let resolved = change.resolve(Some(&contributed(&[("a", "posts", 10)])));
         assert_eq!(resolved.shared, sums(&[("a", "posts", -9), ("b", "posts", 13)]));
         assert_eq!(resolved.adds, sums(&[("a", "posts", -9), ("b", "posts", 13)]));
         assert!(resolved.removes.is_empty());
@@ -622,7 +746,7 @@ mod tests {
     #[test]
     fn a_retraction_takes_back_all_contributions_wherever_they_moved() {
         let change = transfer("a", "b").and(retract());
-        let resolved = change.resolve(&sums(&[("a", "posts", 10), ("c", "posts", 1)]));
+        let resolved = change.resolve(Some(&contributed(&[("a", "posts", 10), ("c", "posts", 1)])));
         assert_eq!(resolved.shared, sums(&[("a", "posts", -10), ("b", "posts", 0), ("c", "posts", -1)]));
         assert_eq!(resolved.adds, Sums::new());
         assert_eq!(resolved.removes.len(), 2);
@@ -631,9 +755,9 @@ mod tests {
     #[test]
     fn contributions_that_move_away_and_back_leave_a_zero_in_between() {
         let there_and_back = transfer("a", "b").and(transfer("b", "a"));
-        let resolved = there_and_back.resolve(&sums(&[("a", "posts", 10)]));
+        let resolved = there_and_back.resolve(Some(&contributed(&[("a", "posts", 10)])));
         assert_eq!((resolved.shared, resolved.adds), (sums(&[("b", "posts", 0)]), Sums::new()));
-        let resolved = shared("a").add("posts", 3).and(there_and_back).resolve(&Sums::new());
+        let resolved = shared("a").add("posts", 3).and(there_and_back).resolve(None);
         assert_eq!(resolved.shared, sums(&[("a", "posts", 3), ("b", "posts", 0)]));
     }
 
@@ -707,8 +831,8 @@ mod tests {
     fn a_sum_of_too_many_digits_for_dynamodb_fails_the_check() {
         let wide: Decimal = "99999999999999999999999999999999999999".parse().expect("valid");
         let change = own().add("n", &wide).and(own().add("n", 2));
-        assert!(change.check().is_err());
-        assert_eq!(change.and(own().add("n", -2)).check(), Ok(()));
+        assert!(change.check(&"x".into()).is_err());
+        assert_eq!(change.and(own().add("n", -2)).check(&"x".into()), Ok(()));
     }
 
     #[test]

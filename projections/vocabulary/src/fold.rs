@@ -58,10 +58,13 @@ fn merge_one(rule: &dyn DynProjection, event: &RecordedEvent, row: &mut Option<H
         Ok(change) => change,
         Err(refusal) => return ControlFlow::Break(MergeStop::Poison(refusal)),
     };
-    if change.check().is_err() && merged.concerning == 0 {
-        return ControlFlow::Break(MergeStop::Poison(Refusal::Rule(
-            "a number in this event exceeds DynamoDB's 38 significant digits or its range",
-        )));
+    if let Err(inapplicable) = change.check(&event.aggregate)
+        && merged.concerning == 0
+    {
+        return ControlFlow::Break(MergeStop::Poison(match inapplicable {
+            Inapplicable::Sum(_) => Refusal::Rule("a number in this event exceeds DynamoDB's 38 significant digits or its range"),
+            other => other.into(),
+        }));
     }
     if let Some(row) = row
         && row.apply(&change).is_err()
@@ -73,7 +76,7 @@ fn merge_one(rule: &dyn DynProjection, event: &RecordedEvent, row: &mut Option<H
         });
     }
     let both = merged.change.clone().then(change);
-    if both.check().is_err() {
+    if both.check(&event.aggregate).is_err() {
         return ControlFlow::Break(MergeStop::Full);
     }
     merged.change = both;
@@ -107,6 +110,7 @@ impl Rows {
             None => rule.change(event, &HomeRow::default().own)?,
         };
         let to = Watermark { version: event.version, revision: rule.revision() };
+        change.check(aggregate)?;
         self.apply(aggregate, &change, to, event.event_id.clone())?;
         Ok(change)
     }

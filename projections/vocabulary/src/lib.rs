@@ -73,11 +73,12 @@ mod value;
 pub mod guide {}
 
 pub use change::{
-    Attributes, Base, Cell, Change, Own, OwnOp, RESERVED, Resolved, RowKey, Shared, Sums, nothing, own, retract, shared, transfer,
+    Attributes, Base, Cell, Change, Contribution, Contributions, Inapplicable, Kind, Own, OwnOp, RESERVED, Resolved, RowKey, Shared, Sums,
+    nothing, own, retract, shared, transfer,
 };
 pub use de::Misfit;
 pub use decimal::{Decimal, DecimalError};
 pub use event::{AggregateId, NotATimestamp, Recorded, RecordedEvent, Timestamp, Version};
 pub use projection::{DynProjection, Index, Projection, Refusal, Registry};
-pub use row::{HomeRow, Inapplicable, Rows, Watermark};
+pub use row::{HomeRow, Mark, Rows, Watermark};
 pub use value::{DEPTH_MAX, NotAValue, Value, literal};

@@ -66,6 +66,9 @@ pub enum Refusal {
     /// The rule refuses the event, for this reason.
     #[error("{0}")]
     Rule(&'static str),
+    /// The rule's change cannot be applied to any row: this event exposes a bug in it.
+    #[error(transparent)]
+    Inapplicable(#[from] crate::Inapplicable),
     /// The rule panicked: this event exposes a bug in it.
     #[error("the rule panicked on this event type: fix the rule, then redrive")]
     Panicked,

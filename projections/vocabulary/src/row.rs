@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::{
-    AggregateId, Attributes, Base, Change, Resolved, RowKey, Sums, Value, Version,
+    AggregateId, Attributes, Base, Change, Contribution, Contributions, Inapplicable, Kind, Resolved, RowKey, Value, Version,
     change::{Cell, OwnOp},
 };
 
@@ -31,25 +31,31 @@ pub struct HomeRow {
     /// Identifies the latest re-projection of the row; empty if there was none. A re-projection may leave version and revision
     /// unchanged, so they cannot identify it.
     pub rewritten: Arc<str>,
+    /// The revision of the rule whose re-projection of the row has begun and is not finished: the row takes no other write until
+    /// somebody finishes it. `None` otherwise.
+    pub unfinished: Option<u32>,
     /// When the aggregate was parked; `None` if it is not parked.
     pub parked_at: Option<String>,
     /// The attributes that this aggregate owns. Other attributes of the same row belong to the aggregates that share it.
     pub own: Attributes,
     /// The names of all attributes that it has ever owned, including those since removed.
     pub owned: BTreeSet<String>,
-    /// What it has added to each shared row so far: its contributions.
-    pub contributions: Sums,
+    /// What it has written to each shared row so far: its contributions.
+    pub contributions: Contributions,
+    /// The attributes of shared rows that it makes visible without contributing to them any longer: it has moved its contribution or
+    /// taken it back. They show a sum, which may be zero.
+    pub left: BTreeSet<Cell>,
+    /// The attributes of this same row that other aggregates write to, and how.
+    pub shared: BTreeMap<String, Mark>,
 }
 
-/// The row's values do not allow the change. The worker parks the aggregate at the event.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Inapplicable {
-    /// An amount was added to an attribute that is not a number.
-    #[error("an amount was added to an attribute that is not a number")]
-    AddToNonNumber,
-    /// DynamoDB cannot hold the sum.
-    #[error("the sum is {0}")]
-    Sum(#[from] crate::DecimalError),
+/// How an attribute of a shared row is combined, and by which revision of the rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Mark {
+    /// How.
+    pub kind: Kind,
+    /// The revision that last wrote to the attribute.
+    pub revision: u32,
 }
 
 impl HomeRow {
@@ -57,6 +63,18 @@ impl HomeRow {
     #[must_use]
     pub fn watermark(&self) -> Watermark {
         Watermark { version: self.version, revision: self.revision }
+    }
+
+    /// Whether it takes no write of the rule's revision before it is re-projected.
+    #[must_use]
+    pub fn is_outdated(&self, revision: u32) -> bool {
+        self.unfinished.is_some() || (self.version > Version::NONE && self.revision < revision)
+    }
+
+    /// The newest revision that has written to it; 0 if none has.
+    #[must_use]
+    pub fn newest_revision(&self) -> u32 {
+        self.revision.max(self.unfinished.unwrap_or_default())
     }
 
     /// Applies a change to the attributes this row owns and to its contributions.
@@ -71,19 +89,48 @@ impl HomeRow {
                 None => own.remove(name),
             };
         }
-        let resolved = change.resolve(&self.contributions);
+        let resolved = change.resolve(Some(&self.contributions));
         let mut contributions = self.contributions.clone();
         contributions.retain(|cell, _| !resolved.removes.contains(cell));
-        for (cell, amount) in &resolved.adds {
-            let sum = contributions.entry(cell.clone()).or_default();
-            *sum += amount;
-            sum.check()?;
+        for (cell, more) in resolved.contributions() {
+            combine(&mut contributions, cell, more)?;
         }
         self.own = own;
         self.owned.extend(change.own().keys().cloned());
+        self.left.extend(resolved.left.iter().cloned());
+        self.left.retain(|cell| !contributions.contains_key(cell));
         self.contributions = contributions;
         Ok(resolved)
     }
+}
+
+impl Resolved {
+    /// What is combined with the contributions of the aggregate.
+    pub fn contributions(&self) -> impl Iterator<Item = (Cell, Contribution)> {
+        let sums = self.adds.iter().map(|(cell, amount)| (cell.clone(), Contribution::Sum(amount.clone())));
+        sums.chain(self.monotone())
+    }
+
+    /// The part of it that is combined with the shared rows in the same way.
+    fn monotone(&self) -> impl Iterator<Item = (Cell, Contribution)> {
+        let maxima = self.max.iter().map(|(cell, value)| (cell.clone(), Contribution::Max(value.clone())));
+        maxima.chain(self.insert.iter().map(|(cell, members)| (cell.clone(), Contribution::Set(members.clone()))))
+    }
+}
+
+fn combine(all: &mut Contributions, cell: Cell, more: Contribution) -> Result<(), Inapplicable> {
+    let combined = match all.remove(&cell) {
+        Some(mut before) => {
+            before.combine(&more)?;
+            before
+        }
+        None => more,
+    };
+    if let Contribution::Sum(sum) = &combined {
+        sum.check()?;
+    }
+    all.insert(cell, combined);
+    Ok(())
 }
 
 fn resolve(op: &OwnOp, present: Option<&Value>) -> Result<Option<Value>, Inapplicable> {
@@ -110,8 +157,8 @@ fn resolve(op: &OwnOp, present: Option<&Value>) -> Result<Option<Value>, Inappli
 pub struct Rows {
     /// Home rows, by aggregate.
     pub home: BTreeMap<AggregateId, HomeRow>,
-    /// What aggregates have written to shared rows, by row and attribute.
-    pub shared: BTreeMap<Cell, Value>,
+    /// What all aggregates together have written to shared rows.
+    pub shared: Contributions,
 }
 
 impl Rows {
@@ -122,22 +169,13 @@ impl Rows {
     pub fn apply(&mut self, aggregate: &AggregateId, change: &Change, to: Watermark, event_id: Arc<str>) -> Result<(), Inapplicable> {
         let mut row = self.home.get(aggregate).cloned().unwrap_or_default();
         let resolved = row.apply(change)?;
-        let mut shared = BTreeMap::new();
-        for (cell, amount) in &resolved.shared {
-            let op = OwnOp { base: Base::Keep, add: Some(amount.clone()) };
-            shared.insert(cell.clone(), resolve(&op, self.shared.get(cell))?.expect("a sum is a value"));
-        }
-        for (cell, value) in change.max() {
-            if self.shared.get(cell).is_none_or(|present| present < value) {
-                shared.insert(cell.clone(), value.clone());
+        let sums = resolved.shared.iter().map(|(cell, amount)| (cell.clone(), Contribution::Sum(amount.clone())));
+        let mut shared = Contributions::new();
+        for (cell, more) in sums.chain(resolved.monotone()) {
+            if let Some(present) = self.shared.get(&cell) {
+                shared.entry(cell.clone()).or_insert_with(|| present.clone());
             }
-        }
-        for (cell, texts) in change.insert() {
-            let mut members = texts.clone();
-            if let Some(Value::TextSet(present)) = self.shared.get(cell) {
-                members.extend(present.iter().cloned());
-            }
-            shared.insert(cell.clone(), Value::TextSet(members));
+            combine(&mut shared, cell, more)?;
         }
         self.shared.extend(shared);
         (row.version, row.revision) = (to.version, to.revision);
@@ -159,7 +197,7 @@ impl Rows {
             row.insert("version".into(), home.version.0.into());
         }
         for ((key, attribute), value) in &self.shared {
-            let before = rows.entry(key.clone()).or_default().insert(attribute.clone(), value.clone());
+            let before = rows.entry(key.clone()).or_default().insert(attribute.clone(), value.value());
             assert!(
                 before.is_none(),
                 "`{attribute}` of row `{key}` has two owners, its own aggregate and one that shares the row: use two attributes"

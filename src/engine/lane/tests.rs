@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use projection_vocabulary::{
-    Decimal, Projection, Recorded, Refusal, Value, nothing, own,
+    Change, Contribution, Contributions, Decimal, Kind, Projection, Recorded, Refusal, Value, nothing, own,
     sample::{Fact, record},
     shared, transfer,
 };
@@ -14,7 +14,10 @@ use super::{
     Outcome::{Applied, Duplicate, Failed, Parked},
     *,
 };
-use crate::store::item::Malformed;
+use crate::{
+    engine::shares::Share,
+    store::{item::Malformed, shared::CellOp},
+};
 
 mod endings;
 mod healing;
@@ -166,6 +169,8 @@ enum State {
     Writes(u64, u64),
     /// It reads its row.
     Reads,
+    /// It folds its history up to this version.
+    Folds(u64),
     /// It must be parked.
     Stuck {
         /// The version that the row must have.
@@ -186,6 +191,7 @@ fn state(lane: &mut Lane) -> State {
     match lane.step() {
         Step::Write(write) => State::Writes(write.home.after.version.0, write.home.to.version.0),
         Step::Read => State::Reads,
+        Step::Steps(_, to) => State::Folds(to.0),
         Step::Idle => match (lane.stuck(), &lane.failure, &lane.parked) {
             (Some(park), None, None) => stuck(park.after.version.0, park.blocked.version.0, &park.blocked.reason),
             (None, Some(error), None) => State::Failed(error.clone()),
@@ -206,7 +212,7 @@ fn kept_event(lane: &Lane) -> String {
 fn next_write(lane: &mut Lane) -> Box<Write> {
     match lane.step() {
         Step::Write(write) => write,
-        Step::Read | Step::Idle => panic!("the lane has a write"),
+        Step::Read | Step::Steps(..) | Step::Idle => panic!("the lane has a write"),
     }
 }
 
@@ -219,7 +225,8 @@ fn commit(lane: &mut Lane) -> (u64, u64) {
 
 /// The points that a write adds.
 fn points(write: &Write) -> Decimal {
-    write.change.own()["points"].add.clone().expect("points are added")
+    let points = write.home.added("points").expect("points are added");
+    points.as_number().cloned().expect("points are a number")
 }
 
 /// The outcomes of all records that have one, in the order of the records.
@@ -229,8 +236,14 @@ fn outcomes(lane: &Lane) -> Vec<Outcome> {
     by_record.into_values().collect()
 }
 
-fn sums<const N: usize>(amounts: [(&str, &str, i32); N]) -> Sums {
-    amounts.map(|(row, attribute, amount)| ((row.into(), attribute.to_owned()), amount.into())).into()
+fn sums<const N: usize>(amounts: [(&str, &str, i32); N]) -> Contributions {
+    amounts.map(|(row, attribute, amount)| ((row.into(), attribute.to_owned()), Contribution::Sum(amount.into()))).into()
+}
+
+/// What a write adds to shared rows.
+fn added<const N: usize>(amounts: [(&str, &str, i32); N]) -> Shares {
+    let share = |amount: i32| Share { kind: Kind::Sum, op: CellOp::Add(amount.into()), unsettles: false, stays: true };
+    amounts.map(|(row, attribute, amount)| ((row.into(), attribute.to_owned()), share(amount))).into()
 }
 
 fn reproject(row: HomeRow) -> AfterRefusal {

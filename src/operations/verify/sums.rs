@@ -9,7 +9,7 @@ use std::{
     sync::Arc,
 };
 
-use projection_vocabulary::{AggregateId, Cell, Change, Decimal, RowKey, Sums, Value, Watermark};
+use projection_vocabulary::{AggregateId, Cell, Contribution, Decimal, RowKey, Sums, Value, Watermark};
 
 use super::Verification;
 use crate::{
@@ -55,6 +55,11 @@ impl Verification<'_> {
         let mut movers: BTreeMap<Cell, BTreeSet<AggregateId>> = BTreeMap::new();
         for _ in 0..ROUNDS_MAX {
             let mut instants = BTreeMap::new();
+            for cell in open.clone() {
+                if self.is_owned(&cell).await? {
+                    open.remove(&cell);
+                }
+            }
             for cell in &open {
                 if let Some(instant) = self.at_one_instant(cell, movers.get(cell)).await? {
                     instants.insert(cell.clone(), instant);
@@ -93,13 +98,23 @@ impl Verification<'_> {
             return Ok(None);
         }
         let rows = self.store().rows_at_once(self.rule, &keys.into_iter().collect::<Vec<_>>(), self.deadline).await?;
-        let contributed = |key: &RowKey| rows.get(key).and_then(|row| row.home.contributions.get(cell)).cloned().unwrap_or_default();
+        let contributed = |key: &RowKey| match rows.get(key).and_then(|row| row.home.contributions.get(cell)) {
+            Some(Contribution::Sum(amount)) => amount.clone(),
+            _ => Decimal::zero(),
+        };
         let row = rows.get(&cell.0);
+        let held = row.and_then(|row| row.shared.get(&cell.1)?.value.as_ref());
         Ok(Some(Instant {
-            held: row.and_then(|row| row.shared.get(&cell.1)?.as_number()).cloned().unwrap_or_default(),
+            held: held.and_then(Value::as_number).cloned().unwrap_or_default(),
             corrected: row.map(|row| row.corrected.clone()).unwrap_or_default(),
             moving: movers.iter().map(|key| (AggregateId::from(key.as_str()), contributed(key))).collect(),
         }))
+    }
+
+    /// Whether the row's own aggregate owns the attribute, so that it is no sum: contributions of an older revision to it are void.
+    async fn is_owned(&self, cell: &Cell) -> Result<bool, OperationError> {
+        let rows = self.store().rows(self.rule, [cell.0.clone()], self.deadline).await?;
+        Ok(rows.get(&cell.0).is_some_and(|row| row.home.owned.contains(&cell.1)))
     }
 
     /// The contributors to these cells.
@@ -110,7 +125,8 @@ impl Verification<'_> {
             let (rows, after) = self.store().scan_rows(self.rule, Segment::ALL, next, self.deadline).await?;
             for Row { key, home, .. } in rows {
                 let state = (home.watermark(), home.rewritten.clone());
-                for (cell, amount) in home.contributions.into_iter().filter(|(cell, _)| cells.contains(cell)) {
+                for (cell, contribution) in home.contributions.into_iter().filter(|(cell, _)| cells.contains(cell)) {
+                    let Contribution::Sum(amount) = contribution else { continue };
                     contributors.entry(cell).or_default().insert(AggregateId::from(key.as_str()), (state.clone(), amount));
                 }
             }
@@ -119,17 +135,6 @@ impl Verification<'_> {
                 return Ok(contributors);
             }
         }
-    }
-
-    /// Those of these operations that shared rows do not show.
-    pub(super) async fn missing_monotone(&self, monotone: &Change) -> Result<Change, OperationError> {
-        let keys: BTreeSet<_> = monotone.max().keys().chain(monotone.insert().keys()).map(|(row, _)| row.clone()).collect();
-        let rows = self.store().shared_rows(self.rule, keys, self.deadline).await?;
-        let held = |(row, attribute): &Cell| rows.get(row).and_then(|row| row.get(attribute));
-        Ok(monotone.monotone_where(
-            |cell, value| held(cell).is_none_or(|held| held < value),
-            |cell, texts| !matches!(held(cell), Some(Value::TextSet(held)) if texts.is_subset(held)),
-        ))
     }
 }
 

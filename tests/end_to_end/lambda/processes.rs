@@ -532,9 +532,9 @@ async fn the_process_after_a_killed_one_recognises_what_was_applied() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_process_killed_between_the_writes_of_one_event_loses_and_repeats_nothing() {
-    // A topic applies a monotone change to its category's last post, and adds to its counts in a transaction.
+    // The topics of each category go into a transaction of their own.
     let events: Vec<_> = history("forum", 2, 20, 3);
-    let moments = (1..=4).flat_map(|nth| [Applied::Never, Applied::Before, Applied::After].map(|applied| (nth, applied)));
+    let moments = (1..=3).flat_map(|nth| [Applied::Never, Applied::Before, Applied::After].map(|applied| (nth, applied)));
     join_all(moments.map(|(nth, applied)| killed_at(nth, applied, &events, async |_| {}))).await;
 }
 

@@ -48,57 +48,46 @@ const WORKER: &str = "src/engine/worker.rs";
 const REPORT: &str = "src/engine/report.rs";
 const REDRIVE: &str = "src/operations/redrive.rs";
 const REPROJECT: &str = "src/engine/reproject.rs";
+const SHARES: &str = "src/engine/shares.rs";
+const SHARED: &str = "src/store/shared.rs";
+const SETTLE: &str = "src/operations/settle.rs";
 const REBUILD: &str = "src/operations/rebuild.rs";
 const REBUILD_SEGMENT: &str = "src/operations/rebuild/segment.rs";
 const VERIFICATION: &str = "src/store/verification.rs";
 
-const CONDITION: &str = r#"format!("{version} = {after} AND {} = {} AND attribute_not_exists({parked})", written_by.0, written_by.1)"#;
+const CONDITION: &str = r#"format!("{version} = {after} AND {} = {}", written_by.0, written_by.1)"#;
 
 const ALL: &[Mutant] = &[
     mutant(
         "watermark-at-most",
         "a row may be behind the span",
-        &[Switched(
-            HOME,
-            CONDITION,
-            r#"format!("{version} <= {after} AND {} = {} AND attribute_not_exists({parked})", written_by.0, written_by.1)"#,
-        )],
+        &[Switched(HOME, CONDITION, r#"format!("{version} <= {after} AND {} = {}", written_by.0, written_by.1)"#)],
     ),
     mutant(
         "watermark-at-least",
         "a row may be ahead of the span",
-        &[Switched(
-            HOME,
-            CONDITION,
-            r#"format!("{version} >= {after} AND {} = {} AND attribute_not_exists({parked})", written_by.0, written_by.1)"#,
-        )],
+        &[Switched(HOME, CONDITION, r#"format!("{version} >= {after} AND {} = {}", written_by.0, written_by.1)"#)],
     ),
     mutant(
         "condition-without-revision",
         "a row of another revision takes writes",
-        &[Switched(
-            HOME,
-            CONDITION,
-            r#"format!(
-            "{version} = {after} AND {0} = {1} AND attribute_not_exists({parked}) OR {version} = {after} AND {0} <> {1} AND attribute_not_exists({parked})",
-            written_by.0, written_by.1
-        )"#,
-        )],
+        &[Switched(HOME, CONDITION, r#"format!("{version} = {after} AND ({0} = {1} OR {0} <> {1})", written_by.0, written_by.1)"#)],
     ),
     mutant(
         "home-and-shared-apart",
         "home row and shared rows in two requests",
         &[Switched(
             ROWS,
-            "self.commit_all(rule, writes, shared, deadline).await",
+            "self.transact(rule, &transaction, applied_maybe, deadline).await",
             "{
                 for write in writes {
-                    match self.commit_one(rule, write, deadline).await? {
+                    match self.commit_one(rule, write, applied_maybe, deadline).await? {
                         Commit::Done => {}
                         other => return Ok(other),
                     }
                 }
-                self.commit_all(rule, &[], shared, deadline).await
+                let actions = transaction.actions[writes.len()..].to_vec();
+                self.transact(rule, &Transaction { actions, homes: 0, ..transaction }, applied_maybe, deadline).await
             }",
         )],
     ),
@@ -118,35 +107,6 @@ const ALL: &[Mutant] = &[
             ROWS,
             "retry_or_fail(OPERATION, failure)",
             "if failure.applied_maybe() { Attempt::Decided(Ok(Commit::Done)) } else { retry_or_fail(OPERATION, failure) }",
-        )],
-    ),
-    mutant(
-        "max-after",
-        "`max` and `insert` after the commit instead of before it",
-        &[Switched(
-            WORKER,
-            "match self.store.apply_monotone(rule, &monotone, limits.deadline).await {
-            Ok(Ok(())) => self.commit_sums(rule, &pack, limits.deadline).await,
-            Ok(Err(reason)) => Ok(Commit::Invalid(reason)),
-            Err(error) => Err(error),
-        }",
-            "match self.commit_sums(rule, &pack, limits.deadline).await {
-            Ok(Commit::Done) => match self.store.apply_monotone(rule, &monotone, limits.deadline).await {
-                Ok(Ok(())) => Ok(Commit::Done),
-                Ok(Err(reason)) => Ok(Commit::Invalid(reason)),
-                Err(error) => Err(error),
-            },
-            other => other,
-        }",
-        )],
-    ),
-    mutant(
-        "max-unconditional",
-        "`max` overwrites a higher value",
-        &[Switched(
-            ROWS,
-            r#"Some(format!("attribute_not_exists({name}) OR {name} < {value}"))"#,
-            r#"Some(format!("attribute_not_exists({name}) OR {name} <> {value}"))"#,
         )],
     ),
     mutant(
@@ -192,7 +152,7 @@ const ALL: &[Mutant] = &[
     mutant(
         "older-revision-not-seen",
         "a row of an older revision is not re-projected",
-        &[Switched(LANE, "row.version > Version::NONE && row.revision != revision", "{ let _ = &row.revision; false }")],
+        &[Switched(LANE, "row.is_outdated(revision)", "{ let _ = revision; false }")],
     ),
     mutant(
         "innocent-taken-for-done",
@@ -329,8 +289,96 @@ const ALL: &[Mutant] = &[
     ),
     mutant(
         "contributions-counted-twice",
-        "a new revision does not retract the old revision's contributions",
-        &[Switched(REPROJECT, "*shared.entry(cell.clone()).or_default() -= amount;", "{ let _ = (cell, amount); }")],
+        "a new revision does not take back the old revision's contributions",
+        &[Switched(SHARES, "CellOp::Add(-amount)", "CellOp::Add(amount.clone())")],
+    ),
+    mutant(
+        "maximum-lowered",
+        "a maximum is set although the row holds a higher one",
+        &[Switched(
+            SHARED,
+            r#"conditions.push(format!("(attribute_not_exists({name}) OR {name} <= {new})"))"#,
+            r#"conditions.push(format!("(attribute_not_exists({name}) OR {name} <= {new} OR {name} > {new})"))"#,
+        )],
+    ),
+    mutant(
+        "own-maximum-lowered",
+        "a home row forgets the highest value that it has offered",
+        &[Switched(
+            HOME,
+            r#"conditions.push(format!("(attribute_not_exists({name}) OR {name} <= {value})"))"#,
+            r#"conditions.push(format!("(attribute_not_exists({name}) OR {name} <= {value} OR {name} > {value})"))"#,
+        )],
+    ),
+    mutant(
+        "high-enough-unchecked",
+        "a maximum that was high enough when it was read may be lower by now",
+        &[Switched(
+            SHARED,
+            r#"conditions.push(format!("{name} >= {value}"))"#,
+            r#"conditions.push(format!("({name} >= {value} OR {name} < {value})"))"#,
+        )],
+    ),
+    mutant(
+        "kind-not-checked",
+        "an attribute is combined in another way than an older revision did",
+        &[Switched(
+            SHARED,
+            r#"conditions.push(format!("(attribute_not_exists({mark}) OR {same_kind})"))"#,
+            r#"conditions.push(format!("(attribute_not_exists({mark}) OR attribute_exists({mark}) OR {same_kind})"))"#,
+        )],
+    ),
+    mutant(
+        "owner-not-checked",
+        "a write to a shared row changes an attribute that the row's own aggregate owns",
+        &[Switched(
+            SHARED,
+            r#"conditions.push(format!("NOT contains({owned}, {name})"))"#,
+            r#"conditions.push(format!("(NOT contains({owned}, {name}) OR contains({owned}, {name}))"))"#,
+        )],
+    ),
+    mutant(
+        "left-overs-added-to",
+        "an aggregate adds to what others had written to its attribute",
+        &[Switched(HOME, "matches!(self.takes.get(name), Some(Some(_)))", "{ let _ = name; false }")],
+    ),
+    mutant(
+        "owned-for-ever",
+        "a row keeps the attributes that a new revision does not let it own",
+        &[
+            Switched(REPROJECT, "step.owned.retain(|name| fresh.owned.contains(name));", "{ let _ = &mut step; }"),
+            Switched(REPROJECT, "step.own.retain(|name, _| fresh.owned.contains(name));", "{ let _ = &mut step; }"),
+        ],
+    ),
+    mutant(
+        "taken-back-without-a-mark",
+        "nobody learns that a contribution was taken back",
+        &[Switched(SHARED, "self.unsettles", "{ let _ = self.unsettles; false }")],
+    ),
+    mutant(
+        "settled-by-one-scan",
+        "what was contributed while an attribute was lowered is lost",
+        &[Switched(SETTLE, "kind(cell).and_then(|kind| contributed.to(of, kind))", "{ let _ = &contributed; None }")],
+    ),
+    mutant(
+        "left-over-kept",
+        "an attribute to which nobody contributes any more stays",
+        &[Switched(SETTLE, "contribution.map(Contribution::value)", "{ let _ = contribution; cell.value.clone() }")],
+    ),
+    mutant(
+        "step-lets-others-write",
+        "a row takes other writes between the steps of its re-projection",
+        &[Text(REPROJECT, "revision: 0,", r#"revision: if crate::mutant("step-lets-others-write") { stale.revision } else { 0 },"#)],
+    ),
+    mutant(
+        "first-event-between-steps",
+        "the first event is applied between the steps that build the row anew",
+        &[Switched(HOME, r#"conditions.push(expression.unchanged(UNFINISHED, ""))"#, "{}")],
+    ),
+    mutant(
+        "retraction-hides-a-sum",
+        "an attribute goes although an aggregate had to do with it",
+        &[Switched(HOME, "self.adds.insert(LEFT.to_owned(), Value::TextSet(left));", "{ let _ = &mut self.adds; drop(left); }")],
     ),
     mutant(
         "append-forgets-a-lost-answer",

@@ -37,14 +37,21 @@ enum Operand {
     IfNotExists(String, String),
 }
 
-/// A condition: a disjunction of conjunctions.
-type Condition = Vec<Vec<Test>>;
+#[derive(Debug, PartialEq)]
+enum Condition {
+    Any(Vec<Self>),
+    All(Vec<Self>),
+    Not(Box<Self>),
+    Test(Test),
+}
 
 #[derive(Debug, PartialEq)]
 enum Test {
     Exists(String, bool),
     Compare(String, &'static str, String),
     Between(String, String, String),
+    BeginsWith(String, String),
+    Contains(String, String),
 }
 
 thread_local! {
@@ -63,7 +70,7 @@ pub fn check(update: Option<&str>, condition: Option<&str>, names: &Names, value
     let update = update.map(|update| cached(&UPDATES, update, parse_update)).transpose()?;
     let condition = condition.map(|condition| cached(&CONDITIONS, condition, parse_condition)).transpose()?;
     let mut used = Vec::with_capacity(names.len() + values.len());
-    for test in condition.iter().flat_map(|any| any.iter().flatten()) {
+    for test in condition.iter().flat_map(|condition| condition.tests()) {
         for token in test.tokens() {
             if token.starts_with(':') {
                 value(token, values)?;
@@ -134,17 +141,7 @@ pub fn valid(value: &AttributeValue) -> Result<(), Invalid> {
 /// # Errors
 /// [`Invalid`].
 pub fn holds(condition: &str, item: Option<&Item>, names: &Names, values: &Values) -> Result<bool, Invalid> {
-    let parsed = cached(&CONDITIONS, condition, parse_condition)?;
-    for all in &*parsed {
-        let mut met = true;
-        for test in all {
-            met &= test.holds(item, names, values)?;
-        }
-        if met {
-            return Ok(true);
-        }
-    }
-    Ok(false)
+    cached(&CONDITIONS, condition, parse_condition)?.holds(item, names, values)
 }
 
 /// The item after the update. Operands are taken from the item as it was.
@@ -186,10 +183,9 @@ pub fn key_range<'a>(
     values: &'a Values,
 ) -> Result<KeyRange<'a>, Invalid> {
     let parsed = cached(&CONDITIONS, condition, parse_condition)?;
-    let [all] = &**parsed else { return Err(Invalid("Query key condition not supported")) };
     let text = |placeholder: &str| value(placeholder, values)?.as_s().map(String::as_str).map_err(|_| Invalid("key of another type"));
     let (mut key, mut bounds) = (None, None);
-    for test in all {
+    for test in parsed.conjunction().ok_or(Invalid("Query key condition not supported"))? {
         match test {
             Test::Compare(path, "=", placeholder) if name(path, names)? == partition => key = Some(text(placeholder)?),
             Test::Between(path, low, high) if Some(name(path, names)?) == sort => bounds = Some((text(low)?, text(high)?)),
@@ -225,7 +221,7 @@ fn cached<T, F: Fn(&[&str]) -> Result<T, Invalid>>(
     Ok(parsed)
 }
 
-const KEYWORDS: [&str; 6] = ["SET", "ADD", "REMOVE", "AND", "OR", "BETWEEN"];
+const KEYWORDS: [&str; 7] = ["SET", "ADD", "REMOVE", "AND", "OR", "NOT", "BETWEEN"];
 
 /// Words, comparators, and every other character by itself.
 fn tokens(text: &str) -> Vec<&str> {
@@ -282,29 +278,61 @@ fn parse_update(tokens: &[&str]) -> Result<Vec<Clause>, Invalid> {
 }
 
 fn parse_condition(tokens: &[&str]) -> Result<Condition, Invalid> {
-    let (mut any, mut rest) = (vec![Vec::new()], tokens);
-    loop {
-        let (test, after) = match rest {
-            ["attribute_exists", "(", path, ")", after @ ..] => (Test::Exists(owned(path), true), after),
-            ["attribute_not_exists", "(", path, ")", after @ ..] => (Test::Exists(owned(path), false), after),
-            [path, "BETWEEN", low, "AND", high, after @ ..] => (Test::Between(owned(path), owned(low), owned(high)), after),
-            [path, comparator, value, after @ ..] => {
-                let comparator = ["=", "<>", "<=", ">=", "<", ">"].into_iter().find(|known| known == comparator).ok_or(SYNTAX)?;
-                (Test::Compare(owned(path), comparator, owned(value)), after)
-            }
-            _ => return Err(SYNTAX),
-        };
-        any.last_mut().expect("there is one").push(test);
-        rest = match after {
-            [] => return Ok(any),
-            ["AND", after @ ..] => after,
-            ["OR", after @ ..] => {
-                any.push(Vec::new());
-                after
-            }
-            _ => return Err(SYNTAX),
-        };
+    match any_of(tokens)? {
+        (condition, []) => Ok(condition),
+        _ => Err(SYNTAX),
     }
+}
+
+/// What follows is the rest of the tokens.
+type Parsed<'a, 'b> = Result<(Condition, &'a [&'b str]), Invalid>;
+
+fn any_of<'a, 'b>(tokens: &'a [&'b str]) -> Parsed<'a, 'b> {
+    let (first, mut rest) = all_of(tokens)?;
+    let mut any = vec![first];
+    while let ["OR", after @ ..] = rest {
+        let (next, after) = all_of(after)?;
+        any.push(next);
+        rest = after;
+    }
+    Ok((if any.len() == 1 { any.remove(0) } else { Condition::Any(any) }, rest))
+}
+
+fn all_of<'a, 'b>(tokens: &'a [&'b str]) -> Parsed<'a, 'b> {
+    let (first, mut rest) = negated(tokens)?;
+    let mut all = vec![first];
+    while let ["AND", after @ ..] = rest {
+        let (next, after) = negated(after)?;
+        all.push(next);
+        rest = after;
+    }
+    Ok((if all.len() == 1 { all.remove(0) } else { Condition::All(all) }, rest))
+}
+
+fn negated<'a, 'b>(tokens: &'a [&'b str]) -> Parsed<'a, 'b> {
+    match tokens {
+        ["NOT", rest @ ..] => negated(rest).map(|(condition, rest)| (Condition::Not(Box::new(condition)), rest)),
+        ["(", rest @ ..] => match any_of(rest)? {
+            (condition, [")", rest @ ..]) => Ok((condition, rest)),
+            _ => Err(SYNTAX),
+        },
+        _ => test(tokens).map(|(test, rest)| (Condition::Test(test), rest)),
+    }
+}
+
+fn test<'a, 'b>(tokens: &'a [&'b str]) -> Result<(Test, &'a [&'b str]), Invalid> {
+    Ok(match tokens {
+        ["attribute_exists", "(", path, ")", rest @ ..] => (Test::Exists(owned(path), true), rest),
+        ["attribute_not_exists", "(", path, ")", rest @ ..] => (Test::Exists(owned(path), false), rest),
+        ["begins_with", "(", path, ",", value, ")", rest @ ..] => (Test::BeginsWith(owned(path), owned(value)), rest),
+        ["contains", "(", path, ",", value, ")", rest @ ..] => (Test::Contains(owned(path), owned(value)), rest),
+        [path, "BETWEEN", low, "AND", high, rest @ ..] => (Test::Between(owned(path), owned(low), owned(high)), rest),
+        [path, comparator, value, rest @ ..] => {
+            let comparator = ["=", "<>", "<=", ">=", "<", ">"].into_iter().find(|known| known == comparator).ok_or(SYNTAX)?;
+            (Test::Compare(owned(path), comparator, owned(value)), rest)
+        }
+        _ => return Err(SYNTAX),
+    })
 }
 
 fn owned(token: &str) -> String {
@@ -343,11 +371,40 @@ impl Clause {
     }
 }
 
+impl Condition {
+    fn tests(&self) -> Vec<&Test> {
+        match self {
+            Self::Any(parts) | Self::All(parts) => parts.iter().flat_map(Self::tests).collect(),
+            Self::Not(inner) => inner.tests(),
+            Self::Test(test) => vec![test],
+        }
+    }
+
+    /// The tests, if all of them must hold and nothing else.
+    fn conjunction(&self) -> Option<Vec<&Test>> {
+        match self {
+            Self::All(parts) => parts.iter().map(|part| if let Self::Test(test) = part { Some(test) } else { None }).collect(),
+            Self::Test(test) => Some(vec![test]),
+            Self::Any(_) | Self::Not(_) => None,
+        }
+    }
+
+    fn holds(&self, item: Option<&Item>, names: &Names, values: &Values) -> Result<bool, Invalid> {
+        let of = |part: &Self| part.holds(item, names, values);
+        match self {
+            Self::Any(parts) => parts.iter().try_fold(false, |met, part| Ok(of(part)? || met)),
+            Self::All(parts) => parts.iter().try_fold(true, |met, part| Ok(of(part)? && met)),
+            Self::Not(inner) => of(inner).map(|met| !met),
+            Self::Test(test) => test.holds(item, names, values),
+        }
+    }
+}
+
 impl Test {
     fn tokens(&self) -> impl Iterator<Item = &str> {
         let tokens = match self {
             Self::Exists(path, _) => [Some(path), None, None],
-            Self::Compare(path, _, value) => [Some(path), Some(value), None],
+            Self::Compare(path, _, value) | Self::BeginsWith(path, value) | Self::Contains(path, value) => [Some(path), Some(value), None],
             Self::Between(path, low, high) => [Some(path), Some(low), Some(high)],
         };
         tokens.into_iter().flatten().map(String::as_str)
@@ -374,6 +431,15 @@ impl Test {
                     }),
                 })
             }
+            Self::BeginsWith(path, placeholder) => {
+                let AttributeValue::S(begin) = value(placeholder, values)? else { return Err(TYPE) };
+                matches!(present(path)?, Some(AttributeValue::S(text)) if text.starts_with(begin))
+            }
+            Self::Contains(path, placeholder) => match (present(path)?, value(placeholder, values)?) {
+                (Some(AttributeValue::S(text)), AttributeValue::S(part)) => text.contains(part),
+                (Some(AttributeValue::Ss(members)), AttributeValue::S(member)) => members.contains(member),
+                _ => false,
+            },
             Self::Between(path, low, high) => {
                 let (low, high) = (value(low, values)?, value(high, values)?);
                 present(path)?.is_some_and(|present| {
@@ -395,7 +461,8 @@ pub fn equal(one: &AttributeValue, two: &AttributeValue) -> bool {
 }
 
 /// Only values of one type have an order.
-fn order(one: &AttributeValue, two: &AttributeValue) -> Option<Ordering> {
+#[must_use]
+pub fn order(one: &AttributeValue, two: &AttributeValue) -> Option<Ordering> {
     match (one, two) {
         (AttributeValue::S(one), AttributeValue::S(two)) => Some(one.as_bytes().cmp(two.as_bytes())),
         (AttributeValue::N(one), AttributeValue::N(two)) if whole(one).is_some() && whole(two).is_some() => {
@@ -413,8 +480,9 @@ fn whole(text: &str) -> Option<i64> {
     (normal && digits.len() <= 18 && digits.bytes().all(|byte| byte.is_ascii_digit())).then(|| text.parse().ok()).flatten()
 }
 
+const TYPE: Invalid = Invalid("An operand in the update expression has an incorrect data type");
+
 fn sum(present: Option<&AttributeValue>, added: &AttributeValue) -> Result<AttributeValue, Invalid> {
-    const TYPE: Invalid = Invalid("An operand in the update expression has an incorrect data type");
     match (present, added) {
         (None, AttributeValue::N(_) | AttributeValue::Ss(_)) => Ok(added.clone()),
         (Some(AttributeValue::N(present)), AttributeValue::N(added)) => {
@@ -482,6 +550,25 @@ mod tests {
         assert!(met("a = :2 AND b = :1 OR b = :2"));
         assert!(!met("a = :2 OR a = :1 AND b = :1"));
         for wrong in ["", "a", "a = :1 AND", "a = :1 b = :2", "AND a = :1"] {
+            assert!(holds(wrong, Some(&item), &Names::new(), &values).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn not_binds_closer_than_and_and_parentheses_closest() {
+        let item = map([("a", n("1")), ("s", set(&["x"])), ("t", AttributeValue::S("sum@1".to_owned()))]);
+        let values = map([
+            (":1", n("1")),
+            (":2", n("2")),
+            (":x", AttributeValue::S("x".to_owned())),
+            (":sum", AttributeValue::S("sum@".to_owned())),
+        ]);
+        let met = |condition: &str| holds(condition, Some(&item), &Names::new(), &values).unwrap();
+        assert!(met("NOT a = :2 AND a = :1") && met("NOT (a = :2 AND a = :1)") && !met("NOT (a = :1)"));
+        assert!(met("a = :1 AND (a = :2 OR a = :1)") && !met("a = :2 AND (a = :2 OR a = :1)"));
+        assert!(met("contains(s, :x)") && !met("contains(s, :sum)") && met("NOT contains(u, :x)") && met("contains(t, :sum)"));
+        assert!(met("begins_with(t, :sum)") && !met("begins_with(t, :x)") && !met("begins_with(u, :x)"));
+        for wrong in ["(a = :1", "a = :1)", "NOT", "()", "contains(a)"] {
             assert!(holds(wrong, Some(&item), &Names::new(), &values).is_err(), "{wrong}");
         }
     }

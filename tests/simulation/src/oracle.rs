@@ -1,9 +1,12 @@
 //! The invariants: after every write, at every acknowledgement, and at the end.
 
 use std::{
+    cmp::Ordering,
     collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
 };
+
+use aws_sdk_dynamodb::types::AttributeValue;
 
 use projection_vocabulary::{Attributes, DynProjection, RESERVED, Registry, RowKey, Rows, Value, Version};
 use projection_worker::internals::store::{
@@ -14,8 +17,7 @@ use serde_dynamo::Item as StreamItem;
 
 use crate::{
     database::{Database, Written},
-    expression::Item,
-    rules::SHARED_SUMS,
+    expression::{Item, equal, order},
     stream::StreamRecord,
 };
 
@@ -23,46 +25,41 @@ use crate::{
 pub const EVENTS: &str = "events";
 /// The parking table.
 pub const PARKED: &str = "parked";
+/// The projection that shares rows.
+pub const SHELVES: &str = "shelves";
 
-const CONTRIBUTED: &str = "contributed#";
-
-/// A number on a shared row: row and attribute.
+/// An attribute of a shared row: row and attribute.
 type Cell = (String, String);
+
+/// How attributes of shared rows are combined, as a home row names its contributions to them.
+const KINDS: [(&str, &str); 3] = [("sum", "contributed#"), ("max", "raised#"), ("set", "inserted#")];
 
 /// Knowledge that the database does not show.
 #[derive(Default)]
 pub struct Oracle {
+    /// The rows of [`SHELVES`], and what they have contributed: by attribute, kind and home row.
+    rows: BTreeMap<String, Item>,
+    contributions: BTreeMap<Cell, BTreeMap<(&'static str, String), AttributeValue>>,
     /// The excess of shared rows over the contributions of existing home rows: the contributions of lost home rows.
     lost: BTreeMap<Cell, i64>,
     /// Every excess since the last correction.
     measurable: BTreeMap<Cell, BTreeSet<i64>>,
+    /// Attributes to which lost home rows have contributed. They may be too high or left over until they are repaired.
+    pub tainted: BTreeSet<Cell>,
     /// Aggregates whose history was set back, or whose row was lost: their row may lag behind what was acknowledged.
     pub disturbed: BTreeSet<String>,
-    /// Whether any history was set back. Sums that only the removed events wrote remain as zeros, and monotone changes remain.
+    /// Whether any history was set back.
     pub restored: bool,
-    /// Whether an earlier revision has projected rows. Sums that only that revision wrote remain as zeros, and monotone changes remain.
+    /// Whether an earlier revision has projected rows.
     pub revised: bool,
 }
 
 impl Oracle {
-    /// Shared rows equal the sum of contributions after each write by anybody. `lost` says that the write deleted a row by mistake.
+    /// Shared rows are what is contributed to them after each write by anybody. `lost` says that the write deleted a row by mistake.
     ///
     /// # Errors
     /// A description of the violation.
     pub fn written(&mut self, written: &Written, lost: bool) -> Result<(), String> {
-        let (mut contributed, mut shared) = (BTreeMap::<Cell, i64>::new(), BTreeMap::<Cell, i64>::new());
-        for (_, key, before, after) in written.items.iter().filter(|(table, ..)| table == "shelves") {
-            for (item, sign) in [(before, -1), (after, 1)] {
-                for (name, value) in item.iter().flatten() {
-                    let number = || value.as_n().ok().and_then(|number| number.parse::<i64>().ok()).ok_or("a sum is not a whole number");
-                    if let Some((attribute, row)) = name.strip_prefix(CONTRIBUTED).and_then(|cell| cell.split_once('#')) {
-                        *contributed.entry((row.to_owned(), attribute.to_owned())).or_default() += sign * number()?;
-                    } else if SHARED_SUMS.contains(&name.as_str()) {
-                        *shared.entry((key.0.clone(), name.clone())).or_default() += sign * number()?;
-                    }
-                }
-            }
-        }
         for (_, key, _, after) in written.items.iter().filter(|(table, ..)| table == PARKED) {
             let reason = after.as_ref().and_then(|entry| entry.get("reason")?.as_s().ok());
             let lacking = |reason: &String| reason.contains("does not have this version") || reason.contains("ends before the row does");
@@ -70,20 +67,89 @@ impl Oracle {
                 return Err(format!("{} is parked for a hole that does not exist", key.0));
             }
         }
-        for cell in contributed.keys().chain(shared.keys()).cloned().collect::<BTreeSet<_>>() {
-            let difference = shared.get(&cell).unwrap_or(&0) - contributed.get(&cell).unwrap_or(&0);
-            // A repair removes the excess that it saw when it read the rows.
-            let repaired = corrects(written) && self.measurable.get(&cell).is_some_and(|lost| lost.contains(&-difference));
-            if lost || repaired {
-                let left = self.lost.entry(cell.clone()).or_default();
-                *left += difference;
-                let measurable = self.measurable.entry(cell).or_default();
-                if repaired {
-                    measurable.clear();
+        let mut touched = BTreeSet::new();
+        for (_, (row, _), before, after) in written.items.iter().filter(|(table, ..)| table == SHELVES) {
+            for (cell, kind, _) in before.iter().flat_map(contributions_of) {
+                self.contributions.entry(cell.clone()).or_default().remove(&(kind, row.clone()));
+                if lost {
+                    self.tainted.insert(cell.clone());
                 }
-                measurable.insert(*left);
-            } else if difference != 0 {
-                return Err(format!("{}/{} moved by {difference:+} more than its contributions", cell.0, cell.1));
+                touched.insert(cell);
+            }
+            for (cell, kind, value) in after.iter().flat_map(contributions_of) {
+                self.contributions.entry(cell.clone()).or_default().insert((kind, row.clone()), value);
+                touched.insert(cell);
+            }
+            if lost {
+                let left = before.iter().filter_map(|item| item.get("left")?.as_ss().ok()).flatten();
+                self.tainted.extend(left.filter_map(|cell| cell_of(cell)));
+            }
+            let attributes = before.iter().chain(after).flat_map(|item| item.keys()).filter_map(|name| name.strip_prefix("shared#"));
+            touched.extend(attributes.map(|attribute| (row.clone(), attribute.to_owned())));
+            match after {
+                Some(after) => _ = self.rows.insert(row.clone(), after.clone()),
+                None => _ = self.rows.remove(row),
+            }
+        }
+        touched.into_iter().try_for_each(|cell| self.check(&cell, corrects(written), lost))
+    }
+
+    fn check(&mut self, cell: &Cell, corrects: bool, lost: bool) -> Result<(), String> {
+        let item = self.rows.get(&cell.0);
+        let text = |name: String| item.and_then(|item| item.get(&name)?.as_s().ok());
+        let owned = item.and_then(|item| item.get("owned")?.as_ss().ok()).is_some_and(|owned| owned.contains(&cell.1));
+        let mark = text(format!("shared#{}", cell.1));
+        let kind = mark.and_then(|mark| KINDS.iter().map(|(kind, _)| *kind).find(|kind| mark.starts_with(kind)));
+        let contributed = self.contributions.get(cell).into_iter().flatten();
+        let of_kind = contributed.filter(|((of, _), _)| Some(*of) == kind).map(|(_, value)| value);
+        let held = item.and_then(|item| item.get(&cell.1));
+        let is_settled = text(format!("unsettled#{}", cell.1)).is_none();
+        let wrong =
+            |combined: &dyn std::fmt::Debug| Err(format!("{}/{} is {held:?} but {combined:?} is contributed to it", cell.0, cell.1));
+        match kind {
+            // It has changed hands, or gone.
+            None => {
+                self.lost.remove(cell);
+                self.tainted.remove(cell);
+                if mark.is_some() || (held.is_some() && !owned) {
+                    return Err(format!("{}/{} has no owner", cell.0, cell.1));
+                }
+            }
+            Some("sum") => {
+                let number = |value: &AttributeValue| value.as_n().ok().and_then(|number| number.parse::<i64>().ok());
+                let sum: i64 = of_kind.filter_map(number).sum();
+                let Some(held) = held.map_or(Some(0), number) else { return wrong(&sum) };
+                let (excess, before) = (held - sum, self.lost.get(cell).copied().unwrap_or_default());
+                // A repair removes the excess that it saw when it read the rows.
+                let repaired = corrects && self.measurable.get(cell).is_some_and(|lost| lost.contains(&(before - excess)));
+                if lost || repaired {
+                    self.lost.insert(cell.clone(), excess);
+                    let measurable = self.measurable.entry(cell.clone()).or_default();
+                    if repaired {
+                        measurable.clear();
+                    }
+                    measurable.insert(excess);
+                } else if excess != before {
+                    return wrong(&sum);
+                }
+            }
+            Some("max") => {
+                let highest = of_kind.reduce(|one, two| if order(one, two) == Some(Ordering::Less) { two } else { one });
+                let same = matches!((held, highest), (Some(held), Some(highest)) if equal(held, highest));
+                if same || !is_settled {
+                    self.tainted.remove(cell);
+                } else if !self.tainted.contains(cell) {
+                    return wrong(&highest);
+                }
+            }
+            Some(_) => {
+                let members: BTreeSet<_> = of_kind.filter_map(|members| members.as_ss().ok()).flatten().collect();
+                let held_members: BTreeSet<_> = held.and_then(|held| held.as_ss().ok()).into_iter().flatten().collect();
+                if (members == held_members && !members.is_empty()) || !is_settled {
+                    self.tainted.remove(cell);
+                } else if !self.tainted.contains(cell) {
+                    return wrong(&members);
+                }
             }
         }
         Ok(())
@@ -95,12 +161,20 @@ impl Oracle {
         self.lost.iter().filter(|(_, lost)| **lost != 0).map(|(cell, lost)| (cell.clone(), lost.to_string())).collect()
     }
 
-    /// Records that sums were repaired.
+    /// Records that shared rows were repaired.
     ///
     /// # Errors
-    /// If an excess remains.
-    pub fn corrected(&self) -> Result<(), String> {
+    /// If something is still too high.
+    pub fn corrected(&mut self) -> Result<(), String> {
+        // Sums are right again; those that were left over are gone.
+        self.tainted.retain(|cell| {
+            let mark = self.rows.get(&cell.0).and_then(|row| row.get(&format!("shared#{}", cell.1))?.as_s().ok());
+            mark.is_some_and(|mark| !mark.starts_with("sum"))
+        });
         let lost = self.lost();
+        if !self.tainted.is_empty() {
+            return Err(format!("after a repair, shared rows may still be too high at {:?}", self.tainted));
+        }
         if lost.is_empty() { Ok(()) } else { Err(format!("after a repair, shared rows still hold {lost:?} too much")) }
     }
 
@@ -146,16 +220,11 @@ impl Oracle {
             let (mut expected, stops) = expected(database, *rule);
             let mut actual = actual(database, *rule);
             for ((row, attribute), lost) in self.lost.iter().filter(|(_, lost)| **lost != 0) {
-                if rule.name() == "shelves" {
+                if rule.name() == SHELVES {
                     let cell = expected.entry(row.as_str().into()).or_default().entry(attribute.clone());
                     let Value::Number(sum) = cell.or_insert_with(|| 0.into()) else { unreachable!("sums are numbers") };
                     *sum += &lost.to_string().parse().expect("a whole number");
                 }
-            }
-            if self.revised || self.restored {
-                drop_zeros(&mut expected);
-                drop_zeros(&mut actual);
-                raised_at_least(&mut expected, &mut actual, &mut wrong);
             }
             for aggregate in stops.keys() {
                 let row = expected.entry(aggregate.as_str().into()).or_default();
@@ -218,7 +287,7 @@ fn actual(database: &Database, rule: &dyn DynProjection) -> BTreeMap<RowKey, Att
         let mut row = attributes(item.clone()).expect("what rules write");
         row.remove(rule.key());
         let parked = row.contains_key("parkedAt");
-        row.retain(|name, _| name == "version" || !(RESERVED.contains(&name.as_str()) || name.starts_with(CONTRIBUTED)));
+        row.retain(|name, _| name == "version" || !(RESERVED.contains(&name.as_str()) || name.contains('#')));
         if parked {
             row.insert("parked".into(), true.into());
         }
@@ -233,31 +302,16 @@ fn corrects(written: &Written) -> bool {
     written.items.iter().any(|(.., before, after)| mark(after).is_some() && mark(before) != mark(after))
 }
 
-fn drop_zeros(rows: &mut BTreeMap<RowKey, Attributes>) {
-    for row in rows.values_mut() {
-        row.retain(|name, value| {
-            !(SHARED_SUMS.contains(&name.as_str()) && value.as_number().is_some_and(projection_vocabulary::Decimal::is_zero))
-        });
-    }
+/// What a home row has contributed: to which attribute, how, and what.
+fn contributions_of(item: &Item) -> impl Iterator<Item = (Cell, &'static str, AttributeValue)> {
+    item.iter().filter_map(|(name, value)| {
+        let (kind, cell) = KINDS.iter().find_map(|(kind, prefix)| Some((*kind, name.strip_prefix(prefix)?)))?;
+        Some((cell_of(cell)?, kind, value.clone()))
+    })
 }
 
-/// Monotone changes of removed events remain, so values may be higher than the fold's, and must not be lower.
-fn raised_at_least(expected: &mut BTreeMap<RowKey, Attributes>, actual: &mut BTreeMap<RowKey, Attributes>, wrong: &mut String) {
-    for (key, row) in expected.iter_mut() {
-        for name in ["lastAt", "givers"] {
-            let Some(wanted) = row.remove(name) else { continue };
-            let enough = actual.get(key).and_then(|row| row.get(name)).is_some_and(|found| match (found, &wanted) {
-                (Value::TextSet(found), Value::TextSet(wanted)) => wanted.is_subset(found),
-                (found, wanted) => found >= wanted,
-            });
-            if !enough {
-                let _ = write!(wrong, "\n  {key}: {name} is lower than {wanted}");
-            }
-        }
-    }
-    for row in actual.values_mut() {
-        row.retain(|name, _| !["lastAt", "givers"].contains(&name.as_str()));
-    }
+fn cell_of(text: &str) -> Option<Cell> {
+    text.split_once('#').map(|(attribute, row)| (row.to_owned(), attribute.to_owned()))
 }
 
 fn row_text(row: Option<&Attributes>) -> String {

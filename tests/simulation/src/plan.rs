@@ -34,6 +34,8 @@ pub struct Plan {
     pub page_items_max: usize,
     /// Whether a parallel scan finds an aggregate in several segments.
     pub segments_split: bool,
+    /// Whether events write to more shared rows than a transaction holds. Such a run takes long.
+    pub spreads: bool,
     /// How many events an invocation may read to re-project.
     pub reprojected_events_max: u64,
     /// How long an invocation may work.
@@ -72,6 +74,7 @@ impl Plan {
             appends: 1 + choices.below(6),
             page_items_max: if short_pages { 1 + choices.below(3) } else { usize::MAX },
             segments_split: choices.per_mille(300),
+            spreads: choices.per_mille(20),
             reprojected_events_max: [20_000, 20_000, 3][choices.below(3)],
             working_time: if on(Fault::OutOfTime) {
                 Duration::from_millis(50 + 100 * choices.below(5) as u64)

@@ -12,9 +12,6 @@ pub const FIXED: u8 = 1;
 /// Every event is refused.
 pub const BROKEN: u8 = 2;
 
-/// Attributes that are added to on shared rows.
-pub const SHARED_SUMS: [&str; 2] = ["count", "weight"];
-
 /// Deployments of the worker, by their rules.
 pub static DEPLOYMENTS: [&[&dyn DynProjection]; 4] = [
     &[&Ledger::<FAULTY>, &Shelves::<1>, &Peak],
@@ -61,7 +58,7 @@ impl<const MODE: u8> Projection for Ledger<MODE> {
     }
 }
 
-/// Sums up on shared rows, some of which are home rows as well; moves and retracts contributions.
+/// Writes to shared rows, some of which are home rows as well, in every way there is; moves and retracts contributions.
 pub struct Shelves<const REVISION: u32>;
 
 /// The events that concern [`Shelves`].
@@ -69,9 +66,21 @@ pub struct Shelves<const REVISION: u32>;
 #[allow(missing_docs, reason = "the names say everything")]
 pub enum ShelvesEvent {
     Opened {},
-    Put { shelf: String, count: Decimal },
-    Moved { from: String, to: String },
+    Stamped {},
+    Put {
+        shelf: String,
+        count: Decimal,
+    },
+    Moved {
+        from: String,
+        to: String,
+    },
     Cleared {},
+    /// Writes to this many shared rows.
+    Spread {
+        rows: u32,
+        count: Decimal,
+    },
 }
 
 impl<const REVISION: u32> Projection for Shelves<REVISION> {
@@ -81,18 +90,34 @@ impl<const REVISION: u32> Projection for Shelves<REVISION> {
     const REVISION: u32 = REVISION;
 
     fn project(&self, event: &Recorded<'_, ShelvesEvent>) -> Result<Change, Refusal> {
-        // The next revision has a new counter, a renamed attribute and another key for one of the shared rows.
-        let (renamed, twice) = if REVISION == 1 { ("put", false) } else { ("placed", true) };
-        let key = |shelf: &str| RowKey::from(if REVISION == 2 && shelf == "north" { "top" } else { shelf });
+        // The next revision has another key for one of the shared rows, and every attribute changes its meaning in some way.
+        let next = REVISION == 2;
+        let key = |shelf: &str| RowKey::from(if next && shelf == "north" { "top" } else { shelf });
+        let renamed = if next { "placed" } else { "put" };
+        let giver = event.aggregate.as_str();
         Ok(match &event.event {
-            ShelvesEvent::Opened {} => own().set("openedAt", event.timestamp).into(),
-            ShelvesEvent::Put { shelf, count } => {
-                let adds = shared(key(shelf)).add("count", count);
-                let adds = if twice { adds.add("weight", count).add("weight", count) } else { adds };
-                own().add(renamed, count).and(adds.max("lastAt", event.timestamp).insert("givers", event.aggregate.as_str()))
+            ShelvesEvent::Opened {} if next => own().set("openedAt", event.timestamp).set("fromShared", 10).into(),
+            ShelvesEvent::Opened {} => own().set("openedAt", event.timestamp).set("toShared", 10).into(),
+            // Added to before and after it changes hands.
+            ShelvesEvent::Stamped {} if next => own().add("stamps", 1).add("fromShared", 1).into(),
+            ShelvesEvent::Stamped {} => own().add("stamps", 1).add("toShared", 1).into(),
+            ShelvesEvent::Put { shelf: on, count } => {
+                let put = shared(key(on)).add("count", count).max("lastAt", event.timestamp);
+                let put = if next {
+                    let put = put.add("weight", count).add("weight", count).add("kind", 1).add("toShared", count);
+                    // Fewer members, and a lower maximum.
+                    if *count > 2.into() { put } else { put.insert("givers", giver).max("largest", count) }
+                } else {
+                    put.add("ended", 1).max("kind", count).add("fromShared", count).insert("givers", giver).max("largest", count)
+                };
+                own().add(renamed, count).and(put)
             }
             ShelvesEvent::Moved { from, to } => own().add("moves", 1).and(transfer(key(from), key(to))),
             ShelvesEvent::Cleared {} => own().remove(renamed).and(retract()),
+            ShelvesEvent::Spread { rows, count } => (0..*rows).fold(own().add("spreads", 1).into(), |all, row| {
+                let slot = shared(format!("slot-{row}")).add("count", count);
+                all.and(if next { slot.max("largest", count) } else { slot })
+            }),
         })
     }
 }

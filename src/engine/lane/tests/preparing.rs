@@ -8,7 +8,7 @@ fn records_in_any_order_become_one_write() {
     let mut lane = lane(&[2, 0, 3, 1].map(|at: usize| events[at].clone()));
     let write = next_write(&mut lane);
     assert_eq!((write.home.after.version, write.home.to.version), (Version::NONE, Version(4)));
-    assert_eq!((points(&write), &*write.home.event_id), (15.into(), "ann-4"));
+    assert_eq!((points(&write), write.home.event_id()), (15.into(), Some("ann-4")));
 }
 
 #[test]

@@ -47,14 +47,31 @@ fn a_refused_replacement_is_dropped_and_the_row_decides() {
 }
 
 #[test]
-fn a_replacement_whose_answer_was_lost_counts_if_the_row_is_where_it_leads() {
-    for (version, expected) in [(4, vec![Duplicate, Applied, Applied]), (5, vec![Duplicate; 3])] {
+fn a_replacement_whose_answer_was_lost_counts_if_the_row_is_what_it_made() {
+    for (is_ours, expected) in [(true, vec![Duplicate, Applied, Applied]), (false, vec![Duplicate; 3])] {
         let mut lane = replacing(4);
         let write = next_write(&mut lane);
-        assert_eq!(lane.refused(Some(row_at(version)), Some(&write)), AfterRefusal::Continue);
+        let row = HomeRow { rewritten: write.home.rewritten().filter(|_| is_ours).unwrap_or("by another").into(), ..row_at(4) };
+        assert_eq!(lane.refused(Some(row), Some(&write)), AfterRefusal::Continue);
         assert_eq!((outcomes(&lane), state(&mut lane)), (expected, State::Finished));
-        assert_eq!(lane.tally.reprojected, u64::from(version == 4));
+        assert_eq!(lane.tally.reprojected, u64::from(is_ours));
     }
+}
+
+/// A lost answer to one of several steps.
+#[test]
+fn a_step_whose_answer_was_lost_is_followed_by_the_next() {
+    let events = history([spread(0, 250)]);
+    let mut lane = lane(&events);
+    let mut folded = HistoryFold::new(&Cards, "ann".into());
+    folded.push(stored(&events).remove(0));
+    lane.in_steps(&HomeRow::default(), &folded, Version(1));
+    let write = next_write(&mut lane);
+    let unfinished = HomeRow { rewritten: write.home.rewritten().expect("a step").into(), unfinished: Some(2), ..HomeRow::default() };
+    assert_eq!(lane.refused(Some(unfinished.clone()), Some(&write)), AfterRefusal::Continue);
+    assert_ne!(next_write(&mut lane).shares, write.shares, "it is the next step");
+    let another = HomeRow { rewritten: "by another".into(), ..unfinished };
+    assert_eq!(lane.refused(Some(another.clone()), None), reproject(another), "whoever finds an unfinished row continues it");
 }
 
 #[test]

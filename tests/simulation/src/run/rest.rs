@@ -9,6 +9,7 @@ use projection_worker::internals::{
         catch_up::catch_up,
         rebuild::Task,
         redrive::redrive,
+        settle::settle,
         verify::{Options, RowFinding, SharedFinding, verify},
     },
     retry::Deadline,
@@ -21,6 +22,7 @@ use super::{
 };
 use crate::{
     network::lock,
+    oracle::SHELVES as SHARED,
     plan::{GIVERS, SHELVES},
     rules::DEPLOYMENTS,
 };
@@ -81,7 +83,7 @@ impl Run {
         self.list_and_redrive().await?;
         let by_tables = self.choices.per_mille(300);
         self.fix_rows(by_tables, |run, aggregate, rule| {
-            run.left_behind || (run.oracle.revised && rule == "shelves") || run.oracle.disturbed.contains(aggregate)
+            run.left_behind || (run.oracle.revised && rule == SHARED) || run.oracle.disturbed.contains(aggregate)
         })
         .await?;
         if self.oracle.restored {
@@ -89,6 +91,7 @@ impl Run {
             self.list_and_redrive().await?;
             self.fix_rows(by_tables, |run, aggregate, _| run.oracle.disturbed.contains(aggregate)).await?;
         }
+        self.settle().await?;
         if self.choices.per_mille(300) {
             self.verify_all().await?;
         }
@@ -147,11 +150,27 @@ impl Run {
             if repair {
                 self.verify(*rule, true).await?;
             }
-            if !self.oracle.disturbed.is_empty() && rule.name() == "shelves" {
+            if !self.oracle.disturbed.is_empty() && rule.name() == SHARED {
                 self.oracle.corrected()?;
             }
         }
         Ok(())
+    }
+
+    /// Brings shared rows down to what is contributed to them. Only a repair finds what a lost row had contributed.
+    async fn settle(&mut self) -> Result {
+        let rule = *DEPLOYMENTS[self.deployed].iter().find(|rule| rule.name() == SHARED).expect("it is in every deployment");
+        if !self.oracle.tainted.is_empty() {
+            self.verify(rule, true).await?;
+            return self.oracle.corrected();
+        }
+        self.operator("settles shared rows", move |worker| async move {
+            match settle(worker.store(), rule, Deadline::NONE).await {
+                Ok(_) => Ended::Quiet,
+                Err(failed) => Ended::Failed(failed.to_string()),
+            }
+        });
+        self.finish_all().await
     }
 
     async fn verify(&mut self, rule: &'static dyn DynProjection, repair: bool) -> Result {
@@ -179,7 +198,7 @@ impl Run {
                 other => Err(format!("at rest, {attribute} of {row} is {other:?}")),
             });
             let sums = sums.collect::<Result<BTreeMap<_, _>>>()?;
-            let lost = if rule.name() == "shelves" { self.oracle.lost() } else { BTreeMap::new() };
+            let lost = if rule.name() == SHARED { self.oracle.lost() } else { BTreeMap::new() };
             if sums != lost {
                 return Err(format!("at rest, verification finds {sums:?} but must find {lost:?}"));
             }

@@ -54,11 +54,15 @@ impl Run {
         let number = |amount: i64| Value::Number(amount.to_string().parse().expect("a whole number"));
         let amount_of = |amount| Value::Map(BTreeMap::from([("amount".to_owned(), number(amount))]));
         let named = |which: usize| Value::from(SHELVES[which]);
-        if first || SHELVES.contains(&aggregate) {
-            return if first { ("Opened", amount_of(amount)) } else { ("Added", amount_of(amount)) };
+        if first {
+            return ("Opened", amount_of(amount));
+        }
+        if SHELVES.contains(&aggregate) {
+            return if self.choices.per_mille(500) { ("Stamped", data! {}) } else { ("Added", amount_of(amount)) };
         }
         let flawed = usize::from(self.plan.has(Fault::Poison));
-        match self.choices.weighted(&[(4, 0), (6, 1), (2, 2), (1, 3), (2, 4), (flawed, 5)]) {
+        let spread = if self.plan.spreads { 3 } else { 0 };
+        match self.choices.weighted(&[(4, 0), (6, 1), (2, 2), (1, 3), (2, 4), (flawed, 5), (1, 6), (spread, 7)]) {
             0 => ("Added", amount_of(amount)),
             1 => {
                 let which = self.choices.below(2);
@@ -70,6 +74,11 @@ impl Run {
             }
             3 => ("Cleared", data! {}),
             4 => ("Noted", data! {}),
+            6 => ("Stamped", data! {}),
+            7 => {
+                let rows = [3, 99, 100, 101, 250][self.choices.below(5)];
+                ("Spread", Value::Map(BTreeMap::from([("rows".to_owned(), number(rows)), ("count".to_owned(), number(amount))])))
+            }
             _ => ("Flawed", data! {}),
         }
     }
@@ -117,7 +126,7 @@ impl Run {
     /// Somebody else writes an event that cannot be read.
     pub(super) fn malform(&mut self) -> Result {
         let aggregate = GIVERS[self.choices.below(self.plan.givers)];
-        let (_, data) = self.fact(SHELVES[0], false);
+        let (_, data) = self.fact(aggregate, true);
         self.facts += 1;
         let version = self.version_of(aggregate) + 1;
         let event = RecordedEvent {

@@ -1,0 +1,92 @@
+//! What all aggregates together contribute to attributes of shared rows, by a scan of the read model.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use projection_vocabulary::{Cell, Contribution, Decimal, DynProjection, HomeRow, Kind};
+
+use crate::{
+    operations::error::OperationError,
+    retry::Deadline,
+    store::{
+        Store,
+        home::{Row, SharedCell},
+        segment::Segment,
+    },
+};
+
+/// What is contributed to attributes, in each of the ways of combining it: while a rule changes, there may be two.
+#[derive(Debug, Default)]
+pub struct Contributed(BTreeMap<Cell, BTreeMap<Kind, Contribution>>);
+
+impl Contributed {
+    /// Adds what a home row contributes. What it only makes visible is a sum of zero.
+    pub fn add(&mut self, home: &HomeRow, of_interest: impl Fn(&Cell) -> bool) {
+        for (cell, contribution) in home.contributions.iter().filter(|(cell, _)| of_interest(cell)) {
+            self.combine(cell, contribution);
+        }
+        for cell in home.left.iter().filter(|cell| of_interest(cell)) {
+            self.combine(cell, &Contribution::Sum(Decimal::zero()));
+        }
+    }
+
+    fn combine(&mut self, cell: &Cell, contribution: &Contribution) {
+        let kinds = self.0.entry(cell.clone()).or_default();
+        match kinds.get_mut(&contribution.kind()) {
+            Some(combined) => combined.combine(contribution).unwrap_or_else(|_| unreachable!("they are of one kind")),
+            None => _ = kinds.insert(contribution.kind(), contribution.clone()),
+        }
+    }
+
+    /// What is contributed to an attribute in the way in which it is combined.
+    #[must_use]
+    pub fn to(&self, cell: &Cell, kind: Kind) -> Option<&Contribution> {
+        self.0.get(cell)?.get(&kind)
+    }
+
+    /// The attributes to which something is contributed, and how.
+    pub fn cells(&self) -> impl Iterator<Item = (&Cell, &Contribution)> {
+        self.0.iter().flat_map(|(cell, kinds)| kinds.values().map(move |contribution| (cell, contribution)))
+    }
+}
+
+/// What all aggregates contribute to these attributes, by a scan of the read model.
+///
+/// # Errors
+/// [`OperationError`].
+pub async fn contributed_to(
+    store: &Store,
+    rule: &dyn DynProjection,
+    cells: &BTreeSet<&Cell>,
+    deadline: Deadline,
+) -> Result<Contributed, OperationError> {
+    let mut contributed = Contributed::default();
+    each_row(store, rule, deadline, |row| contributed.add(&row.home, |cell| cells.contains(cell))).await?;
+    Ok(contributed)
+}
+
+/// Every attribute of a shared row whose contributions were lowered or taken back since it was settled.
+///
+/// # Errors
+/// [`OperationError`].
+pub async fn unsettled(store: &Store, rule: &dyn DynProjection, deadline: Deadline) -> Result<BTreeMap<Cell, SharedCell>, OperationError> {
+    let mut unsettled = BTreeMap::new();
+    each_row(store, rule, deadline, |Row { key, shared, .. }| {
+        let marked = shared.into_iter().filter(|(_, cell)| !cell.unsettled.is_empty());
+        unsettled.extend(marked.map(|(attribute, cell)| ((key.clone(), attribute), cell)));
+    })
+    .await?;
+    Ok(unsettled)
+}
+
+async fn each_row(store: &Store, rule: &dyn DynProjection, deadline: Deadline, mut take: impl FnMut(Row)) -> Result<(), OperationError> {
+    let mut next = None;
+    loop {
+        deadline.check()?;
+        let (rows, after) = store.scan_rows(rule, Segment::ALL, next, deadline).await?;
+        rows.into_iter().for_each(&mut take);
+        next = after;
+        if next.is_none() {
+            return Ok(());
+        }
+    }
+}

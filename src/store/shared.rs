@@ -1,0 +1,119 @@
+//! What a transaction writes to shared rows.
+//!
+//! Many aggregates, and two revisions of a rule, write to a shared row, so each write is conditional on what the attribute is: not the
+//! property of the row's own aggregate, and combined as this write combines it. A maximum is conditional on its value as well: it is
+//! either raised, or known to be at least as high.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use aws_sdk_dynamodb::types::AttributeValue;
+use projection_vocabulary::{Decimal, Mark, RowKey, Value};
+
+use super::{
+    expression::Expression,
+    fresh_id,
+    home::{kind_text, mark_text, shared_name, unsettled_name},
+};
+use crate::store::item::from_value;
+
+/// A write to one shared row.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SharedWrite {
+    /// The row.
+    pub row: RowKey,
+    /// What is written to its attributes.
+    pub cells: BTreeMap<String, CellWrite>,
+}
+
+/// A write to one attribute of a shared row.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CellWrite {
+    /// How it is combined, and the revision that writes it.
+    pub mark: Mark,
+    /// What is done.
+    pub op: CellOp,
+    /// Whether the attribute shows something of the writer afterwards. If not, there must be something to take back.
+    pub contributes: bool,
+    /// Whether a contribution was lowered or taken back that may have been the highest or the last one.
+    pub unsettles: bool,
+    /// What an older revision left in the attribute, combined in another way: it is replaced.
+    pub instead_of: Option<Mark>,
+}
+
+/// What is done to an attribute of a shared row.
+#[derive(Clone, Debug, PartialEq)]
+pub enum CellOp {
+    /// Nothing.
+    Keep,
+    /// Adds an amount.
+    Add(Decimal),
+    /// Sets a value that the present one does not exceed.
+    Raise(Value),
+    /// Nothing, for the present value is this one or a higher one.
+    AtLeast(Value),
+    /// Inserts members.
+    Insert(BTreeSet<Arc<str>>),
+}
+
+impl SharedWrite {
+    pub(super) fn expression(&self) -> (Expression, String) {
+        let mut expression = Expression::default();
+        let mut conditions = Vec::new();
+        for (attribute, cell) in &self.cells {
+            cell.express(attribute, &mut expression, &mut conditions);
+        }
+        (expression, conditions.join(" AND "))
+    }
+}
+
+impl CellWrite {
+    fn express(&self, attribute: &str, expression: &mut Expression, conditions: &mut Vec<String>) {
+        let (owned, name) = (expression.name("owned"), expression.value(AttributeValue::S(attribute.to_owned())));
+        conditions.push(format!("NOT contains({owned}, {name})"));
+        if let Some(mark) = self.instead_of {
+            conditions.push(expression.unchanged(&shared_name(attribute), &mark_text(mark)));
+            expression.remove(&unsettled_name(attribute));
+            match &self.op {
+                CellOp::Add(amount) => expression.set(attribute, AttributeValue::N(amount.to_string())),
+                CellOp::Raise(value) | CellOp::AtLeast(value) => expression.set(attribute, from_value(value)),
+                CellOp::Insert(members) => expression.set(attribute, string_set(members)),
+                CellOp::Keep => {}
+            }
+            expression.set(&shared_name(attribute), AttributeValue::S(mark_text(self.mark)));
+            return;
+        }
+        let mark = expression.name(&shared_name(attribute));
+        let kind = expression.value(AttributeValue::S(kind_text(self.mark.kind).to_owned()));
+        let same_kind = format!("begins_with({mark}, {kind})");
+        if self.contributes {
+            conditions.push(format!("(attribute_not_exists({mark}) OR {same_kind})"));
+            expression.set(&shared_name(attribute), AttributeValue::S(mark_text(self.mark)));
+        } else {
+            conditions.push(same_kind);
+        }
+        match &self.op {
+            CellOp::Keep => {}
+            CellOp::AtLeast(value) => {
+                let (name, value) = (expression.name(attribute), expression.value(from_value(value)));
+                conditions.push(format!("{name} >= {value}"));
+            }
+            CellOp::Add(amount) => expression.add(attribute, AttributeValue::N(amount.to_string())),
+            CellOp::Insert(members) => expression.add(attribute, string_set(members)),
+            CellOp::Raise(value) => {
+                let (name, new) = (expression.name(attribute), expression.value(from_value(value)));
+                conditions.push(format!("(attribute_not_exists({name}) OR {name} <= {new})"));
+                expression.set(attribute, from_value(value));
+            }
+        }
+        if self.unsettles {
+            expression.set(&unsettled_name(attribute), AttributeValue::S(fresh_id()));
+        }
+    }
+}
+
+fn string_set(members: &BTreeSet<Arc<str>>) -> AttributeValue {
+    AttributeValue::Ss(members.iter().map(ToString::to_string).collect())
+}

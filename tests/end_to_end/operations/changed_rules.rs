@@ -1,0 +1,405 @@
+//! Whatever two revisions of a rule have in common, a rebuild in place ends with the rows of the second, and a repair never ends with
+//! others.
+
+use std::sync::{Arc, Mutex};
+
+use aws_sdk_dynamodb::types::AttributeValue;
+use projection_vocabulary::{
+    Change, Decimal, DynProjection, Projection, Recorded, RecordedEvent, Refusal, Registry, Value, Version, data, own, retract, shared,
+};
+use projection_worker::{
+    Worker,
+    internals::{
+        operations::{
+            rebuild::Task,
+            settle::settle,
+            verify::{Options, RowFinding, Verified, verify},
+        },
+        retry::Deadline,
+        store::Store,
+    },
+};
+use serde::Deserialize;
+
+use super::rebuild::rebuild;
+use crate::support::world::{Fault, World, fold, names, recorded, records};
+
+type Rules = &'static [&'static dyn DynProjection];
+
+/// Defines a projection in one or more revisions: the arguments of the closure are the event and the revision.
+macro_rules! revisions {
+    ($projection:literal, $event:ident, |$of:ident, $aggregate:ident, $revision:ident| $change:expr, $($name:ident = $number:literal as $list:ident),+) => {
+        $(
+            struct $name;
+
+            impl Projection for $name {
+                type Event = $event;
+                const NAME: &str = $projection;
+                const KEY: &str = "id";
+                const REVISION: u32 = $number;
+
+                fn project(&self, event: &Recorded<'_, $event>) -> Result<Change, Refusal> {
+                    let ($of, $aggregate, $revision) = (&event.event, event.aggregate.as_str(), $number);
+                    let _ = ($aggregate, $revision);
+                    Ok($change)
+                }
+            }
+
+            const $list: Rules = &[&$name];
+        )+
+    };
+}
+
+fn fields<const N: usize>(fields: [(&str, Value); N]) -> Value {
+    Value::Map(fields.map(|(name, value)| (name.to_owned(), value)).into())
+}
+
+async fn check(worker: &Worker, repair: bool) -> Verified {
+    let options = Options { segments: 2, sample: None, repair };
+    verify(worker, worker.registry().projections()[0], options, Deadline::NONE).await.expect("nothing fails")
+}
+
+/// What `rebuild-projection` does.
+async fn rebuild_and_settle(worker: &Worker) {
+    rebuild(worker, Task::Rebuild, 2).await;
+    settle(worker.store(), worker.registry().projections()[0], Deadline::NONE).await.expect("nothing fails");
+}
+
+async fn world_of(rules: Rules, events: &[RecordedEvent]) -> World {
+    let world = World::with(Registry::new(rules)).await;
+    world.append_all(events).await;
+    for batch in events.chunks(50) {
+        world.process(batch).await;
+    }
+    world
+}
+
+/// Projects the events by one revision, rebuilds the rows by another, and verifies that they are the fold. Then the same by
+/// `verify --repair` in place of the rebuild, and by the stream in place of both, as far as it brings events.
+async fn every_way_from(from: Rules, to: Rules, events: &[RecordedEvent]) {
+    for by_repair in [false, true] {
+        let world = world_of(from, events).await;
+        assert_eq!(world.rows().await, fold(Registry::new(from), events));
+        let next = world.worker_of(to);
+        if by_repair {
+            check(&next, true).await;
+        } else {
+            rebuild_and_settle(&next).await;
+        }
+        assert_eq!(world.parked().await, [], "by repair: {by_repair}");
+        assert_eq!(world.rows().await, fold(Registry::new(to), events), "by repair: {by_repair}");
+        let verified = check(&next, false).await;
+        assert!(verified.home.is_empty() && verified.shared.is_empty(), "by repair: {by_repair}: {verified:?}");
+    }
+    // Half of the events by the first revision, the other half by the second.
+    let world = World::with(Registry::new(from)).await;
+    world.append_all(events).await;
+    let (first, second) = events.split_at(events.len() / 2);
+    world.process(first).await;
+    let next = world.worker_of(to);
+    next.process(&records(second), Deadline::NONE).await;
+    rebuild_and_settle(&next).await;
+    assert_eq!((world.parked().await, world.rows().await), (vec![], fold(Registry::new(to), events)), "live");
+}
+
+#[derive(Deserialize)]
+enum Giving {
+    Born { at: Decimal },
+    Gave { to: String, n: Decimal },
+}
+
+revisions!(
+    "giving",
+    Giving,
+    |event, _aggregate, revision| match event {
+        // The second revision shares the attribute, the third owns it again.
+        Giving::Born { at } if revision == 2 => own().set("born", at).into(),
+        Giving::Born { at } => own().set("total", at).into(),
+        Giving::Gave { to, n } if revision == 2 => own().add("gave", n).and(shared(to).add("total", n)),
+        Giving::Gave { n, .. } => own().add("gave", n).into(),
+    },
+    OwnedFirst = 1 as OWNED_FIRST,
+    SharedThen = 2 as SHARED_THEN,
+    OwnedAgain = 3 as OWNED_AGAIN
+);
+
+#[tokio::test]
+async fn an_attribute_changes_hands_between_a_row_and_those_that_share_it() {
+    let events = recorded([
+        ("a", "Born", data! { at: 100 }),
+        ("b", "Born", data! { at: 200 }),
+        ("a", "Gave", data! { to: "b", n: 5 }),
+        ("b", "Gave", data! { to: "a", n: 7 }),
+        ("a", "Gave", data! { to: "c", n: 1 }),
+    ]);
+    every_way_from(OWNED_FIRST, SHARED_THEN, &events).await;
+    every_way_from(SHARED_THEN, OWNED_AGAIN, &events).await;
+}
+
+#[derive(Deserialize)]
+enum Bidding {
+    Bid { item: String, amount: Decimal, test: bool },
+}
+
+revisions!(
+    "bids",
+    Bidding,
+    |event, bidder, revision| {
+        let Bidding::Bid { item, amount, test } = event;
+        match revision {
+            1 => own().add("bids", 1).and(shared(item).add("bids", 1).add("tests", 0).max("highest", amount).insert("bidders", bidder)),
+            2 if *test => own().add("tests", 1).into(),
+            2 => own().add("bids", 1).and(shared(item).add("bids", 1).max("highest", amount).insert("bidders", bidder)),
+            // Each attribute is combined in another way than before.
+            _ => shared(item).max("bids", 1).insert("highest", bidder).add("bidders", 1).into(),
+        }
+    },
+    Bids1 = 1 as BIDS_1,
+    Bids2 = 2 as BIDS_2,
+    Bids3 = 3 as BIDS_3
+);
+
+#[tokio::test]
+async fn maxima_and_sets_come_down_and_what_no_event_writes_goes() {
+    let bid = |who, item: &str, amount: u64, test: bool| {
+        (who, "Bid", fields([("item", item.into()), ("amount", amount.into()), ("test", test.into())]))
+    };
+    let events = recorded([
+        bid("ann", "vase", 10, false),
+        bid("bot", "vase", 999_999, true),
+        bid("ben", "vase", 7, false),
+        bid("bot", "cup", 3, true),
+    ]);
+    every_way_from(BIDS_1, BIDS_2, &events).await;
+    every_way_from(BIDS_2, BIDS_3, &events).await;
+    every_way_from(BIDS_1, BIDS_3, &events).await;
+}
+
+#[derive(Deserialize)]
+enum Trade {
+    Bought { shop: String, price: Decimal },
+    Closed {},
+    Reopened {},
+}
+
+revisions!(
+    "trades",
+    Trade,
+    |event, _aggregate, revision| match event {
+        Trade::Bought { shop, price } => {
+            let change = own().add("spent", price);
+            let change = if revision == 2 { change.add("times", 1) } else { change };
+            let shop = shared(shop).add("taken", price).max("dearest", price);
+            change.and(if revision == 3 { shop.add("sales", 1) } else { shop })
+        }
+        Trade::Closed {} => own().set("closed", true).and(retract()),
+        Trade::Reopened {} => own().remove("closed").into(),
+    },
+    Trades1 = 1 as TRADES_1,
+    Trades2 = 2 as TRADES_2,
+    Trades3 = 3 as TRADES_3
+);
+
+fn purchases(shops: usize) -> Vec<(&'static str, &'static str, Value)> {
+    let shop = |at: usize| {
+        let shop = format!("shop-{at:03}");
+        ("ann", "Bought", fields([("shop", shop.into()), ("price", 2.into())]))
+    };
+    (0..shops).map(shop).collect()
+}
+
+#[tokio::test]
+async fn a_customer_of_250_shops_is_rebuilt_in_place() {
+    let events = recorded(purchases(250));
+    every_way_from(TRADES_1, TRADES_3, &events).await;
+}
+
+#[tokio::test]
+async fn a_customer_of_450_shops_is_rebuilt_though_only_own_attributes_change() {
+    let events = recorded(purchases(450));
+    let world = world_of(TRADES_1, &events).await;
+    let longest = Arc::<Mutex<usize>>::default();
+    let seen = longest.clone();
+    let tapped = world.tapped_of(TRADES_2, move |call| {
+        for (at, _) in call.body.match_indices(r#""UpdateExpression":""#) {
+            let expression = &call.body[at + 20..];
+            let length = expression.find('"').unwrap_or_default();
+            let mut longest = seen.lock().expect("no test panics while it holds this");
+            *longest = length.max(*longest);
+        }
+        Fault::None
+    });
+    rebuild_and_settle(&tapped.worker).await;
+    assert_eq!((world.parked().await, world.rows().await), (vec![], fold(Registry::new(TRADES_2), &events)));
+    let longest = *longest.lock().expect("no test panics while it holds this");
+    assert!(longest < 1_000, "{longest} bytes, of which DynamoDB takes 4,096: it writes what differs and nothing else");
+}
+
+#[tokio::test]
+async fn a_customer_of_250_shops_takes_back_everything_and_goes_on() {
+    let mut facts = purchases(250);
+    facts.extend([("ann", "Closed", data! {}), ("ann", "Reopened", data! {})]);
+    facts.extend(purchases(1));
+    let events = recorded(facts);
+    let world = world_of(TRADES_1, &events).await;
+    assert_eq!((world.parked().await, world.rows().await), (vec![], fold(Registry::new(TRADES_1), &events)));
+    // Without the event store, only the event stream is there: the steps need more.
+    let alone = World::with(Registry::new(TRADES_1)).await;
+    for batch in events.chunks(50) {
+        alone.process(batch).await;
+    }
+    let [(_, version, reason)] = &*alone.parked().await else { panic!("one aggregate is parked") };
+    assert_eq!(*version, Some(251));
+    assert!(reason.contains("applied in steps, which need it and all before it in the event store"), "{reason}");
+}
+
+#[tokio::test]
+async fn a_lost_row_of_a_customer_of_120_shops_is_built_again_and_beside() {
+    let events = recorded(purchases(120));
+    let world = World::with(Registry::new(TRADES_1)).await;
+    world.append_all(&events).await;
+    rebuild_and_settle(&world.worker).await;
+    let expected = fold(Registry::new(TRADES_1), &events);
+    assert_eq!((world.parked().await, world.rows().await), (vec![], expected.clone()));
+    // Into a table of its own.
+    let mut names = names(Registry::new(TRADES_1));
+    names.projections.insert("trades", "trades-beside".to_owned());
+    let beside = Worker::new(Store::new(world.embedded.client(), names), Registry::new(TRADES_1));
+    beside.store().create_tables(Registry::new(TRADES_1)).await.expect("the table is created");
+    let counts = rebuild(&beside, Task::IntoTable, 1).await;
+    assert_eq!((counts.created, counts.stopped), (1, 0));
+    assert_eq!(beside.store().visible_rows(TRADES_1[0]).await.expect("rows"), expected["trades"]);
+    // The row is lost, and what it has contributed is still there.
+    lose(&world, "trades", "ann").await;
+    let verified = check(&world.worker, true).await;
+    assert!(verified.is_clean(), "{verified:?}");
+    assert_eq!((world.parked().await, world.rows().await), (vec![], expected));
+}
+
+async fn lose(world: &World, table: &str, key: &str) {
+    let delete = world.embedded.client().delete_item().table_name(table).key("id", AttributeValue::S(key.to_owned()));
+    delete.send().await.expect("it is deleted");
+}
+
+#[derive(Deserialize)]
+enum Selling {
+    Sold { shop: String, n: Decimal },
+}
+
+revisions!(
+    "sales",
+    Selling,
+    |event, _aggregate, revision| {
+        let Selling::Sold { shop, n } = event;
+        let change = own().add("sold", n);
+        let change = if revision == 2 { change.add("times", 1) } else { change };
+        change.and(shared(shop).add("sum", n).max("biggest", n))
+    },
+    Sales1 = 1 as SALES_1,
+    Sales2 = 2 as SALES_2
+);
+
+fn sale(who: &'static str, shop: &str, n: u64) -> (&'static str, &'static str, Value) {
+    (who, "Sold", fields([("shop", shop.into()), ("n", n.into())]))
+}
+
+#[tokio::test]
+async fn a_numeric_maximum_survives_the_repair_of_outdated_rows_and_of_a_lost_row() {
+    let events = recorded([sale("a", "x", 3), sale("b", "x", 5), sale("c", "y", 5)]);
+    every_way_from(SALES_1, SALES_2, &events).await;
+    let world = world_of(SALES_1, &events).await;
+    lose(&world, "sales", "c").await;
+    let found = check(&world.worker, false).await;
+    assert_eq!(found.count(RowFinding::Missing), 1);
+    assert!(check(&world.worker, true).await.is_clean());
+    assert_eq!(world.rows().await, fold(Registry::new(SALES_1), &events));
+}
+
+#[tokio::test]
+async fn a_numeric_maximum_that_is_first_raised_during_a_repair_stays() {
+    let world = World::with(Registry::new(SALES_1)).await;
+    let events = recorded([sale("a", "x", 1), sale("b", "y", 5)]);
+    world.append_all(&events[..1]).await;
+    world.process(&events[..1]).await;
+    let other = Arc::new(world.worker_of(SALES_1));
+    let second = Mutex::new(Some(events[1].clone()));
+    let tapped = world.tapped_of(SALES_1, move |call| {
+        let scans_rows = call.operation == "Scan" && call.body.contains(r#""sales""#);
+        let Some(event) = second.lock().expect("no test panics while it holds this").take_if(|_| scans_rows) else { return Fault::None };
+        let other = other.clone();
+        Fault::Meanwhile(Box::pin(async move {
+            other.store().append(Version(0), std::slice::from_ref(&event)).await.expect("it is appended");
+            other.process(&records(&[event]), Deadline::NONE).await;
+        }))
+    });
+    let verified = check(&tapped.worker, true).await;
+    assert!(verified.is_clean() && verified.shared.is_empty(), "{verified:?}");
+    assert_eq!(world.rows().await, fold(Registry::new(SALES_1), &events));
+}
+
+#[tokio::test]
+async fn a_maximum_is_not_raised_by_an_event_that_is_parked() {
+    let wide = "99999999999999999999999999999999999999";
+    let events = recorded([
+        ("a", "Sold", data! { shop: "x", n: 0.1 }),
+        // The sum with this one has 39 digits.
+        ("b", "Sold", Value::Map([("shop".to_owned(), "x".into()), ("n".to_owned(), Value::Number(wide.parse().expect("valid")))].into())),
+    ]);
+    let world = World::with(Registry::new(SALES_1)).await;
+    world.append_all(&events).await;
+    for event in &events {
+        world.process(std::slice::from_ref(event)).await;
+    }
+    assert_eq!(world.parked().await.len(), 1);
+    assert_eq!(world.row("sales", "x").await, "biggest=0.1 sum=0.1");
+    let verified = check(&world.worker, true).await;
+    assert_eq!((verified.count(RowFinding::Parked), verified.shared.len()), (1, 0), "{verified:?}");
+    assert_eq!(world.row("sales", "x").await, "biggest=0.1 sum=0.1");
+}
+
+#[derive(Deserialize)]
+enum Faulty {
+    Named { n: Decimal },
+    Joined { to: String },
+    Added { n: Decimal },
+    Raised { n: Decimal },
+}
+
+revisions!(
+    "faulty",
+    Faulty,
+    |event, _aggregate, _revision| match event {
+        Faulty::Named { n } => own().set("members", n).into(),
+        Faulty::Joined { to } => shared(to).add("members", 1).into(),
+        Faulty::Added { n } => shared("s").add("x", n).into(),
+        Faulty::Raised { n } => shared("s").max("x", n).into(),
+    },
+    FaultyRule = 1 as FAULTY
+);
+
+/// Whichever event comes first, the rows are right, and what cannot be applied is parked with a reason that names the rule's mistake.
+#[tokio::test]
+async fn a_rule_whose_changes_meet_in_one_attribute_parks_and_never_drifts() {
+    let both = [
+        [("c", "Named", data! { n: 0 }), ("a", "Joined", data! { to: "c" })],
+        [("a", "Joined", data! { to: "c" }), ("c", "Named", data! { n: 0 })],
+        [("a", "Added", data! { n: 3 }), ("b", "Raised", data! { n: 5 })],
+        [("b", "Raised", data! { n: 5 }), ("a", "Added", data! { n: 3 })],
+        // A page that links to itself.
+        [("a", "Added", data! { n: 3 }), ("c", "Joined", data! { to: "c" })],
+    ];
+    for facts in both {
+        let told = format!("{facts:?}");
+        let events = recorded(facts);
+        let world = World::with(Registry::new(FAULTY)).await;
+        world.append_all(&events).await;
+        for event in &events {
+            world.process(std::slice::from_ref(event)).await;
+        }
+        let [(aggregate, Some(1), reason)] = &*world.parked().await else { panic!("{told}: the second is parked") };
+        assert_eq!(*aggregate, events[1].aggregate.to_string(), "{told}");
+        assert!(reason.contains("use two attributes") || reason.contains("use `own()`"), "{told}: {reason}");
+        let verified = check(&world.worker, true).await;
+        assert_eq!((verified.home.len(), verified.count(RowFinding::Parked), verified.shared.len()), (1, 1, 0), "{told}: {verified:?}");
+    }
+}

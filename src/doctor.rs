@@ -3,20 +3,25 @@
 //! It accepts every template that works. This repository's own template must also agree exactly with the code: see
 //! `tests/end_to_end/infrastructure.rs`.
 
+mod alarms;
 pub mod cloudformation;
 pub mod deployed;
+mod filter;
 mod function;
 mod mapping;
 mod tables;
 pub mod template;
+mod yaml;
 
 use std::{collections::BTreeMap, fmt};
 
 use projection_vocabulary::{DynProjection, Registry};
 
+pub use alarms::{Alarm, Dimension, Metric, Target, Watched};
 pub use function::Function;
-pub use mapping::Mapping;
+pub use mapping::{Mapping, OtherSource};
 pub use tables::{Index, Keys, Table};
+pub use yaml::BYTES_MAX;
 
 use crate::store::{EVENT_STORE_VAR, PARKED_VAR, table_var};
 
@@ -37,10 +42,14 @@ pub enum Setting<T> {
 pub struct Deployment {
     /// The event source mappings that invoke the worker.
     pub mappings: Vec<Mapping>,
+    /// What else invokes the worker, and does not send what it understands.
+    pub other_sources: Vec<OtherSource>,
     /// The worker's function.
     pub function: Function,
-    /// The tables that the function's variables name. A variable that is not set has no entry.
+    /// The tables that the function's variables name, or that its stream shows.
     pub tables: Vec<(Role, Setting<Table>)>,
+    /// The alarms.
+    pub alarms: Setting<Vec<Alarm>>,
 }
 
 /// The purpose of a table.
@@ -72,7 +81,7 @@ pub struct Check {
 pub enum Severity {
     /// Events can be lost, or the worker cannot work.
     Error,
-    /// The worker works, but costs more or lags more than it needs to.
+    /// The worker works, but costs or lags more than it needs to, or depends on what the check cannot see, or would fail unnoticed.
     Warning,
 }
 
@@ -110,6 +119,7 @@ pub fn examine(deployment: &Deployment, registry: Registry) -> Examination {
     mapping::examine(deployment, &mut examination);
     function::examine(deployment, registry, &mut examination);
     tables::examine(deployment, &mut examination);
+    alarms::examine(deployment, registry, &mut examination);
     // The sort is stable, so that related findings stay together.
     examination.findings.sort_by_key(|finding| finding.check.severity);
     examination
@@ -117,7 +127,7 @@ pub fn examine(deployment: &Deployment, registry: Registry) -> Examination {
 
 /// All checks.
 pub fn checks() -> impl Iterator<Item = &'static Check> {
-    [mapping::CHECKS, function::CHECKS, tables::CHECKS].into_iter().flatten().copied()
+    [mapping::CHECKS, function::CHECKS, tables::CHECKS, alarms::CHECKS].into_iter().flatten().copied()
 }
 
 impl Examination {

@@ -1,6 +1,11 @@
 //! `projector doctor`: checks a deployment for settings that would lose or delay events.
 
-use std::{fmt::Write as _, fs, path::PathBuf};
+use std::{
+    fmt::Write as _,
+    fs::File,
+    io::{self, Read as _},
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context as _, bail};
 use clap::{Args, builder::PossibleValuesParser};
@@ -15,7 +20,7 @@ use super::{
 };
 use crate::{
     clients,
-    doctor::{Deployment, Examination, Finding, checks, deployed, examine, template},
+    doctor::{self, Deployment, Examination, Finding, checks, deployed, examine, template},
 };
 
 /// What to examine.
@@ -47,7 +52,7 @@ pub async fn run(options: &Options, cx: &mut Context) -> anyhow::Result<u8> {
     let deployment = match &options.template {
         Some(_) if cx.store.is_remote() => bail!("a template is checked offline: omit --aws and --endpoint-url"),
         Some(path) => {
-            let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+            let text = template_text(path).with_context(|| format!("cannot read {}", path.display()))?;
             template::read(&text, &options.parameters, options.function.as_deref(), cx.registry)
                 .map_err(|error| anyhow::anyhow!("{} {error}", path.display()))?
         }
@@ -57,6 +62,18 @@ pub async fn run(options: &Options, cx: &mut Context) -> anyhow::Result<u8> {
     examination.findings.retain(|finding| !options.allow.iter().any(|allowed| allowed == finding.check.name));
     cx.out.text(&if options.format.is_json() { lines_of_json(&examination)? } else { lines(&deployment, &examination) });
     Ok(if examination.findings.is_empty() { EXIT_OK } else { EXIT_FINDINGS })
+}
+
+/// The text of a file, or more of it than a template may have.
+fn template_text(path: &Path) -> io::Result<String> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(doctor::BYTES_MAX as u64 + 1).read_to_end(&mut bytes)?;
+    // The end may be cut off in the middle of a character; it is refused for its length.
+    let is_cut = bytes.len() > doctor::BYTES_MAX;
+    match String::from_utf8(bytes) {
+        Err(error) if is_cut => Ok(String::from_utf8_lossy(error.as_bytes()).into_owned()),
+        text => text.map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not text in UTF-8")),
+    }
 }
 
 async fn of_aws(function: &str, store_options: &StoreOptions, registry: Registry) -> anyhow::Result<Deployment> {

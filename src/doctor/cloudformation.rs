@@ -4,15 +4,26 @@
 //! means the same resource. A function that cannot be resolved stays unchanged: an object with one member, `Ref`, `Condition` or `Fn::...`
 //! (<https://docs.aws.amazon.com/AWSCloudFormation/latest/TemplateReference/intrinsic-function-reference.html>).
 
-use std::collections::BTreeMap;
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeMap,
+};
 
 use serde_json::{Map, Value as Json};
-use serde_norway::Value as Yaml;
 
-use super::Unusable;
+use super::{
+    Unusable,
+    yaml::{self, size_of},
+};
 
-/// How deeply functions and conditions may be nested: more is a cycle.
+/// How deeply functions may be nested.
 const DEPTH_MAX: u32 = 64;
+/// Twice what CloudFormation accepts
+/// (<https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/cloudformation-limits.html>).
+const RESOURCES_MAX: usize = 1_000;
+/// The largest size of the resources once their functions are resolved: nodes and bytes of text. Nested substitutions double a text
+/// with each level, so the size of the template bounds nothing.
+const RESOLVED_MAX: usize = 16 * yaml::BYTES_MAX;
 /// The parameter that means "no value".
 const NO_VALUE: &str = "AWS::NoValue";
 
@@ -20,6 +31,10 @@ const NO_VALUE: &str = "AWS::NoValue";
 pub struct Document {
     root: Json,
     parameters: BTreeMap<String, Json>,
+    /// Conditions by name, once evaluated; unknown while they are being evaluated, which ends a cycle.
+    conditions: RefCell<BTreeMap<String, Option<bool>>>,
+    /// What is left of [`RESOLVED_MAX`].
+    left: Cell<usize>,
 }
 
 /// A resource, with its functions resolved.
@@ -38,10 +53,13 @@ impl Document {
     /// # Errors
     /// It is neither YAML nor JSON, is not a template, or lacks one of the parameters.
     pub fn read(text: &str, given: &[(String, String)]) -> Result<Self, Unusable> {
-        let root: Yaml = serde_norway::from_str(text).map_err(|error| Unusable(format!("is neither YAML nor JSON: {error}")))?;
-        let root = json_of(root)?;
-        if !root["Resources"].is_object() {
-            return Err(Unusable("is not a CloudFormation template: it has no Resources".to_owned()));
+        let root = yaml::read(text).map_err(Unusable)?;
+        match root["Resources"].as_object() {
+            None => return Err(Unusable("is not a CloudFormation template: it has no Resources".to_owned())),
+            Some(resources) if resources.len() > RESOURCES_MAX => {
+                return Err(Unusable(format!("has more than {RESOURCES_MAX} resources, which CloudFormation refuses")));
+            }
+            Some(_) => {}
         }
         let mut parameters = BTreeMap::new();
         for (name, parameter) in root["Parameters"].as_object().into_iter().flatten() {
@@ -55,7 +73,7 @@ impl Document {
         if let Some((unknown, _)) = given.iter().find(|(name, _)| root["Parameters"].get(name).is_none()) {
             return Err(Unusable(format!("has no parameter `{unknown}`")));
         }
-        Ok(Self { root, parameters })
+        Ok(Self { root, parameters, conditions: RefCell::default(), left: Cell::new(RESOLVED_MAX) })
     }
 
     /// A section of the template as it is written, with its functions in their long form; null if there is none.
@@ -65,40 +83,51 @@ impl Document {
     }
 
     /// The resources to be created. Those of the serverless transform include its globals.
-    #[must_use]
-    pub fn resources(&self) -> Vec<Resource> {
+    ///
+    /// # Errors
+    /// They are too large.
+    pub fn resources(&self) -> Result<Vec<Resource>, Unusable> {
         let mut resources = Vec::new();
         for (id, resource) in self.root["Resources"].as_object().into_iter().flatten() {
             let Some(kind) = resource["Type"].as_str() else { continue };
-            if resource["Condition"].as_str().is_some_and(|condition| self.condition(condition, DEPTH_MAX) == Some(false)) {
+            if resource["Condition"].as_str().is_some_and(|condition| self.condition(condition) == Some(false)) {
                 continue;
             }
             let globals = kind.strip_prefix("AWS::Serverless::").map(|kind| &self.root["Globals"][kind]);
             let properties = merged(globals.unwrap_or(&Json::Null), &resource["Properties"]);
             let properties = self.resolved(&properties, DEPTH_MAX).unwrap_or_default();
+            if self.left.get() == 0 {
+                return Err(Unusable("becomes too large when its functions are resolved".to_owned()));
+            }
             resources.push(Resource { id: id.clone(), kind: kind.to_owned(), properties });
         }
-        resources
+        Ok(resources)
+    }
+
+    /// The value, if what is left allows for its size.
+    fn within_limit(&self, value: Json) -> Option<Json> {
+        self.left.set(self.left.get().saturating_sub(size_of(&value)));
+        (self.left.get() > 0).then_some(value)
     }
 
     /// The value with its functions resolved as far as possible; `None` for no value.
     fn resolved(&self, value: &Json, depth: u32) -> Option<Json> {
-        let Some(depth) = depth.checked_sub(1) else { return Some(value.clone()) };
+        let Some(depth) = depth.checked_sub(1) else { return self.within_limit(value.clone()) };
         match value {
             Json::Array(values) => Some(values.iter().filter_map(|value| self.resolved(value, depth)).collect()),
             Json::Object(members) => match function_of(members) {
                 Some(("Ref", Json::String(name))) if name == NO_VALUE => None,
-                Some(("Fn::If", argument)) => match self.branch(argument, depth) {
+                Some(("Fn::If", argument)) => match self.branch(argument) {
                     Some(branch) => self.resolved(branch, depth),
-                    None => Some(value.clone()),
+                    None => self.within_limit(value.clone()),
                 },
-                Some((name, argument)) => Some(self.call(name, argument, depth).unwrap_or_else(|| value.clone())),
+                Some((name, argument)) => self.within_limit(self.call(name, argument, depth).unwrap_or_else(|| value.clone())),
                 None => {
                     let members = members.iter().filter_map(|(name, value)| Some((name.clone(), self.resolved(value, depth)?)));
                     Some(Json::Object(members.collect()))
                 }
             },
-            plain => Some(plain.clone()),
+            plain => self.within_limit(plain.clone()),
         }
     }
 
@@ -111,9 +140,12 @@ impl Document {
         match name {
             "Ref" => self.named(argument.as_str()?),
             "Fn::GetAtt" => {
-                let path = list(argument)?;
-                let path = path.iter().map(Json::as_str).collect::<Option<Vec<_>>>()?;
-                Some(format!("${{{}}}", path.join(".")).into())
+                let path = match argument {
+                    // The form of YAML's short tag is also accepted after the long name.
+                    Json::String(path) => path.clone(),
+                    argument => list(argument)?.iter().map(Json::as_str).collect::<Option<Vec<_>>>()?.join("."),
+                };
+                Some(format!("${{{path}}}").into())
             }
             "Fn::Sub" => match argument {
                 Json::String(text) => self.substituted(text, &Map::new()),
@@ -127,7 +159,9 @@ impl Document {
             "Fn::Join" => {
                 let [separator, values] = <[Json; 2]>::try_from(list(argument)?).ok()?;
                 let texts = values.as_array()?.iter().map(text_of).collect::<Option<Vec<_>>>()?;
-                Some(texts.join(separator.as_str()?).into())
+                // Measured before it is built.
+                let separator = separator.as_str()?;
+                (separator.len().saturating_mul(texts.len()) < self.left.get()).then(|| texts.join(separator).into())
             }
             "Fn::Select" => {
                 let [index, values] = <[Json; 2]>::try_from(list(argument)?).ok()?;
@@ -161,43 +195,45 @@ impl Document {
                 None => done.push_str(&own.get(name).map_or_else(|| self.named(name).as_ref().and_then(text_of), text_of)?),
             }
             done.push_str(rest);
+            if done.len() > self.left.get() {
+                self.left.set(0);
+                return None;
+            }
         }
         Some(done.into())
     }
 
     /// The branch that the condition selects.
-    fn branch<'a>(&self, argument: &'a Json, depth: u32) -> Option<&'a Json> {
+    fn branch<'a>(&self, argument: &'a Json) -> Option<&'a Json> {
         let [condition, yes, no] = argument.as_array()?.as_slice() else { return None };
-        Some(if self.condition(condition.as_str()?, depth)? { yes } else { no })
+        Some(if self.condition(condition.as_str()?)? { yes } else { no })
     }
 
-    fn condition(&self, name: &str, depth: u32) -> Option<bool> {
-        self.holds(self.root["Conditions"].get(name)?, depth)
+    fn condition(&self, name: &str) -> Option<bool> {
+        if let Some(known) = self.conditions.borrow().get(name) {
+            return *known;
+        }
+        self.conditions.borrow_mut().insert(name.to_owned(), None);
+        let holds = self.holds(self.root["Conditions"].get(name)?, DEPTH_MAX);
+        self.conditions.borrow_mut().insert(name.to_owned(), holds);
+        holds
     }
 
     /// Whether a condition holds; `None` if that cannot be determined.
     fn holds(&self, condition: &Json, depth: u32) -> Option<bool> {
         let depth = depth.checked_sub(1)?;
         let (name, argument) = function_in(condition)?;
-        let all = || argument.as_array().into_iter().flatten().map(|each| self.holds(each, depth));
+        let all = || argument.as_array().into_iter().flatten().map(|each| self.holds(each, depth)).collect::<Vec<_>>();
+        // A single false, or true, decides even if the others cannot be determined.
+        let unless_any = |decides: bool| {
+            let all = all();
+            if all.contains(&Some(decides)) { Some(decides) } else { (!all.contains(&None)).then_some(!decides) }
+        };
         match name {
-            "Condition" => self.condition(argument.as_str()?, depth),
-            "Fn::Not" => Some(!all().next()??),
-            // A single false, or true, decides even if the others cannot be determined.
-            "Fn::And" => {
-                if all().any(|each| each == Some(false)) {
-                    Some(false)
-                } else {
-                    all().try_fold(true, |_, each| each)
-                }
-            }
-            "Fn::Or" => {
-                if all().any(|each| each == Some(true)) {
-                    Some(true)
-                } else {
-                    all().try_fold(false, |_, each| each)
-                }
-            }
+            "Condition" => self.condition(argument.as_str()?),
+            "Fn::Not" => Some(!(*all().first()?)?),
+            "Fn::And" => unless_any(false),
+            "Fn::Or" => unless_any(true),
             "Fn::Equals" => {
                 let [one, other] = argument.as_array()?.as_slice() else { return None };
                 let known = |value| text_of(&self.resolved(value, depth)?).filter(|text| !text.contains("${"));
@@ -259,37 +295,4 @@ fn merged(globals: &Json, own: &Json) -> Json {
         (globals, Json::Null) => globals.clone(),
         (_, own) => own.clone(),
     }
-}
-
-/// YAML as JSON, with tags in their long form.
-fn json_of(yaml: Yaml) -> Result<Json, Unusable> {
-    Ok(match yaml {
-        Yaml::Null => Json::Null,
-        Yaml::Bool(bool) => bool.into(),
-        Yaml::Number(number) => match (number.as_i64(), number.as_f64()) {
-            (Some(whole), _) => whole.into(),
-            (None, number) => number.into(),
-        },
-        Yaml::String(text) => text.into(),
-        Yaml::Sequence(values) => Json::Array(values.into_iter().map(json_of).collect::<Result<_, _>>()?),
-        Yaml::Mapping(members) => {
-            let member = |(name, value)| {
-                let name = text_of(&json_of(name)?).ok_or_else(|| Unusable("has a key that is not a text".to_owned()))?;
-                Ok((name, json_of(value)?))
-            };
-            Json::Object(members.into_iter().map(member).collect::<Result<_, Unusable>>()?)
-        }
-        Yaml::Tagged(tagged) => {
-            let tag = tagged.tag.to_string();
-            let (name, value) = match (tag.trim_start_matches('!'), json_of(tagged.value)?) {
-                (name @ ("Ref" | "Condition"), value) => (name.to_owned(), value),
-                ("GetAtt", Json::String(path)) => {
-                    let (resource, attribute) = path.split_once('.').unwrap_or((&path, ""));
-                    ("Fn::GetAtt".to_owned(), vec![resource, attribute].into())
-                }
-                (name, value) => (format!("Fn::{name}"), value),
-            };
-            Json::Object(Map::from_iter([(name, value)]))
-        }
-    })
 }

@@ -1,8 +1,8 @@
 //! A deployment as AWS describes it. The one user of `aws-sdk-lambda`.
 //!
-//! It needs permission for `lambda:GetFunctionConfiguration` and `lambda:ListEventSourceMappings`, and for each table
-//! `dynamodb:DescribeTable`, `dynamodb:DescribeTimeToLive` and `dynamodb:DescribeContinuousBackups`. Without a permission on a table, the
-//! settings it would show are unseen; the rest is still checked.
+//! It needs permission for `lambda:GetFunctionConfiguration` and `lambda:ListEventSourceMappings`, and should have
+//! `lambda:GetFunctionConcurrency` and for each table `dynamodb:DescribeTable`, `dynamodb:DescribeTimeToLive` and
+//! `dynamodb:DescribeContinuousBackups`. Without one of these, the settings it would show are unseen; the rest is still checked.
 
 use aws_sdk_dynamodb::{
     error::{ProvideErrorMetadata, SdkError},
@@ -12,7 +12,7 @@ use aws_sdk_dynamodb::{
 use aws_sdk_lambda::{operation::get_function_configuration::GetFunctionConfigurationOutput, types::EventSourceMappingConfiguration};
 use projection_vocabulary::Registry;
 
-use super::{Deployment, Function, Index, Keys, Mapping, Setting, Table, Unusable, service_of};
+use super::{Deployment, Function, Index, Keys, Mapping, OtherSource, Role, Setting, Table, Unusable, service_of, tables::table_of_stream};
 use crate::clients::class;
 
 /// Reads a function, its event source mappings and its tables.
@@ -27,33 +27,70 @@ pub async fn read(
 ) -> Result<Deployment, Unusable> {
     let configuration = lambda.get_function_configuration().function_name(function).send().await;
     let configuration = configuration.map_err(|error| unreadable("GetFunctionConfiguration", function, class(&error)))?;
-    let mappings = mappings(lambda, configuration.function_arn().unwrap_or(function), function).await?;
-    let function = function_of(configuration, function);
+    let arn = configuration.function_arn().unwrap_or(function).to_owned();
+    let (mut mappings, other_sources) = mappings(lambda, &arn, function).await?;
+    let mut function = function_of(configuration, function);
+    function.reserved_concurrency = reserved_concurrency(lambda, &function.name).await;
     let mut tables = Vec::new();
-    for (role, name) in function.tables(registry) {
+    for (role, name) in function.tables(registry, &mappings, |stream| table_of_stream(stream).map(str::to_owned)) {
         let table = match name.value() {
             Ok(name) => table(dynamodb, &name).await,
             Err(without_name) => without_name,
         };
+        if let (Role::EventStore, Setting::Value(Table { stream: Setting::Value(stream), .. })) = (role, &table) {
+            of_qualified(lambda, stream, &arn, &mut mappings).await;
+        }
         tables.push((role, table));
     }
-    Ok(Deployment { mappings, function, tables })
+    let alarms = Setting::Unseen("only those of a template are checked".to_owned());
+    Ok(Deployment { mappings, other_sources, function, tables, alarms })
+}
+
+/// Those that read the stream and invoke an alias or a version of the function. Lambda lists them neither for the function nor for another
+/// qualifier. If the stream's mappings cannot be listed, those of the function have to do.
+async fn of_qualified(lambda: &aws_sdk_lambda::Client, stream: &str, arn: &str, mappings: &mut Vec<Mapping>) {
+    let mut pages = lambda.list_event_source_mappings().event_source_arn(stream).into_paginator().send();
+    while let Some(Ok(page)) = pages.next().await {
+        for found in page.event_source_mappings.into_iter().flatten() {
+            let of_function = found.function_arn.as_deref().is_some_and(|of| unqualified(of) == unqualified(arn));
+            let known = mappings.iter().any(|known| found.uuid.as_deref() == Some(known.name.as_str()));
+            if of_function && !known {
+                mappings.push(mapping(found));
+            }
+        }
+    }
+}
+
+/// The ARN of a function without its version or alias: `arn:aws:lambda:REGION:ACCOUNT:function:NAME`.
+fn unqualified(arn: &str) -> &str {
+    arn.match_indices(':').nth(6).map_or(arn, |(at, _)| &arn[..at])
+}
+
+async fn reserved_concurrency(lambda: &aws_sdk_lambda::Client, function: &str) -> Setting<i64> {
+    match lambda.get_function_concurrency().function_name(function).send().await {
+        Ok(of) => of.reserved_concurrent_executions.map(i64::from).into(),
+        Err(error) => Setting::Unseen(format!("GetFunctionConcurrency failed ({})", class(&error))),
+    }
 }
 
 fn unreadable(operation: &str, function: &str, why: &str) -> Unusable {
     Unusable(format!("{operation} of `{function}` failed ({why})"))
 }
 
-/// The mappings from DynamoDB streams to the function with this ARN.
-async fn mappings(lambda: &aws_sdk_lambda::Client, arn: &str, function: &str) -> Result<Vec<Mapping>, Unusable> {
+/// The mappings from DynamoDB streams to the function with this ARN, and those from other sources.
+async fn mappings(lambda: &aws_sdk_lambda::Client, arn: &str, function: &str) -> Result<(Vec<Mapping>, Vec<OtherSource>), Unusable> {
     let mut mappings = Vec::new();
     let mut pages = lambda.list_event_source_mappings().function_name(arn).into_paginator().send();
     while let Some(page) = pages.next().await {
         let page = page.map_err(|error| unreadable("ListEventSourceMappings", function, class(&error)))?;
         mappings.extend(page.event_source_mappings.into_iter().flatten().map(mapping));
     }
-    mappings.retain(Mapping::is_of_dynamodb);
-    Ok(mappings)
+    let (mappings, others): (Vec<_>, Vec<_>) = mappings.into_iter().partition(Mapping::is_of_dynamodb);
+    let other = |mapping: Mapping| {
+        let service = mapping.stream.try_map(|arn| service_of(&arn)).value::<()>();
+        OtherSource { name: mapping.name, kind: service.unwrap_or_else(|_| "its source".to_owned()) }
+    };
+    Ok((mappings, others.into_iter().map(other).collect()))
 }
 
 fn function_of(configuration: GetFunctionConfigurationOutput, name: &str) -> Function {
@@ -69,6 +106,7 @@ fn function_of(configuration: GetFunctionConfigurationOutput, name: &str) -> Fun
         memory_mb: configuration.memory_size.map(i64::from).into(),
         variables,
         log_level: logging.and_then(|logging| logging.application_log_level).map(|level| level.as_str().to_owned()).into(),
+        reserved_concurrency: Setting::Unset,
     }
 }
 
@@ -98,6 +136,8 @@ fn mapping(of: EventSourceMappingConfiguration) -> Mapping {
         response_types: of.function_response_types.map(|types| types.iter().map(|kind| kind.as_str().to_owned()).collect()).into(),
         filters,
         on_failure: Setting::from(destination).try_map(|arn| service_of(&arn)),
+        // Of use to alarms only.
+        metrics: Setting::Unseen("only those of a template are checked".to_owned()),
     }
 }
 
@@ -132,6 +172,17 @@ async fn table(dynamodb: &aws_sdk_dynamodb::Client, name: &str) -> Setting<Table
         name: name.to_owned(),
         keys: described.key_schema.and_then(|schema| Keys::of(&schema)).into(),
         indexes: Setting::Value(indexes.collect()),
+        fixed_name: Setting::Value(name.to_owned()),
+        replicas: described
+            .replicas
+            .filter(|replicas| !replicas.is_empty())
+            .map(|replicas| {
+                // Those beside the one that was asked.
+                let others = replicas.into_iter().filter_map(|replica| replica.region_name);
+                ["its own".to_owned()].into_iter().chain(others).collect()
+            })
+            .into(),
+        consistent_replicas: described.multi_region_consistency.map(|consistency| consistency.as_str() == "STRONG").into(),
         stream_view: stream.and_then(|stream| stream.stream_view_type).map(|view| view.as_str().to_owned()).into(),
         stream: described.latest_stream_arn.into(),
         point_in_time_recovery,

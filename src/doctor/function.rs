@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use projection_vocabulary::Registry;
 
-use super::{Check, Deployment, Examination, Role, Setting, Severity, is};
+use super::{Check, Deployment, Examination, Mapping, Role, Setting, Severity, is};
 use crate::{clients::ATTEMPT_TIMEOUT, engine::worker::CONCURRENCY, retry::WORKING_PERCENT};
 
 /// The settings of a function.
@@ -20,6 +20,8 @@ pub struct Function {
     pub variables: Setting<BTreeMap<String, Setting<String>>>,
     /// The lowest level of log lines that Lambda keeps, if the log format is JSON.
     pub log_level: Setting<String>,
+    /// How many invocations may run at once, if that is reserved for the function; zero stops it.
+    pub reserved_concurrency: Setting<i64>,
 }
 
 /// Lambda's defaults
@@ -64,6 +66,12 @@ static MEMORY: Check = Check {
     why: "A full batch may kill the process, and the whole batch is redelivered.",
     fix: "MemorySize: 512, or a smaller BatchSize",
 };
+static RESERVED: Check = Check {
+    name: "concurrency",
+    severity: Severity::Error,
+    why: "Lambda throttles every invocation, so no event is counted, and events older than 24 hours leave the stream.",
+    fix: "no ReservedConcurrentExecutions, or at least one for each shard of the stream",
+};
 static LOG_LEVEL: Check = Check {
     name: "log-level",
     severity: Severity::Error,
@@ -72,7 +80,7 @@ static LOG_LEVEL: Check = Check {
 };
 
 /// All checks of this module.
-pub(super) static CHECKS: &[&Check] = &[&ENVIRONMENT, &TIMEOUT, &BATCH_TIME, &MEMORY, &LOG_LEVEL];
+pub(super) static CHECKS: &[&Check] = &[&ENVIRONMENT, &TIMEOUT, &BATCH_TIME, &MEMORY, &RESERVED, &LOG_LEVEL];
 
 pub(super) fn examine(deployment: &Deployment, registry: Registry, examination: &mut Examination) {
     let function = &deployment.function;
@@ -106,6 +114,7 @@ pub(super) fn examine(deployment: &Deployment, registry: Registry, examination: 
             (needed > memory).then(|| format!("is {memory} MB; a batch of {batch} takes up to {needed} MB"))
         });
     }
+    examination.reject_if(&RESERVED, at("ReservedConcurrentExecutions"), &function.reserved_concurrency, |reserved| *reserved < 1);
     examination
         .reject_if(&LOG_LEVEL, at("LoggingConfig.ApplicationLogLevel"), &function.log_level, |level| TOO_STRICT.contains(&level.as_str()));
 }
@@ -117,10 +126,22 @@ impl Function {
         self.variables.as_ref().and_then(|variables| variables.get(name).cloned().unwrap_or_default())
     }
 
-    /// The names of its tables, without those whose variable is not set.
-    pub(super) fn tables(&self, registry: Registry) -> Vec<(Role, Setting<String>)> {
-        let named = Role::all(registry).map(|role| (role, self.variable(&role.variable())));
-        named.filter(|(_, name)| *name != Setting::Unset).collect()
+    /// The names of its tables. Without a variable for the event store, it is the table whose stream a mapping reads; `of_stream` names the
+    /// table of a stream.
+    pub(super) fn tables(
+        &self,
+        registry: Registry,
+        mappings: &[Mapping],
+        of_stream: impl Fn(&str) -> Option<String>,
+    ) -> Vec<(Role, Setting<String>)> {
+        let read = mappings.iter().find_map(|mapping| if let Setting::Value(stream) = &mapping.stream { of_stream(stream) } else { None });
+        let named = |role: Role| match (role, self.variable(&role.variable()), &read) {
+            (_, Setting::Value(name), _) if !name.is_empty() => Setting::Value(name),
+            (Role::EventStore, _, Some(name)) => Setting::Value(name.clone()),
+            (_, Setting::Unseen(why), _) => Setting::Unseen(why),
+            _ => Setting::Unseen("the variable is not set, so its table is not checked".to_owned()),
+        };
+        Role::all(registry).map(|role| (role, named(role))).collect()
     }
 }
 

@@ -1,14 +1,11 @@
 //! The event source mapping: which records Lambda sends to the worker, and what happens to those that fail
 //! (<https://docs.aws.amazon.com/lambda/latest/dg/services-ddb-params.html>).
 
-use std::collections::BTreeMap;
-
-use projection_vocabulary::{RecordedEvent, Timestamp, Value, Version};
-use quamina::Quamina;
-use serde_json::{Value as Json, json};
-
-use super::{Check, Deployment, Examination, Setting, Severity, is};
-use crate::{sources::stream_json::inserted, store::item::VERSION_SK};
+use super::{
+    Check, Deployment, Examination, Role, Setting, Severity,
+    filter::{Filter, Stream, Unjudged, without_filter},
+    is,
+};
 
 /// The settings of an event source mapping.
 #[derive(Debug)]
@@ -43,6 +40,17 @@ pub struct Mapping {
     pub filters: Setting<Vec<String>>,
     /// The service that receives discarded batches, as named in ARNs.
     pub on_failure: Setting<String>,
+    /// The groups of metrics that Lambda publishes for it: `EventCount`.
+    pub metrics: Setting<Vec<String>>,
+}
+
+/// Something other than a DynamoDB stream that invokes the worker.
+#[derive(Debug)]
+pub struct OtherSource {
+    /// Its logical id in a template, or the UUID of its event source mapping.
+    pub name: String,
+    /// What it is, in words: `sqs`.
+    pub kind: String,
 }
 
 /// How long a stream keeps records (<https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Streams.html>), less one hour in
@@ -62,7 +70,8 @@ const ON: [&str; 4] = ["Creating", "Enabling", "Updating", "Enabled"];
 static MAPPING: Check = Check {
     name: "mapping",
     severity: Severity::Error,
-    why: "Nothing sends events to the worker, or it receives each event more than once.",
+    why: "Nothing sends events to the worker, or it receives each event more than once, or something that it does not understand: it \
+          answers the batches of other sources with an error, and they are retried until they are discarded.",
     fix: "exactly one AWS::Lambda::EventSourceMapping from the event store's stream to the worker",
 };
 static STATE: Check = Check {
@@ -114,6 +123,12 @@ static FILTER: Check = Check {
     why: "A filtered event is a gap in its aggregate's history. It is missing from the rows until another event of the aggregate arrives, \
           then it is read from the event store. Event types that no projection names cost nothing, so never filter by type.",
     fix: r#"FilterCriteria.Filters: one, with the Pattern {"eventName":["INSERT"],"dynamodb":{"Keys":{"SK":{"S":[{"prefix":"EVENT#"}]}}}}"#,
+};
+static FILTER_PATTERN: Check = Check {
+    name: "filter-pattern",
+    severity: Severity::Error,
+    why: "Lambda refuses the filter, so the event source mapping is not created or changed. Each field of a pattern has a list of values.",
+    fix: FILTER.fix,
 };
 static FILTER_WIDE: Check = Check {
     name: "filter-wide",
@@ -171,6 +186,7 @@ pub(super) static CHECKS: &[&Check] = &[
     &ON_FAILURE_KIND,
     &STARTING_POSITION,
     &FILTER,
+    &FILTER_PATTERN,
     &FILTER_WIDE,
     &RETRIES,
     &RECORD_AGE,
@@ -189,12 +205,20 @@ pub(super) fn examine(deployment: &Deployment, examination: &mut Examination) {
         // A shard supports two readers, and each mapping delivers every event.
         count => Some(format!("there {}", is(count).replace("is", "are"))),
     });
+    for OtherSource { name, kind } in &deployment.other_sources {
+        let kind = Setting::Value(kind);
+        examination
+            .judge(&MAPPING, format!("{name} of {function}:"), &kind, |kind| kind.map(|kind| format!("{kind} is not a DynamoDB stream")));
+    }
+    let event_store = deployment.tables.iter().find(|(role, _)| matches!(role, Role::EventStore));
+    let view = event_store.map_or(Setting::Unset, |(_, table)| table.as_ref().and_then(|table| table.stream_view.clone()));
     for mapping in &deployment.mappings {
-        examine_mapping(mapping, examination);
+        examine_mapping(mapping, &view, examination);
     }
 }
 
-fn examine_mapping(mapping: &Mapping, examination: &mut Examination) {
+/// `view` is that of the event store's stream.
+fn examine_mapping(mapping: &Mapping, view: &Setting<String>, examination: &mut Examination) {
     let at = |property: &str| format!("{}.{property}", mapping.name);
     examination.reject_if(&STATE, at("Enabled"), &mapping.state, |state| !ON.contains(&state.as_str()));
     examination.reject_if(&LAST_RESULT, at("LastProcessingResult"), &mapping.last_result, |result| result.starts_with("PROBLEM"));
@@ -207,12 +231,7 @@ fn examine_mapping(mapping: &Mapping, examination: &mut Examination) {
     examination.judge(&ON_FAILURE, destination.clone(), &mapping.on_failure, |service| service.is_none().then(|| is(service)));
     examination.reject_if(&ON_FAILURE_KIND, destination, &mapping.on_failure, |service| service != "s3");
     examination.require(&STARTING_POSITION, at("StartingPosition"), &mapping.starting_position, &"TRIM_HORIZON".to_owned());
-    let matcher = mapping.filters.as_ref().and_then(|patterns| match patterns.as_slice() {
-        [] => Setting::Unset,
-        patterns => matcher(patterns).into(),
-    });
-    examination.judge(&FILTER, at("FilterCriteria"), &matcher, |matcher| withheld_event(matcher?));
-    examination.judge(&FILTER_WIDE, at("FilterCriteria"), &matcher, needless_record);
+    examine_filter(&mapping.filters, &Stream { arn: &mapping.stream, view }, &at("FilterCriteria"), examination);
     examination.reject_if(&RETRIES, at("MaximumRetryAttempts"), &mapping.retries_max, |retries| (0..RETRIES_MIN).contains(retries));
     examination.judge(&RECORD_AGE, at("MaximumRecordAgeInSeconds"), &mapping.record_age_max_s, |age| {
         (!age.is_some_and(|age| (0..=RECORD_AGE_MAX_S).contains(age))).then(|| is(age))
@@ -230,6 +249,28 @@ fn examine_mapping(mapping: &Mapping, examination: &mut Examination) {
     examination.require(&TUMBLING_WINDOW, at("TumblingWindowInSeconds"), &mapping.tumbling_window_s.or(0), &0);
 }
 
+fn examine_filter(filters: &Setting<Vec<String>>, stream: &Stream<'_>, at: &str, examination: &mut Examination) {
+    let filter = filters.as_ref().and_then(|patterns| if patterns.is_empty() { Setting::Unset } else { Setting::Value(patterns) });
+    let filter = filter.and_then(|patterns| Setting::Value(Filter::read(patterns, stream)));
+    let read = match filter {
+        Setting::Value(Ok(filter)) => Setting::Value(filter),
+        Setting::Value(Err(Unjudged::Refused(why))) => {
+            examination.judge(&FILTER_PATTERN, at.to_owned(), &Setting::Value(()), |_| Some(why));
+            return;
+        }
+        Setting::Value(Err(Unjudged::Unknown(why))) | Setting::Unseen(why) => Setting::Unseen(why),
+        Setting::Unset => Setting::Unset,
+    };
+    if let Setting::Value(_) = read {
+        examination.judge(&FILTER_PATTERN, at.to_owned(), &read, |_| None);
+    }
+    let withheld = read.as_ref().try_map(Filter::withheld_event);
+    examination.judge(&FILTER, at.to_owned(), &withheld, |withheld| withheld?.clone());
+    // Without a filter every record passes.
+    let needless = read.as_ref().try_map(Filter::needless_record).or(Some(without_filter()));
+    examination.judge(&FILTER_WIDE, at.to_owned(), &needless, |needless| needless?.clone());
+}
+
 impl Mapping {
     /// Whether it reads a DynamoDB stream, as far as that can be determined.
     pub(super) fn is_of_dynamodb(&self) -> bool {
@@ -245,50 +286,4 @@ impl Mapping {
     pub(super) fn records_max(&self) -> Setting<i64> {
         self.batch_size.or(BATCH_SIZE_DEFAULT)
     }
-}
-
-/// Matches records as Lambda does (<https://docs.aws.amazon.com/lambda/latest/dg/invocation-eventfiltering.html>).
-fn matcher(patterns: &[String]) -> Result<Quamina<usize>, String> {
-    let mut matcher = Quamina::new();
-    for (at, pattern) in patterns.iter().enumerate() {
-        matcher.add_pattern(at, pattern).map_err(|error| format!("pattern {} cannot be evaluated here: {error}", at + 1))?;
-    }
-    Ok(matcher)
-}
-
-fn passes(matcher: &Quamina<usize>, record: &Json) -> bool {
-    matcher.has_matches(record.to_string().as_bytes()).expect("a record is JSON")
-}
-
-/// An event that the filter withholds from the worker. Tried with records as DynamoDB writes them, of types and ids that no template can
-/// know.
-fn withheld_event(matcher: &Quamina<usize>) -> Option<String> {
-    let samples = [("a", 1, "Opened"), ("b#2", 2, "Closed"), ("VERSION", 9_999_999_999, "EVENT#")];
-    let withheld = samples.into_iter().find(|(aggregate, version, event_type)| {
-        let event = RecordedEvent {
-            aggregate: (*aggregate).into(),
-            version: Version(*version),
-            event_id: format!("{aggregate}-{version}").into(),
-            event_type: (*event_type).into(),
-            data: Value::Map(BTreeMap::new()),
-            timestamp: Timestamp::from_epoch_ms(0).expect("the epoch is a timestamp"),
-            metadata: None,
-        };
-        !passes(matcher, &inserted(&event, *version))
-    });
-    withheld.map(|(_, version, event_type)| format!("withholds events, for example one of version {version} and type `{event_type}`"))
-}
-
-/// A record that passes the filter although it is not the insertion of an event. Without a pattern, every record passes.
-fn needless_record(matcher: Option<&Quamina<usize>>) -> Option<String> {
-    let record = |name: &str, sort_key: &str| {
-        let keys = json!({ "PK": { "S": "AGGREGATE#a" }, "SK": { "S": sort_key } });
-        json!({ "eventName": name, "dynamodb": { "Keys": keys, "NewImage": keys } })
-    };
-    let others = [("INSERT", VERSION_SK), ("MODIFY", VERSION_SK), ("MODIFY", "EVENT#0000000001"), ("REMOVE", "EVENT#0000000001")];
-    let passing = others.into_iter().find(|(name, key)| matcher.is_none_or(|matcher| passes(matcher, &record(name, key))));
-    passing.map(|(name, key)| {
-        let item = if key == VERSION_SK { "an aggregate's VERSION item" } else { "an event" };
-        format!("passes {name} records of {item}")
-    })
 }

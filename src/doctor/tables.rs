@@ -16,6 +16,12 @@ pub struct Table {
     pub keys: Setting<Keys>,
     /// Its global secondary indexes, by name.
     pub indexes: Setting<BTreeMap<String, Index>>,
+    /// Its name, if it has a fixed one.
+    pub fixed_name: Setting<String>,
+    /// The regions of its replicas, its own among them; unset if it has none.
+    pub replicas: Setting<Vec<String>>,
+    /// Whether its replicas are consistent: a read in one region returns what was written in another.
+    pub consistent_replicas: Setting<bool>,
     /// What its stream records contain; unset if it has no stream.
     pub stream_view: Setting<String>,
     /// The ARN of its stream.
@@ -78,6 +84,21 @@ static WIRING: Check = Check {
     why: "The worker receives the events of one table and looks for missing ones in another, or reads a stream that has ended.",
     fix: "EventSourceArn: the StreamArn of the event store",
 };
+static WIRING_FIXED: Check = Check {
+    name: "wiring-fixed",
+    severity: Severity::Warning,
+    why: "The ARN of a stream ends in the time at which the stream was enabled. It changes when the stream or the table is made anew, and \
+          the worker then reads a stream that has ended.",
+    fix: "EventSourceArn: !GetAtt of the table, StreamArn",
+};
+static REPLICAS: Check = Check {
+    name: "replicas",
+    severity: Severity::Warning,
+    why: "Each write is conditional on what its own region has. If workers or event writers run in several regions, two of them can write the \
+          same row or append the same version, and replication keeps the last: the other is lost. Replicas with strong consistency refuse \
+          transactions, which both need.",
+    fix: "one region that writes; elsewhere read only, and start the worker there after the first region was given up",
+};
 static RECOVERY: Check = Check {
     name: "recovery",
     severity: Severity::Error,
@@ -99,7 +120,8 @@ static TIME_TO_LIVE: Check = Check {
 };
 
 /// All checks of this module.
-pub(super) static CHECKS: &[&Check] = &[&TABLE, &KEYS, &INDEX, &STREAM_VIEW, &WIRING, &RECOVERY, &DELETION_PROTECTION, &TIME_TO_LIVE];
+pub(super) static CHECKS: &[&Check] =
+    &[&TABLE, &KEYS, &INDEX, &STREAM_VIEW, &WIRING, &WIRING_FIXED, &REPLICAS, &RECOVERY, &DELETION_PROTECTION, &TIME_TO_LIVE];
 
 pub(super) fn examine(deployment: &Deployment, examination: &mut Examination) {
     for (role, table) in &deployment.tables {
@@ -108,9 +130,14 @@ pub(super) fn examine(deployment: &Deployment, examination: &mut Examination) {
         examine_table(*role, table, examination);
         if let Role::EventStore = role {
             for mapping in &deployment.mappings {
-                let streams = table.stream.and(&mapping.stream);
-                examination.judge(&WIRING, format!("{}.EventSourceArn", mapping.name), &streams, |streams| {
-                    streams.filter(|(own, read)| own != read).map(|(_, read)| format!("is {read}, not the stream of {}", table.name))
+                let at = format!("{}.EventSourceArn", mapping.name);
+                let wiring = table.stream.and(&mapping.stream).and_then(|(own, read)| table.wiring(&own, &read));
+                examination.judge(&WIRING, at.clone(), &wiring.and(&mapping.stream), |wiring| match wiring {
+                    Some((Wiring::Other, read)) => Some(format!("is {read}, not the stream of {}", table.name)),
+                    _ => None,
+                });
+                examination.judge(&WIRING_FIXED, at, &wiring, |wiring| {
+                    (wiring == Some(&Wiring::Fixed)).then(|| format!("names a stream of {} by its time", table.name))
                 });
             }
         }
@@ -136,6 +163,14 @@ fn examine_table(role: Role, table: &Table, examination: &mut Examination) {
             }
         });
     }
+    let replicas = match &table.replicas {
+        Setting::Value(regions) if regions.len() < 2 => Setting::Unset,
+        replicas => replicas.clone(),
+    };
+    examination.judge(&REPLICAS, at("Replicas"), &replicas, |regions| {
+        let consistent = if table.consistent_replicas == Setting::Value(true) { "strong" } else { "eventual" };
+        regions.map(|regions| format!("has {} regions, {}, with {consistent} consistency", regions.len(), regions.join(", ")))
+    });
     if let Role::EventStore = role {
         examination.judge(&STREAM_VIEW, at("StreamSpecification"), &table.stream_view, |view| {
             let images = view.is_some_and(|view| ["NEW_IMAGE", "NEW_AND_OLD_IMAGES"].contains(&view.as_str()));
@@ -165,6 +200,41 @@ fn schema_of(role: Role) -> (Keys, BTreeMap<String, Index>) {
         (index.index_name().to_owned(), Index { keys, projection: kind, include: projection.non_key_attributes().to_vec() })
     });
     (keys, indexes.collect())
+}
+
+/// How the stream that a mapping reads relates to a table.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wiring {
+    /// It is the table's.
+    Own,
+    /// It is the table's at the moment: its ARN is written out.
+    Fixed,
+    /// It is another's.
+    Other,
+}
+
+impl Table {
+    /// How this stream relates to the table. A template knows its own stream only as a reference.
+    fn wiring(&self, own: &str, read: &str) -> Setting<Wiring> {
+        let Some(name) = table_of_stream(read).filter(|_| own.starts_with("${") && own != read) else {
+            return Setting::Value(if own == read { Wiring::Own } else { Wiring::Other });
+        };
+        let is_own = if name == format!("${{{}}}", self.name) {
+            Setting::Value(true)
+        } else {
+            match &self.fixed_name {
+                // CloudFormation makes up a name of the stack's, the table's and a random one.
+                Setting::Unset => Setting::Value(name.contains(&format!("-{}-", self.name))),
+                fixed => fixed.as_ref().and_then(|fixed| Setting::Value(fixed == name)),
+            }
+        };
+        is_own.and_then(|is_own| Setting::Value(if is_own { Wiring::Fixed } else { Wiring::Other }))
+    }
+}
+
+/// The name of the table in the ARN of its stream: `arn:aws:dynamodb:REGION:ACCOUNT:table/NAME/stream/TIME`.
+pub(super) fn table_of_stream(arn: &str) -> Option<&str> {
+    arn.split_once(":table/").and_then(|(_, rest)| rest.split_once("/stream/")).map(|(name, _)| name)
 }
 
 impl Keys {

@@ -1,17 +1,22 @@
 //! A deployment as a CloudFormation or SAM template describes it.
 
+use std::collections::BTreeMap;
+
 use projection_vocabulary::Registry;
 use serde_json::Value as Json;
 
 use super::{
-    Deployment, Function, Index, Keys, Mapping, Setting, Table, Unusable,
+    Alarm, Deployment, Dimension, Function, Index, Keys, Mapping, Metric, OtherSource, Role, Setting, Table, Target, Unusable, Watched,
     cloudformation::{Document, Resource, function_in, integer, text_of},
     service_of,
+    tables::table_of_stream,
 };
 use crate::store::PARKED_VAR;
 
 /// The AWS CDK's default kind of table.
 const GLOBAL_TABLE: &str = "AWS::DynamoDB::GlobalTable";
+const TABLES: [&str; 2] = ["AWS::DynamoDB::Table", GLOBAL_TABLE];
+const FUNCTIONS: [&str; 2] = ["AWS::Lambda::Function", "AWS::Serverless::Function"];
 
 /// Reads the worker, its event source mappings and its tables from a template.
 ///
@@ -22,62 +27,156 @@ const GLOBAL_TABLE: &str = "AWS::DynamoDB::GlobalTable";
 /// It is not a template, or it is unclear which function is the worker.
 pub fn read(text: &str, parameters: &[(String, String)], function: Option<&str>, registry: Registry) -> Result<Deployment, Unusable> {
     let document = Document::read(text, parameters)?;
-    let resources = document.resources();
-    let functions: Vec<&Resource> = resources.iter().filter(|resource| resource.is_function()).collect();
-    let invokers = invokers(&resources, &functions);
-    let worker = worker(&functions, &invokers, function)?;
-    let of_worker = |invoker: &Invoker<'_>| invoker.function.is_none_or(|function| function.id == worker.id);
-    let mappings = invokers.into_iter().filter(of_worker).map(|invoker| invoker.mapping).collect();
+    let resources = Resources::of(document.resources()?);
+    let invokers = resources.invokers();
+    let worker = worker(&resources, &invokers, function)?;
+    let (mut mappings, mut other_sources) = (Vec::new(), other_events(worker));
+    for Invoker { source, function } in invokers {
+        match source {
+            Source::Stream(mapping) if function.is_none_or(|function| function.id == worker.id) => mappings.push(*mapping),
+            Source::Other(other) if function.is_some_and(|function| function.id == worker.id) => other_sources.push(other),
+            _ => {}
+        }
+    }
     let function = worker.function();
-    let tables = function.tables(registry).into_iter().map(|(role, name)| (role, name.and_then(|name| table(&resources, &name)))).collect();
-    Ok(Deployment { mappings, function, tables })
+    let tables = function.tables(registry, &mappings, |stream| resources.table_of_stream(stream));
+    let tables: Vec<_> = tables.into_iter().map(|(role, name)| (role, name.and_then(|name| resources.table(&name)))).collect();
+    let alarms = Setting::Value(resources.alarms(worker, &mappings, &tables));
+    Ok(Deployment { mappings, other_sources, function, tables, alarms })
 }
 
-/// A mapping from a DynamoDB stream, and the function that it invokes.
+/// An event source mapping, and the function that it invokes.
 struct Invoker<'a> {
-    mapping: Mapping,
+    source: Source,
     /// `None` if it cannot be determined.
     function: Option<&'a Resource>,
 }
 
-fn invokers<'a>(resources: &[Resource], functions: &[&'a Resource]) -> Vec<Invoker<'a>> {
-    let mut invokers = Vec::new();
-    for resource in resources.iter().filter(|resource| resource.kind == "AWS::Lambda::EventSourceMapping") {
-        let mapping = mapping(resource.id.clone(), &resource.properties, resources);
-        match resource.properties.get("FunctionName").and_then(Json::as_str) {
-            Some(name) => {
-                let function = functions.iter().copied().find(|function| function.is_named(name));
-                invokers.extend(function.map(|function| Invoker { mapping, function: Some(function) }));
-            }
-            None => invokers.push(Invoker { mapping, function: None }),
-        }
-    }
-    // The serverless transform turns the events of a function into mappings.
-    for function in functions {
-        for (name, event) in function.properties["Events"].as_object().into_iter().flatten() {
-            if event["Type"] == "DynamoDB" {
-                let mut properties = event["Properties"].clone();
-                properties["EventSourceArn"] = properties["Stream"].take();
-                let mapping = mapping(format!("{}{name}", function.id), &properties, resources);
-                invokers.push(Invoker { mapping, function: Some(function) });
-            }
-        }
-    }
-    invokers.retain(|invoker| invoker.mapping.is_of_dynamodb());
-    invokers
+enum Source {
+    /// It reads a DynamoDB stream.
+    Stream(Box<Mapping>),
+    Other(OtherSource),
 }
 
-fn worker<'a>(functions: &[&'a Resource], invokers: &[Invoker<'a>], wanted: Option<&str>) -> Result<&'a Resource, Unusable> {
+/// The events of the serverless transform that may carry a task, or that become event source mappings of streams.
+const EVENTS_OF_TASKS: [&str; 5] = ["DynamoDB", "Schedule", "ScheduleV2", "CloudWatchEvent", "EventBridgeRule"];
+
+/// The resources of a template, by logical id.
+struct Resources(BTreeMap<String, Resource>);
+
+impl Resources {
+    fn of(resources: Vec<Resource>) -> Self {
+        Self(resources.into_iter().map(|resource| (resource.id.clone(), resource)).collect())
+    }
+
+    fn of_kind<'a>(&'a self, kinds: &'a [&str]) -> impl Iterator<Item = &'a Resource> {
+        self.0.values().filter(move |resource| kinds.contains(&resource.kind.as_str()))
+    }
+
+    fn functions(&self) -> impl Iterator<Item = &Resource> {
+        self.of_kind(&FUNCTIONS)
+    }
+
+    /// The function that a text names: by its name or ARN, full or partial, also that of a version or an alias
+    /// (<https://docs.aws.amazon.com/lambda/latest/api/API_CreateEventSourceMapping.html>).
+    ///
+    /// # Errors
+    /// It cannot be determined.
+    fn function(&self, text: &str) -> Result<Option<&Resource>, ()> {
+        let parts = parts_of(text);
+        // arn:aws:lambda:REGION:ACCOUNT:function:NAME:QUALIFIER, ACCOUNT:function:NAME, function:NAME or NAME:QUALIFIER
+        let after = parts.iter().position(|part| *part == "function").and_then(|at| parts.get(at + 1));
+        let Some(name) = after.or(parts.first()).copied() else { return Ok(None) };
+        if let Some(id) = referred(name) {
+            match self.0.get(id) {
+                Some(function) if function.is_function() => return Ok(Some(function)),
+                Some(alias) if ["AWS::Lambda::Alias", "AWS::Lambda::Version"].contains(&alias.kind.as_str()) => {
+                    // It refers to a function, so there is no cycle: an alias cannot name another.
+                    return match alias.properties["FunctionName"].as_str() {
+                        Some(of) if parts_of(of).iter().all(|part| referred(part) != Some(id)) => self.unaliased(of),
+                        _ => Err(()),
+                    };
+                }
+                _ => {}
+            }
+            // The serverless transform makes them.
+            if let Some(function) = self.functions().find(|function| function.has_generated(id)) {
+                return Ok(Some(function));
+            }
+        }
+        if let Some(function) = self.functions().find(|function| function.has_name(name)) {
+            return Ok(Some(function));
+        }
+        // A name that needs a parameter may be this one.
+        if self.functions().any(|function| function.properties["FunctionName"].is_object()) { Err(()) } else { Ok(None) }
+    }
+
+    /// The function of an alias or version.
+    fn unaliased(&self, text: &str) -> Result<Option<&Resource>, ()> {
+        let named = referred(parts_of(text).first().copied().unwrap_or_default());
+        match named.and_then(|id| self.0.get(id)) {
+            Some(resource) if !resource.is_function() => Err(()),
+            _ => self.function(text),
+        }
+    }
+
+    fn invokers(&self) -> Vec<Invoker<'_>> {
+        let mut invokers = Vec::new();
+        for resource in self.of_kind(&["AWS::Lambda::EventSourceMapping"]) {
+            let function = match &resource.properties["FunctionName"] {
+                Json::String(name) => self.function(name),
+                _ => Err(()),
+            };
+            let function = match function {
+                Ok(None) => continue,
+                Ok(function) => function,
+                Err(()) => None,
+            };
+            let mapping = self.mapping(resource.id.clone(), &resource.properties);
+            let source = if mapping.is_of_dynamodb() {
+                Source::Stream(Box::new(mapping))
+            } else {
+                let kind = mapping.stream.try_map(|arn| self.service_in(&arn)).value::<()>().unwrap_or_else(|_| "its source".to_owned());
+                Source::Other(OtherSource { name: resource.id.clone(), kind })
+            };
+            invokers.push(Invoker { source, function });
+        }
+        // The serverless transform turns the events of a function into mappings.
+        for function in self.functions() {
+            for (name, event) in function.properties["Events"].as_object().into_iter().flatten() {
+                if event["Type"] == "DynamoDB" {
+                    let mut properties = event["Properties"].clone();
+                    properties["EventSourceArn"] = properties["Stream"].take();
+                    let mapping = self.mapping(format!("{}{name}", function.id), &properties);
+                    invokers.push(Invoker { source: Source::Stream(Box::new(mapping)), function: Some(function) });
+                }
+            }
+        }
+        invokers
+    }
+}
+
+/// Events of the serverless transform that are neither streams of DynamoDB nor may carry a task.
+fn other_events(worker: &Resource) -> Vec<OtherSource> {
+    let events = worker.properties["Events"].as_object().into_iter().flatten();
+    let kinds = events.filter_map(|(name, event)| Some((name, event["Type"].as_str()?)));
+    let others = kinds.filter(|(_, kind)| !EVENTS_OF_TASKS.contains(kind));
+    others.map(|(name, kind)| OtherSource { name: format!("{}{name}", worker.id), kind: kind.to_lowercase() }).collect()
+}
+
+fn worker<'a>(resources: &'a Resources, invokers: &[Invoker<'a>], wanted: Option<&str>) -> Result<&'a Resource, Unusable> {
     if let Some(wanted) = wanted {
-        let found = functions.iter().find(|function| function.id == wanted || function.is_named(wanted));
-        return found.copied().ok_or_else(|| Unusable(format!("has no function `{wanted}`")));
+        let by_id = resources.0.get(wanted).filter(|resource| resource.is_function());
+        let found = by_id.or_else(|| resources.function(wanted).unwrap_or_default());
+        return found.ok_or_else(|| Unusable(format!("has no function `{wanted}`")));
     }
     let parks = |function: &&Resource| function.function().variable(PARKED_VAR) != Setting::Unset;
-    let mut invoked: Vec<&Resource> = invokers.iter().filter_map(|invoker| invoker.function).collect();
+    let streams = invokers.iter().filter(|invoker| matches!(invoker.source, Source::Stream(_)));
+    let mut invoked: Vec<&Resource> = streams.filter_map(|invoker| invoker.function).collect();
     invoked.sort_by_key(|function| &function.id);
     invoked.dedup_by_key(|function| &function.id);
-    let among = if invoked.is_empty() { functions } else { &invoked };
-    let parking: Vec<&Resource> = among.iter().copied().filter(parks).collect();
+    let among = if invoked.is_empty() { resources.functions().collect() } else { invoked.clone() };
+    let parking: Vec<&Resource> = among.into_iter().filter(parks).collect();
     let candidates = if parking.is_empty() { invoked } else { parking };
     match candidates.as_slice() {
         [worker] => Ok(worker),
@@ -91,14 +190,22 @@ fn worker<'a>(functions: &[&'a Resource], invokers: &[Invoker<'a>], wanted: Opti
 
 impl Resource {
     fn is_function(&self) -> bool {
-        ["AWS::Lambda::Function", "AWS::Serverless::Function"].contains(&self.kind.as_str())
+        FUNCTIONS.contains(&self.kind.as_str())
     }
 
-    /// Whether a text refers to it: its name or ARN, or the ARN of one of its versions.
-    fn is_named(&self, text: &str) -> bool {
-        let own = self.properties.get("FunctionName").and_then(Json::as_str);
-        // `${Worker.Arn}` and `${Worker.Alias}` refer to it as well.
-        referred(text) == Some(self.id.as_str()) || own.is_some_and(|own| text == own || text.ends_with(&format!(":function:{own}")))
+    /// Whether this is its name. CloudFormation makes up a name of the stack's, the function's and a random one.
+    fn has_name(&self, name: &str) -> bool {
+        match &self.properties["FunctionName"] {
+            Json::String(own) => own == name,
+            Json::Null => name.contains(&format!("-{}-", self.id)),
+            _ => false,
+        }
+    }
+
+    /// Whether the serverless transform makes an alias or a version of it with this logical id.
+    fn has_generated(&self, id: &str) -> bool {
+        let rest = id.strip_prefix(self.id.as_str()).filter(|_| !self.properties["AutoPublishAlias"].is_null());
+        rest.is_some_and(|rest| rest.starts_with("Alias") || rest.starts_with("Version"))
     }
 
     fn function(&self) -> Function {
@@ -113,6 +220,7 @@ impl Resource {
             memory_mb: of.integer("MemorySize"),
             variables,
             log_level: of.at(&["LoggingConfig", "ApplicationLogLevel"]).try_map(text),
+            reserved_concurrency: of.integer("ReservedConcurrentExecutions"),
         }
     }
 
@@ -130,6 +238,13 @@ impl Resource {
             name: self.id.clone(),
             keys: of.at(&["KeySchema"]).try_map(keys),
             indexes: of.at(&["GlobalSecondaryIndexes"]).try_map(|indexes| indexes.as_array().into_iter().flatten().map(index).collect()),
+            fixed_name: of.at(&["TableName"]).try_map(text),
+            replicas: of.at(&["Replicas"]).try_map(|replicas| {
+                let replicas = replicas.as_array().ok_or_else(|| "is not a list".to_owned())?;
+                let region = |replica: &Json| replica["Region"].as_str().map_or_else(|| "another".to_owned(), str::to_owned);
+                Ok(replicas.iter().map(region).collect())
+            }),
+            consistent_replicas: of.at(&["MultiRegionConsistency"]).try_map(|consistency| Ok(consistency == "STRONG")),
             stream_view: of.at(&["StreamSpecification", "StreamViewType"]).try_map(text),
             stream: Setting::Value(format!("${{{}.StreamArn}}", self.id)),
             point_in_time_recovery: protected(&["PointInTimeRecoverySpecification", "PointInTimeRecoveryEnabled"]),
@@ -139,48 +254,145 @@ impl Resource {
     }
 }
 
-fn mapping(name: String, properties: &Json, resources: &[Resource]) -> Mapping {
-    let of = Properties(properties);
-    let enabled = of.at(&["Enabled"]).try_map(boolean);
-    Mapping {
-        name,
-        stream: of.at(&["EventSourceArn"]).try_map(text),
-        state: enabled.try_map(|enabled| Ok(if enabled { "Enabled" } else { "Disabled" }.to_owned())),
-        last_result: Setting::Unset,
-        starting_position: of.at(&["StartingPosition"]).try_map(text),
-        batch_size: of.integer("BatchSize"),
-        batching_window_s: of.integer("MaximumBatchingWindowInSeconds"),
-        tumbling_window_s: of.integer("TumblingWindowInSeconds"),
-        parallelization: of.integer("ParallelizationFactor"),
-        retries_max: of.integer("MaximumRetryAttempts"),
-        record_age_max_s: of.integer("MaximumRecordAgeInSeconds"),
-        bisect: of.at(&["BisectBatchOnFunctionError"]).try_map(boolean),
-        response_types: of.at(&["FunctionResponseTypes"]).try_map(texts),
-        filters: of.at(&["FilterCriteria", "Filters"]).try_map(|filters| {
-            let patterns: Vec<_> = filters.as_array().into_iter().flatten().map(|filter| filter["Pattern"].clone()).collect();
-            texts(&Json::Array(patterns))
+impl Resources {
+    fn mapping(&self, name: String, properties: &Json) -> Mapping {
+        let of = Properties(properties);
+        let enabled = of.at(&["Enabled"]).try_map(boolean);
+        Mapping {
+            name,
+            stream: of.at(&["EventSourceArn"]).try_map(text).try_map(|stream| match referred(&stream).map(|id| (id, self.0.get(id))) {
+                // An output of a nested stack, or an attribute of a custom resource.
+                Some((id, Some(resource))) if !resource.kind.starts_with("AWS::") || resource.kind.starts_with("AWS::CloudFormation::") => {
+                    Err(format!("what {id} returns cannot be determined from the template alone"))
+                }
+                _ => Ok(stream),
+            }),
+            state: enabled.try_map(|enabled| Ok(if enabled { "Enabled" } else { "Disabled" }.to_owned())),
+            last_result: Setting::Unset,
+            starting_position: of.at(&["StartingPosition"]).try_map(text),
+            batch_size: of.integer("BatchSize"),
+            batching_window_s: of.integer("MaximumBatchingWindowInSeconds"),
+            tumbling_window_s: of.integer("TumblingWindowInSeconds"),
+            parallelization: of.integer("ParallelizationFactor"),
+            retries_max: of.integer("MaximumRetryAttempts"),
+            record_age_max_s: of.integer("MaximumRecordAgeInSeconds"),
+            bisect: of.at(&["BisectBatchOnFunctionError"]).try_map(boolean),
+            response_types: of.at(&["FunctionResponseTypes"]).try_map(texts),
+            filters: of.at(&["FilterCriteria", "Filters"]).try_map(|filters| {
+                let patterns: Vec<_> = filters.as_array().into_iter().flatten().map(|filter| filter["Pattern"].clone()).collect();
+                texts(&Json::Array(patterns))
+            }),
+            on_failure: of.at(&["DestinationConfig", "OnFailure", "Destination"]).try_map(text).try_map(|arn| self.service_in(&arn)),
+            metrics: of.at(&["MetricsConfig", "Metrics"]).try_map(texts),
+        }
+    }
+
+    /// The service in an ARN, or in the ARN that a resource will have.
+    fn service_in(&self, arn: &str) -> Result<String, String> {
+        match referred(arn).and_then(|id| self.0.get(id)) {
+            Some(resource) => Ok(resource.kind.split("::").nth(1).unwrap_or_default().to_lowercase()),
+            // References contain colons, too, and do not matter here.
+            None => service_of(&without_references(arn)),
+        }
+    }
+
+    /// The table with this name or ARN.
+    fn table(&self, name: &str) -> Setting<Table> {
+        let name = name.split_once(":table/").map_or(name, |(_, name)| name);
+        let of = |id: &str| self.0.get(id).filter(|resource| TABLES.contains(&resource.kind.as_str()));
+        let named = || self.of_kind(&TABLES).find(|table| table.properties["TableName"] == name);
+        match referred(name).and_then(of).or_else(named) {
+            Some(resource) => Setting::Value(resource.table()),
+            None => Setting::Unseen("the table is not in this template".to_owned()),
+        }
+    }
+
+    /// The name of the table whose stream has this ARN.
+    fn table_of_stream(&self, stream: &str) -> Option<String> {
+        let name = table_of_stream(stream).or_else(|| stream.ends_with(".StreamArn}").then_some(stream))?;
+        matches!(self.table(name), Setting::Value(_)).then(|| name.to_owned())
+    }
+
+    fn alarms(&self, worker: &Resource, mappings: &[Mapping], tables: &[(Role, Setting<Table>)]) -> Vec<Alarm> {
+        let target = |value: &str| {
+            let Some(id) = referred(value) else {
+                return if worker.properties["FunctionName"] == value { Target::Worker } else { Target::Other };
+            };
+            let is_table = tables.iter().any(|(_, table)| matches!(table, Setting::Value(table) if table.name == id));
+            let attribute = value.trim_end_matches('}').split_once('.').map(|(_, attribute)| attribute);
+            match attribute {
+                None if id == worker.id => Target::Worker,
+                None | Some("Id") if mappings.iter().any(|mapping| mapping.name == id) => Target::Mapping(id.to_owned()),
+                None if is_table => Target::Table,
+                Some(attribute)
+                    if attribute.ends_with("Arn") && (id == worker.id || is_table || mappings.iter().any(|of| of.name == id)) =>
+                {
+                    Target::ByArn
+                }
+                _ => Target::Other,
+            }
+        };
+        self.of_kind(&["AWS::CloudWatch::Alarm"]).map(|resource| alarm(resource, &target)).collect()
+    }
+}
+
+fn alarm(resource: &Resource, target: &dyn Fn(&str) -> Target) -> Alarm {
+    let of = Properties(&resource.properties);
+    let watched = match of.at(&["Metrics"]) {
+        Setting::Value(Json::Array(parts)) => parts.iter().map(|part| watched(part, target)).collect::<Result<_, _>>(),
+        Setting::Value(_) => Err("Metrics is not a list".to_owned()),
+        Setting::Unseen(why) => Err(why),
+        Setting::Unset => metric(&resource.properties, &resource.properties, "Statistic", target)
+            .map(|metric| vec![Watched { id: String::new(), returned: true, expression: None, metric: Some(metric) }]),
+    };
+    Alarm {
+        name: resource.id.clone(),
+        actions_enabled: of.at(&["ActionsEnabled"]).try_map(boolean),
+        comparison: of.at(&["ComparisonOperator"]).try_map(text),
+        threshold: of.at(&["Threshold"]).try_map(|value| {
+            let number = text_of(value).and_then(|text| text.trim().parse().ok());
+            number.ok_or_else(|| "is not a number".to_owned())
         }),
-        on_failure: of.at(&["DestinationConfig", "OnFailure", "Destination"]).try_map(text).try_map(|arn| service_in(&arn, resources)),
+        periods: of.integer("EvaluationPeriods"),
+        datapoints: of.integer("DatapointsToAlarm"),
+        missing: of.at(&["TreatMissingData"]).try_map(text),
+        watched: watched.into(),
     }
 }
 
-/// The service in an ARN, or in the ARN that a resource will have.
-fn service_in(arn: &str, resources: &[Resource]) -> Result<String, String> {
-    match referred(arn).and_then(|id| resources.iter().find(|resource| resource.id == id)) {
-        Some(resource) => Ok(resource.kind.split("::").nth(1).unwrap_or_default().to_lowercase()),
-        // References contain colons, too, and do not matter here.
-        None => service_of(&without_references(arn)),
-    }
+fn watched(part: &Json, target: &dyn Fn(&str) -> Target) -> Result<Watched, String> {
+    let of = Properties(part);
+    let expression = match of.at(&["Expression"]) {
+        Setting::Value(expression) => Some(text(expression)?),
+        Setting::Unset => None,
+        Setting::Unseen(why) => return Err(why),
+    };
+    let metric = match &part["MetricStat"] {
+        Json::Null => None,
+        stat => Some(metric(&stat["Metric"], stat, "Stat", target)?),
+    };
+    let returned = !matches!(of.at(&["ReturnData"]).try_map(boolean), Setting::Value(false));
+    Ok(Watched { id: text(known(&part["Id"])?)?, returned, expression, metric })
 }
 
-/// The table with this name.
-fn table(resources: &[Resource], name: &str) -> Setting<Table> {
-    let tables = || resources.iter().filter(|resource| ["AWS::DynamoDB::Table", GLOBAL_TABLE].contains(&resource.kind.as_str()));
-    let named = |resource: &&Resource| resource.properties.get("TableName").and_then(Json::as_str) == Some(name);
-    match tables().find(|table| referred(name) == Some(table.id.as_str())).or_else(|| tables().find(named)) {
-        Some(resource) => Setting::Value(resource.table()),
-        None => Setting::Unseen("the table is not in this template".to_owned()),
-    }
+/// A metric, with its statistic and period, which `stat` has.
+fn metric(metric: &Json, stat: &Json, statistic: &str, target: &dyn Fn(&str) -> Target) -> Result<Metric, String> {
+    let dimension = |dimension: &Json| {
+        let value = text(known(&dimension["Value"])?)?;
+        Ok(Dimension { name: text(known(&dimension["Name"])?)?, target: target(&value), value })
+    };
+    let dimensions = match known(&metric["Dimensions"])? {
+        Json::Array(dimensions) => dimensions.iter().map(dimension).collect::<Result<_, String>>()?,
+        _ => Vec::new(),
+    };
+    let stat = Properties(stat);
+    Ok(Metric {
+        namespace: text(known(&metric["Namespace"])?)?,
+        name: text(known(&metric["MetricName"])?)?,
+        dimensions,
+        statistic: stat.at(&[statistic]).try_map(text),
+        period_s: stat.integer("Period"),
+    })
 }
 
 fn index(index: &Json) -> Result<(String, Index), String> {
@@ -223,6 +435,24 @@ impl<'a> Properties<'a> {
 /// The logical id that a text refers to, if the text is a reference and nothing else.
 fn referred(text: &str) -> Option<&str> {
     text.strip_prefix("${")?.strip_suffix('}').and_then(|reference| reference.split('.').next())
+}
+
+/// The parts of a text between colons; a reference has colons of its own.
+fn parts_of(text: &str) -> Vec<&str> {
+    let (mut parts, mut start, mut depth) = (Vec::new(), 0, 0_u32);
+    for (at, character) in text.char_indices() {
+        match character {
+            '{' => depth += 1,
+            '}' => depth = depth.saturating_sub(1),
+            ':' if depth == 0 => {
+                parts.push(&text[start..at]);
+                start = at + 1;
+            }
+            _ => {}
+        }
+    }
+    parts.push(&text[start..]);
+    parts
 }
 
 fn without_references(text: &str) -> String {

@@ -23,6 +23,8 @@ use crate::support::{
     world::{World, registry},
 };
 
+mod variants;
+
 fn examined(text: &str, parameters: &[(&str, &str)]) -> Examination {
     let parameters: Vec<_> = parameters.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
     examine(&template::read(text, &parameters, None, registry()).expect("a template"), registry())
@@ -30,6 +32,11 @@ fn examined(text: &str, parameters: &[(&str, &str)]) -> Examination {
 
 fn found(text: &str) -> Vec<String> {
     named_in(&examined(text, &[]))
+}
+
+/// Why a template is refused, if it is.
+fn refused(text: &str, function: Option<&str>) -> Option<String> {
+    template::read(text, &[], function, registry()).err().map(|error| error.to_string())
 }
 
 /// Ways to break the template: what is put in the place of what, and what is found then.
@@ -176,8 +183,9 @@ const DEFECTS: &[(&str, &str, &str)] = &[
     ),
 ];
 
-/// Of what takes more than one change, and of what no template can say, other tests tell.
-const ELSEWHERE: [&str; 5] = ["batch-time", "last-result", "mapping", "memory", "table"];
+/// Of what takes more than one change, and of what no template can say, other tests tell; of the rest those of variants.
+const ELSEWHERE: [&str; 10] =
+    ["alarm", "batch-time", "concurrency", "filter-pattern", "last-result", "mapping", "memory", "replicas", "table", "wiring-fixed"];
 
 #[test]
 fn each_defect_of_a_template_is_named_and_nothing_else() {
@@ -333,8 +341,8 @@ fn names(examination: &Examination) -> Vec<&'static str> {
 fn templates_are_read_as_cloudformation_reads_them() {
     let production = examined(SAM, &[("Stage", "prod")]);
     assert_eq!(names(&production), [""; 0]);
-    let unseen: Vec<_> = production.unseen.iter().map(|(subject, why)| format!("{subject}: {why}")).collect();
-    assert_eq!(unseen, ["FORUM_COUNTERS_TABLE: the table is not in this template"]);
+    assert_eq!(production.unseen["FORUM_COUNTERS_TABLE"], "the table is not in this template");
+    assert!(production.unseen.keys().eq(["FORUM_COUNTERS_TABLE", "alarms"]), "{:?}", production.unseen);
 
     let elsewhere = examined(SAM, &[("Stage", "test")]);
     assert_eq!(names(&elsewhere), ["deletion-protection", "retries", "batch-window"], "and Audit, which parks nothing, is not the worker");
@@ -353,7 +361,7 @@ fn templates_are_read_as_cloudformation_reads_them() {
 
     // As the AWS CDK writes tables: each replica is protected, or none is.
     let replica = |protected: bool| json!({ "DeletionProtectionEnabled": protected, "PointInTimeRecoverySpecification": { "PointInTimeRecoveryEnabled": true } });
-    for (protected, expected) in [(true, &[][..]), (false, &["deletion-protection"])] {
+    for (protected, expected) in [(true, &["replicas"][..]), (false, &["deletion-protection", "replicas"])] {
         let parked = json!({
             "KeySchema": [{ "AttributeName": "aggregateId", "KeyType": "HASH" }, { "AttributeName": "projection", "KeyType": "RANGE" }],
             "Replicas": [replica(true), replica(protected)],
@@ -376,9 +384,11 @@ fn templates_are_read_as_cloudformation_reads_them() {
     } })).expect("JSON");
     let bare = examined(&json, &[]);
     let expected = [
+        "mapping",
         "response-type",
         "on-failure",
         "starting-position",
+        "filter-pattern",
         "record-age",
         "environment",
         "environment",
@@ -389,7 +399,8 @@ fn templates_are_read_as_cloudformation_reads_them() {
         "batch-window",
     ];
     assert_eq!(names(&bare), expected);
-    assert!(bare.unseen.keys().eq(["Mapping.FilterCriteria"]), "{:?}", bare.unseen);
+    let unseen = ["ACCOUNT_SUMMARY_TABLE", "EVENT_STORE_TABLE", "FORUM_COUNTERS_TABLE", "PARKED_TABLE", "alarms"];
+    assert!(bare.unseen.keys().eq(unseen), "{:?}", bare.unseen);
 }
 
 #[test]
@@ -399,7 +410,7 @@ fn what_cannot_be_examined_is_refused_in_words() {
     };
     assert_eq!(
         refused("a: [", &[], None),
-        "is neither YAML nor JSON: did not find expected node content at line 2 column 1, while parsing a flow node"
+        "is neither YAML nor JSON: while parsing a node, did not find expected node content at line 2 column 1"
     );
     assert_eq!(refused("a: 1", &[], None), "is not a CloudFormation template: it has no Resources");
     assert_eq!(refused("", &[], None), "is not a CloudFormation template: it has no Resources");
@@ -426,7 +437,10 @@ fn what_cannot_be_examined_is_refused_in_words() {
     let unwired = template::read(&unwired, &[], Some("WorkerFunction"), registry()).expect("it is named");
     assert_eq!(
         named_in(&examine(&unwired, registry())),
-        ["mapping: event source mappings of WorkerFunction: no DynamoDB stream invokes it"]
+        [
+            "mapping: event source mappings of WorkerFunction: no DynamoDB stream invokes it",
+            "mapping: WorkerStream of WorkerFunction: sqs is not a DynamoDB stream"
+        ]
     );
     let circle = SAM.replace("InProduction: !Equals [!Ref Stage, prod]", "InProduction: !Not [!Condition Elsewhere]");
     assert!(examined(&circle, &[("Stage", "prod")]).unseen.contains_key("ProjectorStream.MaximumRetryAttempts"));
@@ -437,6 +451,8 @@ fn what_cannot_be_examined_is_refused_in_words() {
 struct Account {
     function: Json,
     mappings: Vec<Json>,
+    /// The answer to `GetFunctionConcurrency`.
+    reserved: Json,
     /// What is answered for a table in place of what the database answers, by operation.
     tables: BTreeMap<&'static str, Json>,
 }
@@ -454,10 +470,6 @@ async fn account(world: &World) -> Account {
         } },
         "LoggingConfig": { "LogFormat": "JSON", "ApplicationLogLevel": "INFO", "SystemLogLevel": "INFO", "LogGroup": "/aws/lambda/worker" },
     });
-    let queue = json!({
-        "UUID": "0c0ffee0-0000-0000-0000-000000000000", "EventSourceArn": "arn:aws:sqs:us-east-1:123456789012:queue", "State": "Enabled",
-        "FunctionArn": function["FunctionArn"], "BatchSize": 10, "LastModified": 1_764_000_000.0,
-    });
     let mapping = json!({
         "UUID": "14e0db71-5d35-4eb5-b481-8945cf9d10c2", "StartingPosition": "TRIM_HORIZON", "BatchSize": 1000,
         "MaximumBatchingWindowInSeconds": 1, "ParallelizationFactor": 1, "EventSourceArn": stream, "FunctionArn": function["FunctionArn"],
@@ -472,7 +484,12 @@ async fn account(world: &World) -> Account {
     } });
     // The embedded DynamoDB knows of no protection.
     let table = json!({ "DeletionProtectionEnabled": true });
-    Account { function, mappings: vec![queue, mapping], tables: [("DescribeContinuousBackups", recovery), ("DescribeTable", table)].into() }
+    Account {
+        function,
+        mappings: vec![mapping],
+        reserved: json!({}),
+        tables: [("DescribeContinuousBackups", recovery), ("DescribeTable", table)].into(),
+    }
 }
 
 /// Serves them, and returns the address.
@@ -481,6 +498,7 @@ async fn serve(world: &World, account: Account) -> String {
     let url = format!("http://{}", listener.local_addr().expect("an address"));
     let api = Router::new()
         .route("/2015-03-31/functions/{name}/configuration", get(configuration))
+        .route("/2019-09-30/functions/{name}/concurrency", get(concurrency))
         .route("/2015-03-31/event-source-mappings", get(mappings))
         .route("/", post(tables))
         .with_state(Arc::new((account, world.embedded.database().clone())));
@@ -498,12 +516,25 @@ async fn configuration(State(served): Served, Path(name): Path<String>) -> Respo
     (StatusCode::NOT_FOUND, [("x-amzn-errortype", "ResourceNotFoundException")], Body(error)).into_response()
 }
 
-/// One a page.
+async fn concurrency(State(served): Served, Path(name): Path<String>) -> Response {
+    assert_eq!(served.0.function["FunctionName"], name);
+    if served.0.reserved.is_null() {
+        let error = json!({ "Type": "User", "Message": "only-aws-may-say-this" });
+        return (StatusCode::FORBIDDEN, [("x-amzn-errortype", "AccessDeniedException")], Body(error)).into_response();
+    }
+    Body(served.0.reserved.clone()).into_response()
+}
+
+/// One a page. A mapping is listed for exactly the ARN that it invokes.
 async fn mappings(State(served): Served, Query(asked): Query<BTreeMap<String, String>>) -> Response {
-    assert_eq!(served.0.function["FunctionArn"], *asked["FunctionName"]);
+    let of = |name: &str, member: &str| {
+        served.0.mappings.iter().filter(|of| asked.get(name).is_none_or(|arn| of[member] == **arn)).collect::<Vec<_>>()
+    };
+    let by_source = of("EventSourceArn", "EventSourceArn");
+    let found: Vec<_> = of("FunctionName", "FunctionArn").into_iter().filter(|of| by_source.contains(of)).collect();
     let at = asked.get("Marker").map_or(0, |marker| marker.parse::<usize>().expect("a marker that was given"));
-    let page: Vec<_> = served.0.mappings.iter().skip(at).take(1).collect();
-    let next = (at + 1 < served.0.mappings.len()).then(|| (at + 1).to_string());
+    let page: Vec<_> = found.iter().skip(at).take(1).collect();
+    let next = (at + 1 < found.len()).then(|| (at + 1).to_string());
     Body(json!({ "EventSourceMappings": page, "NextMarker": next })).into_response()
 }
 
@@ -548,11 +579,12 @@ async fn found_at(world: &World, account: Account) -> (Vec<String>, Json) {
 async fn what_is_deployed_is_judged_by_the_same_checks() {
     let world = World::new().await;
     let good = account(&world).await;
-    assert_eq!(found_at(&world, good.clone()).await, (vec![], json!({})));
+    let only_alarms = json!({ "alarms": "only those of a template are checked" });
+    assert_eq!(found_at(&world, good.clone()).await, (vec![], only_alarms.clone()));
 
     let of = "14e0db71-5d35-4eb5-b481-8945cf9d10c2";
     let mut bad = good.clone();
-    let mapping = &mut bad.mappings[1];
+    let mapping = &mut bad.mappings[0];
     let earlier = format!("{}-earlier", mapping["EventSourceArn"].as_str().expect("an ARN"));
     for (name, value) in [
         ("FunctionResponseTypes", json!([])),
@@ -569,7 +601,7 @@ async fn what_is_deployed_is_judged_by_the_same_checks() {
     bad.function["Timeout"] = json!(3);
     bad.function["Environment"]["Variables"]["PARKED_TABLE"] = json!("nowhere");
     let (found, unseen) = found_at(&world, bad).await;
-    let own = good.mappings[1]["EventSourceArn"].as_str().expect("an ARN");
+    let own = good.mappings[0]["EventSourceArn"].as_str().expect("an ARN");
     let expected = [
         format!("state: {of}.Enabled is Disabled"),
         format!("last-result: {of}.LastProcessingResult is PROBLEM: Function call failed"),
@@ -582,19 +614,59 @@ async fn what_is_deployed_is_judged_by_the_same_checks() {
         "table: PARKED_TABLE names a table that does not exist".to_owned(),
         format!("filter-wide: {of}.FilterCriteria passes INSERT records of an aggregate's VERSION item"),
     ];
-    assert_eq!((found, unseen), (expected.to_vec(), json!({})));
+    assert_eq!((found, unseen), (expected.to_vec(), only_alarms));
 
     // Two read the same shards.
     let mut twice = good.clone();
-    twice.mappings.push(twice.mappings[1].clone());
-    let named = found_at(&world, twice).await.0;
-    assert_eq!(named, ["mapping: event source mappings of dev-projection-worker: there are 2"]);
+    twice.mappings.push(twice.mappings[0].clone());
+    twice.mappings[1]["UUID"] = json!("24e0db71-5d35-4eb5-b481-8945cf9d10c2");
+    let there_are_2 = ["mapping: event source mappings of dev-projection-worker: there are 2"];
+    assert_eq!(found_at(&world, twice.clone()).await.0, there_are_2);
+
+    // An alias is the function. Lambda lists its mappings for the stream only.
+    let alias = json!(format!("{}:live", good.function["FunctionArn"].as_str().expect("an ARN")));
+    twice.mappings[1]["FunctionArn"] = alias.clone();
+    assert_eq!(found_at(&world, twice).await.0, there_are_2);
+    let mut aliased = good.clone();
+    aliased.mappings[0]["FunctionArn"] = alias;
+    assert_eq!(found_at(&world, aliased.clone()).await.0, [""; 0]);
+    aliased.mappings[0]["StartingPosition"] = json!("LATEST");
+    assert_eq!(found_at(&world, aliased).await.0, [format!("starting-position: {of}.StartingPosition is LATEST")]);
+
+    // A queue on the worker, nothing to run it with, and replicas.
+    let mut more = good.clone();
+    more.mappings.push(json!({
+        "UUID": "0c0ffee0-0000-0000-0000-000000000000", "EventSourceArn": "arn:aws:sqs:us-east-1:123456789012:queue", "State": "Enabled",
+        "FunctionArn": good.function["FunctionArn"], "BatchSize": 10, "LastModified": 1_764_000_000.0,
+    }));
+    more.reserved = json!({ "ReservedConcurrentExecutions": 0 });
+    more.tables.get_mut("DescribeTable").expect("the table")["Replicas"] =
+        json!([{ "RegionName": "eu-west-1", "ReplicaStatus": "ACTIVE" }]);
+    let replicas = |table: &str| format!("replicas: {table}.Replicas has 2 regions, its own, eu-west-1, with eventual consistency");
+    let expected = [
+        "mapping: 0c0ffee0-0000-0000-0000-000000000000 of dev-projection-worker: sqs is not a DynamoDB stream".to_owned(),
+        "concurrency: dev-projection-worker.ReservedConcurrentExecutions is 0".to_owned(),
+        replicas("event-store"),
+        replicas("parked"),
+        replicas("account-summary"),
+        replicas("forum-counters"),
+    ];
+    assert_eq!(found_at(&world, more).await.0, expected);
+
+    // Without the variables the stream shows the event store.
+    let mut bare = good.clone();
+    bare.function["Environment"] = json!({ "Variables": {} });
+    bare.tables.get_mut("DescribeTable").expect("the table")["DeletionProtectionEnabled"] = json!(false);
+    let (found, unseen) = found_at(&world, bare).await;
+    assert_eq!(found.last().map(String::as_str), Some("deletion-protection: event-store.DeletionProtectionEnabled is false"));
+    assert_eq!(unseen["PARKED_TABLE"], "the variable is not set, so its table is not checked");
 
     // What must not be asked is not judged, and said.
     let mut closed = good;
     let refusal = json!({ "__type": "com.amazon.coral.service#AccessDeniedException", "Message": "only-aws-may-say-this" });
     closed.tables.insert("DescribeContinuousBackups", refusal.clone());
     closed.tables.insert("DescribeTimeToLive", refusal);
+    closed.reserved = Json::Null;
     closed.function["Environment"] = json!({ "Error": { "ErrorCode": "AccessDeniedException", "Message": "KMS" } });
     let (found, unseen) = found_at(&world, closed.clone()).await;
     let why = "Lambda does not show them (AccessDeniedException)";
@@ -604,6 +676,7 @@ async fn what_is_deployed_is_judged_by_the_same_checks() {
     assert_eq!(found, [""; 0]);
     assert_eq!(unseen["parked.PointInTimeRecoverySpecification"], "DescribeContinuousBackups failed (AccessDeniedException)");
     assert_eq!(unseen["forum-counters.TimeToLiveSpecification"], "DescribeTimeToLive failed (AccessDeniedException)");
+    assert_eq!(unseen["dev-projection-worker.ReservedConcurrentExecutions"], "GetFunctionConcurrency failed (AccessDeniedException)");
     assert!(!unseen.to_string().contains("only-aws-may-say-this"));
 }
 

@@ -54,7 +54,8 @@ impl Template {
     /// One of them cannot be read, in words.
     pub fn read(text: &str, machine: &str) -> Result<Self, String> {
         let document = Document::read(text, &PARAMETERS).map_err(|error| format!("the template {error}"))?;
-        let resources: BTreeMap<_, _> = document.resources().into_iter().map(|resource| (resource.id.clone(), resource)).collect();
+        let resources = document.resources().map_err(|error| format!("the template {error}"))?;
+        let resources: BTreeMap<_, _> = resources.into_iter().map(|resource| (resource.id.clone(), resource)).collect();
         let mut machine = machine.to_owned();
         let substituted = resources.get("RebuildStateMachine").map(|machine| &machine.properties["DefinitionSubstitutions"]);
         for (name, value) in substituted.and_then(Json::as_object).into_iter().flatten() {

@@ -4,6 +4,8 @@
 #   infra/check.sh                  all checks
 #   infra/check.sh --mutations      also breaks the template and the state machine in known ways; a check must report each
 #
+# Everything in both files was reviewed and is compared as a whole: after a change, edit infra/checks/reviewed.py, too.
+#
 # Needs Python 3.11 and Node 20 or newer. Packages from PyPI and npm are pinned in infra/checks and kept in target/infra.
 # Whether the template agrees with the code is checked by `cargo test --workspace --test end_to_end infrastructure`.
 set -euo pipefail

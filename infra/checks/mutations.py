@@ -4,8 +4,11 @@ report each.
 Mutations that the Rust checks report are in tests/end_to_end/infrastructure/mutations.rs.
 """
 
+from pathlib import Path
+
 TEMPLATE, MACHINE, TASKS = "template.yaml", "rebuild.asl.json", "checks/tasks.json"
 
+# Reported by linters, by running the state machine or by deploying the template.
 MUTATIONS = [
     # The state machine.
     ("a segment ends before it is done", MACHINE, "{% $states.input.done %}", "{% true %}"),
@@ -30,6 +33,130 @@ MUTATIONS = [
     ("a property of the mapping is misspelt", TEMPLATE, "MaximumBatchingWindowInSeconds:", "MaximumBatchingWindow:"),
     ("a parameter does not exist", TEMPLATE, "BatchSize: !Ref BatchSize", "BatchSize: !Ref RecordsMax"),
     ("a statistic does not exist", TEMPLATE, "Statistic: Maximum", "Statistic: Most"),
+    # A relation of several values.
+    ("the window is as long as the period", TEMPLATE, "Default: 26h", "Default: 24h"),
+    ("a late start leaves a gap", TEMPLATE, "Default: 26h", "Default: 25h"),
+    ("a catch-up runs once a week", TEMPLATE, "Default: rate(1 day)", "Default: rate(7 days)"),
+    ("a catch-up may start hours late", TEMPLATE, "MaximumWindowInMinutes: 30", "MaximumWindowInMinutes: 720"),
     # Wiring that a deployment shows.
     ("a table has another key", TEMPLATE, "AttributeName: accountId", "AttributeName: PK"),
+]
+
+
+def of_alarm(name, old, new):
+    """Changes a property of one alarm: what stands behind its name."""
+    text = (Path(__file__).parent.parent / TEMPLATE).read_text()
+    begin = text.index(f"  {name}:")
+    end = text.index(old, begin) + len(old)
+    return TEMPLATE, text[begin:end], text[begin : end - len(old)] + new
+
+
+WORKER = "      Description: Advances read models by the events in the event store's stream.\n"
+STREAM = "      FunctionName: !GetAtt WorkerFunction.Arn\n"
+SCHEDULE = "      ScheduleExpression: !Ref CatchUpSchedule\n"
+TRUST_OF_STATES = "Principal: {Service: states.amazonaws.com}\n            Action: \"sts:AssumeRole\"\n            Condition: {StringEquals: {\"aws:SourceAccount\": !Ref AWS::AccountId}}\n"
+TRUST_OF_LAMBDA = 'Statement: [{Effect: Allow, Principal: {Service: lambda.amazonaws.com}, Action: "sts:AssumeRole"}]'
+PARKED = "      TableName: !Sub \"${Stage}-parked\"\n"
+RESOURCES = "Resources:\n"
+SECOND_BUCKET_RULE = "          - Id: event-data-expires\n"
+PUBLIC = "          - Sid: OnlyOverTls\n"
+
+# Valid, and wrong: reported because what was reviewed is something else.
+OF_REVIEWED = [
+    # Nothing runs.
+    ("the worker has no concurrency", TEMPLATE, WORKER, WORKER + "      ReservedConcurrentExecutions: 0\n"),
+    ("both functions have no concurrency", TEMPLATE, "    Runtime: provided.al2023\n", "    Runtime: provided.al2023\n    ReservedConcurrentExecutions: 0\n"),
+    ("one shard waits for another", TEMPLATE, WORKER, WORKER + "      ReservedConcurrentExecutions: 1\n"),
+    ("the stream is not read", TEMPLATE, "Enabled: !Ref StreamEnabled", "Enabled: false"),
+    ("the stream is paused by default", TEMPLATE, 'Default: "true"', 'Default: "false"'),
+    ("the schedules are off", TEMPLATE, SCHEDULE, SCHEDULE + "      State: DISABLED\n"),
+    ("the schedules end", TEMPLATE, SCHEDULE, SCHEDULE + '      EndDate: "2030-01-01T00:00:00.000Z"\n'),
+    ("a table writes one unit a second", TEMPLATE, PARKED + "      BillingMode: PAY_PER_REQUEST\n", PARKED + "      BillingMode: PROVISIONED\n      ProvisionedThroughput: {ReadCapacityUnits: 1, WriteCapacityUnits: 1}\n"),
+    ("a table has a limit of throughput", TEMPLATE, PARKED, PARKED + "      OnDemandThroughput: {MaxReadRequestUnits: 1, MaxWriteRequestUnits: 1}\n"),
+    ("the worker is never created", TEMPLATE, "  WorkerStream:\n    Type: AWS::Lambda::EventSourceMapping\n", "  WorkerStream:\n    Type: AWS::Lambda::EventSourceMapping\n    Condition: HasAlarmTopic\n"),
+    ("a filter of another table's events", TEMPLATE, '[{"prefix":"EVENT#"}]', '[{"prefix":"EVENTS#"}]'),
+    ("the poller waits for five minutes", TEMPLATE, "MaximumBatchingWindowInSeconds: !Ref BatchingWindowSeconds", "MaximumBatchingWindowInSeconds: 300"),
+    ("a batch is retried once", TEMPLATE, "MaximumRetryAttempts: !Ref MaxRetryAttempts", "MaximumRetryAttempts: 1"),
+    ("the worker has too little memory", TEMPLATE, "MemorySize: 512", "MemorySize: 128"),
+    ("the worker is cut off", TEMPLATE, "Timeout: 60 #", "Timeout: 16 #"),
+    ("another program is deployed", TEMPLATE, "CodeUri: ../target/lambda/lambda/bootstrap.zip", "CodeUri: ../target/lambda/projector/bootstrap.zip"),
+    ("a macro changes the template", TEMPLATE, "Transform: AWS::Serverless-2016-10-31", "Transform: [AWS::Serverless-2016-10-31, Local]"),
+    # Alarms that cannot fire.
+    ("an alarm tells nobody", *of_alarm("LagAlarm", "    Properties:\n", "    Properties:\n      ActionsEnabled: false\n")),
+    ("an alarm has no topic", *of_alarm("GivenUpAlarm", "      AlarmActions: !If [HasAlarmTopic, [!Ref AlarmTopicArn], !Ref AWS::NoValue]\n", "")),
+    ("alarms never have a topic", TEMPLATE, "HasAlarmTopic: !Not [!Equals", "HasAlarmTopic: !Equals [!Ref Stage, never] #"),
+    ("the lowest lag counts", *of_alarm("IteratorAgeAlarm", "Statistic: Maximum", "Statistic: Minimum")),
+    ("errors are averaged", *of_alarm("WorkerErrorsAlarm", "Statistic: Sum", "Statistic: Average")),
+    ("an hour is one period", *of_alarm("FailedRecordsAlarm", "Period: 60", "Period: 3600")),
+    ("an alarm looks at a day", *of_alarm("IteratorAgeAlarm", "EvaluationPeriods: 5", "EvaluationPeriods: 1440")),
+    ("all periods must breach", *of_alarm("WorkerErrorsAlarm", "DatapointsToAlarm: 2", "DatapointsToAlarm: 5")),
+    ("a sum is taken times nothing", *of_alarm("GivenUpAlarm", '"FILL(delivered, 0) + FILL(dropped, 0) + FILL(undelivered, 0)"', '"(FILL(delivered, 0) + FILL(dropped, 0) + FILL(undelivered, 0)) * 0"')),
+    ("a metric is left out of a sum", *of_alarm("RebuildFailedAlarm", '"FILL(failed, 0) + FILL(late, 0)"', '"FILL(failed, 0)"')),
+    ("a missing value hides the others", *of_alarm("GivenUpAlarm", "FILL(delivered, 0)", "delivered")),
+    ("a sum becomes a minimum", *of_alarm("ParkedAlarm", "SELECT SUM(Parked)", "SELECT MIN(Parked)")),
+    ("a query is of another stage", *of_alarm("LagAlarm", "WHERE stage = '${Stage}'", "WHERE stage = 'prod'")),
+    ("a threshold nobody reaches", *of_alarm("OperationsErrorsAlarm", "Threshold: 0", "Threshold: 1000")),
+    ("lag is allowed for a day", TEMPLATE, "Default: 300000", "Default: 86400000"),
+    ("a comparison is turned round", *of_alarm("ParkedAlarm", "ComparisonOperator: GreaterThanThreshold", "ComparisonOperator: LessThanThreshold")),
+    ("a stopped poller is good news", *of_alarm("PollerStoppedAlarm", "TreatMissingData: breaching", "TreatMissingData: ignore")),
+    ("missing data has no treatment", *of_alarm("ParkedAlarm", "      TreatMissingData: notBreaching\n", "")),
+    ("an alarm watches the other function", *of_alarm("WorkerErrorsAlarm", "!Ref WorkerFunction", "!Ref OperationsFunction")),
+    ("an alarm watches a version", *of_alarm("WorkerThrottlesAlarm", "Dimensions: [{Name: FunctionName, Value: !Ref WorkerFunction}]", 'Dimensions: [{Name: FunctionName, Value: !Ref WorkerFunction}, {Name: ExecutedVersion, Value: "1"}]')),
+    ("an alarm watches another table", *of_alarm("TableThrottlesAlarm", "!Ref ForumCountersTable", "!Ref AccountSummaryTable")),
+    ("an alarm is missing", *of_alarm("RebuildFailedAlarm", "Type: AWS::CloudWatch::Alarm", "Type: AWS::CloudWatch::Alarm\n    Condition: HasAlarmTopic")),
+    ("the dashboard is of another region", TEMPLATE, '"title":"Cost","region":"${AWS::Region}"', '"title":"Cost","region":"us-east-1"'),
+    # Who may.
+    ("anybody's state machine may use the role", TEMPLATE, TRUST_OF_STATES, TRUST_OF_STATES.split("            Condition")[0]),
+    ("another account's schedules may use the role", TEMPLATE, 'Principal: {Service: scheduler.amazonaws.com}\n            Action: "sts:AssumeRole"\n            Condition: {StringEquals: {"aws:SourceAccount": !Ref AWS::AccountId}}', 'Principal: {Service: scheduler.amazonaws.com}\n            Action: "sts:AssumeRole"\n            Condition: {StringLike: {"aws:SourceAccount": "*"}}'),
+    ("an account may use the functions' roles", TEMPLATE, TRUST_OF_LAMBDA, TRUST_OF_LAMBDA.replace("Principal: {Service: lambda.amazonaws.com}", 'Principal: {AWS: "arn:aws:iam::111122223333:root"}')),
+    ("everybody may use the functions' roles", TEMPLATE, TRUST_OF_LAMBDA, TRUST_OF_LAMBDA.replace("Principal: {Service: lambda.amazonaws.com}", 'Principal: "*"')),
+    ("a second service may use the roles", TEMPLATE, TRUST_OF_LAMBDA, TRUST_OF_LAMBDA.replace("Service: lambda.amazonaws.com", "Service: [lambda.amazonaws.com, ec2.amazonaws.com]")),
+    ("a managed policy", TEMPLATE, "  WorkerRole:\n    Type: AWS::IAM::Role\n    Properties:\n", "  WorkerRole:\n    Type: AWS::IAM::Role\n    Properties:\n      ManagedPolicyArns: [!Sub 'arn:${AWS::Partition}:iam::aws:policy/AmazonDynamoDBFullAccess']\n"),
+    ("a policy beside the role", TEMPLATE, RESOURCES, RESOURCES + "  More: {Type: AWS::IAM::RolePolicy, Properties: {PolicyName: more, RoleName: !Ref WorkerRole, PolicyDocument: {Version: '2012-10-17', Statement: [{Effect: Allow, Action: 'dynamodb:Scan', Resource: !GetAtt EventStoreTable.Arn}]}}}\n"),
+    ("a wildcard in a resource", TEMPLATE, 'Resource: !Sub "${OnFailureBucket.Arn}/aws/lambda/*"', 'Resource: !Sub "${OnFailureBucket.Arn}/*"'),
+    ("a wildcard in an action", TEMPLATE, 'Action: ["s3:PutObject"]', 'Action: ["s3:Put*"]'),
+    ("everything but one action", TEMPLATE, 'Action: ["s3:PutObject"]', 'NotAction: ["s3:DeleteObject"]'),
+    ("a bucket of another account", TEMPLATE, '                Condition: {StringEquals: {"s3:ResourceAccount": !Ref AWS::AccountId}}\n', ""),
+    ("a condition is turned round", TEMPLATE, 'Condition: {StringEquals: {"s3:ResourceAccount"', 'Condition: {StringNotEquals: {"s3:ResourceAccount"'),
+    ("the worker has an address", TEMPLATE, WORKER, WORKER + "      FunctionUrlConfig: {AuthType: NONE}\n"),
+    ("everybody may invoke the worker", TEMPLATE, RESOURCES, RESOURCES + '  Open: {Type: AWS::Lambda::Permission, Properties: {FunctionName: !Ref WorkerFunction, Action: "lambda:InvokeFunction", Principal: "*"}}\n'),
+    ("a queue invokes the worker", TEMPLATE, RESOURCES, RESOURCES + "  Queue: {Type: AWS::SQS::Queue}\n  FromQueue: {Type: AWS::Lambda::EventSourceMapping, Properties: {FunctionName: !Ref WorkerFunction, EventSourceArn: !GetAtt Queue.Arn}}\n"),
+    ("another account may read the parking table", TEMPLATE, PARKED, PARKED + '      ResourcePolicy: {PolicyDocument: {Version: "2012-10-17", Statement: [{Effect: Allow, Principal: {AWS: "111122223333"}, Action: "dynamodb:Scan", Resource: "*"}]}}\n'),
+    ("a layer runs beside the program", TEMPLATE, WORKER, WORKER + "      Layers: ['arn:aws:lambda:eu-west-1:111122223333:layer:more:1']\n"),
+    # The bucket of event data.
+    ("the bucket's policy allows", TEMPLATE, "Effect: Deny", "Effect: Allow"),
+    ("the bucket's policy spares reading", TEMPLATE, 'Action: "s3:*"', 'Action: "s3:Put*"'),
+    ("the bucket's policy has another condition", TEMPLATE, '"aws:SecureTransport": "false"', '"aws:SecureTransport": "true"'),
+    ("the bucket's policy spares the objects", TEMPLATE, 'Resource: [!GetAtt OnFailureBucket.Arn, !Sub "${OnFailureBucket.Arn}/*"]', "Resource: !GetAtt OnFailureBucket.Arn"),
+    ("another account may read the bucket", TEMPLATE, PUBLIC, '          - {Sid: Share, Effect: Allow, Principal: {AWS: "111122223333"}, Action: "s3:GetObject", Resource: !Sub "${OnFailureBucket.Arn}/*"}\n' + PUBLIC),
+    ("the policy is of another bucket", TEMPLATE, "      Bucket: !Ref OnFailureBucket\n", "      Bucket: !Sub '${Stage}-other'\n"),
+    ("access control lists are public", TEMPLATE, "BlockPublicAcls: true", "BlockPublicAcls: false"),
+    ("access control lists count", TEMPLATE, "ObjectOwnership: BucketOwnerEnforced", "ObjectOwnership: ObjectWriter"),
+    ("a key that Lambda may not use", TEMPLATE, "{SSEAlgorithm: AES256}", "{SSEAlgorithm: 'aws:kms'}"),
+    ("deleted objects are gone", TEMPLATE, "VersioningConfiguration: {Status: Enabled}", "VersioningConfiguration: {Status: Suspended}"),
+    ("event data never expires", TEMPLATE, "            Status: Enabled\n", "            Status: Disabled\n"),
+    ("old versions never expire", TEMPLATE, "            NoncurrentVersionExpiration: {NoncurrentDays: 7}\n", ""),
+    ("event data expires at once", TEMPLATE, SECOND_BUCKET_RULE, "          - {Id: sooner, Status: Enabled, ExpirationInDays: 1}\n" + SECOND_BUCKET_RULE),
+    ("only some event data expires", TEMPLATE, SECOND_BUCKET_RULE, SECOND_BUCKET_RULE + "            Prefix: other/\n"),
+    ("event data is replicated", TEMPLATE, "      VersioningConfiguration:", "      ReplicationConfiguration: {Role: !GetAtt WorkerRole.Arn, Rules: [{Status: Enabled, Destination: {Bucket: 'arn:aws:s3:::other'}}]}\n      VersioningConfiguration:"),
+    ("the bucket goes when it is replaced", TEMPLATE, "    Type: AWS::S3::Bucket\n    DeletionPolicy: Retain\n    UpdateReplacePolicy: Retain", "    Type: AWS::S3::Bucket\n    DeletionPolicy: Retain\n    UpdateReplacePolicy: Delete"),
+    # The state machine.
+    ("lost segments are tolerated", MACHINE, '"ToleratedFailureCount": 0', '"ToleratedFailureCount": 1'),
+    ("a share of lost segments is tolerated", MACHINE, '"ToleratedFailureCount": 0', '"ToleratedFailureCount": 0, "ToleratedFailurePercentage": 50'),
+    ("errors of segments are swallowed", MACHINE, '"Output": "{% $states.result.Payload %}",\n            "Next": "IsSegmentDone"', '"Catch": [{ "ErrorEquals": ["States.ALL"], "Next": "SegmentDone" }],\n            "Output": "{% $states.result.Payload %}",\n            "Next": "IsSegmentDone"'),
+    ("errors of verifying are swallowed", MACHINE, '      "Next": "Judge"', '      "Catch": [{ "ErrorEquals": ["States.ALL"], "Next": "Rebuilt" }],\n      "Next": "Judge"'),
+    ("a rebuild has an hour", MACHINE, '"TimeoutSeconds": 604800', '"TimeoutSeconds": 3600'),
+    ("the machine gives up before the function", MACHINE, '"TimeoutSeconds": 930', '"TimeoutSeconds": 600'),
+    ("a heartbeat that nobody sends", MACHINE, '"TimeoutSeconds": 930', '"TimeoutSeconds": 930, "HeartbeatSeconds": 60'),
+    ("segments run one by one", MACHINE, '"{% ${Concurrency} %}"', "1"),
+    ("no limit of concurrency", MACHINE, '      "MaxConcurrency": "{% ${Concurrency} %}",\n', ""),
+    ("children end after five minutes", MACHINE, '"ExecutionType": "STANDARD"', '"ExecutionType": "EXPRESS"'),
+    ("retries come at once", MACHINE, '"IntervalSeconds": 15, "MaxAttempts": 5, "BackoffRate": 2', '"IntervalSeconds": 1, "MaxAttempts": 5, "BackoffRate": 1'),
+    ("a rebuild is express", TEMPLATE, "      Type: STANDARD\n", "      Type: EXPRESS\n"),
+    # Catching up.
+    ("a failed catch-up is not tried again", TEMPLATE, "MaximumRetryAttempts: 5", "MaximumRetryAttempts: 0"),
+    # What is kept.
+    ("rows are protected in vain", TEMPLATE, "  AccountSummaryTable:\n    Type: AWS::DynamoDB::Table\n    DeletionPolicy: Delete", "  AccountSummaryTable:\n    Type: AWS::DynamoDB::Table\n    DeletionPolicy: Retain"),
+    ("logs are kept for a day", TEMPLATE, "    Default: 30\n    AllowedValues: [1,", "    Default: 1\n    AllowedValues: [1,"),
+    ("records are given up after a minute", TEMPLATE, "Default: 43200", "Default: 60"),
 ]

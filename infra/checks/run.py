@@ -1,6 +1,7 @@
 """Runs the checks on the template and the state machine. Each reports what it finds and how long it takes.
 
-With `--mutations`, also breaks a copy in each way of mutations.py. A check must report each; the first that does is printed.
+With `--mutations`, also breaks a copy in each way of mutations.py. A check must report each; the first that does is printed. Everything
+that differs from what was reviewed is reported by that check already, so the other checks are tried on mutations of their own.
 Whether the template agrees with the code is checked in Rust: tests/end_to_end/infrastructure.rs.
 """
 
@@ -19,6 +20,7 @@ from samtranslator.translator.transform import transform
 from samtranslator.yaml_helper import yaml_parse
 
 import mutations
+import reviewed
 import smoke
 
 CHECKS_FOLDER = Path(__file__).parent
@@ -42,6 +44,7 @@ class Subject:
         self.sam = yaml_parse(template)
         self.template = self.translate(deepcopy(self.sam), json.loads(machine))
         self.translated.write_text(json.dumps(self.template, indent=1))
+        self.definition = json.loads(machine)
         self.machine = json.loads(self.substituted(machine))
 
     @staticmethod
@@ -112,8 +115,12 @@ def checkov(subject):
         yield f"{failed['check_id']} {failed['check_name']} ({failed['resource']})"
 
 
+REVIEWED = "everything is as reviewed"
+
 # Cheapest first.
 CHECKS = {
+    REVIEWED: lambda subject: reviewed.problems(subject.sam, subject.template, subject.definition),
+    "catch-ups overlap": lambda subject: reviewed.overlaps(subject.template),
     "state machine, validated and run": machine,
     "cfn-lint on the template": lambda subject: linted(subject.path),
     "cfn-lint on its translation": lambda subject: linted(subject.translated),
@@ -154,18 +161,21 @@ def check_all():
 
 def check_mutations():
     begun, missed = time.monotonic(), 0
+    others = [check for check in CHECKS if check != REVIEWED]
+    all_mutations = [(mutation, others) for mutation in mutations.MUTATIONS]
+    all_mutations += [(mutation, [REVIEWED]) for mutation in mutations.OF_REVIEWED]
     with FORK.Pool() as pool:
-        for mutation, reported in zip(mutations.MUTATIONS, pool.imap(reported_by, mutations.MUTATIONS)):
+        for (mutation, _), reported in zip(all_mutations, pool.imap(reported_by, all_mutations)):
             print(f"{mutation[0]:48}  {reported or 'MISSED'}", flush=True)
             missed += reported is None
-    total = len(mutations.MUTATIONS)
+    total = len(all_mutations)
     print(f"{'FAILED' if missed else 'ok':6}  {time.monotonic() - begun:5.1f} s  {total - missed} of {total} mutations reported")
     return not missed
 
 
-def reported_by(mutation):
-    """The first check that reports a mutation, with its words; `None` if no check does."""
-    _, file, old, new = mutation
+def reported_by(mutation_and_checks):
+    """The first of the checks that reports a mutation, with its words; `None` if none does."""
+    (_, file, old, new), checks = mutation_and_checks
     texts = originals()
     assert old in texts[file], f"{file} no longer contains {old!r}: update the mutation"
     texts[file] = texts[file].replace(old, new)
@@ -174,7 +184,7 @@ def reported_by(mutation):
             subject = Subject(Path(folder), texts)
         except Exception as error:
             return f"translation by SAM: {error}"[:140]
-        for check in CHECKS:
+        for check in checks:
             if found := problems(check, subject):
                 return f"{check}: {found[0]}"[:140]
     return None

@@ -1,0 +1,855 @@
+"""What must be in the template and in the state machine, and nothing else, each value with its reason.
+
+Linters know what is valid, not what is right: a concurrency of 0, an alarm with another threshold, one more policy or one more resource
+are all valid. So the template, as SAM translates it, is compared as a whole. A value that differs, and a property, resource or section
+that nobody has reviewed, is a problem. Who changes the template also changes this file, and with it the reason.
+
+A reason holds for its value and for everything below that has none of its own. Descriptions are only required to exist.
+Whether names, keys, variables, permissions, tasks and metrics are those of the code is checked in Rust:
+tests/end_to_end/infrastructure.rs.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any, Callable
+
+
+@dataclass(frozen=True)
+class Because:
+    """A value that must be there, and why."""
+
+    value: Any
+    reason: str
+
+
+@dataclass(frozen=True)
+class Holds:
+    """A value that is not compared but tested; `problem` returns what is wrong with it, or nothing."""
+
+    problem: Callable[[Any], str | None]
+
+
+TEXT = Holds(lambda value: None if isinstance(value, str) and value.strip() else "is no text")
+
+
+def ref(name):
+    return {"Ref": name}
+
+
+def arn(name, attribute="Arn"):
+    return {"Fn::GetAtt": [name, attribute]}
+
+
+def sub(text):
+    return {"Fn::Sub": text}
+
+
+# ------------------------------------------------------------------------------------------------------------------ the parts
+
+KEPT = {
+    "DeletionPolicy": Because("Retain", "its content exists nowhere else and must outlive the stack"),
+    "UpdateReplacePolicy": Because("Retain", "its content exists nowhere else and must outlive a replacement"),
+}
+DELETED = {
+    "DeletionPolicy": Because("Delete", "it can be made again, and would block the next deployment of the stage"),
+    "UpdateReplacePolicy": Because("Delete", "it can be made again"),
+}
+
+
+def table(name, keys, more=None, kept=False):
+    """A table with its keys: ((attribute, kind), ...)."""
+    properties = {
+        "TableName": Because(sub("${Stage}-" + name), "a fixed name keeps CloudFormation from replacing the table by an empty one"),
+        "BillingMode": Because("PAY_PER_REQUEST", "nobody knows the load beforehand, a provisioned unit would stop everything, and an idle stage is free"),
+        "KeySchema": Because([{"AttributeName": key, "KeyType": kind} for key, kind in keys], "the keys of the code"),
+        **(more or {}),
+    }
+    if kept:
+        properties["DeletionProtectionEnabled"] = Because(True, "one call would delete what exists nowhere else")
+        properties["PointInTimeRecoverySpecification"] = Because({"PointInTimeRecoveryEnabled": True}, "a mistake with the table can be undone")
+        return {"Type": "AWS::DynamoDB::Table", **KEPT, "Properties": properties}
+    skipped = {"checkov": {"skip": [{"id": "CKV_AWS_28", "comment": TEXT}]}}
+    return {"Type": "AWS::DynamoDB::Table", **DELETED, "Metadata": skipped, "Properties": properties}
+
+
+def attributes(*names):
+    return Because([{"AttributeName": name, "AttributeType": "S"} for name in names], "the keys are texts")
+
+
+def logs(name):
+    return {
+        "Type": "AWS::Logs::LogGroup",
+        **DELETED,
+        "Properties": {
+            "LogGroupName": Because(sub(f"/aws/lambda/${{Stage}}-{name}"), "where the function's role may write"),
+            "RetentionInDays": Because(ref("LogRetentionDays"), "logs that never expire cost more each month"),
+        },
+    }
+
+
+def function(name, role, log_group, memory, timeout):
+    return {
+        "Type": "AWS::Lambda::Function",
+        # Without ReservedConcurrentExecutions: 0 stops the function, and 1 lets one shard wait for another.
+        # Without layers, VPC, dead-letter queue, URL or tracing: each needs permissions or is a way in.
+        "Properties": {
+            "FunctionName": sub(f"${{Stage}}-{name}"),
+            "Description": TEXT,
+            "Code": Because({"S3Bucket": "artifacts", "S3Key": "bootstrap.zip"}, "both functions run the one program"),
+            "Runtime": Because("provided.al2023", "the program is a binary that needs no runtime"),
+            "Architectures": Because(["arm64"], "the program is built for it"),
+            "Handler": Because("bootstrap", "what the archive contains"),
+            "Role": Because(arn(role), "each function may do only what its own code does"),
+            "MemorySize": memory,
+            "Timeout": timeout,
+            "Environment": Because(
+                {
+                    "Variables": {
+                        "STAGE": ref("Stage"),
+                        "EVENT_STORE_TABLE": ref("EventStoreTable"),
+                        "PARKED_TABLE": ref("ParkedTable"),
+                        "ACCOUNT_SUMMARY_TABLE": ref("AccountSummaryTable"),
+                        "FORUM_COUNTERS_TABLE": ref("ForumCountersTable"),
+                    }
+                },
+                "the variables that the program reads, and no others",
+            ),
+            "LoggingConfig": {
+                "LogGroup": Because(ref(log_group), "the group that expires"),
+                "LogFormat": Because("JSON", "the log level applies to JSON only"),
+                "ApplicationLogLevel": Because(ref("LogLevel"), "its allowed values keep the lines that carry metrics"),
+                "SystemLogLevel": Because("INFO", "the report of each invocation, with its time and memory"),
+            },
+            "Tags": Because([{"Key": "lambda:createdBy", "Value": "SAM"}], "SAM adds it"),
+        },
+    }
+
+
+def trust(service, condition=None):
+    statement = {"Effect": "Allow", "Principal": {"Service": service}, "Action": "sts:AssumeRole"}
+    if condition:
+        statement["Condition"] = Because(condition, "without it, another account's resource could make the service use the role")
+    return Because({"Version": "2012-10-17", "Statement": [statement]}, "who may use the role: this service and nobody else")
+
+
+OF_ACCOUNT = {"StringEquals": {"aws:SourceAccount": ref("AWS::AccountId")}}
+
+
+def role(trusted, policy, *statements):
+    """A role with one policy of its own; (sid, actions, resources, condition)."""
+    return {
+        "Type": "AWS::IAM::Role",
+        # Without managed policies, which allow more than is needed and change without notice.
+        "Properties": {
+            "AssumeRolePolicyDocument": trusted,
+            "Policies": Because(
+                [
+                    {
+                        "PolicyName": policy,
+                        "PolicyDocument": {
+                            "Version": "2012-10-17",
+                            "Statement": [
+                                {
+                                    "Sid": sid,
+                                    "Effect": "Allow",
+                                    "Action": actions,
+                                    "Resource": resources,
+                                    **({"Condition": condition[0]} if condition else {}),
+                                }
+                                for sid, actions, resources, *condition in statements
+                            ],
+                        },
+                    }
+                ],
+                "exactly what its code calls, on exactly these resources",
+            ),
+        },
+    }
+
+
+PARK = ("Park", ["dynamodb:PutItem", "dynamodb:UpdateItem"], arn("ParkedTable"))
+ROWS = [arn("AccountSummaryTable"), arn("ForumCountersTable")]
+OWN_BUCKET = {"StringEquals": {"s3:ResourceAccount": ref("AWS::AccountId")}}
+
+
+def log(group):
+    return ("Log", ["logs:CreateLogStream", "logs:PutLogEvents"], arn(group))
+
+
+def of_machine(kind, rest=""):
+    return sub(f"arn:${{AWS::Partition}}:states:${{AWS::Region}}:${{AWS::AccountId}}:{kind}:${{Stage}}-projection-rebuild{rest}")
+
+
+INVOKE = (["lambda:InvokeFunction"], arn("OperationsFunction"))
+
+
+def schedule(projection):
+    return {
+        "Type": "AWS::Scheduler::Schedule",
+        # Without State, StartDate and EndDate: it is enabled, at once and for ever.
+        "Properties": {
+            "Description": TEXT,
+            "ScheduleExpression": Because(ref("CatchUpSchedule"), "the time between two runs, which CatchUpSince has to exceed"),
+            "FlexibleTimeWindow": Because({"Mode": "FLEXIBLE", "MaximumWindowInMinutes": 30}, "the projections do not start at the same time"),
+            "Target": {
+                "Arn": Because(arn("OperationsFunction"), "the function that knows the task"),
+                "RoleArn": Because(arn("CatchUpRole"), "it may invoke that function"),
+                "Input": Because(
+                    sub('{"catchUp":{"projection":"' + projection + '","since":"${CatchUpSince}"}}'), "the task that catches this projection up"
+                ),
+                "RetryPolicy": Because({"MaximumRetryAttempts": 5, "MaximumEventAgeInSeconds": 3600}, "a passing failure does not skip a day"),
+            },
+        },
+    }
+
+
+NOTIFY = Because({"Fn::If": ["HasAlarmTopic", [ref("AlarmTopicArn")], ref("AWS::NoValue")]}, "somebody is told, if there is a topic")
+ABOVE_0 = {"comparison": "GreaterThanThreshold", "threshold": 0}
+
+
+def alarm(watched, periods, datapoints, why, comparison="GreaterThanThreshold", threshold=0, missing="notBreaching"):
+    return {
+        "Type": "AWS::CloudWatch::Alarm",
+        # Without ActionsEnabled: an alarm that tells nobody is none.
+        "Properties": {
+            "AlarmDescription": TEXT,
+            **watched,
+            "EvaluationPeriods": Because(periods, why),
+            "DatapointsToAlarm": Because(datapoints, why),
+            "ComparisonOperator": Because(comparison, why),
+            "Threshold": Because(threshold, why),
+            "TreatMissingData": Because(missing, "no data is good news, except for a poller, which always reports"),
+            "AlarmActions": NOTIFY,
+            "OKActions": NOTIFY,
+        },
+    }
+
+
+def dimensions(name, of):
+    return Because([{"Name": name, "Value": ref(of)}], "a metric has data only under exactly its dimensions")
+
+
+def metric(namespace, name, statistic, period, dimension, of):
+    return {
+        "Namespace": namespace,
+        "MetricName": Because(name, "what is watched"),
+        "Dimensions": dimensions(dimension, of),
+        "Statistic": Because(statistic, "counts are summed, times have a maximum"),
+        "Period": Because(period, "AWS publishes each minute"),
+    }
+
+
+def of_lambda(name, statistic="Sum", period=60, of="WorkerFunction"):
+    return metric("AWS/Lambda", name, statistic, period, "FunctionName", of)
+
+
+def of_stream(name, period=60):
+    return metric("AWS/Lambda", name, "Sum", period, "EventSourceMappingUUID", "WorkerStream")
+
+
+def query(text, period):
+    """A metric of the worker's own, over all projections."""
+    whole = {"Id": "all", "Period": period, "Expression": sub(text + " WHERE stage = '${Stage}'")}
+    return {"Metrics": Because([whole], "the metric that the code counts, of this stage")}
+
+
+def total(period, **metrics):
+    """The sum of several metrics: (namespace, name, dimension, of) by id."""
+    parts = [{"Id": "all", "Expression": " + ".join(f"FILL({id}, 0)" for id in metrics)}]
+    for id, (namespace, name, dimension, of) in metrics.items():
+        stat = {
+            "Stat": "Sum",
+            "Period": period,
+            "Metric": {"Namespace": namespace, "MetricName": name, "Dimensions": dimensions(dimension, of)},
+        }
+        parts.append({"Id": id, "ReturnData": False, "MetricStat": stat})
+    return {"Metrics": Because(parts, "each of these is a failure, and a sum with missing data is missing unless it is filled")}
+
+
+def given_up(name):
+    return ("AWS/Lambda", name, "EventSourceMappingUUID", "WorkerStream")
+
+
+def throttled(of):
+    return ("AWS/DynamoDB", "WriteThrottleEvents", "TableName", of)
+
+
+def rebuilds(name):
+    return ("AWS/States", name, "StateMachineArn", "RebuildStateMachine")
+
+
+# The widgets of the dashboard: title, statistic, and the metrics.
+DASHBOARD = {
+    "How far behind (ms)": ("Maximum", ["IteratorAge", "LagMs"]),
+    "Events by outcome": ("Sum", ["Applied", "Duplicate", "Gaps", "Healed", "Reprojected"]),
+    "Parked, failed, caught up, differing": ("Sum", ["Parked", "Failed", "CaughtUp", "Differing"]),
+    "Records of the stream": (
+        "Sum",
+        ["PolledEventCount", "FilteredOutEventCount", "InvokedEventCount", "FailedInvokeEventCount", "OnFailureDestinationDeliveredEventCount", "DroppedEventCount"],
+    ),
+    "Batches": ("Sum", ["BatchSize", "Ignored"]),
+    "Cost": ("Sum", ["Requests", "WriteUnits", "ReadUnits", "Retries", "Conflicts"]),
+    "Functions": ("Sum", ["Duration", "Errors", "Throttles", "Errors"]),
+    "Tables": ("Sum", ["ConsumedWriteCapacityUnits", "WriteThrottleEvents"]),
+    "Warnings and errors": (None, []),
+}
+
+
+def dashboard(body):
+    shown = {}
+    for widget in json.loads(body["Fn::Sub"])["widgets"]:
+        properties = widget["properties"]
+        if properties["region"] != "${AWS::Region}":
+            return f"the widget {properties['title']!r} is of another region"
+        if widget["type"] == "metric" and (properties["period"], properties["view"]) != (60, "timeSeries"):
+            return f"the widget {properties['title']!r} is not drawn by the minute"
+        names = []
+        for drawn in properties.get("metrics", []):
+            if isinstance(drawn[0], dict):
+                names += re.findall(r"^SELECT (?:SUM|MAX)\((\w+)\)", drawn[0]["expression"])
+            elif drawn[0] != "...":
+                names.append(drawn[1])
+        shown[properties["title"]] = (properties.get("stat"), names)
+    return None if shown == DASHBOARD else f"shows {shown}, and should show {DASHBOARD}"
+
+
+# ---------------------------------------------------------------------------------------------------------------- the template
+
+STREAM_FILTER = '{"eventName":["INSERT"],"dynamodb":{"Keys":{"SK":{"S":[{"prefix":"EVENT#"}]}}}}'
+
+RESOURCES = {
+    "EventStoreTable": table(
+        "event-store",
+        [("PK", "HASH"), ("SK", "RANGE")],
+        {
+            "StreamSpecification": Because({"StreamViewType": "NEW_IMAGE"}, "the worker reads events from new images"),
+            "AttributeDefinitions": attributes("PK", "SK", "GSI1PK", "GSI1SK"),
+            "GlobalSecondaryIndexes": Because(
+                [
+                    {
+                        "IndexName": "GSI1",
+                        "KeySchema": [{"AttributeName": "GSI1PK", "KeyType": "HASH"}, {"AttributeName": "GSI1SK", "KeyType": "RANGE"}],
+                        "Projection": {"ProjectionType": "ALL"},
+                    }
+                ],
+                "catch-up finds recent events by their type",
+            ),
+        },
+        kept=True,
+    ),
+    # Without TimeToLiveSpecification: parked records wait for an operator.
+    "ParkedTable": table(
+        "parked", [("aggregateId", "HASH"), ("projection", "RANGE")], {"AttributeDefinitions": attributes("aggregateId", "projection")}, kept=True
+    ),
+    "AccountSummaryTable": table("account-summary", [("accountId", "HASH")], {"AttributeDefinitions": attributes("accountId")}),
+    "ForumCountersTable": table(
+        "forum-counters",
+        [("id", "HASH")],
+        {
+            "AttributeDefinitions": attributes("categoryId", "id"),
+            "GlobalSecondaryIndexes": Because(
+                [
+                    {
+                        "IndexName": "topics-by-category",
+                        "KeySchema": [{"AttributeName": "categoryId", "KeyType": "HASH"}, {"AttributeName": "id", "KeyType": "RANGE"}],
+                        "Projection": {"ProjectionType": "INCLUDE", "NonKeyAttributes": ["title", "authorId"]},
+                    }
+                ],
+                "no counter is in it, so that counting does not rewrite the index",
+            ),
+        },
+    ),
+    "OnFailureBucket": {
+        "Type": "AWS::S3::Bucket",
+        **KEPT,
+        # Without website, CORS, replication, notifications or access points: its objects are event data.
+        "Properties": {
+            "BucketEncryption": Because(
+                {"ServerSideEncryptionConfiguration": [{"ServerSideEncryptionByDefault": {"SSEAlgorithm": "AES256"}}]},
+                "event data is encrypted; with a key of KMS, Lambda and replay would need permissions on it",
+            ),
+            "PublicAccessBlockConfiguration": Because(
+                {"BlockPublicAcls": True, "BlockPublicPolicy": True, "IgnorePublicAcls": True, "RestrictPublicBuckets": True},
+                "event data is never public",
+            ),
+            "OwnershipControls": Because({"Rules": [{"ObjectOwnership": "BucketOwnerEnforced"}]}, "no access control lists"),
+            "VersioningConfiguration": Because({"Status": "Enabled"}, "an object that was deleted before its replay can be restored"),
+            "LifecycleConfiguration": Because(
+                {
+                    "Rules": [
+                        {
+                            "Id": "event-data-expires",
+                            "Status": "Enabled",
+                            "ExpirationInDays": ref("OnFailureRetentionDays"),
+                            "NoncurrentVersionExpiration": {"NoncurrentDays": 7},
+                            "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": 1},
+                        }
+                    ]
+                },
+                "event data is kept as long as promised, all of it and no longer",
+            ),
+        },
+    },
+    "OnFailureBucketPolicy": {
+        "Type": "AWS::S3::BucketPolicy",
+        "Properties": {
+            "Bucket": ref("OnFailureBucket"),
+            "PolicyDocument": Because(
+                {
+                    "Version": "2012-10-17",
+                    "Statement": [
+                        {
+                            "Sid": "OnlyOverTls",
+                            "Effect": "Deny",
+                            "Principal": "*",
+                            "Action": "s3:*",
+                            "Resource": [arn("OnFailureBucket"), sub("${OnFailureBucket.Arn}/*")],
+                            "Condition": {"Bool": {"aws:SecureTransport": "false"}},
+                        }
+                    ],
+                },
+                "it refuses everybody who comes without TLS, and allows nobody anything",
+            ),
+        },
+    },
+    "WorkerLogs": logs("projection-worker"),
+    "WorkerRole": role(
+        trust("lambda.amazonaws.com"),
+        "worker",
+        (
+            "ReadStream",
+            ["dynamodb:DescribeStream", "dynamodb:GetRecords", "dynamodb:GetShardIterator", "dynamodb:ListStreams"],
+            arn("EventStoreTable", "StreamArn"),
+        ),
+        ("ReadMissingEvents", ["dynamodb:Query"], arn("EventStoreTable")),
+        ("AdvanceRows", ["dynamodb:BatchGetItem", "dynamodb:UpdateItem"], ROWS),
+        PARK,
+        ("KeepRecordsGivenUp", ["s3:PutObject"], sub("${OnFailureBucket.Arn}/aws/lambda/*"), OWN_BUCKET),
+        ("ListBucket", ["s3:ListBucket"], arn("OnFailureBucket"), OWN_BUCKET),
+        log("WorkerLogs"),
+    ),
+    "WorkerFunction": function(
+        "projection-worker",
+        "WorkerRole",
+        "WorkerLogs",
+        Because(512, "a batch of 10,000 takes up to 145 MB, and processor time comes with memory"),
+        Because(60, "requests in progress need 3 s in the last fifth, and a full batch of 10,000 about 29 s"),
+    ),
+    "WorkerStream": {
+        "Type": "AWS::Lambda::EventSourceMapping",
+        "Properties": {
+            "EventSourceArn": Because(arn("EventStoreTable", "StreamArn"), "the events"),
+            "FunctionName": Because(arn("WorkerFunction"), "the worker"),
+            "Enabled": Because(ref("StreamEnabled"), "it can be paused, and is not by default"),
+            "StartingPosition": Because("TRIM_HORIZON", "LATEST misses events while the mapping is created"),
+            "ParallelizationFactor": Because(1, "above 1 an aggregate's events arrive out of order"),
+            "BatchSize": ref("BatchSize"),
+            "MaximumBatchingWindowInSeconds": ref("BatchingWindowSeconds"),
+            "FilterCriteria": Because({"Filters": [{"Pattern": STREAM_FILTER}]}, "each event and nothing else"),
+            "FunctionResponseTypes": Because(["ReportBatchItemFailures"], "otherwise every answer is full success"),
+            "BisectBatchOnFunctionError": Because(True, "a batch that kills the process does not block its shard"),
+            "MaximumRetryAttempts": ref("MaxRetryAttempts"),
+            "MaximumRecordAgeInSeconds": ref("MaxRecordAgeSeconds"),
+            "DestinationConfig": Because({"OnFailure": {"Destination": arn("OnFailureBucket")}}, "only S3 receives the records"),
+            "MetricsConfig": Because({"Metrics": ["EventCount"]}, "the alarms on the poller have no data without it"),
+        },
+    },
+    "OperationsLogs": logs("projection-operations"),
+    "OperationsRole": role(
+        trust("lambda.amazonaws.com"),
+        "operations",
+        ("ReadHistories", ["dynamodb:BatchGetItem", "dynamodb:Query", "dynamodb:Scan"], arn("EventStoreTable")),
+        ("ReadRecentEvents", ["dynamodb:Query"], sub("${EventStoreTable.Arn}/index/GSI1")),
+        ("ReplaceAndVerifyRows", ["dynamodb:BatchGetItem", "dynamodb:GetItem", "dynamodb:Scan", "dynamodb:UpdateItem"], ROWS),
+        PARK,
+        log("OperationsLogs"),
+    ),
+    "OperationsFunction": function(
+        "projection-operations",
+        "OperationsRole",
+        "OperationsLogs",
+        Because(1024, "a rebuild folds whole histories, and processor time comes with memory"),
+        Because(900, "as long as Lambda allows; the state machine waits 30 s longer"),
+    ),
+    "RebuildRole": role(
+        trust("states.amazonaws.com", OF_ACCOUNT),
+        "rebuild",
+        ("Work", *INVOKE),
+        ("StartSegments", ["states:StartExecution"], of_machine("stateMachine")),
+        (
+            "WatchSegments",
+            ["states:DescribeExecution", "states:RedriveExecution", "states:StopExecution"],
+            [of_machine("execution", ":*"), of_machine("execution", "/Segments:*")],
+        ),
+    ),
+    "RebuildStateMachine": {
+        "Type": "AWS::StepFunctions::StateMachine",
+        "Metadata": {"checkov": {"skip": [{"id": "CKV_AWS_284", "comment": TEXT}, {"id": "CKV_AWS_285", "comment": TEXT}]}},
+        "Properties": {
+            "StateMachineName": Because(sub("${Stage}-projection-rebuild"), "the role names its executions"),
+            "StateMachineType": Because("STANDARD", "an express execution ends after 5 minutes"),
+            "RoleArn": arn("RebuildRole"),
+            "DefinitionString": Holds(lambda definition: None),  # compared below, as it is written
+            "DefinitionSubstitutions": Because(
+                {
+                    "Partition": ref("AWS::Partition"),
+                    "OperationsFunction": arn("OperationsFunction"),
+                    "Segments": ref("RebuildSegments"),
+                    "Concurrency": ref("RebuildConcurrency"),
+                },
+                "what the definition leaves open",
+            ),
+            "Tags": Because([{"Key": "stateMachine:createdBy", "Value": "SAM"}], "SAM adds it"),
+        },
+    },
+    "CatchUpRole": role(trust("scheduler.amazonaws.com", OF_ACCOUNT), "catch-up", ("CatchUp", *INVOKE)),
+    "AccountSummaryCatchUp": schedule("account-summary"),
+    "ForumCountersCatchUp": schedule("forum-counters"),
+    "IteratorAgeAlarm": alarm(
+        of_lambda("IteratorAge", "Maximum"), 5, 3, "late for minutes, and not for one batch", threshold=ref("LagAlarmMs")
+    ),
+    "LagAlarm": alarm(
+        query('SELECT MAX(LagMs) FROM SCHEMA("ProjectionWorker", projection, stage)', 60),
+        5,
+        3,
+        "late for minutes, and not for one batch",
+        threshold=ref("LagAlarmMs"),
+    ),
+    "ParkedAlarm": alarm(query('SELECT SUM(Parked) FROM SCHEMA("ProjectionWorker", stage)', 300), 1, 1, "one parked aggregate waits for somebody"),
+    "GivenUpAlarm": alarm(
+        total(
+            60,
+            delivered=given_up("OnFailureDestinationDeliveredEventCount"),
+            dropped=given_up("DroppedEventCount"),
+            undelivered=("AWS/Lambda", "DestinationDeliveryFailures", "FunctionName", "WorkerFunction"),
+        ),
+        1,
+        1,
+        "one record given up waits for somebody",
+    ),
+    "FailedRecordsAlarm": alarm(of_stream("FailedInvokeEventCount"), 15, 10, "failures for minutes: retries help against the rest"),
+    "PollerStoppedAlarm": alarm(
+        of_stream("PolledEventCount", 300),
+        3,
+        3,
+        "no value is below 0, so it fires only without data: an idle poller reports 0",
+        comparison="LessThanThreshold",
+        missing="breaching",
+    ),
+    "WorkerErrorsAlarm": alarm(of_lambda("Errors"), 5, 2, "one error is retried, two in five minutes are not chance"),
+    "WorkerThrottlesAlarm": alarm(of_lambda("Throttles"), 5, 3, "throttled for minutes, and not by one burst"),
+    "OperationsErrorsAlarm": alarm(of_lambda("Errors", period=300, of="OperationsFunction"), 1, 1, "one failed catch-up leaves rows behind"),
+    "TableThrottlesAlarm": alarm(
+        total(60, accounts=throttled("AccountSummaryTable"), forum=throttled("ForumCountersTable"), parked=throttled("ParkedTable")),
+        10,
+        5,
+        "throttled for minutes: retries help against the rest",
+    ),
+    "RebuildFailedAlarm": alarm(total(300, failed=rebuilds("ExecutionsFailed"), late=rebuilds("ExecutionsTimedOut")), 1, 1, "one failed rebuild"),
+    "Dashboard": {
+        "Type": "AWS::CloudWatch::Dashboard",
+        "Properties": {"DashboardName": sub("${Stage}-projections"), "DashboardBody": Holds(dashboard)},
+    },
+}
+
+
+def number(default, least, most, reason):
+    return Because({"Type": "Number", "Default": default, "MinValue": least, "MaxValue": most, "Description": TEXT}, reason)
+
+
+PARAMETERS = {
+    "Stage": Because(
+        {"Type": "String", "Default": "dev", "AllowedPattern": "^[a-z][a-z0-9-]{0,14}$", "Description": TEXT},
+        "a name that every kind of resource takes, and no longer than the function takes",
+    ),
+    "AlarmTopicArn": Because(
+        {"Type": "String", "Default": "", "AllowedPattern": "^(arn:[a-z-]+:sns:.+)?$", "Description": TEXT}, "a topic, or none"
+    ),
+    "LogRetentionDays": Because(
+        {"Type": "Number", "Default": 30, "AllowedValues": [1, 3, 7, 14, 30, 60, 90, 180, 365]}, "values that CloudWatch takes"
+    ),
+    "LogLevel": Because(
+        {"Type": "String", "Default": "INFO", "AllowedValues": ["TRACE", "DEBUG", "INFO"], "Description": TEXT},
+        "a stricter level drops the lines that carry metrics",
+    ),
+    "BatchSize": number(1000, 1, 10000, "large batches cost less, and the function has time and memory for 10,000"),
+    "BatchingWindowSeconds": number(1, 1, 300, "Lambda requires a second for batches above 10, and more is delay"),
+    "MaxRetryAttempts": number(1000, 1, 10000, "the age limit decides, and not the retries"),
+    "MaxRecordAgeSeconds": number(43200, 60, 82800, "the stream keeps 24 hours: half of it to mend, an hour to deliver what is given up"),
+    "StreamEnabled": Because(
+        {"Type": "String", "Default": "true", "AllowedValues": ["true", "false"], "Description": TEXT}, "the stream is read unless somebody pauses it"
+    ),
+    "OnFailureRetentionDays": number(30, 2, 365, "long enough to replay, and bounded, because it is event data"),
+    "RebuildSegments": number(16, 1, 1000, "more segments than work at once, so that one large segment does not delay the rest"),
+    "RebuildConcurrency": number(8, 1, 1000, "half of what a new table takes"),
+    "CatchUpSchedule": Because(
+        {"Type": "String", "Default": "rate(1 day)", "AllowedPattern": "^(rate|cron)\\(.+\\)$", "Description": TEXT}, "each row is right within a day"
+    ),
+    "CatchUpSince": Because(
+        {"Type": "String", "Default": "26h", "AllowedPattern": "^[0-9]{1,5}[smhd]$", "Description": TEXT}, "two runs overlap"
+    ),
+    "LagAlarmMs": Because(
+        {"Type": "Number", "Default": 300000, "MinValue": 1000, "Description": TEXT}, "five minutes is an outage, and far from 24 hours"
+    ),
+}
+
+CONDITIONS = {"HasAlarmTopic": Because({"Fn::Not": [{"Fn::Equals": [ref("AlarmTopicArn"), ""]}]}, "alarms notify if there is a topic")}
+
+OUTPUTS = {
+    **{
+        name: {"Description": TEXT, "Value": ref(of)}
+        for name, of in [
+            ("EventStoreTableName", "EventStoreTable"),
+            ("ParkedTableName", "ParkedTable"),
+            ("AccountSummaryTableName", "AccountSummaryTable"),
+            ("ForumCountersTableName", "ForumCountersTable"),
+            ("OnFailureBucketName", "OnFailureBucket"),
+            ("WorkerStreamId", "WorkerStream"),
+        ]
+    },
+    "OperationsFunctionName": {"Value": ref("OperationsFunction")},
+    "RebuildStateMachineArn": {"Value": ref("RebuildStateMachine")},
+}
+
+TEMPLATE = {
+    "AWSTemplateFormatVersion": "2010-09-09",
+    "Description": TEXT,
+    "Parameters": PARAMETERS,
+    "Conditions": CONDITIONS,
+    "Resources": RESOURCES,
+    "Outputs": OUTPUTS,
+}
+
+# What the translation does not show: it is given another archive, and the definition by value.
+SOURCE = {
+    "Transform": Because("AWS::Serverless-2016-10-31", "a macro could change anything"),
+    "CodeUri": Because("../target/lambda/lambda/bootstrap.zip", "where the build puts the Lambda"),
+    "DefinitionUri": Because("rebuild.asl.json", "the definition that is checked here"),
+    "Definition": Because(None, "the definition is a file of its own"),
+}
+
+# ----------------------------------------------------------------------------------------------------------- the state machine
+
+INVOKED = Because("arn:${Partition}:states:::lambda:invoke", "a task is one invocation")
+WAITS = Because(930, "longer than the function works, so that its own answer decides")
+OF_SERVICE = Because(
+    {
+        "ErrorEquals": ["Lambda.ServiceException", "Lambda.AWSLambdaException", "Lambda.SdkClientException", "Lambda.TooManyRequestsException"],
+        "IntervalSeconds": 2,
+        "MaxAttempts": 10,
+        "BackoffRate": 2,
+        "MaxDelaySeconds": 60,
+        "JitterStrategy": "FULL",
+    },
+    "errors of the service pass",
+)
+WHOLE = "machine.js runs it; what it says is reviewed here"
+
+# No state has a Catch: an error that no retry helps ends the execution, and RebuildFailedAlarm fires.
+MACHINE = {
+    "Comment": TEXT,
+    "QueryLanguage": "JSONata",
+    "TimeoutSeconds": Because(604800, "a week: a large store takes days"),
+    "StartAt": "Plan",
+    "States": {
+        "Plan": Because(
+            {
+                "Type": "Pass",
+                "Assign": {
+                    "projection": "{% $states.input.projection %}",
+                    "segments": "{% $exists($states.input.segments) ? $states.input.segments : ${Segments} %}",
+                    "sample": "{% $exists($states.input.sample) ? $states.input.sample : null %}",
+                },
+                "Next": "Rebuild",
+            },
+            WHOLE,
+        ),
+        "Rebuild": {
+            "Type": "Map",
+            "Label": Because("Segments", "the role names the executions of segments by it"),
+            "Items": Because("{% [0..$segments - 1] %}", WHOLE),
+            "ItemSelector": Because(
+                {"projection": "{% $projection %}", "segment": "{% $states.context.Map.Item.Value %}", "segments": "{% $segments %}"}, WHOLE
+            ),
+            "MaxConcurrency": Because("{% ${Concurrency} %}", "a rebuild leaves capacity to the worker"),
+            "ToleratedFailureCount": Because(0, "a rebuild without one of its segments is no rebuild"),
+            "ItemProcessor": {
+                "ProcessorConfig": Because({"Mode": "DISTRIBUTED", "ExecutionType": "STANDARD"}, "an express child ends after 5 minutes"),
+                "StartAt": "RebuildSegment",
+                "States": {
+                    "RebuildSegment": {
+                        "Type": "Task",
+                        "Resource": INVOKED,
+                        "Arguments": Because(
+                            {"FunctionName": "${OperationsFunction}", "Payload": {"rebuild": "{% $states.input %}"}}, "the last answer is the next task"
+                        ),
+                        "TimeoutSeconds": WAITS,
+                        "Retry": [
+                            OF_SERVICE,
+                            Because(
+                                {
+                                    "ErrorEquals": ["Unfinished", "Lambda.Unknown", "Runtime.ExitError", "Sandbox.Timedout", "States.Timeout"],
+                                    "IntervalSeconds": 15,
+                                    "MaxAttempts": 5,
+                                    "BackoffRate": 2,
+                                    "MaxDelaySeconds": 300,
+                                    "JitterStrategy": "FULL",
+                                },
+                                "a segment goes on where it stopped; the same error five times is no chance",
+                            ),
+                        ],
+                        "Output": Because("{% $states.result.Payload %}", WHOLE),
+                        "Next": "IsSegmentDone",
+                    },
+                    "IsSegmentDone": Because(
+                        {
+                            "Type": "Choice",
+                            "Choices": [{"Condition": "{% $states.input.done %}", "Next": "SegmentDone"}],
+                            "Default": "RebuildSegment",
+                        },
+                        WHOLE,
+                    ),
+                    "SegmentDone": Because({"Type": "Succeed", "Output": "{% $states.input.counts %}"}, WHOLE),
+                },
+            },
+            "Output": Because(
+                {
+                    count: "{% $sum($states.result." + count + ") %}"
+                    for count in ["events", "aggregates", "replaced", "created", "changed", "caughtUp", "parked", "stopped"]
+                },
+                "each count of each segment",
+            ),
+            "Next": "Verify",
+        },
+        "Verify": {
+            "Type": "Task",
+            "Resource": INVOKED,
+            "Arguments": Because(
+                {
+                    "FunctionName": "${OperationsFunction}",
+                    "Payload": {"verify": {"projection": "{% $projection %}", "sample": "{% $sample %}"}},
+                },
+                WHOLE,
+            ),
+            "TimeoutSeconds": WAITS,
+            "Retry": [
+                OF_SERVICE,
+                Because(
+                    {"ErrorEquals": ["Unfinished", "Lambda.Unknown", "Runtime.ExitError"], "IntervalSeconds": 60, "MaxAttempts": 1},
+                    "verifying begins anew, so a second time is enough",
+                ),
+            ],
+            "Output": Because({"rebuilt": "{% $states.input %}", "verified": "{% $states.result.Payload %}"}, WHOLE),
+            "Next": "Judge",
+        },
+        "Judge": Because(
+            {
+                "Type": "Choice",
+                "Choices": [
+                    {"Condition": "{% $states.input.rebuilt.parked + $states.input.rebuilt.stopped > 0 %}", "Next": "Parked"},
+                    {"Condition": "{% $not($states.input.verified.clean) %}", "Next": "NotClean"},
+                ],
+                "Default": "Rebuilt",
+            },
+            "a rebuild that leaves rows wrong has failed",
+        ),
+        "Parked": {"Type": "Fail", "Error": "Parked", "Cause": TEXT},
+        "NotClean": {"Type": "Fail", "Error": "NotClean", "Cause": TEXT},
+        "Rebuilt": {"Type": "Succeed"},
+    },
+}
+
+# -------------------------------------------------------------------------------------------------------------- the comparison
+
+# Lists whose order means nothing.
+SETS = {"Action", "AllowedValues", "AttributeDefinitions", "ErrorEquals", "NonKeyAttributes", "NotAction", "Resource", "Statement"}
+
+
+def plain(wanted):
+    """What is wanted, without its reasons."""
+    if isinstance(wanted, Because):
+        return plain(wanted.value)
+    if isinstance(wanted, dict):
+        return {name: plain(value) for name, value in wanted.items()}
+    if isinstance(wanted, list):
+        return [plain(value) for value in wanted]
+    return "a text" if isinstance(wanted, Holds) else wanted
+
+
+def shown(value):
+    text = json.dumps(plain(value), sort_keys=True)
+    return text if len(text) <= 160 else text[:157] + "..."
+
+
+def sorted_set(values):
+    return sorted(values, key=lambda value: json.dumps(plain(value), sort_keys=True))
+
+
+def differences(path, found, wanted, reason=""):
+    """What differs from what is wanted, in words."""
+    if isinstance(wanted, Because):
+        yield from differences(path, found, wanted.value, wanted.reason)
+        return
+    why = f" ({reason})" if reason else ""
+    if isinstance(wanted, Holds):
+        try:
+            problem = wanted.problem(found)
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            problem = f"cannot be read: {type(error).__name__}"
+        if problem:
+            yield f"{path} {problem}{why}"
+    elif isinstance(wanted, dict) and isinstance(found, dict):
+        for name, value in found.items():
+            if name not in wanted:
+                yield f"{path}.{name} is {shown(value)}, and nobody has reviewed it"
+        for name, value in wanted.items():
+            if name in found:
+                yield from differences(f"{path}.{name}", found[name], value, reason)
+            else:
+                own = f" ({value.reason})" if isinstance(value, Because) else why
+                yield f"{path}.{name} is missing, and should be {shown(value)}{own}"
+    elif isinstance(wanted, list) and isinstance(found, list) and len(wanted) == len(found):
+        if path.rsplit(".", 1)[-1] in SETS:
+            found, wanted = sorted_set(found), sorted_set(wanted)
+        for at, (one, other) in enumerate(zip(found, wanted)):
+            yield from differences(f"{path}[{at}]", one, other, reason)
+    # CloudFormation takes "true" for true and "5" for 5.
+    elif isinstance(wanted, (dict, list)) or isinstance(found, (dict, list)) or str(found).lower() != str(wanted).lower():
+        yield f"{path} is {shown(found)}, and should be {shown(wanted)}{why}"
+
+
+UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "minute": 60, "hour": 3_600, "day": 86_400}
+
+
+def seconds(age):
+    return int(age[:-1]) * UNITS[age[-1]]
+
+
+def overlaps(template):
+    """Each catch-up looks back to before the one before it started, however late it starts itself. This relates three values, so it
+    also holds after somebody has reviewed another one of them."""
+    parameters = template["Parameters"]
+    every, unit = re.fullmatch(r"rate\((\d+) (minute|hour|day)s?\)", parameters["CatchUpSchedule"]["Default"]).groups()
+    since = seconds(parameters["CatchUpSince"]["Default"])
+    for name, resource in template["Resources"].items():
+        if resource["Type"] == "AWS::Scheduler::Schedule":
+            properties = resource["Properties"]
+            late = properties["FlexibleTimeWindow"].get("MaximumWindowInMinutes", 0) * 60
+            late += properties["Target"]["RetryPolicy"]["MaximumEventAgeInSeconds"]
+            if since < int(every) * UNITS[unit] + late:
+                yield f"CatchUpSince is {since} s, and two runs of {name} may start {int(every) * UNITS[unit] + late} s apart"
+
+
+def problems(sam, translated, machine):
+    """What differs in the template as it is written, as SAM translates it, and in the state machine."""
+    of_machine = sam["Resources"].get("RebuildStateMachine", {}).get("Properties", {})
+    source = {
+        "Transform": sam.get("Transform"),
+        "CodeUri": sam.get("Globals", {}).get("Function", {}).get("CodeUri"),
+        "DefinitionUri": of_machine.get("DefinitionUri"),
+        "Definition": of_machine.get("Definition"),
+    }
+    yield from differences("the template", source, SOURCE)
+    yield from differences("the template", translated, TEMPLATE)
+    yield from differences("the state machine", machine, MACHINE)

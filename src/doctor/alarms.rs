@@ -87,6 +87,7 @@ pub enum Target {
 /// A stream keeps records this long, in seconds (<https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Streams.html>).
 const STREAM_KEEPS_S: f64 = 86_400.0;
 const LAMBDA: &str = "AWS/Lambda";
+const DYNAMODB: &str = "AWS/DynamoDB";
 const OWN: &str = "ProjectionWorker";
 /// The worker's own metrics (`lambda/metrics.rs`) by stage, and by stage and projection.
 const OF_STAGE: [&str; 9] = ["BatchSize", "Ignored", "Parked", "Failed", "Requests", "WriteUnits", "ReadUnits", "Retries", "Conflicts"];
@@ -128,6 +129,9 @@ const OF_MAPPING: [&str; 9] = [
     "PolledEventCount",
     "ProvisionedPollers",
 ];
+/// Metrics of DynamoDB that have data only for a table and an operation
+/// (<https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/metrics-dimensions.html>).
+const OF_OPERATION: [&str; 4] = ["ReturnedItemCount", "SuccessfulRequestLatency", "SystemErrors", "ThrottledRequests"];
 /// Metrics in milliseconds.
 const TIMES: [&str; 2] = ["IteratorAge", "LagMs"];
 /// Metrics that are 0 or 1 for each invocation: only their sum exceeds 1.
@@ -250,16 +254,21 @@ impl Metric {
 
 /// Why a metric has no data, if it has none.
 fn unpublished(metric: &Metric, deployment: &Deployment, registry: Registry) -> Option<String> {
-    for Dimension { name, value, target } in &metric.dimensions {
-        let wanted = match target {
-            Target::Worker => &["FunctionName", "Resource", "ExecutedVersion"][..],
-            Target::Mapping(_) => &["EventSourceMappingUUID"],
-            Target::Table => &["TableName"],
+    // Anybody may name the dimensions of other namespaces as they like.
+    let of_aws = metric.dimensions.iter().filter(|_| metric.namespace.starts_with("AWS/"));
+    for Dimension { name, value, target } in of_aws {
+        let (namespace, wanted) = match target {
+            Target::Worker => (LAMBDA, &["FunctionName", "Resource", "ExecutedVersion"][..]),
+            Target::Mapping(_) => (LAMBDA, &["EventSourceMappingUUID"][..]),
+            Target::Table => (DYNAMODB, &["TableName"][..]),
             Target::ByArn => return Some(format!("give {name} as {value}, which is an ARN and not the name")),
             Target::Other => continue,
         };
         if !wanted.contains(&name.as_str()) {
-            return Some(format!("give {name} as {value}, which is a {}", wanted[0]));
+            return Some(format!("give {name} as {value}, which is the value of {}", wanted[0]));
+        }
+        if metric.namespace != namespace {
+            return Some(format!("watch {}, which is not in {namespace}", metric.full_name()));
         }
     }
     let has = |name: &str| metric.dimensions.iter().any(|dimension| dimension.name == name);
@@ -267,6 +276,7 @@ fn unpublished(metric: &Metric, deployment: &Deployment, registry: Registry) -> 
     let published = match metric.namespace.as_str() {
         LAMBDA if has("EventSourceMappingUUID") => OF_MAPPING.contains(&metric.name.as_str()),
         LAMBDA if has("FunctionName") => OF_FUNCTION.contains(&metric.name.as_str()),
+        DYNAMODB if has("TableName") && !has("Operation") => !OF_OPERATION.contains(&metric.name.as_str()),
         OWN if names == BTreeSet::from(["stage"]) => OF_STAGE.contains(&metric.name.as_str()),
         OWN if names == BTreeSet::from(["projection", "stage"]) => OF_PROJECTION.contains(&metric.name.as_str()),
         OWN => false,

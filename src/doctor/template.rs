@@ -30,7 +30,7 @@ pub fn read(text: &str, parameters: &[(String, String)], function: Option<&str>,
     let resources = Resources::of(document.resources()?);
     let invokers = resources.invokers();
     let worker = worker(&resources, &invokers, function)?;
-    let (mut mappings, mut other_sources) = (Vec::new(), other_events(worker));
+    let (mut mappings, mut other_sources) = (Vec::new(), resources.other_callers(worker));
     for Invoker { source, function } in invokers {
         match source {
             Source::Stream(mapping) if function.is_none_or(|function| function.id == worker.id) => mappings.push(*mapping),
@@ -60,6 +60,9 @@ enum Source {
 
 /// The events of the serverless transform that may carry a task, or that become event source mappings of streams.
 const EVENTS_OF_TASKS: [&str; 5] = ["DynamoDB", "Schedule", "ScheduleV2", "CloudWatchEvent", "EventBridgeRule"];
+
+/// Services that invoke the function with an event that a template can write, which may be a task.
+const SERVICES_WITH_TASKS: [&str; 3] = ["events", "scheduler", "states"];
 
 /// The resources of a template, by logical id.
 struct Resources(BTreeMap<String, Resource>);
@@ -156,12 +159,35 @@ impl Resources {
     }
 }
 
-/// Events of the serverless transform that are neither streams of DynamoDB nor may carry a task.
-fn other_events(worker: &Resource) -> Vec<OtherSource> {
-    let events = worker.properties["Events"].as_object().into_iter().flatten();
-    let kinds = events.filter_map(|(name, event)| Some((name, event["Type"].as_str()?)));
-    let others = kinds.filter(|(_, kind)| !EVENTS_OF_TASKS.contains(kind));
-    others.map(|(name, kind)| OtherSource { name: format!("{}{name}", worker.id), kind: kind.to_lowercase() }).collect()
+impl Resources {
+    /// What calls the worker by itself and sends neither a batch nor a task: events of the serverless transform, services with a permission,
+    /// and URLs.
+    fn other_callers(&self, worker: &Resource) -> Vec<OtherSource> {
+        let mut others = Vec::new();
+        for (name, event) in worker.properties["Events"].as_object().into_iter().flatten() {
+            let kind = event["Type"].as_str().filter(|kind| !EVENTS_OF_TASKS.contains(kind));
+            others.extend(kind.map(|kind| OtherSource { name: format!("{}{name}", worker.id), kind: kind.to_lowercase() }));
+        }
+        if !worker.properties["FunctionUrlConfig"].is_null() {
+            others.push(OtherSource { name: format!("{}Url", worker.id), kind: "a URL".to_owned() });
+        }
+        let is_worker = |name: &Json| {
+            let function = name.as_str().map(|name| self.function(name));
+            matches!(function, Some(Ok(Some(function))) if function.id == worker.id)
+        };
+        for resource in self.of_kind(&["AWS::Lambda::Permission", "AWS::Lambda::Url"]) {
+            let properties = &resource.properties;
+            let kind = if resource.kind == "AWS::Lambda::Url" {
+                is_worker(&properties["TargetFunctionArn"]).then(|| "a URL".to_owned())
+            } else {
+                let service = properties["Principal"].as_str().and_then(|principal| principal.strip_suffix(".amazonaws.com"));
+                let service = service.filter(|service| !SERVICES_WITH_TASKS.contains(service));
+                service.filter(|_| is_worker(&properties["FunctionName"])).map(str::to_owned)
+            };
+            others.extend(kind.map(|kind| OtherSource { name: resource.id.clone(), kind }));
+        }
+        others
+    }
 }
 
 fn worker<'a>(resources: &'a Resources, invokers: &[Invoker<'a>], wanted: Option<&str>) -> Result<&'a Resource, Unusable> {
@@ -241,8 +267,7 @@ impl Resource {
             fixed_name: of.at(&["TableName"]).try_map(text),
             replicas: of.at(&["Replicas"]).try_map(|replicas| {
                 let replicas = replicas.as_array().ok_or_else(|| "is not a list".to_owned())?;
-                let region = |replica: &Json| replica["Region"].as_str().map_or_else(|| "another".to_owned(), str::to_owned);
-                Ok(replicas.iter().map(region).collect())
+                Ok(replicas.iter().map(region_in).collect())
             }),
             consistent_replicas: of.at(&["MultiRegionConsistency"]).try_map(|consistency| Ok(consistency == "STRONG")),
             stream_view: of.at(&["StreamSpecification", "StreamViewType"]).try_map(text),
@@ -302,7 +327,19 @@ impl Resources {
         let of = |id: &str| self.0.get(id).filter(|resource| TABLES.contains(&resource.kind.as_str()));
         let named = || self.of_kind(&TABLES).find(|table| table.properties["TableName"] == name);
         match referred(name).and_then(of).or_else(named) {
-            Some(resource) => Setting::Value(resource.table()),
+            Some(resource) => {
+                let mut table = resource.table();
+                // The AWS CDK's former way to replicate a table.
+                let replicas = self.of_kind(&["Custom::DynamoDBReplica"]).filter(|replica| {
+                    let of = replica.properties["TableName"].as_str();
+                    of.is_some_and(|of| referred(of) == Some(resource.id.as_str()) || resource.properties["TableName"] == of)
+                });
+                let regions: Vec<_> = replicas.map(region_of).collect();
+                if !regions.is_empty() {
+                    table.replicas = Setting::Value(["its own".to_owned()].into_iter().chain(regions).collect());
+                }
+                Setting::Value(table)
+            }
             None => Setting::Unseen("the table is not in this template".to_owned()),
         }
     }
@@ -316,7 +353,15 @@ impl Resources {
     fn alarms(&self, worker: &Resource, mappings: &[Mapping], tables: &[(Role, Setting<Table>)]) -> Vec<Alarm> {
         let target = |value: &str| {
             let Some(id) = referred(value) else {
-                return if worker.properties["FunctionName"] == value { Target::Worker } else { Target::Other };
+                let is_table =
+                    |table: &Setting<Table>| matches!(table, Setting::Value(table) if table.fixed_name == Setting::Value(value.to_owned()));
+                return if worker.properties["FunctionName"] == value {
+                    Target::Worker
+                } else if tables.iter().any(|(_, table)| is_table(table)) {
+                    Target::Table
+                } else {
+                    Target::Other
+                };
             };
             let is_table = tables.iter().any(|(_, table)| matches!(table, Setting::Value(table) if table.name == id));
             let attribute = value.trim_end_matches('}').split_once('.').map(|(_, attribute)| attribute);
@@ -332,8 +377,22 @@ impl Resources {
                 _ => Target::Other,
             }
         };
-        self.of_kind(&["AWS::CloudWatch::Alarm"]).map(|resource| alarm(resource, &target)).collect()
+        let mut alarms: Vec<_> = self.of_kind(&["AWS::CloudWatch::Alarm"]).map(|resource| alarm(resource, &target)).collect();
+        if self.of_kind(&["AWS::CloudWatch::CompositeAlarm"]).next().is_some() {
+            for alarm in &mut alarms {
+                alarm.actions_enabled = Setting::Unseen("a composite alarm may act in its place".to_owned());
+            }
+        }
+        alarms
     }
+}
+
+fn region_of(replica: &Resource) -> String {
+    region_in(&replica.properties)
+}
+
+fn region_in(replica: &Json) -> String {
+    replica["Region"].as_str().map_or_else(|| "another".to_owned(), str::to_owned)
 }
 
 fn alarm(resource: &Resource, target: &dyn Fn(&str) -> Target) -> Alarm {

@@ -9,7 +9,8 @@ use crate::support::template::with;
 const GOOD: &str = include_str!("good.yaml");
 
 const NO_FINDINGS: &[&str] = &[];
-const ALIAS: &str = "  Stream:
+/// In front of the mapping, for resources to be added.
+const BEFORE_STREAM: &str = "  Stream:
     Type: AWS::Lambda::EventSourceMapping
 ";
 const PATTERN: &str = r#"{"eventName":["INSERT"],"dynamodb":{"Keys":{"SK":{"S":[{"prefix":"EVENT#"}]}}}}"#;
@@ -24,14 +25,14 @@ fn qualified(name: &str) -> String {
     let text = with(GOOD, FUNCTION, &format!("FunctionName: {name}"));
     with(
         &text,
-        ALIAS,
+        BEFORE_STREAM,
         &format!(
             "  WorkerVersion: {{Type: AWS::Lambda::Version, Properties: {{FunctionName: !Ref Worker}}}}
   ByName: {{Type: AWS::Lambda::Version, Properties: {{FunctionName: worker}}}}
   WorkerLive:
     Type: AWS::Lambda::Alias
     Properties: {{Name: live, FunctionName: !GetAtt Worker.Arn, FunctionVersion: !GetAtt WorkerVersion.Version}}
-{ALIAS}"
+{BEFORE_STREAM}"
         ),
     )
 }
@@ -94,29 +95,51 @@ const VARIANTS: &[(&[Edit], &[&str])] = &[
     // What else invokes the worker.
     (
         &[(
-            ALIAS,
+            BEFORE_STREAM,
             "  Queue: {Type: AWS::Lambda::EventSourceMapping, Properties: {FunctionName: !Ref Worker, EventSourceArn: 'arn:aws:sqs:eu-west-1:111122223333:queue'}}\n  Stream:\n    Type: AWS::Lambda::EventSourceMapping\n",
         )],
         &["mapping: Queue of Worker: sqs is not a DynamoDB stream"],
     ),
     (
         &[(
-            ALIAS,
+            BEFORE_STREAM,
             "  Orders: {Type: AWS::Kinesis::Stream}\n  Second: {Type: AWS::Lambda::EventSourceMapping, Properties: {FunctionName: 'worker:live', EventSourceArn: !GetAtt Orders.Arn, StartingPosition: LATEST}}\n  Stream:\n    Type: AWS::Lambda::EventSourceMapping\n",
         )],
         &["mapping: Second of Worker: kinesis is not a DynamoDB stream"],
     ),
     (
         &[(
-            ALIAS,
+            BEFORE_STREAM,
             "  Kafka: {Type: AWS::Lambda::EventSourceMapping, Properties: {FunctionName: worker, SelfManagedEventSource: {Endpoints: {KafkaBootstrapServers: ['b:9092']}}, StartingPosition: LATEST, Topics: [t]}}\n  Stream:\n    Type: AWS::Lambda::EventSourceMapping\n",
         )],
         &["mapping: Kafka of Worker: its source is not a DynamoDB stream"],
     ),
     (
         &[(
-            ALIAS,
+            BEFORE_STREAM,
             "  Foreign: {Type: AWS::Lambda::EventSourceMapping, Properties: {FunctionName: other, EventSourceArn: 'arn:aws:sqs:eu-west-1:111122223333:queue'}}\n  Stream:\n    Type: AWS::Lambda::EventSourceMapping\n",
+        )],
+        NO_FINDINGS,
+    ),
+    (
+        &[(
+            BEFORE_STREAM,
+            "  Open: {Type: AWS::Lambda::Permission, Properties: {FunctionName: !Ref Worker, Action: 'lambda:InvokeFunction', Principal: sns.amazonaws.com}}\n  Stream:\n    Type: AWS::Lambda::EventSourceMapping\n",
+        )],
+        &["mapping: Open of Worker: sns is not a DynamoDB stream"],
+    ),
+    (
+        &[(
+            BEFORE_STREAM,
+            "  Address: {Type: AWS::Lambda::Url, Properties: {TargetFunctionArn: !GetAtt Worker.Arn, AuthType: AWS_IAM}}\n  Stream:\n    Type: AWS::Lambda::EventSourceMapping\n",
+        )],
+        &["mapping: Address of Worker: a URL is not a DynamoDB stream"],
+    ),
+    // A schedule may send a task.
+    (
+        &[(
+            BEFORE_STREAM,
+            "  Daily: {Type: AWS::Lambda::Permission, Properties: {FunctionName: !Ref Worker, Action: 'lambda:InvokeFunction', Principal: events.amazonaws.com}}\n  Stream:\n    Type: AWS::Lambda::EventSourceMapping\n",
         )],
         NO_FINDINGS,
     ),
@@ -229,6 +252,13 @@ const VARIANTS: &[(&[Edit], &[&str])] = &[
         )],
         NO_FINDINGS,
     ),
+    (
+        &[(
+            "  Failed: ",
+            "  Copy: {Type: 'Custom::DynamoDBReplica', Properties: {ServiceToken: t, TableName: !Ref Parked, Region: us-east-1}}\n  Failed: ",
+        )],
+        &["replicas: Parked.Replicas has 2 regions, its own, us-east-1, with eventual consistency"],
+    ),
     // Filters.
     (
         &[(
@@ -261,6 +291,37 @@ const VARIANTS: &[(&[Edit], &[&str])] = &[
             r#"{"eventName":["INSERT"],"dynamodb":{"StreamViewType":["NEW_AND_OLD_IMAGES"],"Keys":{"SK":{"S":[{"prefix":"EVENT#"}]}}}}"#,
         )],
         &["filter: Stream.FilterCriteria withholds events, for example one of version 1 and type `Opened`"],
+    ),
+    // Alternatives, all of them good.
+    (
+        &[(PATTERN, r#"{"$or":[{"eventName":["INSERT"],"dynamodb":{"Keys":{"SK":{"S":[{"prefix":"EVENT#"}]}}}},{"eventName":["NONE"]}]}"#)],
+        NO_FINDINGS,
+    ),
+    (
+        &[(
+            PATTERN,
+            r#"{"eventName":["INSERT"],"userIdentity":{"type":[{"exists":false}]},"dynamodb":{"Keys":{"SK":{"S":[{"prefix":"EVENT#"}]}}}}"#,
+        )],
+        NO_FINDINGS,
+    ),
+    (
+        &[(PATTERN, r#"{"$or":[{"eventName":["MODIFY"]},{"eventName":["REMOVE"]}]}"#)],
+        &[
+            "filter: Stream.FilterCriteria withholds events, for example one of version 1 and type `Opened`",
+            "filter-wide: Stream.FilterCriteria passes MODIFY records of an aggregate's VERSION item",
+        ],
+    ),
+    (&[(PATTERN, "{")], &["filter-pattern: Stream.FilterCriteria has a pattern that Lambda refuses, number 1: it is not JSON"]),
+    // A stream that is written out tells its region.
+    (
+        &[
+            (STREAM_ARN, "arn:aws:dynamodb:eu-west-1:111122223333:table/events/stream/2026-03-01T00:00:00.000"),
+            (PATTERN, r#"{"awsRegion":["us-east-1"],"eventName":["INSERT"],"dynamodb":{"Keys":{"SK":{"S":[{"prefix":"EVENT#"}]}}}}"#),
+        ],
+        &[
+            "filter: Stream.FilterCriteria withholds events, for example one of version 1 and type `Opened`",
+            "wiring-fixed: Stream.EventSourceArn names a stream of Events by its time",
+        ],
     ),
     // A region that only a deployment knows: unknown, and no finding.
     (
@@ -302,7 +363,7 @@ const VARIANTS: &[(&[Edit], &[&str])] = &[
     ),
     (
         &[("Name: FunctionName, Value: !Ref Worker", "Name: Function, Value: !Ref Worker")],
-        &["alarm: Late.Dimensions give Function as ${Worker}, which is a FunctionName"],
+        &["alarm: Late.Dimensions give Function as ${Worker}, which is the value of FunctionName"],
     ),
     (
         &[("Name: FunctionName, Value: !Ref Worker", "Name: FunctionName, Value: !GetAtt Worker.Arn")],
@@ -310,7 +371,7 @@ const VARIANTS: &[(&[Edit], &[&str])] = &[
     ),
     (
         &[("Name: FunctionName, Value: !Ref Worker", "Name: FunctionName, Value: !Ref Stream")],
-        &["alarm: Late.Dimensions give FunctionName as ${Stream}, which is a EventSourceMappingUUID"],
+        &["alarm: Late.Dimensions give FunctionName as ${Stream}, which is the value of EventSourceMappingUUID"],
     ),
     (
         &[(
@@ -340,6 +401,25 @@ const VARIANTS: &[(&[Edit], &[&str])] = &[
     (
         &[("TreatMissingData: breaching", "TreatMissingData: notBreaching")],
         &["alarm: Stopped.Threshold never compares: LessThanThreshold 0"],
+    ),
+    (
+        &[("Namespace: AWS/Lambda\n      MetricName: IteratorAge", "Namespace: AWS/lambda\n      MetricName: IteratorAge")],
+        &["alarm: Late.Dimensions watch AWS/lambda IteratorAge by FunctionName, which is not in AWS/Lambda"],
+    ),
+    (
+        &[(
+            "Namespace: AWS/Lambda\n      MetricName: Errors\n      Dimensions: [{Name: FunctionName, Value: worker}]",
+            "Namespace: AWS/DynamoDB\n      MetricName: ThrottledRequests\n      Dimensions: [{Name: TableName, Value: !Ref Parked}]",
+        )],
+        &["alarm: Failing.Dimensions watch AWS/DynamoDB ThrottledRequests by TableName, which nobody publishes"],
+    ),
+    // A composite alarm acts for those that do not.
+    (
+        &[
+            ("      MetricName: IteratorAge\n", "      ActionsEnabled: false\n      MetricName: IteratorAge\n"),
+            ("  Failing:\n", "  Any: {Type: AWS::CloudWatch::CompositeAlarm, Properties: {AlarmRule: 'ALARM(Late)'}}\n  Failing:\n"),
+        ],
+        NO_FINDINGS,
     ),
     // Alarms of others, and further good ones.
     (
@@ -372,7 +452,7 @@ fn each_variant_has_exactly_its_findings() {
         assert_eq!(found(&text), *expected, "{edits:?}");
     }
     let good = VARIANTS.iter().filter(|(_, expected)| expected.is_empty()).count();
-    assert!(VARIANTS.len() >= 50 && good >= 12, "{} variants, {good} of them good", VARIANTS.len());
+    assert!(VARIANTS.len() >= 60 && good >= 15, "{} variants, {good} of them good", VARIANTS.len());
 }
 
 #[test]
@@ -409,13 +489,14 @@ fn a_template_that_grows_without_bound_is_refused_at_once() {
     let large = format!("Parameters: {{Big: {{Type: String, Default: {}}}}}\n{}", "x".repeat(200_000), of(&format!("[{uses}]")));
     assert_eq!(super::refused(&large, None).as_deref(), Some("becomes too large when its functions are resolved"));
     // Conditions that use each other twice.
-    let conditions: String = (1..60).map(|at| format!("  C{at}: !And [!Condition C{}, !Condition C{}]\n", at - 1, at - 1)).collect();
+    let conditions =
+        (1..60).map(|at| format!("  C{at}: !And [!Condition C{}, !Condition C{}]\n", at - 1, at - 1)).collect::<Vec<_>>().concat();
     let conditional = format!("Conditions:\n  C0: !Equals [a, a]\n{conditions}{}", with(GOOD, "Timeout: 60", "Timeout: !If [C59, 60, 3]"));
     assert_eq!(found(&conditional), NO_FINDINGS);
     let nested = (0..45).fold(json!({ "Fn::Equals": ["a", "a"] }), |inner, _| json!({ "Fn::And": [inner, { "Fn::Equals": ["a", "a"] }] }));
     let conditional = format!("Conditions:\n  C: {nested}\n{}", with(GOOD, "Timeout: 60", "Timeout: !If [C, 60, 3]"));
     assert_eq!(found(&conditional), NO_FINDINGS);
-    let many: String = (0..1_001).map(|at| format!("  B{at}: {{Type: AWS::S3::Bucket}}\n")).collect();
+    let many = (0..1_001).map(|at| format!("  B{at}: {{Type: AWS::S3::Bucket}}\n")).collect::<Vec<_>>().concat();
     assert_eq!(
         super::refused(&format!("{GOOD}{many}"), None).as_deref(),
         Some("has more than 1000 resources, which CloudFormation refuses")

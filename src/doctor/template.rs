@@ -192,7 +192,8 @@ impl Resources {
 
 fn worker<'a>(resources: &'a Resources, invokers: &[Invoker<'a>], wanted: Option<&str>) -> Result<&'a Resource, Unusable> {
     if let Some(wanted) = wanted {
-        let by_id = resources.0.get(wanted).filter(|resource| resource.is_function());
+        // A logical id, also that of an alias or a version; or a name.
+        let by_id = resources.function(&format!("${{{wanted}}}")).unwrap_or_default();
         let found = by_id.or_else(|| resources.function(wanted).unwrap_or_default());
         return found.ok_or_else(|| Unusable(format!("has no function `{wanted}`")));
     }

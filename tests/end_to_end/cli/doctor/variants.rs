@@ -75,6 +75,12 @@ fn a_function_is_known_by_each_of_its_names() {
         let examination = examined(&qualified(name), &[]);
         assert_eq!((found(&qualified(name)), examination.judged), (vec![], judged), "{name}");
     }
+    for name in
+        ["Worker", "worker", "WorkerLive", "WorkerVersion", "worker:live", "arn:aws:lambda:eu-west-1:111122223333:function:worker:7"]
+    {
+        assert_eq!(super::refused(&qualified("!Ref WorkerLive"), Some(name)), None, "{name}");
+    }
+    assert!(super::refused(&qualified("!Ref WorkerLive"), Some("live")).is_some());
     // Another function, and an alias of another.
     for name in ["other", "worker2", "arn:aws:lambda:eu-west-1:111122223333:function:other:worker", "worker-live"] {
         assert_eq!(found(&qualified(name)), ["mapping: event source mappings of Worker: no DynamoDB stream invokes it"], "{name}");

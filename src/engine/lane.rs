@@ -468,15 +468,21 @@ impl Lane {
 
     /// The answer to [`Step::Steps`]: applies the next event by replacing the row by the fold of the history up to it.
     pub fn in_steps(&mut self, row: &HomeRow, folded: &HistoryFold, to: Version) {
-        if folded.due > to {
+        let event = self.entries.iter().find(|entry| entry.last == to);
+        let is_folded = event.and_then(Entry::event).is_some_and(|event| folded.row().last_event_id.as_ref() == Some(&event.event_id));
+        if is_folded {
             self.replace(row, folded, Trust::Row);
             return;
         }
-        let reason = format!(
-            "the event changes more than {} shared rows, so it is applied in steps, which need it and all before it in the event store",
-            TRANSACTION_ACTIONS_MAX - 1
-        );
-        let payload = self.entries.iter().find(|entry| entry.last == to).and_then(Entry::payload);
+        let reason = if folded.due > to {
+            "the event store has another event with this version: was the event store restored?".to_owned()
+        } else {
+            format!(
+                "the event changes more than {} shared rows, so it is applied in steps, which need it and all before it in the event store",
+                TRANSACTION_ACTIONS_MAX - 1
+            )
+        };
+        let payload = event.and_then(Entry::payload);
         self.park_at(row.version, Blocked { version: to, reason, payload });
     }
 

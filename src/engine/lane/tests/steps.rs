@@ -108,6 +108,19 @@ fn an_event_that_takes_several_steps_parks_if_the_event_store_does_not_have_it()
 }
 
 #[test]
+fn an_event_that_takes_several_steps_parks_if_the_event_store_has_another_one() {
+    let mut lane = lane(&history([spread(0, 100)]));
+    assert_eq!(state(&mut lane), State::Folds(1));
+    for other in [earned(1), viewed()] {
+        let mut folded = HistoryFold::new(&Cards, "ann".into());
+        folded.push(Stored::Event(RecordedEvent { event_id: "another".into(), ..RecordedEvent::clone(&history([other])[0]) }));
+        lane.in_steps(&HomeRow::default(), &folded, Version(1));
+        let reason = "the event store has another event with this version: was the event store restored?";
+        assert_eq!((state(&mut lane), kept_event(&lane).as_str()), (stuck(0, 1, reason), "ann-1"));
+    }
+}
+
+#[test]
 fn a_rule_that_reads_its_row_gets_it_before_each_write_but_the_first() {
     let events = history([earned(5), earned(3), earned(7)]);
     assert_eq!(state(&mut lane_of(&Best, &events)), State::Writes(0, 3));

@@ -19,7 +19,7 @@ use super::{
     events::Stored,
     expression::Expression,
     fresh_id,
-    item::{SdkItem, VERSION_MAX, VERSION_SK, encode_event, partition_key},
+    item::{SdkItem, VERSION_MAX, VERSION_SK, encode_event, partition_key, whole},
     limits::TRANSACTION_ACTIONS_MAX,
 };
 use crate::retry::{Attempt, Deadline};
@@ -245,5 +245,5 @@ impl Store {
 }
 
 fn version_of(item: &SdkItem) -> Version {
-    Version(item.get("version").and_then(|value| value.as_n().ok()).and_then(|n| n.parse().ok()).unwrap_or(0))
+    Version(item.get("version").and_then(|value| value.as_n().ok()).and_then(|number| whole(number)).unwrap_or(0))
 }

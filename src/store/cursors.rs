@@ -26,7 +26,11 @@ use super::{
     now,
     segment::{Cursor, Segment},
 };
-use crate::{progress::Counts, retry::Deadline, store::item::SdkItem};
+use crate::{
+    progress::Counts,
+    retry::Deadline,
+    store::item::{self, SdkItem},
+};
 
 /// The digits of a number in a sort key, enough for a million segments.
 const SEGMENT_DIGITS: usize = 7;
@@ -152,7 +156,7 @@ fn text<'a>(item: &'a SdkItem, name: &str) -> Option<&'a str> {
 }
 
 fn whole(item: &SdkItem, name: &str) -> Option<u32> {
-    item.get(name)?.as_n().ok()?.parse().ok()
+    item::whole(item.get(name)?.as_n().ok()?)?.try_into().ok()
 }
 
 /// `None` if the cursor cannot be read: its segment then starts from the beginning.

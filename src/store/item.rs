@@ -4,7 +4,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use aws_sdk_dynamodb::types::AttributeValue;
-use projection_vocabulary::{AggregateId, Attributes, DEPTH_MAX, DecimalError, RecordedEvent, Timestamp, Value, Version};
+use projection_vocabulary::{AggregateId, Attributes, DEPTH_MAX, Decimal, DecimalError, RecordedEvent, Timestamp, Value, Version};
 use serde_dynamo::{AttributeValue as Attribute, Item};
 
 /// An item in the SDK's type.
@@ -114,7 +114,7 @@ pub fn decode_event(item: &Item) -> Result<RecordedEvent, Malformed> {
         return Err(Malformed::KeyMismatch("aggregateId"));
     }
     let stated = match item.get("eventVersion").ok_or(Malformed::Missing("eventVersion"))? {
-        Attribute::N(number) => number.parse::<u64>().map_err(|_| Malformed::KeyMismatch("eventVersion"))?,
+        Attribute::N(number) => whole(number).ok_or(Malformed::KeyMismatch("eventVersion"))?,
         _ => return Err(Malformed::WrongKind("eventVersion")),
     };
     if stated != version.0 {
@@ -133,6 +133,14 @@ pub fn decode_event(item: &Item) -> Result<RecordedEvent, Malformed> {
         timestamp: Timestamp::parse(text(item, "timestamp")?).map_err(|_| Malformed::Timestamp)?,
         metadata: item.get("metadata").map(|metadata| to_value(metadata, "metadata", 0)).transpose()?,
     })
+}
+
+/// The whole number that an attribute of type N holds; `None` if it is negative, has a fraction or exceeds 64 bits. DynamoDB writes a number
+/// in one way, but emulators return the text that they were given: `1`, `1.0` and `1E+0` are one number.
+#[must_use]
+pub fn whole(number: &str) -> Option<u64> {
+    let exact = || number.parse::<Decimal>().ok()?.to_i128();
+    number.parse().ok().or_else(|| exact()?.try_into().ok())
 }
 
 fn text<'a>(item: &'a Item, name: &'static str) -> Result<&'a str, Malformed> {
@@ -264,6 +272,22 @@ mod tests {
         assert_eq!(broken("PK", s(&format!("AGGREGATE#{}", "x".repeat(2039)))), Malformed::PartitionKey);
         let number = AttributeValue::M([("x".into(), AttributeValue::N("NaN".into()))].into());
         assert_eq!(broken("eventData", Some(number)), Malformed::Number("eventData", DecimalError::NotANumber));
+    }
+
+    #[test]
+    fn a_version_is_compared_as_a_number() {
+        let with = |version: &str| {
+            let mut item = encode_event(&event());
+            item.insert("eventVersion".into(), AttributeValue::N(version.into()));
+            decode_event(&item.into())
+        };
+        for same in ["7", "07", "+7", "7.0", "7E+0", "0.7e1", "70E-1", "7.000000000000000000000000000000000000000"] {
+            assert_eq!(with(same), Ok(event()), "{same}");
+        }
+        for other in ["8", "7.5", "-7", "7E+20", "7.0000000000000000000000001", "1E+20", "NaN", "", "0"] {
+            assert_eq!(with(other), Err(Malformed::KeyMismatch("eventVersion")), "{other}");
+        }
+        assert_eq!((whole("18446744073709551615"), whole("18446744073709551616"), whole("1E+126")), (Some(u64::MAX), None, None));
     }
 
     #[test]

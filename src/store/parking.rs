@@ -33,7 +33,7 @@ use super::{
 };
 use crate::{
     retry::{Attempt, Deadline},
-    store::item::SdkItem,
+    store::item::{self, SdkItem},
 };
 
 /// The most bytes of a payload in one item. DynamoDB's items hold 400 KB, and a payload as JSON may be longer than the item that it
@@ -291,7 +291,7 @@ fn parked_of(item: &SdkItem) -> Option<Parked> {
 }
 
 fn number(item: &SdkItem, name: &str) -> Option<u64> {
-    item.get(name)?.as_n().ok()?.parse().ok()
+    item::whole(item.get(name)?.as_n().ok()?)
 }
 
 /// Splits a string into parts of at most `bytes`, between characters.

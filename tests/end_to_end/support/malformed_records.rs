@@ -219,7 +219,7 @@ impl Generator {
             }
         }
         let stated = format!("{IMAGE}/eventVersion/N");
-        for version in ["0", "2", "9999999999", "10000000000", "18446744073709551615", "18446744073709551616", "1.0", "1e0"] {
+        for version in ["0", "2", "9999999999", "10000000000", "18446744073709551615", "18446744073709551616", "1.5", "1e1"] {
             self.changed(format_args!("version {version} by itself"), Claim::Refused, |json| *at(json, &stated) = json!(version));
             // A consistent version waits for the versions before it, which do not exist.
             self.changed(format_args!("version {version}, and keys that agree"), Claim::Refused, |json| {
@@ -228,7 +228,7 @@ impl Generator {
             });
         }
         // Another spelling of the same version is unusual, not wrong.
-        for version in ["+1", "01"] {
+        for version in ["+1", "01", "1.0", "1e0", "1E+0", "0.1e1"] {
             let event = self.event();
             self.changed(format_args!("version {version}"), Claim::Event(event), |json| *at(json, &stated) = json!(version));
         }

@@ -212,9 +212,17 @@ async fn import_all(store: &Store, paths: &[PathBuf]) -> anyhow::Result<Imports>
                 }
                 record => record?,
             };
-            let Some((aggregate, version, item)) = appended_item(&record.json) else {
-                imports.not_events += 1;
-                continue;
+            let (aggregate, version, item) = match appended_item(&record.json) {
+                Ok(Some(appended)) => appended,
+                Ok(None) => {
+                    imports.not_events += 1;
+                    continue;
+                }
+                Err(reason) => {
+                    terminal::error(format_args!("{}: {reason}", record.origin));
+                    imports.refused += 1;
+                    continue;
+                }
             };
             match store.import(&aggregate, version, item.into()).await? {
                 Imported::New => imports.new += 1,

@@ -3,13 +3,15 @@
 //! Records are read one by one, never as a whole batch: the crate's types are strict, and one malformed record must not fail the
 //! others.
 
-use std::fmt;
+mod tolerance;
+
+use std::{borrow::Cow, fmt};
 
 use aws_lambda_events::event::dynamodb::EventRecord;
 use projection_vocabulary::{AggregateId, RecordedEvent, Version};
 use serde::Deserialize;
-use serde_dynamo::Item;
-use serde_json::{Value as Json, json, value::RawValue};
+use serde_dynamo::{AttributeValue as Attribute, Item};
+use serde_json::{Value as Json, value::RawValue};
 
 use crate::store::item::{self, Key, Malformed};
 
@@ -62,8 +64,33 @@ pub enum Body {
     Poison(Poison),
     /// The record has nothing to project.
     Ignored(Ignored),
-    /// The stream is not configured as the worker needs it. The batch fails, and nothing is parked.
-    Unusable(&'static str),
+    /// The stream is not the one that the worker needs, or not configured as it needs it. The record fails, and nothing is parked.
+    Unusable(Unusable),
+}
+
+/// What is wrong with a stream, as its record shows. The mend is in the deployment.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unusable {
+    /// The stream carries keys only, or old images.
+    #[error("the stream carries no new images: set its StreamViewType to NEW_IMAGE")]
+    NoImages,
+    /// The record's keys are not those of the event store.
+    #[error(
+        "a record of another table: {}, and the event store's are `PK` (S) and `SK` (S): connect the stream of the event store",
+        stated(keys)
+    )]
+    OtherTable {
+        /// The key attributes, each with its type: `pk` (S). Empty if the record states none.
+        keys: Vec<String>,
+    },
+}
+
+fn stated(keys: &[String]) -> String {
+    match keys {
+        [] => "its item has no such keys".to_owned(),
+        [only] => format!("its key is {only}"),
+        several => format!("its keys are {}", several.join(" and ")),
+    }
 }
 
 /// A record that cannot be read.
@@ -116,58 +143,56 @@ pub fn decode(raw: &RawValue) -> Record {
             let sequence = record.change.sequence_number.as_deref().filter(|number| !number.is_empty()).map(SequenceNumber::from);
             Record { sequence, body: body(&record, raw) }
         }
-        Err(remains) => {
+        Err((remains, reason)) => {
             let image = |name| remains.pointer(name).and_then(|item| Item::deserialize(item).ok()).unwrap_or_default();
             let event = [image("/dynamodb/Keys"), image("/dynamodb/NewImage")].iter().find_map(event_key);
             let text = |name| remains.pointer(name).and_then(Json::as_str);
             let event_type = text("/dynamodb/NewImage/eventType/S").map(str::to_owned);
-            let reason = if remains.is_object() {
-                "fields are missing or have the wrong type"
-            } else {
-                "it is not a JSON object, or is nested too deeply"
-            };
             let sequence = text("/dynamodb/SequenceNumber").filter(|number| !number.is_empty()).map(SequenceNumber::from);
             Record { sequence, body: poison(raw, event, event_type, Malformed::Record(reason)) }
         }
     }
 }
 
-/// The item that a record reports as appended to the event store, unchanged, with its aggregate and version.
-#[must_use]
-pub fn appended_item(raw: &RawValue) -> Option<(AggregateId, Version, Item)> {
-    let record = read(raw).ok().filter(|record| record.event_name == "INSERT")?;
-    let (aggregate, version) = event_key(&record.change.new_image)?;
-    Some((aggregate, version, record.change.new_image))
-}
-
-/// Reads a record, and evens out differences between captures that carry no meaning here: `get-records` has ISO dates and capitalised
-/// identities, and records written by hand lack the region.
+/// The item that a record reports as appended to the event store, unchanged, with its aggregate and version; `None` if the record has
+/// nothing to project.
 ///
 /// # Errors
-/// The JSON of a record that cannot be read; `null` if it is not a JSON object.
-fn read(raw: &RawValue) -> Result<EventRecord, Json> {
+/// Why the record cannot be read, without event data. An event that cannot be read has an item all the same, as long as its keys can be.
+pub fn appended_item(raw: &RawValue) -> Result<Option<(AggregateId, Version, Item)>, String> {
+    let record = read(raw).map_err(|(_, reason)| Malformed::Record(reason).to_string())?;
+    let body = body(&record, raw);
+    if record.event_name == "INSERT"
+        && !matches!(body, Body::Unusable(_))
+        && let Some((aggregate, version)) = event_key(&record.change.new_image)
+    {
+        return Ok(Some((aggregate, version, record.change.new_image)));
+    }
+    match body {
+        Body::Event(_) | Body::Ignored(_) => Ok(None),
+        Body::Poison(poison) => Err(poison.reason.to_string()),
+        Body::Unusable(unusable) => Err(unusable.to_string()),
+    }
+}
+
+/// Reads a record, and evens out what has no meaning here.
+///
+/// # Errors
+/// The JSON of a record that cannot be read (`null` if it is not a JSON object), and why.
+fn read(raw: &RawValue) -> Result<EventRecord, (Json, Cow<'static, str>)> {
+    let no_object = || (Json::Null, "it is not a JSON object, or is nested too deeply".into());
     if !is_object(raw) {
-        return Err(Json::Null);
+        return Err(no_object());
     }
     if let Ok(record) = serde_json::from_str(raw.get()) {
         return Ok(record);
     }
-    let Ok(mut remains) = serde_json::from_str::<Json>(raw.get()) else { return Err(Json::Null) };
-    let record = remains.as_object_mut().expect("it is an object");
-    record.entry("eventID").or_insert_with(|| json!(""));
-    record.entry("awsRegion").or_insert_with(|| json!(""));
-    if let Some(Json::Object(identity)) = record.get_mut("userIdentity") {
-        for (capitalised, name) in [("Type", "type"), ("PrincipalId", "principalId")] {
-            if let Some(value) = identity.remove(capitalised) {
-                identity.insert(name.into(), value);
-            }
-        }
-    }
-    if let Some(Json::Object(change)) = record.get_mut("dynamodb") {
-        change.entry("SizeBytes").or_insert_with(|| json!(0));
-        change.remove("ApproximateCreationDateTime");
-    }
-    EventRecord::deserialize(&remains).map_err(|_| remains)
+    let Ok(Json::Object(mut remains)) = serde_json::from_str(raw.get()) else { return Err(no_object()) };
+    tolerance::even_out(&mut remains);
+    EventRecord::deserialize(&remains).map_err(|_| {
+        let reason = tolerance::defect(&remains);
+        (remains.into(), reason.into())
+    })
 }
 
 /// A derived `Deserialize` would also accept a list, by position.
@@ -184,11 +209,20 @@ fn event_key(keys: &Item) -> Option<(AggregateId, Version)> {
 
 fn body(record: &EventRecord, raw: &RawValue) -> Body {
     let change = &record.change;
+    let misspelt_or = |reason: &'static str| tolerance::misspelt_images(raw.get()).map_or(reason.into(), Cow::from);
     let keys = if change.keys.is_empty() { &change.new_image } else { &change.keys };
     if keys.is_empty() {
-        return poison(raw, None, None, Malformed::Record("it has no keys"));
+        return poison(raw, None, None, Malformed::Record(misspelt_or("it has no keys")));
     }
-    let key = item::key_of(keys);
+    let key = match (text_keys(keys), text_keys(&change.new_image)) {
+        ([true, true], _) => item::key_of(keys),
+        // One bad record of the right table: a table without the attribute could not hold the image.
+        ([true, false] | [false, true], [true, true]) => match item::key_of(&change.new_image) {
+            Ok(Key::Other) => Ok(Key::Other),
+            _ => Err(Malformed::KeyMismatch("Keys")),
+        },
+        _ => return Body::Unusable(Unusable::OtherTable { keys: key_names(&change.keys) }),
+    };
     if key == Ok(Key::Other) {
         return Body::Ignored(Ignored::NotAnEvent);
     }
@@ -199,20 +233,49 @@ fn body(record: &EventRecord, raw: &RawValue) -> Body {
             let by_ttl = record.user_identity.as_ref().is_some_and(|user| user.principal_id == "dynamodb.amazonaws.com");
             return Body::Ignored(if by_ttl { Ignored::Expired } else { Ignored::Removed });
         }
-        _ => return poison(raw, event_key(keys), None, Malformed::Record("its eventName is not INSERT, MODIFY or REMOVE")),
+        _ => return poison(raw, event_key(keys), None, Malformed::Record("its eventName is not INSERT, MODIFY or REMOVE".into())),
     }
     if change.new_image.is_empty() {
         let view = change.stream_view_type.as_ref().and_then(|view| serde_json::to_value(view).ok());
         return match view.as_ref().and_then(Json::as_str) {
-            Some("KEYS_ONLY" | "OLD_IMAGE") => Body::Unusable("the stream carries no new images: set its StreamViewType to NEW_IMAGE"),
-            _ => poison(raw, event_key(keys), None, Malformed::Record("it is an INSERT without a NewImage")),
+            Some("KEYS_ONLY" | "OLD_IMAGE") => Body::Unusable(Unusable::NoImages),
+            _ => poison(raw, event_key(keys), None, Malformed::Record(misspelt_or("it is an INSERT without a NewImage"))),
         };
     }
     match item::decode_event(&change.new_image) {
         Ok(event) if key.as_ref() == Ok(&Key::Event(event.aggregate.clone(), event.version)) => Body::Event(event),
-        Ok(_) => poison(raw, event_key(keys), None, Malformed::KeyMismatch("NewImage")),
+        Ok(_) => poison(raw, event_key(keys), None, key.err().unwrap_or(Malformed::KeyMismatch("NewImage"))),
         Err(reason) => poison(raw, event_key(keys), item::event_type_of(&change.new_image).map(str::to_owned), reason),
     }
+}
+
+/// Whether the event store's two keys, `PK` and `SK`, are there as texts.
+fn text_keys(item: &Item) -> [bool; 2] {
+    ["PK", "SK"].map(|name| matches!(item.get(name), Some(Attribute::S(_))))
+}
+
+/// A key schema has at most two attributes, of three types. Other members are not shown: they may be data.
+const KEYS_MAX: usize = 2;
+/// A longer name of a key is not shown.
+const KEY_NAME_LEN_MAX: usize = 64;
+
+/// The names and types of a table's keys.
+fn key_names(keys: &Item) -> Vec<String> {
+    let plain =
+        |name: &str| name.len() <= KEY_NAME_LEN_MAX && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.#:".contains(&byte));
+    let named = keys.iter().map(|(name, value)| {
+        let kind = match value {
+            Attribute::S(_) => "S",
+            Attribute::N(_) => "N",
+            Attribute::B(_) => "B",
+            _ => return None,
+        };
+        plain(name).then(|| format!("`{name}` ({kind})"))
+    });
+    let named: Option<Vec<_>> = named.collect();
+    let mut named = named.filter(|named| named.len() <= KEYS_MAX).unwrap_or_default();
+    named.sort();
+    named
 }
 
 /// DynamoDB Streams' ids have 32 characters. A much longer one is not genuine, and must not exceed a key of the parking table.
@@ -276,7 +339,7 @@ mod tests {
         for json in [r#"["secret"]"#, r#"["eu-west-1",{},"secret","INSERT",null,null,null,null,null]"#] {
             let Body::Poison(poison) = record(json).body else { panic!("{json} is poison") };
             assert!(!poison.record_id.contains("secret"), "{poison:?}");
-            assert_eq!(poison.reason, Malformed::Record("it is not a JSON object, or is nested too deeply"));
+            assert_eq!(poison.reason, Malformed::Record("it is not a JSON object, or is nested too deeply".into()));
         }
     }
 
@@ -285,6 +348,52 @@ mod tests {
         let keys = r#"{"PK":{"S":"AGGREGATE#a"},"SK":{"S":"EVENT#0000000001"}}"#;
         let keys_only = record(&format!(r#"{{"eventName":"INSERT","dynamodb":{{"Keys":{keys},"StreamViewType":"KEYS_ONLY"}}}}"#));
         assert!(matches!(keys_only.body, Body::Unusable(_)), "{keys_only:?}");
+    }
+
+    #[test]
+    fn a_record_of_a_table_with_other_keys_is_unusable_whatever_happened_to_its_item() {
+        for (keys, named) in [
+            (r#"{"pk":{"S":"AGGREGATE#a"},"sk":{"S":"EVENT#0000000001"}}"#, "keys are `pk` (S) and `sk` (S)"),
+            (r#"{"aggregateId":{"S":"a"},"version":{"N":"1"}}"#, "keys are `aggregateId` (S) and `version` (N)"),
+            (r#"{"PK":{"S":"AGGREGATE#a"},"SK":{"N":"1"}}"#, "keys are `PK` (S) and `SK` (N)"),
+            (r#"{"PK":{"S":"AGGREGATE#a"}}"#, "key is `PK` (S)"),
+            (r#"{"secret key":{"S":"a"}}"#, "its item has no such keys"),
+        ] {
+            for (name, image) in [("INSERT", keys), ("MODIFY", keys), ("REMOVE", "null"), ("other", keys)] {
+                let other = record(&format!(r#"{{"eventName":"{name}","dynamodb":{{"Keys":{keys},"NewImage":{image}}}}}"#));
+                let Body::Unusable(unusable) = other.body else { panic!("{keys} is another table's: {other:?}") };
+                assert!(unusable.to_string().contains(named), "{unusable}");
+                assert!(!unusable.to_string().contains("AGGREGATE"), "{unusable}");
+            }
+        }
+        let keyless = record(r#"{"eventName":"INSERT","dynamodb":{"NewImage":{"pk":{"S":"secret"}}}}"#);
+        assert!(matches!(&keyless.body, Body::Unusable(Unusable::OtherTable { keys }) if keys.is_empty()), "{keyless:?}");
+    }
+
+    #[test]
+    fn other_items_of_the_event_store_are_ignored() {
+        for sort in ["VERSION", "PROFILE", "event#1"] {
+            let keys = format!(r#"{{"PK":{{"S":"USER#1"}},"SK":{{"S":"{sort}"}}}}"#);
+            let other = record(&format!(r#"{{"eventName":"INSERT","dynamodb":{{"Keys":{keys},"NewImage":{keys}}}}}"#));
+            assert!(matches!(other.body, Body::Ignored(Ignored::NotAnEvent)), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn one_bad_key_in_a_record_of_the_event_store_is_poison() {
+        for keys in [r#"{"PK":{"S":"AGGREGATE#a"}}"#, r#"{"PK":{"S":"AGGREGATE#a"},"SK":{"N":"1"}}"#, r#"{"SK":{"S":"EVENT#0000000001"}}"#]
+        {
+            let bad = record(&format!(r#"{{"eventName":"INSERT","dynamodb":{{"Keys":{keys},"NewImage":{IMAGE}}}}}"#));
+            let Body::Poison(poison) = bad.body else { panic!("{keys}: {bad:?}") };
+            assert_eq!(poison.reason, Malformed::KeyMismatch("Keys"));
+        }
+    }
+
+    #[test]
+    fn a_member_in_other_case_is_named() {
+        let record = record(&format!(r#"{{"eventName":"INSERT","dynamodb":{{"keys":{{}},"newImage":{IMAGE}}}}}"#));
+        let Body::Poison(poison) = record.body else { panic!("poison") };
+        assert_eq!(poison.reason, Malformed::Record("`dynamodb` has `keys` and no `Keys`, `newImage` and no `NewImage`".into()));
     }
 
     #[test]

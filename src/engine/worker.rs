@@ -144,7 +144,7 @@ impl Worker {
         for (at, record) in records.into_iter().enumerate() {
             match record.body {
                 Body::Ignored(reason) => ledger.ignore(at, reason),
-                Body::Unusable(reason) => ledger.failed(at, reason.to_owned()),
+                Body::Unusable(reason) => ledger.failed(at, reason.to_string()),
                 Body::Event(event) => {
                     if !known(&event.event_type) {
                         ledger.ignore(at, Ignored::UnknownType);

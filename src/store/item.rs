@@ -1,7 +1,7 @@
 //! Converts between items and values. Only this module knows the event store's attribute names; `projections/README.md` specifies
 //! them in "What the event store must look like".
 
-use std::{collections::HashMap, sync::Arc};
+use std::{borrow::Cow, collections::HashMap, sync::Arc};
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use projection_vocabulary::{AggregateId, Attributes, DEPTH_MAX, Decimal, DecimalError, RecordedEvent, Timestamp, Value, Version};
@@ -32,7 +32,7 @@ pub enum Key {
 }
 
 /// Why an item cannot be read as an event. Its aggregate is parked; an item that does not identify one is parked by itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
     /// An attribute that every event has is missing.
     #[error("`{0}` is missing")]
@@ -60,7 +60,7 @@ pub enum Malformed {
     TooDeep(&'static str),
     /// The record is not a DynamoDB stream record.
     #[error("the record is not a DynamoDB stream record: {0}")]
-    Record(&'static str),
+    Record(Cow<'static, str>),
 }
 
 /// The partition key of an aggregate's items.

@@ -149,7 +149,7 @@ fn gaps_and_unreadable_items_are_passed_on() {
     assert!(page.iter().all(|(aggregate, _)| *aggregate == AggregateId::from("ann")));
     assert_eq!(page.iter().map(|(_, stored)| stored.version()).collect::<Vec<_>>(), [Version(1), Version(2), Version(4)]);
     let Stored::Malformed { reason, event_type, payload, .. } = &page[2].1 else { panic!("{page:?}") };
-    assert_eq!((*reason, event_type.as_deref()), (Malformed::Timestamp, Some("Added")));
+    assert_eq!((reason.clone(), event_type.as_deref()), (Malformed::Timestamp, Some("Added")));
     assert_eq!(serde_json::from_str::<Item>(payload).expect("an item"), all.remove(0).into());
 }
 

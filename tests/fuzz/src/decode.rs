@@ -28,7 +28,7 @@ pub fn check(bytes: &[u8]) {
             let record = serde_json::value::to_raw_value(&record).expect("an item is JSON");
             let Body::Event(again) = decode(&record).body else { panic!("the record of an event is one") };
             assert_eq!(again, event, "an event survives its record");
-            let (aggregate, version, _) = appended_item(raw).expect("an event was appended");
+            let (aggregate, version, _) = appended_item(raw).expect("it can be read").expect("an event was appended");
             assert_eq!((aggregate, version), (event.aggregate, event.version));
         }
         Body::Poison(Poison { event, reason, payload, record_id, .. }) => {
@@ -38,6 +38,6 @@ pub fn check(bytes: &[u8]) {
             assert!(event.is_none_or(|(aggregate, version)| version.0 > 0 && !aggregate.as_str().is_empty()));
         }
         Body::Ignored(reason) => assert!(!MARKED.iter().any(|word| reason.to_string().contains(word))),
-        Body::Unusable(_) => {}
+        Body::Unusable(reason) => tells_no_data(&reason),
     }
 }

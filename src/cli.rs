@@ -4,6 +4,7 @@
 
 mod capture;
 mod catch_up;
+mod complaints;
 mod doctor;
 mod events;
 mod format;

@@ -17,7 +17,7 @@ pub mod lambda;
 mod operations;
 mod progress;
 mod retry;
-#[cfg(feature = "cli")]
+#[cfg(any(feature = "cli", feature = "lambda"))]
 mod sources;
 mod store;
 
@@ -67,7 +67,7 @@ pub mod internals {
     pub mod retry {
         pub use crate::retry::*;
     }
-    #[cfg(feature = "cli")]
+    #[cfg(any(feature = "cli", feature = "lambda"))]
     pub mod sources {
         pub use crate::sources::*;
     }

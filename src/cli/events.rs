@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs::File,
-    io::{BufRead as _, BufReader},
+    io::{self, BufRead as _, BufReader, Read},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -16,7 +16,8 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::{
-    Context, EXIT_FINDINGS, EXIT_OK,
+    Context, EXIT_FINDINGS, EXIT_OK, EXIT_USAGE,
+    complaints::Complaints,
     out::Out,
     terminal,
     text::{count, count_of, printable, shortened, to_the_second},
@@ -41,16 +42,19 @@ const CELL_COLUMNS_MIN: usize = 12;
 /// What to do with the event store.
 #[derive(Subcommand)]
 pub enum Command {
-    /// Append events from a file of JSON Lines
+    /// Append events from JSON Lines
     ///
     /// Each line is {"aggregateId", "eventType", "eventData"} and optionally "expectedVersion", "eventId", "timestamp", "metadata".
     /// Consecutive lines of one aggregate are appended together, at most 99 at once.
     #[command(after_help = "Example: projector --data demo.db events append events.jsonl")]
     Append {
-        /// JSON Lines
+        /// A file of JSON Lines, or - for the standard input
         file: PathBuf,
     },
-    /// Import the events that captured stream files saw inserted; repeating it changes nothing
+    /// Import events from captured stream files, scans and exports; repeating it changes nothing
+    ///
+    /// From stream records: the events that they saw inserted. From the output of `aws dynamodb scan` or `query`, or the data files of an
+    /// export in DynamoDB JSON: the items that are events.
     #[command(after_help = "Example: projector --data demo.db events import captured/")]
     Import {
         /// Files, folders, or - for the standard input
@@ -115,9 +119,14 @@ struct Line {
 }
 
 async fn append(store: &Store, path: &Path, out: &mut Out) -> anyhow::Result<u8> {
-    let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+    let content: Box<dyn Read> = if path.as_os_str() == "-" {
+        terminal::note_waiting(true);
+        Box::new(io::stdin())
+    } else {
+        Box::new(File::open(path).with_context(|| format!("cannot open {}", path.display()))?)
+    };
     let mut lines = Vec::new();
-    for (line, number) in BufReader::new(file).lines().zip(1_u64..) {
+    for (line, number) in BufReader::new(content).lines().zip(1_u64..) {
         let line = line.with_context(|| format!("cannot read {}", path.display()))?;
         if !line.trim().is_empty() {
             // The parser's message may quote event data, so only the place is reported.
@@ -186,54 +195,73 @@ struct Imports {
     known: u64,
     refused: u64,
     not_events: u64,
+    /// A file could not be read to its end.
+    broken_off: bool,
 }
 
 async fn import(store: &Store, paths: &[PathBuf], out: &mut Out) -> anyhow::Result<u8> {
-    let Imports { new, known, refused, not_events } = import_all(store, paths).await?;
+    let imports = import_all(store, paths).await?;
+    let Imports { new, known, refused, not_events, broken_off: _ } = imports;
     let (events, others) = (count(new, "event"), count(not_events, "other record"));
     out.line(format_args!("{events} imported, {known} already there, {refused} refused; {others} skipped"));
-    Ok(if refused > 0 { EXIT_FINDINGS } else { EXIT_OK })
+    Ok(imports.exit_code())
 }
 
-/// Imports the events that captured files saw inserted, without a summary. Refused ones are named on the error output.
-pub async fn import_quietly(store: &Store, paths: &[PathBuf]) -> anyhow::Result<()> {
-    import_all(store, paths).await.map(drop)
+/// Imports the events of captured files, without a summary. What cannot be imported is named on the error output. Returns the exit code:
+/// it is not 0 if anything was refused or a file could not be read.
+pub async fn import_quietly(store: &Store, paths: &[PathBuf]) -> anyhow::Result<u8> {
+    Ok(import_all(store, paths).await?.exit_code())
+}
+
+impl Imports {
+    fn exit_code(&self) -> u8 {
+        match (self.broken_off, self.refused) {
+            (true, _) => EXIT_USAGE,
+            (false, 0) => EXIT_OK,
+            (false, _) => EXIT_FINDINGS,
+        }
+    }
 }
 
 async fn import_all(store: &Store, paths: &[PathBuf]) -> anyhow::Result<Imports> {
     let mut imports = Imports::default();
+    let mut complaints = Complaints::default();
     for source in input::sources(paths)? {
-        for record in source.records()? {
+        terminal::note_waiting(source.is_standard_input());
+        let file = source.file().to_owned();
+        for record in source.records_and_items()? {
             let record = match record {
-                Err(error) if !error.is_fatal() => {
-                    terminal::error(error);
+                Ok(record) => record,
+                Err(error) => {
+                    imports.broken_off |= error.is_fatal();
                     imports.refused += 1;
+                    complaints.of_input(&file, &error);
                     continue;
                 }
-                record => record?,
             };
-            let (aggregate, version, item) = match appended_item(&record.json) {
-                Ok(Some(appended)) => appended,
+            let refused = match appended_item(&record.json) {
                 Ok(None) => {
                     imports.not_events += 1;
                     continue;
                 }
-                Err(reason) => {
-                    terminal::error(format_args!("{}: {reason}", record.origin));
-                    imports.refused += 1;
-                    continue;
-                }
+                Ok(Some((aggregate, version, item))) => match store.import(&aggregate, version, item.into()).await? {
+                    Imported::New => {
+                        imports.new += 1;
+                        continue;
+                    }
+                    Imported::Known => {
+                        imports.known += 1;
+                        continue;
+                    }
+                    Imported::Refused(reason) => reason.to_owned(),
+                },
+                Err(reason) => reason,
             };
-            match store.import(&aggregate, version, item.into()).await? {
-                Imported::New => imports.new += 1,
-                Imported::Known => imports.known += 1,
-                Imported::Refused(reason) => {
-                    terminal::error(format_args!("{}: {reason}", record.origin));
-                    imports.refused += 1;
-                }
-            }
+            complaints.of_record(&file, &refused, format_args!("{}: {refused}", record.origin));
+            imports.refused += 1;
         }
     }
+    complaints.sum_up();
     Ok(imports)
 }
 

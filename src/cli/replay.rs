@@ -9,7 +9,9 @@ use serde_json::{json, value::RawValue};
 use tokio::sync::mpsc;
 
 use super::{
-    Context, EXIT_FINDINGS, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, events,
+    Context, EXIT_FINDINGS, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE,
+    complaints::Complaints,
+    events,
     out::Out,
     report, row_tables,
     snapshot::Snapshot,
@@ -39,7 +41,8 @@ pub struct Options {
     /// Files, folders, or - for the standard input
     ///
     /// Lambda events, JSON Lines of them or of bare records, the output of `aws dynamodbstreams get-records`, on-failure objects from
-    /// S3; each may be gzipped.
+    /// S3, incremental exports, and any of them in records of Kinesis or Firehose, messages of SQS or SNS, events of EventBridge or log
+    /// events of CloudWatch; each may be gzipped.
     #[arg(required = true)]
     paths: Vec<PathBuf>,
     /// First import the events in these captured files into the event store, from which gaps are healed
@@ -80,13 +83,15 @@ pub async fn run(options: &Options, cx: &mut Context) -> anyhow::Result<u8> {
     let expected = options.expect.as_deref().map(Snapshot::read).transpose()?;
     let sources = input::sources(&options.paths)?;
     let store = cx.open_store().await?;
-    if !options.event_store.is_empty() {
-        events::import_quietly(&store, &options.event_store).await?;
-    }
+    let imported = if options.event_store.is_empty() { EXIT_OK } else { events::import_quietly(&store, &options.event_store).await? };
     let worker = Worker::new(store, cx.registry);
     let begun = Instant::now();
     let replayed = Box::pin(replay(&worker, sources, options.batch_size as usize)).await;
     let took = begun.elapsed();
+    if replayed.broken_off && replayed.report.records == 0 && !replayed.interrupted && options.output == Output::Table {
+        // Tables would only hide the error.
+        return Ok(EXIT_USAGE);
+    }
 
     let mut rows = Vec::new();
     for rule in cx.registry.projections() {
@@ -135,13 +140,13 @@ pub async fn run(options: &Options, cx: &mut Context) -> anyhow::Result<u8> {
     }
     let Tally { parked, failed, .. } = replayed.report.total;
     // Parked aggregates that were expected are not findings.
-    let amiss = difference.is_some() || failed > 0 || replayed.unreadable > 0 || (parked > 0 && expected.is_none());
+    let amiss = imported != EXIT_OK || difference.is_some() || failed > 0 || replayed.unreadable > 0 || (parked > 0 && expected.is_none());
     if options.output == Output::Table && expected.is_none() && !amiss && !replayed.interrupted && cx.store.is_in_memory() {
         out.text(&format!("\n{NEXT}"));
     }
     Ok(match () {
         () if replayed.interrupted => EXIT_INTERRUPTED,
-        () if replayed.broken_off => EXIT_USAGE,
+        () if replayed.broken_off || imported == EXIT_USAGE => EXIT_USAGE,
         () if amiss => EXIT_FINDINGS,
         () => EXIT_OK,
     })
@@ -156,7 +161,7 @@ fn parked_line(entry: &Parked) -> String {
 /// A part of the input.
 struct Piece {
     records: Vec<Box<RawValue>>,
-    unreadable: Vec<InputError>,
+    unreadable: Vec<(PathBuf, InputError)>,
     bytes_read: u64,
 }
 
@@ -165,6 +170,8 @@ fn read(sources: Vec<Source>, batch_size: usize, pieces: &mpsc::Sender<Piece>) {
     let empty = || Piece { records: Vec::with_capacity(batch_size), unreadable: Vec::new(), bytes_read: 0 };
     let (mut piece, mut bytes_before) = (empty(), 0);
     for source in sources {
+        terminal::note_waiting(source.is_standard_input());
+        let file = source.file().to_owned();
         let bytes_read = source.bytes_read();
         let (records, unopened) = match source.records() {
             Ok(records) => (Some(records), None),
@@ -173,9 +180,9 @@ fn read(sources: Vec<Source>, batch_size: usize, pieces: &mpsc::Sender<Piece>) {
         for record in records.into_iter().flatten().chain(unopened) {
             match record {
                 Ok(record) => piece.records.push(record.json),
-                Err(error) => piece.unreadable.push(error),
+                Err(error) => piece.unreadable.push((file.clone(), error)),
             }
-            if piece.records.len() == batch_size {
+            if piece.records.len() + piece.unreadable.len() >= batch_size {
                 piece.bytes_read = bytes_before + bytes_read.load(Relaxed);
                 if pieces.blocking_send(std::mem::replace(&mut piece, empty())).is_err() {
                     return;
@@ -197,6 +204,7 @@ async fn replay(worker: &Worker, sources: Vec<Source>, batch_size: usize) -> Rep
     let reader = std::thread::spawn(move || read(sources, batch_size, &sender));
     let mut interrupt = std::pin::pin!(tokio::signal::ctrl_c());
     let mut replayed = Replayed::default();
+    let mut complaints = Complaints::default();
     loop {
         let piece = tokio::select! {
             biased;
@@ -207,8 +215,10 @@ async fn replay(worker: &Worker, sources: Vec<Source>, batch_size: usize) -> Rep
             piece = pieces.recv() => piece,
         };
         let Some(Piece { records, unreadable, bytes_read }) = piece else { break };
-        for error in &unreadable {
-            replayed.unreadable(error);
+        for (file, error) in &unreadable {
+            complaints.of_input(file, error);
+            replayed.unreadable += 1;
+            replayed.broken_off |= error.is_fatal();
         }
         if !records.is_empty() {
             let report = worker.process(&records, Deadline::NONE).await;
@@ -220,20 +230,13 @@ async fn replay(worker: &Worker, sources: Vec<Source>, batch_size: usize) -> Rep
         progress.set_message(format!("{} records", replayed.report.records));
     }
     progress.finish_and_clear();
+    complaints.sum_up();
     if replayed.interrupted {
         terminal::note("interrupted: only the counted records were applied; replay again, nothing is counted twice");
     } else {
         reader.join().expect("a panic of the reader must not look like the end of the input");
     }
     replayed
-}
-
-impl Replayed {
-    fn unreadable(&mut self, error: &InputError) {
-        terminal::error(error);
-        self.unreadable += 1;
-        self.broken_off |= error.is_fatal();
-    }
 }
 
 fn report_json(replayed: &Replayed, seconds: f64) -> Box<RawValue> {

@@ -59,6 +59,13 @@ pub fn note(remark: impl Display) {
     }
 }
 
+/// Says that a command reads what is typed, if it does: it would seem to hang.
+pub fn note_waiting(reads_standard_input: bool) {
+    if reads_standard_input && io::stdin().is_terminal() {
+        note("reading from the terminal; end with Ctrl-D on a line of its own");
+    }
+}
+
 /// Prints an error on the standard error output.
 pub fn error(error: impl Display) {
     print_error_line(format_args!("error: {error}"));

@@ -61,6 +61,7 @@ mod infrastructure;
 /// `projector` as a process, as an operator runs it.
 mod cli {
     mod capture;
+    mod captures;
     mod doctor;
     mod help;
     mod output;

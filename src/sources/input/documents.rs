@@ -10,6 +10,7 @@ use std::sync::Arc;
 use serde_json::value::RawValue;
 
 use super::{InputError, Origin};
+use crate::sources::envelope::newlines;
 
 /// Ten times the largest document of AWS: a Lambda event has at most 6 MB, a `GetRecords` answer 1 MB.
 /// <https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html>
@@ -211,10 +212,6 @@ fn blank_len(text: &[u8]) -> usize {
         }
         rest = next;
     }
-}
-
-pub(super) fn newlines(text: &[u8]) -> u64 {
-    text.split(|byte| *byte == b'\n').skip(1).count() as u64
 }
 
 #[cfg(test)]

@@ -1,10 +1,12 @@
 //! Errors in a capture, and what to do about each.
 
 use std::io;
+use std::mem::{Discriminant, discriminant};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::Origin;
+use crate::sources::envelope::Refused;
 
 /// Why a capture, or a part of it, cannot be read. A fatal error ends the file; after any other error the reader continues
 /// with the next document, so count it and continue.
@@ -37,19 +39,19 @@ pub enum InputError {
     /// The other lines are read.
     #[error("{at} is not JSON from column {column} on; repair or remove the line")]
     MalformedLine { at: Origin, column: usize },
-    /// The other documents are read.
-    #[error("{at} is neither a stream record nor an event with Records; remove it or give another file")]
-    NotStreamData { at: Origin },
-    /// The other documents are read.
-    #[error("the Records member at {at} is not a list; capture the event again")]
-    RecordsNotAList { at: Origin },
-    /// The other documents are read.
-    #[error("the on-failure object at {at} has no payload; only an S3 destination keeps it: replay the objects there")]
-    NoPayload { at: Origin },
-    /// The other documents are read.
-    #[error("the payload at {at} is not an event with Records; copy the on-failure object again")]
-    MalformedPayload { at: Origin },
+    /// Fatal: a file of another kind. The source is the first thing in it that is not a stream record.
+    #[error("no stream record at the start of {}: {first}", file.display())]
+    NoRecords { file: Arc<Path>, first: Box<InputError> },
+    /// Fatal: not even an empty list. A capture that was broken off before its first byte looks like this.
+    #[error("{} is empty; capture it again or leave it out", file.display())]
+    Empty { file: Arc<Path> },
+    /// The other documents are read, except after [`Refused::TooMany`].
+    #[error("{at} {refused}")]
+    Refused { at: Origin, refused: Refused },
 }
+
+/// What errors of one kind have in common.
+pub type ErrorKind = (Discriminant<InputError>, Option<Discriminant<Refused>>);
 
 impl InputError {
     /// Whether the error ends the file.
@@ -60,13 +62,19 @@ impl InputError {
             | Self::Damaged { .. }
             | Self::EmptyFolder { .. }
             | Self::NotJson { .. }
+            | Self::NoRecords { .. }
+            | Self::Empty { .. }
             | Self::BrokenDocument { .. }
-            | Self::DocumentTooLong { .. } => true,
-            Self::MalformedLine { .. }
-            | Self::NotStreamData { .. }
-            | Self::RecordsNotAList { .. }
-            | Self::NoPayload { .. }
-            | Self::MalformedPayload { .. } => false,
+            | Self::DocumentTooLong { .. }
+            | Self::Refused { refused: Refused::TooMany, .. } => true,
+            Self::MalformedLine { .. } | Self::Refused { .. } => false,
         }
+    }
+
+    /// The kind, to tell many errors of one kind from many kinds.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        let refused = if let Self::Refused { refused, .. } = self { Some(discriminant(refused)) } else { None };
+        (discriminant(self), refused)
     }
 }

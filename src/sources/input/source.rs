@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::{InputError, Records};
+use super::{InputError, Items, Records};
 
 /// The path that stands for the standard input.
 const STDIN: &str = "-";
@@ -86,6 +86,12 @@ impl Source {
         Self { file: path.into(), bytes_total, bytes_read: Arc::default() }
     }
 
+    /// Whether it is the standard input.
+    #[must_use]
+    pub fn is_standard_input(&self) -> bool {
+        self.file.as_os_str() == STDIN
+    }
+
     /// The path as given; `-` is the standard input.
     #[must_use]
     pub fn file(&self) -> &Path {
@@ -110,14 +116,27 @@ impl Source {
     /// # Errors
     /// The file cannot be opened. Errors within the file are items of the iterator.
     pub fn records(self) -> Result<Records, InputError> {
-        let inner: Box<dyn Read + Send> = if self.file.as_os_str() == STDIN {
+        self.open(Items::Refuse)
+    }
+
+    /// Opens the source. Items of a scan or an export are taken, too, each as the record of its insertion: they say what the event store
+    /// holds, in no order.
+    ///
+    /// # Errors
+    /// The file cannot be opened. Errors within the file are items of the iterator.
+    pub fn records_and_items(self) -> Result<Records, InputError> {
+        self.open(Items::Take)
+    }
+
+    fn open(self, items: Items) -> Result<Records, InputError> {
+        let inner: Box<dyn Read + Send> = if self.is_standard_input() {
             Box::new(io::stdin())
         } else {
             Box::new(File::open(&self.file).map_err(|error| unopened(&self.file, error))?)
         };
         let bytes_read = self.bytes_read;
         let content = Counted { inner, bytes_read };
-        Records::new(Arc::clone(&self.file), content).map_err(|error| unopened(&self.file, error))
+        Records::new(Arc::clone(&self.file), content, items).map_err(|error| unopened(&self.file, error))
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! A team's own binary is one call of [`run`] with its own registry.
 
+mod batch;
 mod logs;
 mod metrics;
 mod tasks;
@@ -11,8 +12,6 @@ mod traces;
 mod untraced;
 
 use std::{
-    borrow::Cow,
-    collections::BTreeMap,
     io::{self, Write as _},
     process::ExitCode,
     time::{Duration, Instant, SystemTime},
@@ -21,19 +20,20 @@ use std::{
 use aws_lambda_events::event::streams::{DynamoDbBatchItemFailure, DynamoDbEventResponse};
 use lambda_runtime::{Diagnostic, Error, LambdaEvent, service_fn};
 use projection_vocabulary::Registry;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::value::RawValue;
 
 #[cfg(not(feature = "opentelemetry"))]
 use self::untraced as traces;
 use self::{
+    batch::{Batch, IfFailed, unknown_payload},
     metrics::{Invocation, Stage, TaskCount},
     tasks::{Task, TaskResult},
     traces::Traces,
 };
 use crate::{
     Worker, clients,
-    config::ConfigError,
+    config::{ConfigError, ConfigProblem},
     engine::report::{Report, Tally},
     retry::{Deadline, WORKING_PERCENT},
     store::{self, Store, TableNames, Usage},
@@ -86,13 +86,27 @@ impl Function {
     /// # Errors
     /// One error for all variables that are missing or wrong.
     fn from_env(registry: Registry, var: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
-        match (TableNames::from_env(registry, &var), clients::of_environment(&var), Stage::from_env(&var)) {
-            (Ok(names), Ok(client), Ok(stage)) => Ok(Self { worker: Worker::new(Store::new(client, names), registry), stage }),
-            (names, client, stage) => {
-                let errors = [names.err(), client.err(), stage.err()].into_iter().flatten();
+        let sequential = one_invocation_at_a_time(&var);
+        match (TableNames::from_env(registry, &var), clients::of_environment(&var), Stage::from_env(&var), sequential) {
+            (Ok(names), Ok(client), Ok(stage), Ok(())) => Ok(Self { worker: Worker::new(Store::new(client, names), registry), stage }),
+            (names, client, stage, sequential) => {
+                let errors = [names.err(), client.err(), stage.err(), sequential.err()].into_iter().flatten();
                 Err(ConfigError(errors.flat_map(|error| error.0).collect()))
             }
         }
+    }
+}
+
+/// What Lambda's managed instances set to the invocations that they give a process at once.
+const MAX_CONCURRENCY_VAR: &str = "AWS_LAMBDA_MAX_CONCURRENCY";
+
+/// Usage is counted for the process, so invocations side by side would each report the other's. Nor would they gain anything: a shard
+/// delivers one batch at a time, and each batch is written with many requests at once.
+fn one_invocation_at_a_time(var: impl Fn(&str) -> Option<String>) -> Result<(), ConfigError> {
+    let expected = "1: this program takes one invocation at a time; set PerExecutionEnvironmentMaxConcurrency to 1";
+    match var(MAX_CONCURRENCY_VAR).as_deref() {
+        None | Some("" | "0" | "1") => Ok(()),
+        Some(_) => Err(ConfigProblem::invalid(MAX_CONCURRENCY_VAR, expected).into()),
     }
 }
 
@@ -102,7 +116,8 @@ impl Function {
 async fn handle(function: &Function, event: LambdaEvent<Box<RawValue>>) -> Result<Answer, Diagnostic> {
     let mut log = InvocationLog { function, before: function.worker.store().usage(), batch: None, task: None };
     let answered = answer(event, &mut log).await;
-    if let Err(Diagnostic { error_type, error_message }) = &answered {
+    // The reasons why records failed are in the report, which is logged, too.
+    if let (Err(Diagnostic { error_type, error_message }), None) = (&answered, &log.batch) {
         tracing::error!(error_type, error_message, "invocation failed");
     }
     answered
@@ -110,21 +125,31 @@ async fn handle(function: &Function, event: LambdaEvent<Box<RawValue>>) -> Resul
 
 async fn answer(event: LambdaEvent<Box<RawValue>>, log: &mut InvocationLog<'_>) -> Result<Answer, Diagnostic> {
     let worker = &log.function.worker;
-    let members = members(&event.payload)?;
     let time = working_time(time_left(event.context.deadline()));
     // The futures are boxed: unboxed, their types nest deeper than the compiler follows.
-    if let Some(records) = members.get("Records") {
-        let batch: Vec<Record<'_>> = serde_json::from_str(records.get()).map_err(|_| unknown_payload())?;
-        log.batch = Some(unfinished(&batch));
-        let report = Box::pin(worker.process(&batch, Deadline::at(Instant::now() + time))).await;
-        let response = response(&report);
+    if let Some(batch) = Batch::read(&event.payload)? {
+        log.batch = Some(unfinished(batch.records.len()));
+        let (of_another_table, if_failed) = (batch.of_another_table(), batch.if_failed);
+        let report = Box::pin(worker.process_decoded(batch.records, Deadline::at(Instant::now() + time))).await;
+        let answered = match (of_another_table, if_failed) {
+            (Some(other), _) => Err(Diagnostic { error_type: "WrongStream".to_owned(), error_message: other }),
+            (None, IfFailed::Fail) if report.total.failed > 0 => Err(whole_batch_again(&report)),
+            (None, _) => Ok(Answer::Batch(response(&report))),
+        };
         log.batch = Some(report);
-        return Ok(Answer::Batch(response));
+        return answered;
     }
-    let task = Task::read(&members)?.ok_or_else(unknown_payload)?;
+    let task = Task::read(&event.payload)?.ok_or_else(|| unknown_payload(&event.payload))?;
     let TaskResult { answer, projection, count } = Box::pin(task.run(worker, time)).await?;
     log.task = Some((projection, count));
     Ok(Answer::Task(answer))
+}
+
+/// The error that makes a queue or a pipe deliver all of a batch again. What already counts is then a duplicate.
+fn whole_batch_again(report: &Report) -> Diagnostic {
+    let reasons: Vec<_> = report.reasons.keys().map(String::as_str).collect();
+    let error_message = format!("{} of {} records failed: {}", report.total.failed, report.records, reasons.join("; "));
+    Diagnostic { error_type: "RecordsFailed".to_owned(), error_message }
 }
 
 /// Writes the log lines and the metrics of an invocation when it is dropped. A destructor, because the invocation may end by a panic,
@@ -167,8 +192,8 @@ impl Drop for InvocationLog<'_> {
 }
 
 /// The report of a batch before the worker has finished: every record failed.
-fn unfinished(batch: &[Record<'_>]) -> Report {
-    let records = batch.len() as u64;
+fn unfinished(records: usize) -> Report {
+    let records = records as u64;
     let reasons = [("the invocation failed as a whole".to_owned(), records)];
     Report { records, total: Tally { failed: records, ..Tally::default() }, reasons: reasons.into(), ..Report::default() }
 }
@@ -178,34 +203,6 @@ fn unfinished(batch: &[Record<'_>]) -> Report {
 enum Answer {
     Batch(DynamoDbEventResponse),
     Task(tasks::Answer),
-}
-
-/// A raw record. Each is decoded separately, so that a malformed record does not fail the others.
-#[derive(Deserialize)]
-struct Record<'a>(#[serde(borrow)] &'a RawValue);
-
-impl AsRef<RawValue> for Record<'_> {
-    fn as_ref(&self) -> &RawValue {
-        self.0
-    }
-}
-
-/// The members of a payload, by name.
-type Members<'a> = BTreeMap<Cow<'a, str>, &'a RawValue>;
-
-/// A payload that is not an object is a mistake in the wiring: none of it may count as processed.
-fn members(payload: &RawValue) -> Result<Members<'_>, Diagnostic> {
-    // A map rather than a struct, because a derived struct would also accept a list. The parser's message is dropped: it may quote
-    // data.
-    serde_json::from_str(payload.get()).map_err(|_| unknown_payload())
-}
-
-fn unknown_payload() -> Diagnostic {
-    let error_message = format!(
-        "the payload is neither a batch of a DynamoDB stream (a list named Records) nor a known task ({}): check what invokes the function",
-        tasks::NAMES.join(", ")
-    );
-    Diagnostic { error_type: "NotABatch".to_owned(), error_message }
 }
 
 fn time_left(invocation_ends: SystemTime) -> Duration {
@@ -243,6 +240,19 @@ mod tests {
     fn an_invocation_past_its_deadline_has_no_time_left() {
         assert_eq!(time_left(SystemTime::now() - Duration::from_secs(1)), Duration::ZERO);
         assert!(time_left(SystemTime::now() + Duration::from_mins(1)) > Duration::from_secs(59));
+    }
+
+    #[test]
+    fn more_than_one_invocation_at_a_time_is_refused() {
+        let with = |value: Option<&str>| one_invocation_at_a_time(|name| value.filter(|_| name == MAX_CONCURRENCY_VAR).map(str::to_owned));
+        for one in [None, Some(""), Some("1"), Some("0")] {
+            assert_eq!(with(one), Ok(()), "{one:?}");
+        }
+        for several in ["2", "64", "secret"] {
+            let error = with(Some(several)).unwrap_err().to_string();
+            assert!(error.starts_with("AWS_LAMBDA_MAX_CONCURRENCY is not 1: this program takes one invocation at a time"), "{error}");
+            assert!(!error.contains(several), "{error}");
+        }
     }
 
     #[test]

@@ -115,8 +115,12 @@ impl Worker {
 
     /// Advances every aggregate that the records name, and accounts for every record.
     pub async fn process<R: AsRef<RawValue>>(&self, batch: &[R], deadline: Deadline) -> Report {
+        self.process_decoded(batch.iter().map(|raw| decode(raw.as_ref())).collect(), deadline).await
+    }
+
+    /// The same for records that are decoded already. A record's sequence number is what is reported if it fails.
+    pub async fn process_decoded(&self, records: Vec<Record>, deadline: Deadline) -> Report {
         let before = self.store.usage();
-        let records: Vec<Record> = batch.iter().map(|raw| decode(raw.as_ref())).collect();
         let mut ledger = Ledger::new(records.iter().map(|record| record.sequence.clone()).collect());
         let (histories, strays) = self.group_by_aggregate(records, &mut ledger);
         let lanes = self.lanes(histories);

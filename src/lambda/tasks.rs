@@ -13,7 +13,7 @@ use projection_vocabulary::DynProjection;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 
-use super::{Members, metrics::TaskCount};
+use super::metrics::TaskCount;
 use crate::{
     Worker,
     age::Age,
@@ -28,6 +28,7 @@ use crate::{
     },
     progress::Counts,
     retry::Deadline,
+    sources::envelope::Members,
     store::segment::{Cursor, Segment},
 };
 
@@ -37,6 +38,12 @@ const VERIFY: &str = "verify";
 
 /// The names of all tasks.
 pub const NAMES: [&str; 3] = [REBUILD, CATCH_UP, VERIFY];
+
+/// The task that a name in another spelling means: `catchup`, `catch-up`.
+pub fn meant(name: &str) -> Option<&'static str> {
+    let letters = |name: &str| name.bytes().filter(u8::is_ascii_alphanumeric).map(|byte| byte.to_ascii_lowercase()).collect::<Vec<_>>();
+    NAMES.into_iter().find(|task| letters(task) == letters(name))
+}
 
 /// If a single aggregate has taken this fraction (one part in so many) of the invocation's time, apply what has been scanned of it so
 /// far. Otherwise every invocation would restart that aggregate and never finish it. The rest of the time must suffice to apply it.
@@ -128,8 +135,9 @@ pub struct VerifyAnswer {
 
 impl Task {
     /// The task in a payload; `None` if the payload holds none.
-    pub fn read(members: &Members<'_>) -> Result<Option<Self>, Diagnostic> {
-        let member = |name: &str| members.get(name);
+    pub fn read(payload: &RawValue) -> Result<Option<Self>, Diagnostic> {
+        let members = Members::of(payload);
+        let member = |name: &str| members.as_ref()?.get(name);
         if let Some(task) = member(REBUILD) {
             let shape = r#"{"rebuild": {"projection", "segment", "segments", "cursor", "counts"}}"#;
             Ok(Some(Self::Rebuild(parsed(task, REBUILD, shape)?)))

@@ -47,6 +47,7 @@ mod operations {
 
 /// The Lambda as a process, under a Runtime API.
 mod lambda {
+    mod deliveries;
     mod invocations;
     mod metrics;
     mod processes;

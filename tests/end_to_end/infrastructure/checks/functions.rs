@@ -11,7 +11,8 @@ use crate::support::template::Template;
 pub const FUNCTIONS: [(&str, &str); 2] = [("WorkerFunction", "WorkerRole"), ("OperationsFunction", "OperationsRole")];
 /// Variables that Lambda sets (<https://docs.aws.amazon.com/lambda/latest/dg/configuration-envvars.html>); the level comes from
 /// `LoggingConfig`.
-const SET_BY_LAMBDA: [&str; 5] = ["AWS_ACCESS_KEY_ID", "AWS_LAMBDA_LOG_LEVEL", "AWS_REGION", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"];
+const SET_BY_LAMBDA: [&str; 6] =
+    ["AWS_ACCESS_KEY_ID", "AWS_LAMBDA_LOG_LEVEL", "AWS_LAMBDA_MAX_CONCURRENCY", "AWS_REGION", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"];
 /// Variables for tests and for other places than Lambda.
 const SET_ELSEWHERE: [&str; 3] = ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_DYNAMODB", "RUST_LOG"];
 

@@ -69,12 +69,13 @@ struct Projector {
 const EXAMPLE: &str = "\
 Example: projector --data demo.db replay captured/
 
-Without a store option, everything happens in an in-memory DynamoDB. More: projector --help, projector COMMAND --help";
+Without a store, `replay` and `serve` work in memory. More: projector --help, projector COMMAND --help";
 
 const EXIT_CODES: &str = "\
 Example: projector --data demo.db replay captured/
 
-Without a store option, everything happens in an in-memory DynamoDB inside this process.
+Without a store option, PROJECTOR_STORE names the store: `aws`, a URL, or a file. Without either, `replay` and `serve` \
+work in memory, and other commands refuse to run.
 
 Exit codes:
   0    success: everything was applied, or nothing was found
@@ -203,9 +204,19 @@ struct Context {
 }
 
 impl Context {
-    /// Opens the store that the command line names.
+    /// Opens the store that the command line names. Without a name it is in memory.
     async fn open_store(&self) -> anyhow::Result<Store> {
-        stores::open(&self.store, self.registry).await
+        stores::open(&self.store, self.registry, stores::Use::Try).await
+    }
+
+    /// Opens a store that must have a name, and that must exist.
+    async fn open_existing_store(&self) -> anyhow::Result<Store> {
+        stores::open(&self.store, self.registry, stores::Use::Existing).await
+    }
+
+    /// Opens a store that must have a name. Its file is created if it is missing.
+    async fn open_store_to_fill(&self) -> anyhow::Result<Store> {
+        stores::open(&self.store, self.registry, stores::Use::Fill).await
     }
 
     /// The projection of this name.
@@ -227,6 +238,9 @@ pub fn run(registry: Registry, samples: &'static [Sample]) -> ExitCode {
     };
     let Projector { store, verbosity, command } = projector;
     terminal::set_up(verbosity.quiet, verbosity.verbose);
+    // What these do must not depend on a variable: `doctor FILE` is offline, and the others use no store.
+    let takes_no_store = matches!(command, Command::Doctor(_) | Command::Generate(_) | Command::Completions(_) | Command::Man(_));
+    let store = if takes_no_store { store } else { store.or_of_environment() };
     let mut cx = Context { store, registry, out: Out::stdout() };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let result = runtime

@@ -8,6 +8,7 @@
 
 mod connector;
 mod database;
+mod failure;
 #[cfg(test)]
 mod fixture;
 mod operations;
@@ -23,6 +24,8 @@ use aws_smithy_runtime_api::client::http::{HttpConnector, SharedHttpConnector, h
 use dynoxide::{Database, DynoxideError};
 
 use connector::Connector;
+use database::IfMissing;
+pub use failure::advice;
 
 /// A DynamoDB inside this process: the dynoxide emulator behind the SDK's own HTTP layer, without a socket.
 ///
@@ -48,13 +51,26 @@ impl Embedded {
     /// The database in the file at `path`, created if it is missing, for the exclusive use of this handle and its clones.
     ///
     /// Completed writes survive the end of this process at any moment; the last ones may not survive a power failure. SQLite's
-    /// `-wal` and `-shm` files and a `.lock` file are next to the file; the `.lock` file is never removed.
+    /// `-wal` and `-shm` files and a `.lock` file are next to the file; the `.lock` file is never removed. Only the owner may read a
+    /// file that is created here. A file that is not a database of this program is left alone.
     ///
     /// # Errors
-    /// [`EmbeddedError::InUse`] while another handle or process has the file open, and [`EmbeddedError::Path`],
-    /// [`EmbeddedError::Lock`] or [`EmbeddedError::Open`] if the file cannot be used at all.
+    /// [`EmbeddedError::InUse`] while another handle or process has the file open, and the other errors but
+    /// [`EmbeddedError::Missing`] if the file cannot be used at all.
     pub fn file(path: &Path) -> Result<Self, EmbeddedError> {
-        let (database, lock) = database::open_file(path)?;
+        Self::open(path, IfMissing::Create)
+    }
+
+    /// The same, for those who only work on what is there: a missing file is an error, and nothing is created.
+    ///
+    /// # Errors
+    /// [`EmbeddedError::Missing`], and those of [`file`](Self::file).
+    pub fn existing_file(path: &Path) -> Result<Self, EmbeddedError> {
+        Self::open(path, IfMissing::Refuse)
+    }
+
+    fn open(path: &Path, if_missing: IfMissing) -> Result<Self, EmbeddedError> {
+        let (database, lock) = database::open_file(path, if_missing)?;
         Ok(Self { database, _lock: Some(Arc::new(lock)) })
     }
 
@@ -131,12 +147,28 @@ pub enum EmbeddedError {
     InUse { path: PathBuf },
 
     /// The lock file could not be created. Check the directory.
-    #[error("cannot lock {path}: check that its directory exists and that you may write to it and to {path}.lock")]
-    Lock { path: PathBuf, source: io::Error },
+    #[error("cannot lock {path}: {cause}; check that its folder exists and that you may write to {path}.lock")]
+    Lock { path: PathBuf, cause: io::Error },
 
-    /// The file is not a database of this emulator, or cannot be read or written. Check it, or choose another file.
-    #[error("cannot open {path} as an embedded database: check that it is one and that you may write to it, or choose another file")]
-    Open { path: PathBuf, source: DynoxideError },
+    /// There is no such file. Check the path.
+    #[error("{path} does not exist: check the path")]
+    Missing { path: PathBuf },
+
+    /// The file belongs to something else, and was left alone. Choose another file.
+    #[error("{path} is {what}, not a store of this program: check the path, or choose another file")]
+    Foreign { path: PathBuf, what: &'static str },
+
+    /// The file could not be read. Check its permissions.
+    #[error("cannot read {path}: {cause}")]
+    Unreadable { path: PathBuf, cause: io::Error },
+
+    /// The file could not be created. Check its folder.
+    #[error("cannot create {path}: {cause}")]
+    Create { path: PathBuf, cause: io::Error },
+
+    /// The file is ours, but SQLite cannot open it. What SQLite says is only for debugging.
+    #[error("cannot open {path}: {why}")]
+    Open { path: PathBuf, why: &'static str, cause: DynoxideError },
 
     /// The path is empty or not UTF-8, which the emulator cannot open. Choose another path.
     #[error("{path:?} cannot name an embedded database: choose a path that is plain UTF-8")]
@@ -275,10 +307,72 @@ mod tests {
         let text = directory.path().join("notes.txt");
         std::fs::write(&text, "not a database, and long enough to be sure of it\n".repeat(40)).unwrap();
         let error = Embedded::file(&text).unwrap_err();
-        assert!(matches!(error, EmbeddedError::Open { .. }));
+        assert!(matches!(error, EmbeddedError::Foreign { .. }));
         assert!(error.to_string().contains(text.to_str().unwrap()));
 
         let error = Embedded::file(Path::new("")).unwrap_err();
         assert!(matches!(error, EmbeddedError::Path { .. }));
+    }
+
+    /// The names and contents of all files of a folder.
+    fn contents(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+        let paths = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        let mut contents: Vec<_> = paths.map(|path| (path.clone(), std::fs::read(&path).unwrap_or_default())).collect();
+        contents.sort();
+        contents
+    }
+
+    #[test]
+    fn a_file_that_is_not_ours_is_left_as_it_is_and_has_nothing_put_beside_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        std::fs::write(path("empty"), "").unwrap();
+        std::fs::write(path("short"), "SQLite").unwrap();
+        std::fs::write(path("text"), "text ".repeat(100)).unwrap();
+        std::fs::create_dir(path("folder")).unwrap();
+        for (name, id) in [("notes", 0), ("marked", 7)] {
+            let connection = rusqlite::Connection::open(path(name)).unwrap();
+            connection.execute_batch(&format!("CREATE TABLE notes (body TEXT); PRAGMA application_id = {id};")).unwrap();
+        }
+        let before = contents(directory.path());
+        for name in ["empty", "short", "text", "folder", "notes", "marked"] {
+            for opened in [Embedded::file(&path(name)), Embedded::existing_file(&path(name))] {
+                assert!(matches!(opened.unwrap_err(), EmbeddedError::Foreign { .. }), "{name}");
+            }
+        }
+        assert!(matches!(Embedded::existing_file(&path("missing")).unwrap_err(), EmbeddedError::Missing { .. }));
+        assert_eq!(contents(directory.path()), before);
+    }
+
+    #[test]
+    fn a_file_of_version_0_1_0_is_adopted() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("store.db");
+        // That version let the emulator create the file, which leaves no mark.
+        drop(dynoxide::Database::new(path.to_str().unwrap()).unwrap());
+        drop(Embedded::existing_file(&path).unwrap());
+        let id: u32 = rusqlite::Connection::open(&path).unwrap().query_row("PRAGMA application_id", [], |row| row.get(0)).unwrap();
+        assert_eq!(id.to_be_bytes(), *b"prjw");
+        drop(Embedded::existing_file(&path).unwrap());
+    }
+
+    #[cfg(unix)]
+    #[tokio::test]
+    async fn only_its_owner_may_read_a_new_file_and_what_sqlite_puts_beside_it() {
+        use std::os::unix::fs::PermissionsExt as _;
+
+        let directory = tempfile::tempdir().unwrap();
+        let embedded = Embedded::file(&directory.path().join("store.db")).unwrap();
+        create_table(&embedded.client(), "rows", None).await;
+        let mut data = 0;
+        for entry in std::fs::read_dir(directory.path()).unwrap().map(Result::unwrap) {
+            let mode = entry.metadata().unwrap().permissions().mode();
+            // The lock is always empty.
+            if !entry.file_name().to_string_lossy().ends_with(".lock") {
+                assert_eq!(mode & 0o077, 0, "{:?}", entry.file_name());
+                data += 1;
+            }
+        }
+        assert_eq!(data, 3, "the database, its log and the log's index");
     }
 }

@@ -8,6 +8,7 @@ use super::{
     rate_limit::Budget,
     runner::{self, End, Source},
     segments::Segments,
+    stores::Named,
     summary::Summary,
 };
 use crate::{
@@ -59,7 +60,7 @@ pub async fn run(options: &Options, cx: &mut Context) -> anyhow::Result<u8> {
         Some(name) => vec![cx.rule(name)?],
         None => cx.registry.projections().to_vec(),
     };
-    let worker = Worker::new(cx.open_store().await?, cx.registry);
+    let worker = Worker::new(cx.open_existing_store().await?, cx.registry);
     let mut exit = EXIT_OK;
     for rule in rules {
         let (sources, items) = if let Some(since) = options.since {
@@ -70,8 +71,9 @@ pub async fn run(options: &Options, cx: &mut Context) -> anyhow::Result<u8> {
             (segments.map(|segment| Source::Segment(Box::new(catch_up(segment)))).collect(), runner::items(&worker, None).await)
         };
         let segments = sources.len();
+        let store = Named::of(&cx.store, worker.store().names(), &[rule]);
         let run = runner::run(&worker, rule, (sources, Counts::default()), options.budget, items, false).await;
-        let summary = Summary::new(rule, Task::CatchUp, segments, &run, None);
+        let summary = Summary::new(rule, Task::CatchUp, segments, &run, None, &store);
         exit = exit.max(summary.print(options.format.is_json(), &run, RUN_AGAIN, &mut cx.out)?);
         if matches!(run.end, End::Interrupted) {
             return Ok(EXIT_INTERRUPTED);

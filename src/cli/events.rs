@@ -93,7 +93,10 @@ pub enum Output {
 
 /// `events`
 pub async fn run(command: &Command, cx: &mut Context) -> anyhow::Result<u8> {
-    let store = cx.open_store().await?;
+    let store = match command {
+        Command::Append { .. } | Command::Import { .. } => cx.open_store_to_fill().await?,
+        Command::Show { .. } | Command::ByType { .. } => cx.open_existing_store().await?,
+    };
     match command {
         Command::Append { file } => append(&store, file, &mut cx.out).await,
         Command::Import { paths } => import(&store, paths, &mut cx.out).await,

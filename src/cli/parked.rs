@@ -10,7 +10,9 @@ use super::{
     Context, EXIT_FINDINGS, EXIT_INTERRUPTED, EXIT_OK,
     format::Format,
     out::Out,
-    pretty_json, terminal,
+    pretty_json,
+    stores::Named,
+    terminal,
     text::{count, count_of, printable, shortened, times, to_the_minute},
 };
 use crate::{
@@ -135,7 +137,7 @@ fn check_projection(projection: Option<&str>, cx: &Context) -> anyhow::Result<()
 
 async fn list(options: &ListOptions, cx: &mut Context) -> anyhow::Result<u8> {
     check_projection(options.projection.as_deref(), cx)?;
-    let parked = parked(&cx.open_store().await?, options.projection.as_deref(), options.aggregate.as_deref()).await?;
+    let parked = parked(&cx.open_existing_store().await?, options.projection.as_deref(), options.aggregate.as_deref()).await?;
     if options.format.is_json() {
         for entry in &parked {
             cx.out.line(pretty_json::line(&Listed::of(entry))?);
@@ -198,7 +200,7 @@ fn table(parked: &[Parked]) -> String {
 async fn show(options: &ShowOptions, cx: &mut Context) -> anyhow::Result<u8> {
     let ShowOptions { projection, aggregate, format } = options;
     check_projection(Some(projection), cx)?;
-    let store = cx.open_store().await?;
+    let store = cx.open_existing_store().await?;
     let Some((entry, payload)) = store.parked_entry(projection, aggregate, Deadline::NONE).await? else {
         terminal::error(format_args!("{} is not parked in {}", printable(aggregate), printable(projection)));
         return Ok(EXIT_FINDINGS);
@@ -257,12 +259,18 @@ async fn redrive(options: &RedriveOptions, cx: &mut Context) -> anyhow::Result<u
     let RedriveOptions { chosen: Chosen { projection, aggregate, .. }, trust_store, format } = options;
     let (trust, json) = (if *trust_store { Trust::Store } else { Trust::Row }, format.is_json());
     check_projection(projection.as_deref(), cx)?;
-    let worker = Worker::new(cx.open_store().await?, cx.registry);
+    let worker = Worker::new(cx.open_existing_store().await?, cx.registry);
+    let rules: Vec<_> =
+        cx.registry.projections().iter().filter(|rule| projection.as_deref().is_none_or(|name| rule.name() == name)).copied().collect();
+    let store = Named::of(&cx.store, worker.store().names(), &rules);
     let chosen = parked(worker.store(), projection.as_deref(), aggregate.as_deref()).await?;
     if let (true, Some(aggregate)) = (chosen.is_empty(), aggregate) {
         let place = projection.as_deref().map_or_else(String::new, |projection| format!(" in {projection}"));
         terminal::error(format_args!("{} is not parked{place}", printable(aggregate)));
         return Ok(EXIT_FINDINGS);
+    }
+    if !json {
+        cx.out.text(&store.text());
     }
     if chosen.is_empty() && !json {
         cx.out.line("nothing is parked there: nothing to redrive");
@@ -271,7 +279,7 @@ async fn redrive(options: &RedriveOptions, cx: &mut Context) -> anyhow::Result<u
     let total = redrive_all(&worker, chosen, trust, json, &mut cx.out).await?;
     let Total { recovered, parked, failed, not_begun } = total;
     if json {
-        cx.out.line(pretty_json::line(&json!({ "total": total }))?);
+        cx.out.line(pretty_json::line(&json!({ "total": total, "in": store }))?);
     } else {
         let tried = recovered + parked + failed;
         cx.out.line(format_args!("{tried} redriven: {recovered} recovered, {parked} still parked, {failed} failed"));

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, anyhow, bail};
+use anyhow::{anyhow, bail};
 use clap::Args;
 use projection_vocabulary::DynProjection;
 
@@ -12,7 +12,7 @@ use super::{
     rate_limit::Budget,
     runner::{self, End, ExportSource, Source},
     segments::Segments,
-    stores,
+    stores::{self, Named},
     summary::Summary,
     terminal,
     text::printable,
@@ -77,8 +77,8 @@ fn segment(text: &str) -> anyhow::Result<Segment> {
 pub async fn run(options: &Options, cx: &mut Context) -> anyhow::Result<u8> {
     let rule = cx.rule(&options.projection)?;
     let (store, is_new) = match &options.into {
-        Some(table) => stores::open_with_table(&cx.store, cx.registry, rule, table).await.context("--into")?,
-        None => (cx.open_store().await?, false),
+        Some(table) => stores::open_with_table(&cx.store, cx.registry, rule, table).await?,
+        None => (cx.open_existing_store().await?, false),
     };
     if is_new && options.resume {
         bail!("the table did not exist, so there is nothing to resume; run without --resume");
@@ -115,7 +115,13 @@ pub async fn run(options: &Options, cx: &mut Context) -> anyhow::Result<u8> {
         forget(options, rule, worker.store()).await?;
     }
     let how_to_continue = if saves_cursors && run.saved { "run the same command with --resume to continue from here" } else { RUN_AGAIN };
-    Summary::new(rule, task, segments, &run, options.into.as_deref()).print(options.format.is_json(), &run, how_to_continue, &mut cx.out)
+    let named = Named::of(&cx.store, worker.store().names(), &[rule]);
+    Summary::new(rule, task, segments, &run, options.into.as_deref(), &named).print(
+        options.format.is_json(),
+        &run,
+        how_to_continue,
+        &mut cx.out,
+    )
 }
 
 /// Rebuilds from an export. It needs no cursor: run again, it skips completed work.
@@ -145,7 +151,8 @@ async fn from_export(
     if task == Task::Rebuild && matches!(run.end, End::Done) {
         settle(worker.store(), rule, Deadline::NONE).await?;
     }
-    Summary::new(rule, task, 1, &run, options.into.as_deref()).print(options.format.is_json(), &run, RUN_AGAIN, &mut cx.out)
+    let named = Named::of(&cx.store, worker.store().names(), &[rule]);
+    Summary::new(rule, task, 1, &run, options.into.as_deref(), &named).print(options.format.is_json(), &run, RUN_AGAIN, &mut cx.out)
 }
 
 /// Where each segment begins.

@@ -1,9 +1,9 @@
 //! `projector replay`: projects captured stream JSON with the same engine as the Lambda.
 
-use std::{path::PathBuf, sync::atomic::Ordering::Relaxed, time::Instant};
+use std::{collections::BTreeMap, path::PathBuf, sync::atomic::Ordering::Relaxed, time::Instant};
 
 use clap::{Args, ValueEnum};
-use projection_vocabulary::Registry;
+use projection_vocabulary::{DynProjection, Registry, RowKey};
 use serde::Serialize;
 use serde_json::{json, value::RawValue};
 use tokio::sync::mpsc;
@@ -23,7 +23,11 @@ use crate::{
     engine::report::{Report, Tally},
     retry::Deadline,
     sources::input::{self, InputError, Source},
-    store::{parking::Parked, rows::Shown},
+    store::{
+        StoreError,
+        parking::Parked,
+        rows::{Shown, ShownRow},
+    },
 };
 
 /// Rows of each projection that a table shows.
@@ -76,6 +80,8 @@ struct Replayed {
     unreadable: u64,
     broken_off: bool,
     interrupted: bool,
+    /// The store failed every event of a batch: it would fail the others, too.
+    stopped: bool,
 }
 
 /// `replay`
@@ -93,11 +99,17 @@ pub async fn run(options: &Options, cx: &mut Context) -> anyhow::Result<u8> {
         return Ok(EXIT_USAGE);
     }
 
-    let mut rows = Vec::new();
-    for rule in cx.registry.projections() {
-        rows.push((*rule, worker.store().read_model(*rule, usize::MAX, Shown::ToReaders).await?.0));
-    }
-    let parked = worker.store().parked().await?;
+    let (mut rows, parked) = match state_of(&worker).await {
+        Ok(state) => state,
+        Err(error) => {
+            // What happened to the records is known all the same.
+            match options.output {
+                Output::Table => cx.out.text(&report::text(&replayed.report, replayed.unreadable, took)),
+                Output::Json | Output::Jsonl => cx.out.line(json!({ "report": report_json(&replayed, took.as_secs_f64()) })),
+            }
+            return Err(anyhow::Error::from(error).context("the records were replayed as reported, and then the rows could not be read"));
+        }
+    };
     let attributes = rows.iter().map(|(rule, rows)| (*rule as _, rows.iter().map(|(key, row)| (key, &row.attributes))));
     let mut snapshot = Snapshot::of(attributes, parked.clone());
     let difference = expected.as_ref().map(|expected| snapshot.difference(expected)).transpose()?.flatten();
@@ -150,6 +162,16 @@ pub async fn run(options: &Options, cx: &mut Context) -> anyhow::Result<u8> {
         () if amiss => EXIT_FINDINGS,
         () => EXIT_OK,
     })
+}
+
+/// The rows of each projection, by key, and what is parked.
+#[allow(clippy::type_complexity, reason = "it is taken apart at once")]
+async fn state_of(worker: &Worker) -> Result<(Vec<(&'static dyn DynProjection, BTreeMap<RowKey, ShownRow>)>, Vec<Parked>), StoreError> {
+    let mut rows = Vec::new();
+    for rule in worker.registry().projections() {
+        rows.push((*rule, worker.store().read_model(*rule, usize::MAX, Shown::ToReaders).await?.0));
+    }
+    Ok((rows, worker.store().parked().await?))
 }
 
 fn parked_line(entry: &Parked) -> String {
@@ -224,14 +246,21 @@ async fn replay(worker: &Worker, sources: Vec<Source>, batch_size: usize) -> Rep
             let report = worker.process(&records, Deadline::NONE).await;
             let Tally { applied, duplicate, parked, failed, .. } = report.total;
             tracing::info!(records = report.records, applied, duplicate, parked, failed, "batch");
+            replayed.stopped = report.store_failed_all();
             replayed.report.add(report);
+            if replayed.stopped {
+                break;
+            }
         }
         progress.set_position(bytes_read);
         progress.set_message(format!("{} records", replayed.report.records));
     }
     progress.finish_and_clear();
     complaints.sum_up();
-    if replayed.interrupted {
+    if replayed.stopped {
+        // The reader ends with its next batch, which nobody takes.
+        terminal::note("stopped after a batch that failed as a whole: fix the cause, then replay again; nothing is counted twice");
+    } else if replayed.interrupted {
         terminal::note("interrupted: only the counted records were applied; replay again, nothing is counted twice");
     } else {
         reader.join().expect("a panic of the reader must not look like the end of the input");
@@ -240,7 +269,7 @@ async fn replay(worker: &Worker, sources: Vec<Source>, batch_size: usize) -> Rep
 }
 
 fn report_json(replayed: &Replayed, seconds: f64) -> Box<RawValue> {
-    let Report { records, total, ignored, projections, reasons, usage, checkpoint: _ } = &replayed.report;
+    let Report { records, total, ignored, projections, reasons, usage, store_failures: _, checkpoint: _ } = &replayed.report;
     let projections: serde_json::Map<_, _> = projections.iter().map(|(name, tally)| ((*name).to_owned(), tally_json(tally))).collect();
     let ignored: serde_json::Map<_, _> = ignored.iter().map(|(reason, count)| (reason.to_string(), json!(count))).collect();
     let report = json!({

@@ -22,7 +22,7 @@ const NAME_COLUMNS: usize = 29;
 /// The report as a text. `unreadable` counts the pieces of the input that are not records.
 pub fn text(report: &Report, unreadable: u64, took: Duration) -> String {
     let mut lines = Lines::default();
-    let Report { records, total, ignored, projections, reasons, usage, checkpoint: _ } = report;
+    let Report { records, total, ignored, projections, reasons, usage, store_failures: _, checkpoint: _ } = report;
     let events = records - report.ignored_total();
     let others = report.ignored_total();
     lines.add(format_args!(

@@ -64,9 +64,6 @@ impl ShownOptions {
 
 /// `rows`
 pub async fn run(command: &Command, cx: &mut Context) -> anyhow::Result<u8> {
-    if cx.store.is_in_memory() {
-        anyhow::bail!("name the store whose rows to show: --data, --endpoint-url or --aws");
-    }
     match command {
         Command::Get(options) => get(options, cx).await,
         Command::List(options) => list(options, cx).await,
@@ -76,7 +73,7 @@ pub async fn run(command: &Command, cx: &mut Context) -> anyhow::Result<u8> {
 async fn get(options: &GetOptions, cx: &mut Context) -> anyhow::Result<u8> {
     let GetOptions { projection, key, shown } = options;
     let rule = cx.rule(projection)?;
-    let Some(found) = cx.open_store().await?.read_row(rule, key, shown.shown()).await? else {
+    let Some(found) = cx.open_existing_store().await?.read_row(rule, key, shown.shown()).await? else {
         terminal::error(format_args!("{projection} has no row {}", printable(key)));
         return Ok(EXIT_FINDINGS);
     };
@@ -103,7 +100,7 @@ fn attribute_lines(rule: &dyn DynProjection, key: &RowKey, row: &ShownRow) -> St
 async fn list(options: &ListOptions, cx: &mut Context) -> anyhow::Result<u8> {
     let ListOptions { projection, limit, shown } = options;
     let rule = cx.rule(projection)?;
-    let (rows, more) = cx.open_store().await?.read_model(rule, *limit, shown.shown()).await?;
+    let (rows, more) = cx.open_existing_store().await?.read_model(rule, *limit, shown.shown()).await?;
     if shown.format.is_json() {
         for (key, row) in &rows {
             cx.out.line(json(rule, key, row));

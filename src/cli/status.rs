@@ -11,7 +11,9 @@ use serde_json::json;
 use super::{
     Context, EXIT_FINDINGS, EXIT_OK,
     format::Format,
-    pretty_json, segments, terminal,
+    pretty_json, segments,
+    stores::Named,
+    terminal,
     text::{Lines, count, shortened, to_the_second},
 };
 use crate::{
@@ -55,7 +57,8 @@ pub async fn run(options: &Options, cx: &mut Context) -> anyhow::Result<u8> {
         None => cx.registry.projections().to_vec(),
     };
     let segments = (!options.quick).then(|| segments::default_for(&cx.store));
-    let worker = Worker::new(cx.open_store().await?, cx.registry);
+    let worker = Worker::new(cx.open_existing_store().await?, cx.registry);
+    let store = Named::of(&cx.store, worker.store().names(), &rules);
     let progress = terminal::spinner("reading rows and events");
     let mut parked: BTreeMap<String, u64> = BTreeMap::new();
     for entry in worker.store().parked().await? {
@@ -70,7 +73,7 @@ pub async fn run(options: &Options, cx: &mut Context) -> anyhow::Result<u8> {
     // A record that names no event may belong to any projection, so it is left out if one projection was asked for.
     let strays = if options.projection.is_none() { parked.get(NO_PROJECTION).copied().unwrap_or_default() } else { 0 };
     let well = strays == 0 && all.iter().all(Seen::is_well);
-    cx.out.text(&if options.format.is_json() { lines_of_json(&all, strays, well)? } else { lines(&all, strays) });
+    cx.out.text(&if options.format.is_json() { lines_of_json(&all, strays, well, &store)? } else { store.text() + &lines(&all, strays) });
     Ok(if well { EXIT_OK } else { EXIT_FINDINGS })
 }
 
@@ -136,7 +139,7 @@ fn rebuild_of(status: &Status) -> Option<(usize, u32, &str)> {
     Some((of_this.iter().filter(|saved| saved.done).count(), last.segment.count(), &last.saved_at))
 }
 
-fn lines_of_json(all: &[Seen], strays: u64, well: bool) -> anyhow::Result<String> {
+fn lines_of_json(all: &[Seen], strays: u64, well: bool, store: &Named) -> anyhow::Result<String> {
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]
     struct Line<'a> {
@@ -172,6 +175,6 @@ fn lines_of_json(all: &[Seen], strays: u64, well: bool) -> anyhow::Result<String
         };
         writeln!(text, "{}", pretty_json::line(&line)?)?;
     }
-    writeln!(text, "{}", pretty_json::line(&json!({ "total": { "well": well, "parkedRecords": strays } }))?)?;
+    writeln!(text, "{}", pretty_json::line(&json!({ "total": { "well": well, "parkedRecords": strays, "in": store } }))?)?;
     Ok(text)
 }

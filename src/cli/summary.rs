@@ -7,6 +7,7 @@ use super::{
     EXIT_FINDINGS, EXIT_INTERRUPTED, EXIT_OK,
     out::Out,
     runner::{End, RunSummary},
+    stores::Named,
     terminal,
     text::{count, printable, units},
 };
@@ -29,11 +30,19 @@ pub struct Summary<'a> {
     write_units: f64,
     read_units: f64,
     seconds: f64,
+    r#in: &'a Named,
 }
 
 impl<'a> Summary<'a> {
     /// Of a run of this task over a number of segments.
-    pub fn new(rule: &'a dyn DynProjection, task: Task, segments: usize, run: &RunSummary, into: Option<&'a str>) -> Self {
+    pub fn new(
+        rule: &'a dyn DynProjection,
+        task: Task,
+        segments: usize,
+        run: &RunSummary,
+        into: Option<&'a str>,
+        store: &'a Named,
+    ) -> Self {
         Self {
             projection: rule.name(),
             revision: rule.revision(),
@@ -55,12 +64,18 @@ impl<'a> Summary<'a> {
             write_units: run.usage.write_units,
             read_units: run.usage.read_units,
             seconds: run.took.as_secs_f64(),
+            r#in: store,
         }
     }
 
     /// Prints it and, on the error output, how to continue if it is not done. Returns the exit code.
     pub fn print(&self, json: bool, run: &RunSummary, how_to_continue: &str, out: &mut Out) -> anyhow::Result<u8> {
-        out.line(if json { serde_json::to_string(self)? } else { self.sentences() });
+        if json {
+            out.line(serde_json::to_string(self)?);
+        } else {
+            out.text(&self.r#in.text());
+            out.line(self.sentences());
+        }
         Ok(match &run.end {
             End::Interrupted => {
                 terminal::note(format_args!("interrupted: {how_to_continue}"));

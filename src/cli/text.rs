@@ -95,8 +95,9 @@ impl Lines {
 
     /// Adds a paragraph that is wrapped between words; the second and later lines are indented.
     pub fn paragraph(&mut self, first: &str, words: &str, indent: &str, columns: usize) {
-        // A word that is too long may be an id or a pattern to copy: it stays whole.
+        // A word that is long, or has hyphens, may be an id or a pattern to copy: it stays whole.
         let options = textwrap::Options::new(columns).initial_indent(first).subsequent_indent(indent).break_words(false);
+        let options = options.word_splitter(textwrap::WordSplitter::NoHyphenation);
         self.add(textwrap::fill(words, options));
     }
 

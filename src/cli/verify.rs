@@ -11,6 +11,7 @@ use super::{
     format::Format,
     pretty_json,
     segments::Segments,
+    stores::Named,
     terminal,
     text::{Lines, count, count_of, shortened},
 };
@@ -49,14 +50,15 @@ pub struct Options {
 /// `verify`
 pub async fn run(options: &Options, cx: &mut Context) -> anyhow::Result<u8> {
     let rule = cx.rule(&options.projection)?;
-    let worker = Worker::new(cx.open_store().await?, cx.registry);
+    let worker = Worker::new(cx.open_existing_store().await?, cx.registry);
+    let store = Named::of(&cx.store, worker.store().names(), &[rule]);
     let Options { repair, sample, .. } = *options;
     let segments = options.segments.number(&cx.store);
     let progress = terminal::spinner("reading the event store and the rows");
     let verified = Box::pin(verify::verify(&worker, rule, verify::Options { segments, sample, repair }, Deadline::NONE)).await;
     progress.finish_and_clear();
     let verified = verified?;
-    cx.out.text(&if options.format.is_json() { json(&verified, options)? } else { lines(&verified, options) });
+    cx.out.text(&if options.format.is_json() { json(&verified, options, &store)? } else { store.text() + &lines(&verified, options) });
     Ok(if verified.is_clean() { EXIT_OK } else { EXIT_FINDINGS })
 }
 
@@ -124,7 +126,7 @@ fn shared_line((row, attribute): &Cell, finding: &SharedFinding) -> String {
     }
 }
 
-fn json(verified: &Verified, options: &Options) -> anyhow::Result<String> {
+fn json(verified: &Verified, options: &Options, store: &Named) -> anyhow::Result<String> {
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]
     struct Line<'a> {
@@ -166,6 +168,7 @@ fn json(verified: &Verified, options: &Options) -> anyhow::Result<String> {
     let total = serde_json::json!({ "total": {
         "projection": options.projection, "events": events, "aggregates": aggregates, "rows": rows, "sums": sums, "findings": counts,
         "shared": shared.len(), "repaired": repaired, "clean": verified.is_clean(),
+        "in": store,
     } });
     writeln!(text, "{}", pretty_json::line(&total)?)?;
     Ok(text)

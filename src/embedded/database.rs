@@ -1,12 +1,21 @@
 //! Opens the emulator's database, in memory or in a file, with the indexes that keep it fast and the lock that keeps it exclusive.
 
-use std::fs::{File, TryLockError};
+use std::fs::{self, File, TryLockError};
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use dynoxide::Database;
+use dynoxide::{Database, DynoxideError};
 
-use super::EmbeddedError;
+use super::{EmbeddedError, failure};
+
+/// What marks a file as ours, in the place that SQLite's format has for it (<https://www.sqlite.org/fileformat.html#application_id>):
+/// `prjw`.
+const APPLICATION_ID: u32 = 0x7072_6a77;
+const APPLICATION_ID_AT: usize = 68;
+/// The header of an SQLite file, and how it begins.
+const HEADER_BYTES: usize = 100;
+const MAGIC: &[u8] = b"SQLite format 3\0";
 
 /// On every write the emulator looks up a stream's last sequence number, and on every read its records, by an expression that
 /// it does not index: without these indexes, each write would read every earlier record.
@@ -41,20 +50,107 @@ pub(super) fn open_memory() -> dynoxide::Result<Database> {
     Ok(database)
 }
 
+/// What to do about a file that does not exist.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum IfMissing {
+    Create,
+    Refuse,
+}
+
 /// The database in the file at `path`, with its indexes, and the lock to hold while it is open.
 ///
 /// # Errors
 /// See [`Embedded::file`](super::Embedded::file).
-pub(super) fn open_file(path: &Path) -> Result<(Database, File), EmbeddedError> {
+pub(super) fn open_file(path: &Path, if_missing: IfMissing) -> Result<(Database, File), EmbeddedError> {
     // Absolute, so that no path looks like one of SQLite's `file:` URIs.
     let location = std::path::absolute(path)
         .ok()
         .and_then(|absolute| absolute.into_os_string().into_string().ok())
         .ok_or_else(|| EmbeddedError::Path { path: path.into() })?;
 
+    // Before anything is written, the lock included: a mistyped path must leave no trace.
+    match owner_of(path)? {
+        Owner::Nobody if if_missing == IfMissing::Refuse => return Err(EmbeddedError::Missing { path: path.into() }),
+        Owner::Nobody | Owner::Us | Owner::EarlierVersion => {}
+        Owner::Other(what) => return Err(EmbeddedError::Foreign { path: path.into(), what }),
+    }
     let lock = lock(path)?;
-    let database = open_fast(&location).map_err(|source| EmbeddedError::Open { path: path.into(), source })?;
-    Ok((database, lock))
+    let open = |cause: DynoxideError| EmbeddedError::Open { path: path.into(), why: failure::reason(&cause), cause };
+    // Again, now that no other process can create it.
+    match owner_of(path)? {
+        Owner::Nobody => create(path)?,
+        Owner::EarlierVersion => set_owner(path).map_err(|error| open(error.into()))?,
+        Owner::Us | Owner::Other(_) => {}
+    }
+    Ok((open_fast(&location).map_err(open)?, lock))
+}
+
+/// Whose file it is.
+enum Owner {
+    /// It does not exist.
+    Nobody,
+    Us,
+    /// Version 0.1.0, which left no mark of its own.
+    EarlierVersion,
+    Other(&'static str),
+}
+
+/// Tells from the header alone whose file it is. SQLite itself must not open a foreign file: it might repair or convert it.
+fn owner_of(path: &Path) -> Result<Owner, EmbeddedError> {
+    let unreadable = |cause| EmbeddedError::Unreadable { path: path.into(), cause };
+    let metadata = match fs::metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Owner::Nobody),
+        metadata => metadata.map_err(unreadable)?,
+    };
+    if !metadata.is_file() {
+        return Ok(Owner::Other(if metadata.is_dir() { "a folder" } else { "no regular file" }));
+    }
+    let mut header = [0; HEADER_BYTES];
+    match File::open(path).and_then(|mut file| file.read_exact(&mut header)) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+            return Ok(Owner::Other(if metadata.len() == 0 { "an empty file" } else { "no database" }));
+        }
+        Err(error) => return Err(unreadable(error)),
+    }
+    Ok(if !header.starts_with(MAGIC) {
+        Owner::Other("no database")
+    } else if header[APPLICATION_ID_AT..][..4] == APPLICATION_ID.to_be_bytes() {
+        Owner::Us
+    } else if header[APPLICATION_ID_AT..][..4] == [0; 4] && has_emulator_tables(path) {
+        Owner::EarlierVersion
+    } else {
+        Owner::Other("the database of another program")
+    })
+}
+
+/// Whether a database without a mark has the emulator's own tables.
+fn has_emulator_tables(path: &Path) -> bool {
+    let count = || {
+        let connection = rusqlite::Connection::open_with_flags(path, rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+        connection.query_row("SELECT count(*) FROM sqlite_master WHERE name IN ('_config', '_tables', '_stream_records')", [], |row| {
+            row.get::<_, u32>(0)
+        })
+    };
+    count().is_ok_and(|tables| tables == 3)
+}
+
+/// Creates a database that is ours from its first moment, whenever the process may be killed: it gets its name last. Only its owner may
+/// read it, for it will hold event data; SQLite gives its `-wal` and `-shm` files the same permissions.
+fn create(path: &Path) -> Result<(), EmbeddedError> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let failed = |cause| EmbeddedError::Create { path: path.into(), cause };
+    let file = tempfile::Builder::new().prefix(".projector-").tempfile_in(folder).map_err(failed)?;
+    set_owner(file.path()).map_err(|error| {
+        let cause = DynoxideError::from(error);
+        EmbeddedError::Open { path: path.into(), why: failure::reason(&cause), cause }
+    })?;
+    file.persist_noclobber(path).map_err(|error| failed(error.error))?;
+    Ok(())
+}
+
+fn set_owner(path: &Path) -> rusqlite::Result<()> {
+    rusqlite::Connection::open(path)?.pragma_update(None, "application_id", APPLICATION_ID)
 }
 
 /// SQLite lets several processes open a file, but the emulator caches table descriptions in memory and would not notice that
@@ -64,7 +160,7 @@ fn lock(path: &Path) -> Result<File, EmbeddedError> {
     let mut lock_path = path.as_os_str().to_owned();
     lock_path.push(".lock");
 
-    let lock = |source| EmbeddedError::Lock { path: path.into(), source };
+    let lock = |cause| EmbeddedError::Lock { path: path.into(), cause };
     let file = File::options().create(true).truncate(false).write(true).open(PathBuf::from(lock_path)).map_err(lock)?;
     match file.try_lock() {
         Ok(()) => Ok(file),

@@ -8,6 +8,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use super::failure;
+
 /// What to do with a transaction's `ClientRequestToken`. The emulator keeps each for ten minutes and walks them all on every call, so
 /// after some thousands of them transactions crawl.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -24,7 +26,11 @@ pub(super) enum Tokens {
 pub(super) fn answer(database: &Database, operation: &str, request: &[u8], tokens: Tokens) -> (u16, String) {
     match dispatch(database, operation, request, tokens) {
         Some(Ok(response)) => (200, response),
-        Some(Err(error)) => (error.status_code(), error.to_json()),
+        Some(Err(error)) => match failure::name(&error) {
+            // A client error, so that nobody retries it. Its message stays here: it may quote a path.
+            Some(name) => (400, json!({ "__type": format!("com.amazonaws.dynamodb.v20120810#{name}") }).to_string()),
+            None => (error.status_code(), error.to_json()),
+        },
         None => {
             let kind = "com.amazon.coral.service#UnknownOperationException";
             let message = format!("{operation:?} is not part of the embedded database");

@@ -111,6 +111,8 @@ pub struct Report {
     pub projections: BTreeMap<&'static str, Tally>,
     /// Why records failed, and how many for each reason.
     pub reasons: BTreeMap<String, u64>,
+    /// How often a record failed in a projection because a request to the store did: no record and no rule is at fault.
+    pub store_failures: u64,
     /// The position from which the batch must be delivered again.
     pub checkpoint: Checkpoint,
     /// The requests and capacity units used.
@@ -137,12 +139,21 @@ impl Report {
         for (reason, count) in other.reasons {
             *self.reasons.entry(reason).or_default() += count;
         }
+        self.store_failures += other.store_failures;
         self.usage += other.usage;
         match other.checkpoint {
             Checkpoint::None => {}
             Checkpoint::At(position) => self.failed_at(Some(position)),
             Checkpoint::WholeBatch => self.failed_at(None),
         }
+    }
+
+    /// Whether the store failed every event, so that it would fail the next batch, too. A record that is at fault itself never has this
+    /// effect.
+    #[must_use]
+    pub fn store_failed_all(&self) -> bool {
+        let Tally { applied, duplicate, parked, failed, .. } = self.total;
+        applied + duplicate + parked == 0 && failed > 0 && self.store_failures >= failed
     }
 
     /// The sequence number to report as failed, if any. Lambda delivers everything from it on again. An empty string makes Lambda
@@ -234,6 +245,7 @@ impl Ledger {
         if let Some(error) = failure {
             let failed = outcomes.iter().filter(|(_, outcome)| *outcome == Outcome::Failed).count() as u64;
             *self.report.reasons.entry(error.to_string()).or_default() += failed;
+            self.report.store_failures += if matches!(error, AdvanceError::Store(_)) { failed } else { 0 };
         }
         for (record, outcome) in outcomes {
             self.outcomes[record] = self.outcomes[record].max(Some(outcome));

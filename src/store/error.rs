@@ -21,7 +21,7 @@ pub enum StoreError {
         class: String,
     },
     /// A retry cannot help: a missing table or permission, or expired credentials, for example. Fix the deployment.
-    #[error("{operation} cannot succeed ({class}): check the table names, key schemas, credentials and permissions")]
+    #[error("{operation} cannot succeed ({class}): {}", advice(class))]
     Permanent {
         /// The operation.
         operation: &'static str,
@@ -52,6 +52,18 @@ impl StoreError {
     pub(super) fn is_conflict(&self) -> bool {
         let Self::Transient { class, .. } = self else { return false };
         matches!(class.as_str(), CONFLICT | "TransactionConflictException" | "ReplicatedWriteConflictException")
+    }
+}
+
+/// What to do about an error that a retry cannot help.
+fn advice(class: &str) -> &'static str {
+    #[cfg(feature = "cli")]
+    if let Some(advice) = crate::embedded::advice(class) {
+        return advice;
+    }
+    match class {
+        "ResourceNotFoundException" => "a table is missing: check the table names, the region, and that `projector tables create` has run",
+        _ => "check the table names, key schemas, credentials and permissions",
     }
 }
 

@@ -54,6 +54,24 @@ impl Store {
         Ok(!created.is_empty())
     }
 
+    /// The names of those of the tables that do not exist.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    #[cfg(feature = "cli")]
+    pub async fn missing_tables(&self, registry: Registry) -> Result<Vec<String>, StoreError> {
+        let rows = registry.projections().iter().map(|rule| self.table_of(*rule));
+        let mut missing = Vec::new();
+        for name in [self.names.event_store.as_str(), &self.names.parked].into_iter().chain(rows) {
+            match self.dynamo.describe_table(DescribeTableInput::builder().table_name(name)).await.map_err(SdkError::into_service_error) {
+                Ok(_) => {}
+                Err(error) if error.is_resource_not_found_exception() => missing.push(name.to_owned()),
+                Err(error) => return Err(permanent("DescribeTable", &error)),
+            }
+        }
+        Ok(missing)
+    }
+
     /// The approximate number of items in the event store, which DynamoDB updates about every six hours. `None` if it is unknown.
     /// <https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_TableDescription.html>
     pub async fn event_store_items(&self) -> Option<u64> {
@@ -76,7 +94,7 @@ impl Store {
             Ok(_) => created.push(name.to_owned()),
             Err(error) if error.is_resource_in_use_exception() => {}
             Err(error) => {
-                tracing::error!(table = name, class = error.code(), "cannot create the table");
+                tracing::info!(table = name, class = error.code(), "cannot create the table");
                 return Err(permanent("CreateTable", &error));
             }
         }

@@ -74,6 +74,7 @@ mod cli {
     mod rows;
     mod serve;
     mod status;
+    mod stores;
 }
 
 /// The size of a test that kills or searches at random: the first number before every change, the second under `.ci/nightly`.

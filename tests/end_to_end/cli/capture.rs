@@ -72,7 +72,7 @@ async fn a_store_in_a_file_can_be_captured_and_one_in_memory_cannot() {
     assert!(code == 0 && rows.contains("12.5"), "{rows}{said}");
 
     for (arguments, says) in [
-        (&["capture", "--out", "x"][..], "name the store whose stream to capture: --data, --endpoint-url or --aws"),
+        (&["capture", "--out", "x"][..], "name the store: --data FILE, --endpoint-url URL, --aws"),
         (&["--data", &data, "capture"], "--out"),
         (&["--data", &data, "capture", "--out", "x", "--latest"], "--follow"),
     ] {

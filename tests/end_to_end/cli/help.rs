@@ -101,11 +101,13 @@ fn typical_errors() {
         std::fs::write(&path, text).expect("written");
         path.display().to_string()
     };
+    projector(&["--data", &data, "tables", "create"]);
     let (junk, events) = (file("junk.json", "this is not JSON"), file("events.jsonl", "{\"aggregateId\":\"a\"}"));
     let commands = [
         vec!["replay", "no-such-file.json"],
         vec!["replay", &junk],
         vec!["rows", "list", "account-summary"],
+        vec!["--data", "no-such-file.db", "status"],
         vec!["--data", &data, "rows", "get", "account-sumary", "alice"],
         vec!["--data", &data, "rows", "get", "account-summary", "alice"],
         vec!["--data", &data, "events", "append", &events],
@@ -126,10 +128,14 @@ fn typical_errors() {
         error: cannot open no-such-file.json; check that it exists and that you may read it: No such file or directory (os error 2)
 
         $ projector replay FOLDER/junk.json
+        in memory: nothing is kept when this command ends; to keep it, name a store, such as --data FILE
         error: nothing in FOLDER/junk.json can be read as JSON; give stream records as UTF-8 JSON or JSON Lines, plain or gzipped
 
         $ projector rows list account-summary
-        error: name the store whose rows to show: --data, --endpoint-url or --aws
+        error: name the store: --data FILE, --endpoint-url URL, --aws, or the variable PROJECTOR_STORE with a file, a URL or `aws`
+
+        $ projector --data no-such-file.db status
+        error: no-such-file.db does not exist: check the path; `events import`, `replay` and `tables create` make a new file
 
         $ projector --data FOLDER/data.db rows get account-sumary alice
         error: no projection `account-sumary` is in this program, which has account-summary, forum-counters
@@ -155,7 +161,7 @@ fn typical_errors() {
         For more information, try '--help'.
 
         $ projector rebuild-projection account-summary --resume
-        error: there is no interrupted rebuild of `account-summary` at revision 1 to resume; run without --resume
+        error: name the store: --data FILE, --endpoint-url URL, --aws, or the variable PROJECTOR_STORE with a file, a URL or `aws`
 
         $ projector --aws serve
         error: `serve` serves a DynamoDB inside this process: omit --aws and --endpoint-url, and name a file with --data to keep the data

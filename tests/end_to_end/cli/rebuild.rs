@@ -58,7 +58,7 @@ async fn a_rebuild_creates_missing_rows_and_a_second_run_has_nothing_to_do() {
     assert_eq!(code, 0, "{said}");
     let (accounts, all) = (aggregates(&events[..120]), aggregates(&events));
     let says = format!("account-summary: 0 rows would be replaced and {accounts} created at revision 1, {accounts} of them changed;");
-    assert!(out.starts_with(&says), "{out}");
+    assert!(out.contains(&says), "{out}");
     assert!(out.contains(&format!("240 events of {all} aggregates checked in ")), "{out}");
     assert!(world.rows().await.values().all(BTreeMap::is_empty));
 
@@ -87,7 +87,7 @@ async fn a_rebuild_creates_missing_rows_and_a_second_run_has_nothing_to_do() {
         let (code, out, said) = run(&["rebuild-projection", projection]).await;
         assert!(code == 0 && !said.contains("interrupted"), "{said}");
         let says = format!("{projection}: every row is at revision 1 already: nothing to do\n240 events of {all} aggregates checked in ");
-        assert!(out.starts_with(&says), "{out}");
+        assert!(out.contains(&says), "{out}");
     }
 
     // A lost row is restored.
@@ -136,6 +136,8 @@ async fn a_rebuild_into_a_new_table_creates_and_fills_it_and_refuses_tables_in_u
 
 #[tokio::test]
 async fn incomplete_or_contradictory_arguments_are_refused() {
+    let url = World::new().await.serve().await;
+    let run = async |arguments: &[&str]| projector(&[&["--endpoint-url", &url], arguments].concat()).await;
     for (arguments, says) in [
         (&["rebuild-projection", "accounts"][..], "no projection `accounts` is in this program, which has account-summary, forum-counters"),
         (&["catch-up", "accounts"], "no projection `accounts`"),
@@ -157,10 +159,10 @@ async fn incomplete_or_contradictory_arguments_are_refused() {
         ),
         (&["rebuild-projection", "account-summary", "--resume", "--into", "aside"], "there is nothing to resume; run without --resume"),
     ] {
-        let (code, out, said) = projector(arguments).await;
+        let (code, out, said) = run(arguments).await;
         assert!(code == 2 && out.is_empty() && said.contains(says), "{arguments:?}: {said}");
     }
-    let (code, out, _) = projector(&["rebuild-projection", "account-summary"]).await;
+    let (code, out, _) = run(&["rebuild-projection", "account-summary"]).await;
     assert!(code == 0 && out.contains("nothing to do"), "{out}");
 }
 
@@ -232,7 +234,7 @@ async fn a_denied_rebuild_stops_at_once_keeps_its_cursors_and_reports_how_to_res
     assert!(!said.contains("trying again: "), "a permission does not return by itself: {said}");
     assert!(said.contains("error: UpdateItem on a home row cannot succeed (AccessDeniedException)"), "{said}");
     assert!(said.ends_with("fix the cause; then run the same command with --resume to continue from here\n"), "{said}");
-    assert!(out.starts_with("account-summary: 0 rows replaced and 5 created at revision 1"), "{out}");
+    assert!(out.contains("account-summary: 0 rows replaced and 5 created at revision 1"), "{out}");
 
     let url = world.serve().await;
     let (code, _, said) = projector(&["--endpoint-url", &url, "rebuild-projection", "account-summary"]).await;
@@ -270,7 +272,7 @@ async fn catch_up_brings_every_row_to_the_head_of_its_history() {
         assert!(lines.iter().all(|line| line["counts"]["caughtUp"].as_u64() > Some(0)), "{out}");
         assert_eq!(world.rows().await, fold(registry(), &events));
         let (code, out, _) = projector(&[&["--endpoint-url", &url, "catch-up", "account-summary"], way].concat()).await;
-        assert!(code == 0 && out.starts_with("account-summary: no row is behind: nothing to do\n"), "{out}");
+        assert!(code == 0 && out.contains("\naccount-summary: no row is behind: nothing to do\n"), "{out}");
     }
 }
 

@@ -222,7 +222,7 @@ fn events_append_reads_json_lines_and_reports_a_conflict_clearly() {
     };
     let opened =
         r#"{"aggregateId":"a","eventType":"AccountOpened","eventData":{"initialDeposit":0.10000000000000000000000000000000000001}}"#;
-    assert_eq!(append(opened), (Some(0), "1 event appended\n".into()));
+    assert_eq!(append(opened), (Some(0), format!("1 event appended\ncreated {data}\n")));
     let expecting =
         |version: u64| format!(r#"{{"aggregateId":"a","expectedVersion":{version},"eventType":"AccountClosed","eventData":{{}}}}"#);
     let (code, said) = append(&expecting(0));

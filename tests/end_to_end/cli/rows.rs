@@ -1,7 +1,5 @@
 //! `projector rows`, as an operator runs it.
 
-use std::process::{Command, Stdio};
-
 use projection_worker::internals::store::rows::Shown;
 use serde_json::Value as Json;
 
@@ -64,12 +62,4 @@ async fn a_list_reads_no_more_than_its_limit_needs() {
         let read = tapped.worker.store().usage().read_units;
         assert!(units.contains(&read), "{read} units for {} rows", found.len());
     }
-}
-
-#[test]
-fn a_store_must_be_named() {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_projector"));
-    let output = command.args(["rows", "list", "account-summary"]).env_clear().stdin(Stdio::null()).output().expect("projector runs");
-    assert_eq!(output.status.code(), Some(2));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("--data, --endpoint-url or --aws"));
 }

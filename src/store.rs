@@ -18,7 +18,7 @@ pub mod tables;
 mod usage;
 mod verification;
 
-use std::{collections::BTreeMap, error::Error, time::SystemTime};
+use std::{cell::RefCell, collections::BTreeMap, error::Error, time::SystemTime};
 
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use projection_vocabulary::{DynProjection, Registry, Timestamp};
@@ -192,7 +192,26 @@ pub(crate) fn now() -> Timestamp {
     i64::try_from(epoch_ms).ok().and_then(Timestamp::from_epoch_ms).expect("the clock is within the years 1970 to 9999")
 }
 
+thread_local! {
+    /// In a simulation, where this thread's ids come from.
+    static SEEDED: RefCell<Option<fastrand::Rng>> = const { RefCell::new(None) };
+}
+
 /// A unique id of 32 lower-case hexadecimal digits, for requests and for events without one.
+///
+/// It comes from the operating system: two processes with the same ids would take each other's writes for their own, and generators
+/// that are seeded with 64 bits meet too soon.
 pub(crate) fn fresh_id() -> String {
-    format!("{:032x}", fastrand::u128(..))
+    let seeded = SEEDED.with_borrow_mut(|seeded| seeded.as_mut().map(|random| random.u128(..).to_be_bytes()));
+    let bytes = seeded.unwrap_or_else(|| {
+        let mut bytes = [0; 16];
+        getrandom::fill(&mut bytes).expect("the operating system has random numbers");
+        bytes
+    });
+    format!("{:032x}", u128::from_be_bytes(bytes))
+}
+
+/// Makes the ids of this thread repeatable from now on, for a simulation.
+pub fn seed_ids(seed: u64) {
+    SEEDED.set(Some(fastrand::Rng::with_seed(seed)));
 }

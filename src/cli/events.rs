@@ -1,9 +1,10 @@
 //! `projector events`: append to the event store, import into it, and show events.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
+    fmt,
     fs::File,
-    io::{self, BufRead as _, BufReader, Read},
+    io::{self, BufRead, BufReader},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -14,6 +15,7 @@ use comfy_table::Cell;
 use projection_vocabulary::{AggregateId, RecordedEvent, Timestamp, Value, Version};
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use sha2::{Digest as _, Sha256};
 
 use super::{
     Context, EXIT_FINDINGS, EXIT_OK, EXIT_USAGE,
@@ -27,10 +29,10 @@ use crate::{
     retry::Deadline,
     sources::input,
     store::{
-        Store,
+        Store, StoreError,
         append::{APPEND_EVENTS_MAX, AppendError, Imported},
         events::{PAGE_EVENTS, Stored},
-        fresh_id, now,
+        now,
     },
 };
 
@@ -45,10 +47,11 @@ pub enum Command {
     /// Append events from JSON Lines
     ///
     /// Each line is {"aggregateId", "eventType", "eventData"} and optionally "expectedVersion", "eventId", "timestamp", "metadata".
-    /// Consecutive lines of one aggregate are appended together, at most 99 at once.
+    /// Consecutive lines of one aggregate are appended together, at most 99 at once. All lines are checked before the first is
+    /// appended. A line without an eventId gets one that is derived from it, so that running the command again appends nothing twice.
     #[command(after_help = "Example: projector --data demo.db events append events.jsonl")]
     Append {
-        /// A file of JSON Lines, or - for the standard input
+        /// JSON Lines, or - for the standard input
         file: PathBuf,
     },
     /// Import events from captured stream files, scans and exports; repeating it changes nothing
@@ -93,12 +96,13 @@ pub enum Output {
 
 /// `events`
 pub async fn run(command: &Command, cx: &mut Context) -> anyhow::Result<u8> {
+    let lines = if let Command::Append { file } = command { read(file)? } else { Vec::new() };
     let store = match command {
         Command::Append { .. } | Command::Import { .. } => cx.open_store_to_fill().await?,
         Command::Show { .. } | Command::ByType { .. } => cx.open_existing_store().await?,
     };
     match command {
-        Command::Append { file } => append(&store, file, &mut cx.out).await,
+        Command::Append { file } => append(&store, file, lines, &mut cx.out).await,
         Command::Import { paths } => import(&store, paths, &mut cx.out).await,
         Command::Show { aggregate, output } => show(&store, &aggregate.as_str().into(), *output, &mut cx.out).await,
         Command::ByType { event_type, limit, output } => {
@@ -121,74 +125,167 @@ struct Line {
     metadata: Option<Box<RawValue>>,
 }
 
-async fn append(store: &Store, path: &Path, out: &mut Out) -> anyhow::Result<u8> {
-    let content: Box<dyn Read> = if path.as_os_str() == "-" {
+/// A line of the input that can be appended.
+struct Checked {
+    /// For messages.
+    number: u64,
+    expected: Option<Version>,
+    /// Its version is not yet known.
+    event: RecordedEvent,
+}
+
+/// Reads and checks all lines, before anything is written.
+fn read(path: &Path) -> anyhow::Result<Vec<Checked>> {
+    let input: Box<dyn BufRead> = if path == Path::new("-") {
         terminal::note_waiting(true);
-        Box::new(io::stdin())
+        Box::new(io::stdin().lock())
     } else {
-        Box::new(File::open(path).with_context(|| format!("cannot open {}", path.display()))?)
+        Box::new(BufReader::new(File::open(path).with_context(|| format!("cannot open {}", path.display()))?))
     };
-    let mut lines = Vec::new();
-    for (line, number) in BufReader::new(content).lines().zip(1_u64..) {
+    let (mut checked, mut equal, mut ids) = (Vec::new(), BTreeMap::new(), BTreeMap::new());
+    for (line, number) in input.lines().zip(1_u64..) {
         let line = line.with_context(|| format!("cannot read {}", path.display()))?;
-        if !line.trim().is_empty() {
-            // The parser's message may quote event data, so only the place is reported.
-            let parsed: Line = serde_json::from_str(&line).map_err(|error| {
-                anyhow::anyhow!(
-                    "{}:{number} is not a valid event to append: see column {} and `projector events append --help`",
-                    path.display(),
-                    error.column()
-                )
-            })?;
-            lines.push((number, parsed));
+        if line.trim().is_empty() {
+            continue;
         }
+        let place = || format!("{}:{number}", path.display());
+        // The parser's message may quote event data, so only the place is reported.
+        let line: Line = serde_json::from_str(&line).map_err(|error| {
+            anyhow::anyhow!(
+                "{} is not a valid event to append: see column {} and `projector events append --help`",
+                place(),
+                error.column()
+            )
+        })?;
+        let expected = line.expected_version.map(Version);
+        let event = event(line, &mut equal).with_context(place)?;
+        if let Some(before) = ids.insert((event.aggregate.clone(), event.event_id.clone()), number) {
+            bail!("{}: line {before} has the same eventId", place());
+        }
+        checked.push(Checked { number, expected, event });
     }
-    let mut appended = 0;
-    for lines in lines.chunk_by(|(_, one), (_, two)| one.aggregate_id == two.aggregate_id && two.expected_version.is_none()) {
-        let mut expected = lines[0].1.expected_version.map(Version);
-        for lines in lines.chunks(APPEND_EVENTS_MAX) {
-            let aggregate = AggregateId::from(lines[0].1.aggregate_id.as_str());
-            let after = match expected {
-                Some(version) => version,
-                None => store.current_version(&aggregate).await?,
-            };
-            let events = lines.iter().zip(after.0 + 1..).map(|((number, line), version)| {
-                event(&aggregate, Version(version), line).with_context(|| format!("{}:{number}", path.display()))
-            });
-            match store.append(after, &events.collect::<anyhow::Result<Vec<_>>>()?).await {
-                Ok(version) => expected = Some(version),
-                Err(error @ AppendError::Conflict { .. }) => {
-                    let before = count_of(appended, "event");
-                    terminal::error(format_args!("{}:{}: {error}; {before} appended before", path.display(), lines[0].0));
-                    return Ok(EXIT_FINDINGS);
-                }
-                Err(error) => return Err(error).with_context(|| format!("{}:{}", path.display(), lines[0].0)),
+    Ok(checked)
+}
+
+/// The outcome of an append, in numbers.
+#[derive(Default)]
+struct Appended {
+    new: usize,
+    known: usize,
+}
+
+impl fmt::Display for Appended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} appended", count_of(self.new, "event"))?;
+        if self.known > 0 {
+            write!(f, ", {} already there", self.known)?;
+        }
+        Ok(())
+    }
+}
+
+async fn append(store: &Store, path: &Path, lines: Vec<Checked>, out: &mut Out) -> anyhow::Result<u8> {
+    let mut appended = Appended::default();
+    let mut ids = BTreeMap::new();
+    for lines in lines.chunk_by(|one, two| one.event.aggregate == two.event.aggregate && two.expected.is_none()) {
+        match append_to_one(store, lines, &mut ids, &mut appended).await {
+            Ok(()) => {}
+            Err((number, error)) => {
+                let conflict = matches!(error, AppendError::Conflict { .. });
+                let error = anyhow::Error::from(error).context(format!("{}:{number}", path.display()));
+                terminal::error(format_args!("{error:#}; before that, {appended}; run the same command again, nothing is appended twice"));
+                return Ok(if conflict { EXIT_FINDINGS } else { EXIT_USAGE });
             }
-            appended += lines.len();
         }
     }
-    out.line(format_args!("{} appended", count_of(appended, "event")));
+    out.line(&appended);
+    if appended.known > 0 {
+        terminal::note(
+            "already there: appended by an earlier run; to append an equal event once more, give it another eventId or timestamp",
+        );
+    }
     Ok(EXIT_OK)
 }
 
-fn event(aggregate: &AggregateId, version: Version, line: &Line) -> anyhow::Result<RecordedEvent> {
-    let data = Value::from_json(&line.event_data).context("eventData")?;
+/// The ids of the events that the store has, by aggregate.
+type Ids = BTreeMap<AggregateId, BTreeSet<Arc<str>>>;
+
+/// Appends consecutive lines of one aggregate, except those that are in its history already. On failure, says at which line.
+async fn append_to_one(store: &Store, lines: &[Checked], ids: &mut Ids, appended: &mut Appended) -> Result<(), (u64, AppendError)> {
+    let first = &lines[0];
+    let aggregate = &first.event.aggregate;
+    if !ids.contains_key(aggregate) {
+        ids.insert(aggregate.clone(), ids_of(store, aggregate).await.map_err(|error| (first.number, error.into()))?);
+    }
+    let ids = ids.get_mut(aggregate).expect("inserted above");
+    let (known, new): (Vec<_>, Vec<_>) = lines.iter().partition(|line| ids.contains(&line.event.event_id));
+    appended.known += known.len();
+    let mut expected = first.expected.map(|expected| Version(expected.0 + known.len() as u64));
+    for lines in new.chunks(APPEND_EVENTS_MAX) {
+        let at = |error: AppendError| (lines[0].number, error);
+        let after = match expected {
+            Some(version) => version,
+            None => store.current_version(aggregate).await.map_err(|error| at(error.into()))?,
+        };
+        let events: Vec<_> = lines
+            .iter()
+            .zip(after.0 + 1..)
+            .map(|(line, version)| RecordedEvent { version: Version(version), ..line.event.clone() })
+            .collect();
+        expected = Some(store.append(after, &events).await.map_err(at)?);
+        ids.extend(events.into_iter().map(|event| event.event_id));
+        appended.new += lines.len();
+    }
+    Ok(())
+}
+
+/// The ids of the events in an aggregate's history.
+async fn ids_of(store: &Store, aggregate: &AggregateId) -> Result<BTreeSet<Arc<str>>, StoreError> {
+    let (mut ids, mut from) = (BTreeSet::new(), Version::NONE.next());
+    loop {
+        let page = store.load_page(aggregate, from..=Version(u64::MAX), PAGE_EVENTS, Deadline::NONE).await?;
+        let Some(last) = page.last().map(Stored::version) else { return Ok(ids) };
+        from = last.next();
+        ids.extend(page.into_iter().filter_map(|stored| if let Stored::Event(event) = stored { Some(event.event_id) } else { None }));
+    }
+}
+
+/// The event of a line, without its version. `equal` counts equal lines.
+fn event(line: Line, equal: &mut BTreeMap<String, u64>) -> anyhow::Result<RecordedEvent> {
+    let Line { aggregate_id, event_type, event_data, expected_version: _, event_id, timestamp, metadata } = line;
+    let data = Value::from_json(&event_data).context("eventData")?;
     if !matches!(data, Value::Map(_)) {
         bail!("eventData is not an object");
     }
-    if line.aggregate_id.is_empty() || line.event_type.is_empty() {
-        bail!("aggregateId or eventType is empty");
+    if aggregate_id.is_empty() || event_type.is_empty() || event_id.as_deref() == Some("") {
+        bail!("aggregateId, eventType or eventId is empty");
     }
-    let event_id = line.event_id.clone().unwrap_or_else(fresh_id);
+    let timestamp = timestamp.as_deref().map(Timestamp::parse).transpose()?;
+    let metadata = metadata.as_deref().map(Value::from_json).transpose().context("metadata")?;
+    let event_id = event_id.unwrap_or_else(|| {
+        let told = timestamp.as_ref().map(Timestamp::as_str);
+        let metadata = metadata.as_ref().map(Value::to_json);
+        derived_id(&serde_json::json!([aggregate_id, event_type, data.to_json(), told, metadata]).to_string(), equal)
+    });
     Ok(RecordedEvent {
-        aggregate: aggregate.clone(),
-        version,
+        aggregate: aggregate_id.as_str().into(),
+        version: Version::NONE,
         event_id: event_id.into(),
-        event_type: line.event_type.as_str().into(),
+        event_type: event_type.as_str().into(),
         data,
-        timestamp: line.timestamp.as_deref().map_or_else(|| Ok(now()), Timestamp::parse)?,
-        metadata: line.metadata.as_deref().map(Value::from_json).transpose().context("metadata")?,
+        timestamp: timestamp.unwrap_or_else(now),
+        metadata,
     })
+}
+
+/// An event id that is the same each time the same input is appended: from all that a line says, and from how many equal lines came
+/// before it. An append that was broken off can so be repeated.
+fn derived_id(line: &str, equal: &mut BTreeMap<String, u64>) -> String {
+    let before = equal.entry(line.to_owned()).or_default();
+    *before += 1;
+    let digest = Sha256::digest(format!("{before}:{line}"));
+    let (half, _) = digest.split_first_chunk().expect("it has 32 bytes");
+    format!("{:032x}", u128::from_be_bytes(*half))
 }
 
 /// The outcome of an import, in numbers.
@@ -333,7 +430,7 @@ impl<'a> Printer<'a> {
     }
 }
 
-fn json(event: RecordedEvent) -> impl std::fmt::Display {
+fn json(event: RecordedEvent) -> impl fmt::Display {
     let text = |text: &Arc<str>| Value::Text(text.clone());
     let mut members = BTreeMap::from([
         ("aggregateId".to_owned(), (&event.aggregate).into()),

@@ -1,7 +1,5 @@
 //! Writes to the event store: appends under optimistic concurrency, and imports of captured items.
 
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-
 use aws_sdk_dynamodb::{
     operation::{
         get_item::GetItemInput,
@@ -30,7 +28,7 @@ pub const APPEND_EVENTS_MAX: usize = TRANSACTION_ACTIONS_MAX - 1;
 /// Why an append did not happen.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AppendError {
-    /// Another writer appended first. Load the aggregate, decide again, then append.
+    /// Another writer appended other events first. Load the aggregate, decide again, then append events with new ids.
     #[error("conflict on aggregate {aggregate}: expected version {expected}, found {actual}")]
     Conflict {
         /// The aggregate.
@@ -76,8 +74,11 @@ pub enum Imported {
 impl Store {
     /// Appends all of the events, or none. They must follow version `expected` of their aggregate.
     ///
+    /// The event ids make it idempotent: if the store has these very events as the next versions after `expected`, they were appended
+    /// before, and the answer is the same as then. So a caller keeps the ids until it has an answer.
+    ///
     /// # Errors
-    /// [`AppendError`]. After [`AppendError::Store`], the same append may be repeated; it will not count twice.
+    /// [`AppendError`]. After [`AppendError::Store`], the same append may be repeated, at any time; it will not count twice.
     pub async fn append(&self, expected: Version, events: &[RecordedEvent]) -> Result<Version, AppendError> {
         if events.is_empty() || events.len() > APPEND_EVENTS_MAX {
             return Err(AppendError::Count(events.len()));
@@ -93,7 +94,6 @@ impl Store {
             .chain(events.iter().map(|event| self.put_new(encode_event(event))))
             .collect();
         let token = fresh_id();
-        let applied_maybe = AtomicBool::new(false);
         let refused = self
             .send_with_retries(("TransactWriteItems of an append", None), Deadline::NONE, || async {
                 let request = TransactWriteItemsInput::builder().set_transact_items(Some(actions.clone())).client_request_token(&token);
@@ -125,30 +125,23 @@ impl Store {
                         }
                     }
                     Err(Failure::Invalid(reason)) => Attempt::Decided(Err(AppendError::Invalid { aggregate: aggregate.clone(), reason })),
-                    Err(failure) => {
-                        applied_maybe.fetch_or(failure.applied_maybe(), Relaxed);
-                        match retry_or_fail::<(), _>("append", failure) {
-                            Attempt::Again(error) => Attempt::Again(error),
-                            Attempt::Decided(decided) => Attempt::Decided(decided.map(|()| None).map_err(AppendError::Store)),
-                        }
-                    }
+                    Err(failure) => match retry_or_fail::<(), _>("append", failure) {
+                        Attempt::Again(error) => Attempt::Again(error),
+                        Attempt::Decided(decided) => Attempt::Decided(decided.map(|()| None).map_err(AppendError::Store)),
+                    },
                 }
             })
             .await??;
-        let Some(mut actual) = refused else { return Ok(last) };
-        if actual == expected || applied_maybe.load(Relaxed) {
-            // The VERSION item does not explain the conflict: an event exists without it, or our own attempt succeeded and its answer
-            // was lost.
-            let present = self.load_page(aggregate, expected.next()..=last, events.len(), Deadline::NONE).await?;
-            let ours = present
-                .iter()
-                .zip(events)
-                .all(|(stored, event)| matches!(stored, Stored::Event(there) if there.event_id == event.event_id));
-            if present.len() == events.len() && ours {
-                return Ok(last);
-            }
-            actual = actual.max(present.last().map_or(actual, Stored::version));
+        let Some(actual) = refused else { return Ok(last) };
+        // An attempt of this call or of an earlier one may have succeeded although its answer was lost; and an event may exist without
+        // the VERSION item.
+        let present = self.load_page(aggregate, expected.next()..=last, events.len(), Deadline::NONE).await?;
+        let ours =
+            present.iter().zip(events).all(|(stored, event)| matches!(stored, Stored::Event(there) if there.event_id == event.event_id));
+        if present.len() == events.len() && ours {
+            return Ok(last);
         }
+        let actual = actual.max(present.last().map_or(actual, Stored::version));
         Err(AppendError::Conflict { aggregate: aggregate.clone(), expected, actual })
     }
 

@@ -237,6 +237,54 @@ fn events_append_reads_json_lines_and_reports_a_conflict_clearly() {
 }
 
 #[test]
+fn a_failed_append_appends_nothing_and_a_repeated_one_nothing_twice() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = folder.path().join("data.db").display().to_string();
+    let append = |lines: &[&str]| {
+        let file = folder.path().join("events.jsonl");
+        fs::write(&file, lines.join("\n")).expect("written");
+        let output = projector(&["--data", &data, "events", "append", &file.display().to_string()]);
+        (output.status.code(), text(&output.stdout), text(&output.stderr))
+    };
+    let versions = |aggregate: &str| text(&projector(&["--data", &data, "events", "show", aggregate]).stdout).lines().count();
+    let opened = r#"{"aggregateId":"a","eventType":"AccountOpened","eventData":{"initialDeposit":1}}"#;
+    let deposit = r#"{"aggregateId":"a","eventType":"MoneyDeposited","eventData":{"amount":5}}"#;
+    for bad in [
+        r#"{"aggregateId":"b","eventType":"MoneyDeposited","eventData":[1]}"#,
+        r#"{"aggregateId":"","eventType":"MoneyDeposited","eventData":{}}"#,
+        r#"{"aggregateId":"b","eventType":"MoneyDeposited","eventData":{},"timestamp":"soon"}"#,
+        r#"{"aggregateId":"b","eventType":"MoneyDeposited","eventData":{"amount":1e999}}"#,
+        r#"{"aggregateId":"b","eventType":"MoneyDeposited"}"#,
+        "not JSON",
+    ] {
+        let (code, _, said) = append(&[opened, bad]);
+        assert!(code == Some(2) && said.contains("events.jsonl:2"), "{bad}: {said}");
+        assert!(!Path::new(&data).exists(), "nothing is written: {bad}");
+    }
+    // Two equal deposits are two events, and the same two the next time.
+    let lines = [opened, deposit, deposit];
+    assert_eq!(append(&lines).1, "3 events appended\n");
+    let (code, out, said) = append(&lines);
+    assert_eq!((code, out.as_str()), (Some(0), "0 events appended, 3 already there\n"));
+    assert!(said.contains("give it another eventId"), "{said}");
+    assert_eq!(append(&[opened, deposit, deposit, deposit]).1, "1 event appended, 3 already there\n");
+    assert_eq!(versions("a"), 4);
+
+    // What came before a conflict is said, and the next run continues after it.
+    let closed =
+        |expected: u64| format!(r#"{{"aggregateId":"a","eventType":"AccountClosed","eventData":{{}},"expectedVersion":{expected}}}"#);
+    let other = r#"{"aggregateId":"c","eventType":"AccountOpened","eventData":{"initialDeposit":1},"eventId":"mine"}"#;
+    let (code, out, said) = append(&[other, &closed(2)]);
+    assert_eq!((code, out.as_str()), (Some(1), ""));
+    assert!(said.contains("events.jsonl:2: conflict on aggregate a") && said.contains("before that, 1 event appended"), "{said}");
+    assert_eq!(append(&[other, &closed(4)]).1, "1 event appended, 1 already there\n");
+    assert_eq!(append(&[other, &closed(4)]).1, "0 events appended, 2 already there\n");
+    assert_eq!((versions("a"), versions("c")), (5, 1));
+    let (code, _, said) = append(&[other, other]);
+    assert!(code == Some(2) && said.contains("events.jsonl:2: line 1 has the same eventId"), "{said}");
+}
+
+#[test]
 fn the_same_seed_generates_the_same_files_and_they_replay_to_their_expected_rows() {
     let folder = tempfile::tempdir().expect("a folder");
     let out = |name: &str| folder.path().join(name).display().to_string();

@@ -135,6 +135,20 @@ async fn an_append_that_lost_its_answer_and_the_race_is_a_conflict() {
 }
 
 #[tokio::test]
+async fn an_append_that_is_repeated_after_all_its_answers_were_lost_is_the_append_it_was() {
+    let world = World::new().await;
+    let events = deposits(4);
+    world.append(&events[..2]).await.expect("applied, and let its answer be lost");
+    // By a caller who has only the events.
+    assert_eq!(world.append(&events[..2]).await, Ok(Version(2)));
+    world.append(&events[2..]).await.expect("others append meanwhile");
+    assert_eq!(world.append(&events[..2]).await, Ok(Version(2)), "even then");
+    assert_eq!(world.append(&[events[0].clone(), impostor(&events[1])]).await, Err(conflict(0, 4)), "half of it is another append");
+    assert_eq!(world.append(&events[1..2]).await, Ok(Version(2)));
+    assert_eq!(versions(&world.load(1, 9, 9).await), [1, 2, 3, 4]);
+}
+
+#[tokio::test]
 async fn a_page_holds_the_first_versions_requested() {
     let world = World::new().await;
     let events = deposits(25);

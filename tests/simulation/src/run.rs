@@ -53,8 +53,9 @@ pub struct Finished {
 /// If no runtime can be created.
 #[must_use]
 pub fn run(choices: Choices, traced: bool) -> Finished {
-    // The worker takes its random ids and delays from here; everything else comes from the choices.
+    // The worker takes its random delays and ids from these; everything else comes from the choices.
     fastrand::seed(1);
+    projection_worker::internals::store::seed_ids(1);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime");
     runtime.block_on(tokio::task::unconstrained(async {
         let mut run = Run::new(choices, traced);

@@ -172,6 +172,7 @@ calls! {
 pub async fn tell(both: &Arc<Both>, seed: u64, chapters: usize) {
     // Ids of requests.
     fastrand::seed(seed);
+    projection_worker::internals::store::seed_ids(seed);
     let mut story = Story { rng: Rng::with_seed(seed), both: both.clone(), records: Vec::new(), facts: 0 };
     for _ in 0..chapters {
         story.chapter().await;

@@ -17,7 +17,7 @@ SRC = Path("src")
 
 # Top-level modules from the bottom up. A module may use those of the lines before its own, and none of its own line.
 LAYERS = [
-    ["config", "progress", "retry"],
+    ["config", "escape", "progress", "retry"],
     ["clients", "embedded"],
     ["store"],
     ["age", "engine", "sources"],

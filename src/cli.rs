@@ -2,6 +2,9 @@
 //!
 //! A team's own binary is one call of [`run`] with its own registry.
 
+// All output passes through `out` and `terminal`, which escape it.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 mod capture;
 mod catch_up;
 mod complaints;
@@ -39,7 +42,7 @@ use std::{
 use clap::{Arg, ArgAction, ArgMatches, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use projection_vocabulary::{DynProjection, Registry, sample::Sample};
 
-use crate::{operations::error::find_projection, store::Store};
+use crate::{escape, operations::error::find_projection, store::Store};
 use out::Out;
 
 /// Everything was applied.
@@ -261,6 +264,12 @@ pub fn run(registry: Registry, samples: &'static [Sample]) -> ExitCode {
 
 /// Prints help, the version or a usage error.
 fn exit_with(error: &clap::Error) -> ExitCode {
+    // It quotes arguments, and a script may have taken them from events.
+    let text = error.render().to_string();
+    if escape::lines(&text) != text {
+        terminal::error(text.trim_start_matches("error: ").trim_end());
+        return ExitCode::from(EXIT_USAGE);
+    }
     match error.print() {
         Err(failed) if !error.use_stderr() && failed.kind() != ErrorKind::BrokenPipe => {
             terminal::error(unwritable(&failed));

@@ -12,6 +12,8 @@ mod doctor;
 #[cfg(feature = "cli")]
 mod embedded;
 mod engine;
+#[cfg(any(feature = "cli", feature = "lambda"))]
+mod escape;
 #[cfg(feature = "lambda")]
 pub mod lambda;
 mod operations;

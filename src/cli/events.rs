@@ -424,7 +424,7 @@ impl<'a> Printer<'a> {
     /// Returns the exit code.
     fn finish(self) -> u8 {
         if let Some(table) = self.table {
-            self.out.line(terminal::drawn(table));
+            self.out.text(&(terminal::drawn(table) + "\n"));
         }
         if self.malformed { EXIT_FINDINGS } else { EXIT_OK }
     }

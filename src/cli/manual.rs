@@ -29,7 +29,7 @@ pub fn completions(options: &CompletionsOptions, mut command: clap::Command, cx:
     let name = command.get_name().to_owned();
     let mut script = Vec::new();
     clap_complete::generate(options.shell, &mut command, name, &mut script);
-    cx.out.text(&String::from_utf8(script).context("the script is not UTF-8")?);
+    cx.out.verbatim(&String::from_utf8(script).context("the script is not UTF-8")?);
     Ok(EXIT_OK)
 }
 

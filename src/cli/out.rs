@@ -5,6 +5,8 @@ use std::{
     io::{self, ErrorKind, Write},
 };
 
+use crate::escape;
+
 /// Takes all that a command prints, and remembers the first failure instead of reporting it at once.
 ///
 /// The work of a command does not depend on its output: a redrive that prints a line for each aggregate is completed, even if the
@@ -23,11 +25,16 @@ impl Out {
 
     /// Prints a line.
     pub fn line(&mut self, line: impl Display) {
-        self.text(&format!("{line}\n"));
+        self.verbatim(&(escape::line(&line.to_string()) + "\n"));
     }
 
     /// Prints a text that brings its own line ends.
     pub fn text(&mut self, text: &str) {
+        self.verbatim(&escape::lines(text));
+    }
+
+    /// Prints a text in which nothing comes from outside this program: what is printed otherwise is escaped.
+    pub fn verbatim(&mut self, text: &str) {
         if self.failed.is_none() {
             self.failed = self.to.write_all(text.as_bytes()).err();
         }

@@ -145,7 +145,7 @@ async fn list(options: &ListOptions, cx: &mut Context) -> anyhow::Result<u8> {
     } else if parked.is_empty() {
         cx.out.line("nothing is parked");
     } else {
-        cx.out.line(table(&parked));
+        cx.out.text(&(table(&parked) + "\n"));
     }
     Ok(EXIT_OK)
 }
@@ -233,8 +233,8 @@ async fn show(options: &ShowOptions, cx: &mut Context) -> anyhow::Result<u8> {
         return Ok(EXIT_OK);
     };
     match pretty_json::indented(&payload) {
-        Some(json) => cx.out.line(format_args!("payload\n{json}")),
-        None => cx.out.line(format_args!("payload (not JSON)\n{}", printable(&payload))),
+        Some(json) => cx.out.text(&format!("payload\n{json}\n")),
+        None => cx.out.text(&format!("payload (not JSON)\n{}\n", printable(&payload))),
     }
     Ok(EXIT_OK)
 }

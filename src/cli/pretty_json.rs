@@ -1,12 +1,12 @@
-//! JSON that is safe to print and otherwise unchanged: members in their order, numbers with all their digits.
+//! JSON that keeps its members in their order and its numbers with all their digits.
 
 use std::fmt::Write as _;
 
 use serde::de::IgnoredAny;
 
-/// One JSON object in a line that leaves the terminal alone.
+/// One JSON object in a line.
 pub fn line(object: &impl serde::Serialize) -> serde_json::Result<String> {
-    Ok(without_controls(&serde_json::to_string(object)?))
+    serde_json::to_string(object)
 }
 
 /// The JSON in lines, one for each member; `None` if the text is not JSON.
@@ -50,21 +50,7 @@ pub fn indented(json: &str) -> Option<String> {
             }
         }
     }
-    Some(without_controls(&text))
-}
-
-/// The same JSON with the characters escaped that move a terminal's cursor. They can only stand in strings, where JSON itself forbids
-/// those below the space; line ends between members are kept.
-pub fn without_controls(json: &str) -> String {
-    let mut text = String::with_capacity(json.len());
-    for char in json.chars() {
-        if char != '\n' && super::text::is_control(char) {
-            write!(text, "\\u{:04x}", u32::from(char)).expect("a String takes all");
-        } else {
-            text.push(char);
-        }
-    }
-    text
+    Some(text)
 }
 
 #[cfg(test)]
@@ -93,14 +79,5 @@ mod tests {
     fn a_scalar_is_json_and_a_truncated_text_is_not() {
         assert_eq!(indented(" 5 ").as_deref(), Some("5"));
         assert_eq!(indented(r#"{"a":"#), None);
-    }
-
-    #[test]
-    fn cursor_movements_are_escaped_and_the_json_stays_the_same() {
-        let odd = "\u{9b}2J\u{7f}\u{202e}ä\u{1b}";
-        let json = serde_json::to_string(odd).expect("serialises");
-        let shown = indented(&json).expect("JSON");
-        assert_eq!(shown, r#""\u009b2J\u007f\u202eä\u001b""#);
-        assert_eq!(serde_json::from_str::<String>(&shown).expect("JSON"), odd);
     }
 }

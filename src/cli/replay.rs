@@ -146,9 +146,9 @@ pub async fn run(options: &Options, cx: &mut Context) -> anyhow::Result<u8> {
         }
     }
     if let Some(difference) = &difference {
-        out.line(format_args!("\nrows are not as expected:\n{difference}"));
+        out.text(&format!("\nrows are not as expected:\n{difference}\n"));
     } else if options.output == Output::Table && expected.is_some() {
-        out.line("\nrows are as expected");
+        out.text("\nrows are as expected\n");
     }
     let Tally { parked, failed, .. } = replayed.report.total;
     // Parked aggregates that were expected are not findings.

@@ -50,8 +50,9 @@ pub fn text(report: &Report, unreadable: u64, took: Duration) -> String {
         row(name, tally);
     }
     row("all events", total);
-    lines.add("\nOutcome of the events. Each projection handles its own event types:");
-    lines.add(terminal::drawn(table));
+    lines.add("");
+    lines.add("Outcome of the events. Each projection handles its own event types:");
+    lines.drawn(&terminal::drawn(table));
     meaning_of(total, &mut lines);
     for (reason, number) in reasons {
         lines.add(format_args!("{} failed: {reason}", count(*number, "event")));

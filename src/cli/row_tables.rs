@@ -100,7 +100,7 @@ impl Kind<'_> {
         let table = table(rule, &names, &filled);
         if filled.is_empty() {
         } else if table.lines().next().is_some_and(|border| width(border) <= columns) {
-            lines.add(table);
+            lines.drawn(&table);
         } else {
             for (key, row) in filled {
                 let attributes = names.iter().filter_map(|name| Some(format!("{name}={}", shown(row.attributes.get(*name)?))));

@@ -6,7 +6,7 @@ use projection_vocabulary::{DynProjection, RowKey};
 use super::{
     Context, EXIT_FINDINGS, EXIT_OK,
     format::Format,
-    pretty_json, row_tables,
+    row_tables,
     snapshot::row,
     terminal,
     text::{Lines, printable},
@@ -113,5 +113,5 @@ async fn list(options: &ListOptions, cx: &mut Context) -> anyhow::Result<u8> {
 }
 
 fn json(rule: &dyn DynProjection, key: &RowKey, found: &ShownRow) -> String {
-    pretty_json::without_controls(row(rule, key, &found.attributes).get())
+    row(rule, key, &found.attributes).get().to_owned()
 }

@@ -105,7 +105,7 @@ fn lines(all: &[Seen], strays: u64) -> String {
         ]);
     }
     let mut lines = Lines::default();
-    lines.add(terminal::drawn(table));
+    lines.drawn(&terminal::drawn(table));
     for seen @ Seen { rule, status, .. } in all {
         let name = rule.name();
         for Behind { aggregate, version, head, since } in &status.behind {

@@ -74,7 +74,7 @@ impl<'a> Summary<'a> {
             out.line(serde_json::to_string(self)?);
         } else {
             out.text(&self.r#in.text());
-            out.line(self.sentences());
+            out.text(&(self.sentences() + "\n"));
         }
         Ok(match &run.end {
             End::Interrupted => {

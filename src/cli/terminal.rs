@@ -4,6 +4,7 @@ use std::{
     env,
     fmt::{self, Display},
     io::{self, IsTerminal as _, Write as _},
+    panic,
     sync::{
         Mutex,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -11,9 +12,19 @@ use std::{
     time::Duration,
 };
 
-use comfy_table::{Attribute, Cell, ContentArrangement, Table, presets::UTF8_BORDERS_ONLY};
+use comfy_table::{Cell, ContentArrangement, Table, presets::UTF8_BORDERS_ONLY};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressFinish, ProgressState, ProgressStyle, WeakProgressBar};
-use tracing_subscriber::filter::LevelFilter;
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::{
+    Layer as _,
+    filter::{LevelFilter, Targets},
+    fmt::{FmtContext, FormatEvent, FormatFields, format::Writer},
+    layer::SubscriberExt as _,
+    registry::LookupSpan,
+    util::SubscriberInitExt as _,
+};
+
+use crate::escape;
 
 const SPIN_EVERY: Duration = Duration::from_millis(200);
 /// Columns to use where no terminal reports how many it has.
@@ -37,9 +48,40 @@ pub fn set_up(quiet: bool, verbose: u8) {
         (false, 1) => LevelFilter::INFO,
         (false, _) => LevelFilter::DEBUG,
     };
-    let log = tracing_subscriber::fmt().with_max_level(level).with_writer(|| StandardError).with_target(false).without_time();
+    let lines = tracing_subscriber::fmt::layer().event_format(LogLine { styled: is_styled(io::stderr().is_terminal()) });
     // A log that nobody can take is lost quietly: to report that would fail in the same way.
-    log.with_ansi(is_styled(io::stderr().is_terminal())).log_internal_errors(false).init();
+    let lines = lines.with_writer(|| StandardError).log_internal_errors(false);
+    // Below INFO, the SDK logs whole requests and answers, with event data.
+    let targets = Targets::new().with_target(env!("CARGO_CRATE_NAME"), level).with_default(level.min(LevelFilter::INFO));
+    tracing_subscriber::registry().with(lines.with_filter(targets)).init();
+    // The place only: a panic's message may quote event data.
+    panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map_or_else(|| "an unknown place".to_owned(), ToString::to_string);
+        error(format_args!("panicked at {place}: a bug in the worker or in a rule"));
+    }));
+}
+
+/// A line of the log: its level, its message and its fields.
+struct LogLine {
+    styled: bool,
+}
+
+impl<S, N> FormatEvent<S, N> for LogLine
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(&self, context: &FmtContext<'_, S, N>, mut line: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        let mut fields = String::new();
+        context.field_format().format_fields(Writer::new(&mut fields), event)?;
+        let (level, fields) = (*event.metadata().level(), escape::line(&fields));
+        let colour = match level {
+            Level::ERROR => "31",
+            Level::WARN => "33",
+            _ => "2",
+        };
+        if self.styled { writeln!(line, "\u{1b}[{colour}m{level:>5}\u{1b}[0m {fields}") } else { writeln!(line, "{level:>5} {fields}") }
+    }
 }
 
 /// Whether to use colours and bold type on an output: on terminals that know how, unless `NO_COLOR` is set (<https://no-color.org>).
@@ -73,10 +115,10 @@ pub fn error(error: impl Display) {
 
 fn print_error_line(line: impl Display) {
     // If the standard error output is closed there is nowhere left to say so.
-    let _ = StandardError.write_all(format!("{line}\n").as_bytes());
+    let _ = StandardError.write_all((escape::line(&line.to_string()) + "\n").as_bytes());
 }
 
-/// The standard error output, by whole lines. A progress bar makes room for them.
+/// The standard error output, by whole lines that are escaped already. A progress bar makes room for them.
 struct StandardError;
 
 impl io::Write for StandardError {
@@ -156,8 +198,7 @@ pub fn progress_of_items(items: Option<u64>, done_before: u64) -> ProgressBar {
 
 /// The head of a table.
 pub fn header<'a>(names: impl IntoIterator<Item = &'a str>) -> impl Iterator<Item = Cell> {
-    let bold = is_styled(io::stdout().is_terminal());
-    names.into_iter().map(move |name| if bold { Cell::new(name).add_attribute(Attribute::Bold) } else { Cell::new(name) })
+    names.into_iter().map(|name| Cell::new(escape::line(name)))
 }
 
 /// An empty table.

@@ -7,7 +7,7 @@ use std::{io, panic};
 use tracing::{Subscriber, level_filters::LevelFilter};
 use tracing_subscriber::{Layer as _, filter::Targets, fmt, layer::SubscriberExt as _, registry::LookupSpan, util::SubscriberInitExt as _};
 
-use crate::store::spans;
+use crate::{escape, store::spans};
 
 /// Starts logging, panics included, on top of this registry. If the process already has a subscriber, that one stays.
 pub fn start(var: impl Fn(&str) -> Option<String>, registry: impl Subscriber + for<'a> LookupSpan<'a> + Send + Sync) {
@@ -18,7 +18,7 @@ pub fn start(var: impl Fn(&str) -> Option<String>, registry: impl Subscriber + f
         .with_current_span(true)
         .with_span_list(false)
         .with_ansi(false)
-        .with_writer(io::stdout)
+        .with_writer(|| StandardOutput)
         // A filter of this layer only: traces are made of spans that the logs leave out.
         .with_filter(targets(level(var)));
     if registry.with(lines).try_init().is_ok() {
@@ -27,6 +27,20 @@ pub fn start(var: impl Fn(&str) -> Option<String>, registry: impl Subscriber + f
             let location = panic.location().map(ToString::to_string);
             tracing::error!(location, "panicked: a bug in the worker or in a rule");
         }));
+    }
+}
+
+/// The standard output, by whole lines of JSON.
+struct StandardOutput;
+
+impl io::Write for StandardOutput {
+    fn write(&mut self, lines: &[u8]) -> io::Result<usize> {
+        io::stdout().write_all(escape::lines(&String::from_utf8_lossy(lines)).as_bytes())?;
+        Ok(lines.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stdout().flush()
     }
 }
 

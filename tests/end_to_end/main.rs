@@ -64,6 +64,7 @@ mod cli {
     mod capture;
     mod captures;
     mod doctor;
+    mod escapes;
     mod help;
     mod output;
     mod parked;

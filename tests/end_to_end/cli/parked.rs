@@ -140,7 +140,7 @@ async fn ids_of_any_length_and_script_keep_the_table_aligned_and_the_terminal_sa
     let columns = |line: &str| line.chars().map(|char| if ('\u{3000}'..'\u{a000}').contains(&char) { 2 } else { 1 }).sum::<usize>();
     assert!(listed.lines().all(|line| columns(line) == 80), "{listed}");
     assert!(!listed.chars().any(|char| char != '\n' && (char.is_control() || char == '\u{202e}')), "{listed:?}");
-    assert!(listed.contains(ids[0]) && listed.contains("x…x") && listed.contains(r"tab\there\u{1b}[2J"), "{listed}");
+    assert!(listed.contains(ids[0]) && listed.contains("x…x") && listed.contains(r"tab\there\u001b[2J"), "{listed}");
 
     let (_, lines, _) = run(&["list", "--json"]).await;
     assert!(!lines.chars().any(|char| char != '\n' && (char.is_control() || char == '\u{202e}')), "{lines:?}");

@@ -12,7 +12,7 @@ use crate::support::{
     projections::Panicking,
     records::{MARKER, deposit_of, keys_only, marked, with},
     runtime_api::{Answer, Lambda, batch, done, environment, log_lines, text},
-    world::{World, fold, history, record, records, registry},
+    world::{World, account, fold, history, record, records, registry},
 };
 
 /// A history of bank and forum, in the order in which the event store received it.
@@ -41,6 +41,19 @@ async fn all_invocations_of_one_process_together_yield_the_fold() {
     assert_eq!(lambda.invoke(batch(&records)).await, done(), "a redelivery is no failure");
     assert_eq!(lambda.invoke(batch(&[])).await, done());
     assert_eq!(world.rows().await, fold(registry(), &events));
+}
+
+#[tokio::test]
+async fn no_log_line_commands_the_terminal_of_its_reader() {
+    let id = "\u{1b}[2J\u{9b}1m\u{202e}\r\n{\"level\":\"forged\"}";
+    let mut events = account(id, &["1"]);
+    events[0].data = deposit_of(MARKER);
+    let mut lambda = Lambda::start(&World::new().await).await;
+    assert_eq!(lambda.invoke(batch(&records(&events))).await, done());
+    let output = lambda.stop().await;
+    let text = text(&output);
+    assert!(!text.contains(|char: char| char != '\n' && (char.is_control() || char == '\u{202e}')), "{text:?}");
+    assert!(log_lines(&output).iter().any(|line| line["aggregate"] == id), "it is named, and means what it is: {text}");
 }
 
 #[tokio::test]

@@ -1,6 +1,9 @@
 //! `projector status`: each projection at a glance.
 
-use std::{collections::BTreeMap, fmt::Write as _};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+};
 
 use clap::Args;
 use comfy_table::{Cell, CellAlignment};
@@ -27,6 +30,8 @@ use crate::{
 const NAME_COLUMNS_MIN: usize = 20;
 /// Columns of the rest of the table, with up to ten million rows.
 const OTHER_COLUMNS: usize = 60;
+/// Aggregates behind that are named.
+const BEHIND_SHOWN: usize = 3;
 /// Columns of an id in a line.
 const ID_COLUMNS: usize = 40;
 
@@ -60,18 +65,21 @@ pub async fn run(options: &Options, cx: &mut Context) -> anyhow::Result<u8> {
     let worker = Worker::new(cx.open_existing_store().await?, cx.registry);
     let store = Named::of(&cx.store, worker.store().names(), &rules);
     let progress = terminal::spinner("reading rows and events");
-    let mut parked: BTreeMap<String, u64> = BTreeMap::new();
+    let mut parked: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for entry in worker.store().parked().await? {
-        *parked.entry(entry.projection).or_default() += 1;
+        parked.entry(entry.projection).or_default().insert(entry.aggregate);
     }
     let mut all = Vec::new();
     for rule in rules {
-        let status = status::status(&worker, rule, segments, Deadline::NONE).await?;
-        all.push(Seen { rule, parked: parked.get(rule.name()).copied().unwrap_or_default(), status });
+        let mut status = status::status(&worker, rule, segments, Deadline::NONE).await?;
+        let parked = parked.get(rule.name());
+        // A parked aggregate is behind, too, but counts once: no catch-up moves it.
+        status.behind.retain(|behind| parked.is_none_or(|parked| !parked.contains(behind.aggregate.as_str())));
+        all.push(Seen { rule, parked: parked.map_or(0, |parked| parked.len() as u64), status });
     }
     progress.finish_and_clear();
     // A record that names no event may belong to any projection, so it is left out if one projection was asked for.
-    let strays = if options.projection.is_none() { parked.get(NO_PROJECTION).copied().unwrap_or_default() } else { 0 };
+    let strays = if options.projection.is_none() { parked.get(NO_PROJECTION).map_or(0, |parked| parked.len() as u64) } else { 0 };
     let well = strays == 0 && all.iter().all(Seen::is_well);
     cx.out.text(&if options.format.is_json() { lines_of_json(&all, strays, well, &store)? } else { store.text() + &lines(&all, strays) });
     Ok(if well { EXIT_OK } else { EXIT_FINDINGS })
@@ -82,8 +90,13 @@ impl Seen {
         self.status.rows.as_ref().map(|rows| rows.outdated(self.rule))
     }
 
+    fn newer(&self) -> Option<u64> {
+        self.status.rows.as_ref().map(|rows| rows.newer(self.rule))
+    }
+
     fn is_well(&self) -> bool {
-        self.parked == 0 && self.status.behind.is_empty() && self.outdated().is_none_or(|rows| rows == 0)
+        let none = |rows: Option<u64>| rows.is_none_or(|rows| rows == 0);
+        self.parked == 0 && self.status.behind.is_empty() && none(self.outdated()) && none(self.newer())
     }
 }
 
@@ -100,24 +113,38 @@ fn lines(all: &[Seen], strays: u64) -> String {
             number(status.rows.as_ref().map(|rows| rows.seen)),
             number(seen.outdated()),
             number(Some(*parked)),
-            number(Some(status.behind.len() as u64)),
+            behind(&status.behind),
             Cell::new(status.newest.as_ref().map_or_else(|| "-".to_owned(), |newest| to_the_second(newest.as_str()))),
         ]);
     }
     let mut lines = Lines::default();
     lines.drawn(&terminal::drawn(table));
-    for seen @ Seen { rule, status, .. } in all {
+    for seen @ Seen { rule, status, parked } in all {
         let name = rule.name();
-        for Behind { aggregate, version, head, since } in &status.behind {
+        for Behind { aggregate, version, head, since } in status.behind.iter().take(BEHIND_SHOWN) {
             let aggregate = shortened(aggregate.as_str(), ID_COLUMNS);
             lines.add(format_args!("{name}: {aggregate} has been behind since {}:", to_the_second(since.as_str())));
-            lines.add(format_args!("  at version {version} of {head}; if it does not move: `projector catch-up {name}`"));
+            lines.add(format_args!("  at version {version} of {head}"));
+        }
+        if !status.behind.is_empty() {
+            lines.add(format_args!("{name}: if what is behind does not move:"));
+            lines.add(format_args!("  `projector catch-up {name}`"));
+        }
+        if *parked > 0 {
+            let waits = if *parked == 1 { "1 aggregate waits".to_owned() } else { format!("{parked} aggregates wait") };
+            lines.add(format_args!("{name}: {waits} for a redrive:"));
+            lines.add(format_args!("  `projector parked list --projection {name}`"));
         }
         if seen.outdated().is_some_and(|rows| rows > 0) {
             let by_revision = status.rows.iter().flat_map(|rows| &rows.by_revision);
             let counts: Vec<_> = by_revision.map(|(revision, rows)| format!("{rows} at {revision}")).collect();
             lines.add(format_args!("{name}: rows by revision: {}; the rule's revision is {}:", counts.join(", "), rule.revision()));
             lines.add(format_args!("  `projector rebuild-projection {name}`"));
+        }
+        if let Some(rows) = seen.newer().filter(|rows| *rows > 0) {
+            let (rows, are) = (count(rows, "row"), if rows == 1 { "is" } else { "are" });
+            lines.add(format_args!("{name}: {rows} {are} of a newer revision than this program's {}:", rule.revision()));
+            lines.add("  use the program that wrote them; this one cannot move them");
         }
         if let Some((done, segments, saved_at)) = rebuild_of(status) {
             lines.add(format_args!("{name}: a rebuild has done {done} of {segments} segments as of {};", to_the_second(saved_at)));
@@ -129,6 +156,12 @@ fn lines(all: &[Seen], strays: u64) -> String {
         lines.add(format_args!("{records} {name} no event: `projector parked list --projection {NO_PROJECTION}`"));
     }
     lines.into_text()
+}
+
+/// How many aggregates are behind. There may be more, because only the newest event of each type is checked.
+fn behind(behind: &[Behind]) -> Cell {
+    let text = if behind.is_empty() { "0".to_owned() } else { format!("≥ {}", behind.len()) };
+    Cell::new(text).set_alignment(CellAlignment::Right)
 }
 
 /// The number of segments that are done, the number of all, and when one of them was last saved.
@@ -151,6 +184,8 @@ fn lines_of_json(all: &[Seen], strays: u64, well: bool, store: &Named) -> anyhow
         rows_by_revision: Option<&'a BTreeMap<u32, u64>>,
         #[serde(skip_serializing_if = "Option::is_none")]
         outdated: Option<u64>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        newer: Option<u64>,
         parked: u64,
         newest_event_at: Option<&'a str>,
         behind: Vec<serde_json::Value>,
@@ -167,6 +202,7 @@ fn lines_of_json(all: &[Seen], strays: u64, well: bool, store: &Named) -> anyhow
             rows: status.rows.as_ref().map(|rows| rows.seen),
             rows_by_revision: status.rows.as_ref().map(|rows| &rows.by_revision),
             outdated: seen.outdated(),
+            newer: seen.newer(),
             parked: *parked,
             newest_event_at: status.newest.as_ref().map(Timestamp::as_str),
             behind: behind.collect(),

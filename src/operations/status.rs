@@ -38,7 +38,8 @@ pub struct Status {
 pub struct Rows {
     /// Rows that a reader sees, including shared ones.
     pub seen: u64,
-    /// Home rows, by the revision that wrote them last.
+    /// Home rows that are not parked, by the revision that wrote them last. A parked row keeps its revision until it is redriven,
+    /// whatever else one does.
     pub by_revision: BTreeMap<u32, u64>,
 }
 
@@ -56,14 +57,20 @@ pub struct Behind {
 }
 
 impl Rows {
-    /// Home rows of another revision than the rule's.
+    /// Home rows of an older revision than the rule's: to be rebuilt.
     #[must_use]
     pub fn outdated(&self, rule: &dyn DynProjection) -> u64 {
-        self.by_revision.iter().filter(|(revision, _)| **revision != rule.revision()).map(|(_, rows)| rows).sum()
+        self.by_revision.range(..rule.revision()).map(|(_, rows)| rows).sum()
+    }
+
+    /// Home rows of a newer revision than the rule's, which this program cannot move.
+    #[must_use]
+    pub fn newer(&self, rule: &dyn DynProjection) -> u64 {
+        self.by_revision.range(rule.revision() + 1..).map(|(_, rows)| rows).sum()
     }
 
     fn count(&mut self, Row { home, shared, .. }: &Row) {
-        if home.version > Version::NONE {
+        if home.version > Version::NONE && home.parked_at.is_none() {
             *self.by_revision.entry(home.revision).or_default() += 1;
         }
         // A row that was parked before its first event and then unparked has only its key.

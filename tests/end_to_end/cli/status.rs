@@ -63,7 +63,7 @@ async fn healthy_projections_are_reported_in_a_table_and_in_json() {
         let home = rows.values().filter(|row| row.contains_key("version")).count();
         let newest = line["newestEventAt"].as_str().expect("a time");
         let expected = json!({
-            "projection": rule.name(), "revision": 1, "rows": rows.len(), "rowsByRevision": { "1": home }, "outdated": 0, "parked": 0,
+            "projection": rule.name(), "revision": 1, "rows": rows.len(), "rowsByRevision": { "1": home }, "outdated": 0, "newer": 0, "parked": 0,
             "newestEventAt": newest, "behind": [], "rebuild": null,
         });
         assert_eq!(line, &expected);
@@ -91,7 +91,8 @@ async fn a_row_behind_its_newest_event_is_reported_with_its_distance_and_since_w
     let behind = json!([{ "aggregateId": "late", "version": 2, "head": 4, "since": "2026-06-01T00:00:03.000Z" }]);
     assert_eq!((&lines[0]["behind"], &lines[0]["newestEventAt"]), (&behind, &json!("2026-06-01T00:00:04.000Z")));
     assert_eq!((&lines[1]["behind"], &lines[2]["total"]["well"]), (&json!([]), &json!(false)));
-    assert!(table.contains("account-summary: late has been behind since 2026-06-01 00:00:03:\n  at version 2 of 4;"), "{table}");
+    assert!(table.contains("account-summary: late has been behind since 2026-06-01 00:00:03:\n  at version 2 of 4\n"), "{table}");
+    assert!(table.contains("≥ 1") && table.matches("projector").count() == 1, "one suggestion: {table}");
     assert!(table.contains("`projector catch-up account-summary`"), "{table}");
     let (code, ..) = status(&url, &["forum-counters"]).await;
     assert_eq!(code, 0, "it is not the forum's");
@@ -111,6 +112,10 @@ async fn parked_aggregates_are_counted_by_projection() {
     world.process(&spoilt).await;
     let (code, table, lines) = status(&url, &[]).await;
     assert_eq!((code, &lines[0]["parked"], &lines[1]["parked"]), (1, &json!(1), &json!(0)), "{table}");
+
+    assert_eq!(lines[0]["behind"], json!([]), "it is parked, and no catch-up moves it: {table}");
+    assert!(table.contains("1 aggregate waits for a redrive:\n  `projector parked list --projection account-summary`"), "{table}");
+    assert!(!table.contains("catch-up") && !table.contains("rebuild-projection"), "{table}");
 
     let stray: Box<RawValue> = serde_json::value::to_raw_value(&json!({ "eventID": "stray", "dynamodb": MARKER })).expect("JSON");
     let other = applied().await;
@@ -168,4 +173,18 @@ async fn a_quick_status_scans_nothing_and_the_number_of_segments_makes_no_differ
         let counted = status::status(&world.worker, rule, Some(segments), Deadline::NONE).await.expect("a look").rows;
         assert_eq!(counted, Some(Rows { seen: rows, by_revision: BTreeMap::from([(1, rows)]) }));
     }
+}
+
+#[tokio::test]
+async fn rows_of_a_newer_program_are_for_that_program() {
+    let world = applied().await;
+    let url = world.serve().await;
+    let key = world.rows().await["account-summary"].keys().next().expect("a row").as_str().to_owned();
+    let set = world.embedded.client().update_item().table_name("account-summary").key("accountId", AttributeValue::S(key));
+    let set = set.update_expression("SET revision = :two").expression_attribute_values(":two", AttributeValue::N("2".into()));
+    set.send().await.expect("updated");
+    let (code, table, lines) = status(&url, &["account-summary"]).await;
+    assert_eq!((code, &lines[0]["newer"], &lines[0]["outdated"]), (1, &json!(1), &json!(0)), "{table}");
+    assert!(table.contains("1 row is of a newer revision than this program's 1:\n  use the program that wrote them"), "{table}");
+    assert!(!table.contains("rebuild-projection"), "that would be refused: {table}");
 }

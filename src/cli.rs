@@ -17,6 +17,7 @@ mod out;
 mod parked;
 mod pretty_json;
 mod rate_limit;
+mod readable;
 mod rebuild;
 mod replay;
 mod report;
@@ -295,8 +296,14 @@ fn command(registry: Registry, samples: &[Sample]) -> clap::Command {
     let flags = samples.iter().skip(1).map(|sample| {
         Arg::new(sample.name).long(sample.name).action(ArgAction::SetTrue).help(format!("Make up a history of the {} domain", sample.name))
     });
-    let command = Projector::command().version(version()).max_term_width(HELP_COLUMNS_MAX);
+    let command = with_negative_numbers(Projector::command()).version(version()).max_term_width(HELP_COLUMNS_MAX);
     with_examples_of(registry, command.mut_subcommand("generate", |generate| generate.args(flags)))
+}
+
+/// Takes `-1` for a value, so that the error names the values that there are, and not an option.
+fn with_negative_numbers(command: clap::Command) -> clap::Command {
+    let command = command.mut_args(|arg| if arg.get_action().takes_values() { arg.allow_negative_numbers(true) } else { arg });
+    command.mut_subcommands(with_negative_numbers)
 }
 
 /// Examples name a projection and an event type of this very program.

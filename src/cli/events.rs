@@ -6,7 +6,7 @@ use std::{
     fs::File,
     io::{self, BufRead, BufReader},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering::Relaxed},
 };
 
 use anyhow::{Context as _, bail};
@@ -27,7 +27,7 @@ use super::{
 use crate::{
     engine::decode::appended_item,
     retry::Deadline,
-    sources::input,
+    sources::input::{self, Source},
     store::{
         Store, StoreError,
         append::{APPEND_EVENTS_MAX, AppendError, Imported},
@@ -326,10 +326,16 @@ impl Imports {
 async fn import_all(store: &Store, paths: &[PathBuf]) -> anyhow::Result<Imports> {
     let mut imports = Imports::default();
     let mut complaints = Complaints::default();
-    for source in input::sources(paths)? {
+    let sources = input::sources(paths)?;
+    let progress = terminal::progress_of_bytes(sources.iter().map(Source::bytes_total).sum());
+    let mut bytes_before = 0;
+    for source in sources {
         terminal::note_waiting(source.is_standard_input());
         let file = source.file().to_owned();
+        let bytes_read = source.bytes_read();
         for record in source.records_and_items()? {
+            progress.set_position(bytes_before + bytes_read.load(Relaxed));
+            progress.set_message(format!("{} events", imports.new + imports.known));
             let record = match record {
                 Ok(record) => record,
                 Err(error) => {
@@ -360,7 +366,9 @@ async fn import_all(store: &Store, paths: &[PathBuf]) -> anyhow::Result<Imports>
             complaints.of_record(&file, &refused, format_args!("{}: {refused}", record.origin));
             imports.refused += 1;
         }
+        bytes_before += bytes_read.load(Relaxed);
     }
+    progress.finish_and_clear();
     complaints.sum_up();
     Ok(imports)
 }

@@ -20,6 +20,7 @@ use rand_chacha::{
 use super::{
     Context, EXIT_OK,
     snapshot::Snapshot,
+    terminal,
     text::{count, count_of},
 };
 use crate::sources::stream_json::{LambdaEvent, inserted};
@@ -51,6 +52,7 @@ pub fn run(options: &Options, sample: Option<&Sample>, cx: &mut Context) -> anyh
     // distributions cannot change the files of a seed.
     let mut random = ChaCha8Rng::seed_from_u64(options.seed);
     let mut pick = |bound: u64| u64::try_from((u128::from(random.next_u64()) * u128::from(bound)) >> 64).expect("below the bound");
+    let progress = terminal::spinner("making up events, and their rows");
     let facts = (sample.facts)(&mut pick, options.events, options.aggregates);
     let events: Vec<_> = record(facts).collect();
 
@@ -78,6 +80,7 @@ pub fn run(options: &Options, sample: Option<&Sample>, cx: &mut Context) -> anyh
     }
     let expected = Snapshot::of(expected.iter().map(|(rule, rows)| (*rule as _, rows)), Vec::new());
     fs::write(out.join("expected.json"), expected.to_json()?).with_context(|| format!("cannot write to {}", out.display()))?;
+    progress.finish_and_clear();
     let (events, files) = (count_of(events.len(), "event"), count(files, "file"));
     cx.out.line(format_args!("{events} of the {} domain in {files}, and expected.json, in {}", sample.name, out.display()));
     Ok(EXIT_OK)

@@ -10,7 +10,7 @@ use super::{
     Context, EXIT_FINDINGS, EXIT_INTERRUPTED, EXIT_OK,
     format::Format,
     out::Out,
-    pretty_json,
+    pretty_json, readable,
     stores::Named,
     terminal,
     text::{count, count_of, printable, shortened, times, to_the_minute},
@@ -232,6 +232,10 @@ async fn show(options: &ShowOptions, cx: &mut Context) -> anyhow::Result<u8> {
         cx.out.line("payload     none (no single event is the cause)");
         return Ok(EXIT_OK);
     };
+    if let Some(event) = readable::item(&payload).and_then(|event| pretty_json::indented(&event)) {
+        cx.out.text(&format!("event, without the types of its attributes, which --json shows:\n{event}\n"));
+        return Ok(EXIT_OK);
+    }
     match pretty_json::indented(&payload) {
         Some(json) => cx.out.text(&format!("payload\n{json}\n")),
         None => cx.out.text(&format!("payload (not JSON)\n{}\n", printable(&payload))),

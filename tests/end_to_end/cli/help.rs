@@ -119,6 +119,7 @@ fn typical_errors() {
         vec!["--aws", "status"],
         vec!["--endpoint-url", "ftp://example.com", "status"],
         vec!["doctor", &junk],
+        vec!["replay", "x", "--batch-size", "-1"],
         vec!["verfy"],
     ];
     let shown = commands.map(|arguments| format!("$ projector {}\n{}", arguments.join(" "), error(&arguments)));
@@ -174,6 +175,11 @@ fn typical_errors() {
 
         $ projector doctor FOLDER/junk.json
         error: FOLDER/junk.json is not a CloudFormation template: it has no Resources
+
+        $ projector replay x --batch-size -1
+        error: invalid value '-1' for '--batch-size <N>': -1 is not in 1..=10000
+
+        For more information, try '--help'.
 
         $ projector verfy
         error: unrecognized subcommand 'verfy'

@@ -40,6 +40,15 @@ impl Breaker {
     }
 }
 
+/// The commonest of the reasons why aggregates would be parked, and of how many: most often the fault of the deployment itself.
+pub fn commonest(reasons: impl IntoIterator<Item = String>) -> Option<(String, u64)> {
+    let mut counts = BTreeMap::<String, u64>::new();
+    for reason in reasons {
+        *counts.entry(reason).or_default() += 1;
+    }
+    counts.into_iter().max_by_key(|(_, count)| *count)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -78,6 +87,13 @@ mod tests {
         assert!(trips(&mut breaker, "p", &[(0, 12, true)]));
         assert!(!trips(&mut breaker, "p", &[(0, 12, false)]));
         assert!(!trips(&mut breaker, "p", &[(50, 9, true)]));
+    }
+
+    #[test]
+    fn the_commonest_reason_is_named_with_its_number() {
+        let reasons = ["index key", "no such type", "index key"].map(String::from);
+        assert_eq!(commonest(reasons), Some(("index key".to_owned(), 2)));
+        assert_eq!(commonest([]), None);
     }
 
     #[test]

@@ -18,7 +18,7 @@ use serde_json::value::RawValue;
 
 use crate::{
     engine::{
-        breaker::Breaker,
+        breaker::{self, Breaker},
         decode::{Body, Ignored, Poison, Record, decode},
         error::AdvanceError,
         lane::{AfterRefusal, Lane, Park, Step, UNEXPLAINED_MAX},
@@ -225,7 +225,17 @@ impl Worker {
             seen.entry(NO_PROJECTION).or_default().push((stray.poison.record_id.as_str(), true));
         }
         let mut breaker = self.breaker.lock().unwrap_or_else(PoisonError::into_inner);
-        seen.into_iter().filter_map(|(projection, aggregates)| breaker.trips(projection, aggregates).then_some(projection)).collect()
+        let trips = |(projection, aggregates)| breaker.trips(projection, aggregates).then_some(projection);
+        let tripped: BTreeSet<_> = seen.into_iter().filter_map(trips).collect();
+        for projection in &tripped {
+            let stuck = lanes.iter().filter(|lane| lane.failure.is_none() && lane.rule.name() == *projection).filter_map(Lane::stuck);
+            let strays = strays.iter().filter(|_| *projection == NO_PROJECTION);
+            let reasons = stuck.map(|park| park.blocked.reason.clone()).chain(strays.map(|stray| stray.poison.reason.to_string()));
+            if let Some((reason, aggregates)) = breaker::commonest(reasons) {
+                tracing::error!(projection, aggregates, reason, "the deployment is at fault and nothing is parked; the commonest reason");
+            }
+        }
+        tripped
     }
 
     /// Parks the lanes that are stuck, and continues with those whose rows have moved meanwhile.

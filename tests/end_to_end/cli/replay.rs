@@ -412,3 +412,22 @@ async fn fixtures_yield_the_same_rows_in_any_batches_and_order_and_a_second_deli
         }
     }
 }
+
+#[test]
+fn a_tripped_breaker_names_the_commonest_reason() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let lines: Vec<_> = (0..20)
+        .map(|at| format!(r#"{{"aggregateId":"a{at}","eventType":"AccountOpened","eventData":{{"initialDeposit":"secret"}}}}"#))
+        .collect();
+    let (data, file) = (folder.path().join("data.db").display().to_string(), folder.path().join("events.jsonl"));
+    fs::write(&file, lines.join("\n")).expect("written");
+    let run = |arguments: &[&str]| projector(&[&["--data", &data], arguments].concat());
+    assert_eq!(run(&["events", "append", &file.display().to_string()]).status.code(), Some(0));
+    let captured = folder.path().join("captured").display().to_string();
+    assert_eq!(run(&["capture", "--out", &captured]).status.code(), Some(0));
+    let output = run(&["replay", &captured]);
+    let (out, said) = (text(&output.stdout), text(&output.stderr));
+    assert!(out.contains("nothing is parked"), "{out}");
+    let named = "the commonest reason projection=\"account-summary\" aggregates=20 reason=\"cannot read the event's data";
+    assert!(said.contains(named) && said.contains("initialDeposit") && !said.contains("secret"), "{said}");
+}

@@ -344,6 +344,30 @@ mod tests {
         assert_eq!(contents(directory.path()), before);
     }
 
+    #[cfg(unix)]
+    #[test]
+    fn a_link_to_a_file_shares_its_lock() {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, link) = (directory.path().join("store.db"), directory.path().join("link.db"));
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        let _open = Embedded::file(&path).unwrap();
+        assert!(matches!(Embedded::file(&link), Err(EmbeddedError::InUse { .. })));
+    }
+
+    #[test]
+    fn a_file_that_another_program_has_locked_is_told_at_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("store.db");
+        drop(Embedded::file(&path).unwrap());
+        let other = rusqlite::Connection::open(&path).unwrap();
+        other.execute_batch("BEGIN EXCLUSIVE").unwrap();
+        let begun = std::time::Instant::now();
+        let refused = Embedded::file(&path).unwrap_err().to_string();
+        assert!(refused.contains("another program holds a lock") && begun.elapsed().as_secs() < 4, "{refused}");
+        drop(other);
+        Embedded::file(&path).unwrap();
+    }
+
     #[test]
     fn a_file_of_version_0_1_0_is_adopted() {
         let directory = tempfile::tempdir().unwrap();

@@ -4,6 +4,7 @@ use std::fs::{self, File, TryLockError};
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use dynoxide::{Database, DynoxideError};
 
@@ -13,6 +14,8 @@ use super::{EmbeddedError, failure};
 /// `prjw`.
 const APPLICATION_ID: u32 = 0x7072_6a77;
 const APPLICATION_ID_AT: usize = 68;
+/// How long to wait for a lock of another program.
+const LOCK_WITHIN: Duration = Duration::from_millis(500);
 /// The header of an SQLite file, and how it begins.
 const HEADER_BYTES: usize = 100;
 const MAGIC: &[u8] = b"SQLite format 3\0";
@@ -74,7 +77,8 @@ pub(super) fn open_file(path: &Path, if_missing: IfMissing) -> Result<(Database,
         Owner::Nobody | Owner::Us | Owner::EarlierVersion => {}
         Owner::Other(what) => return Err(EmbeddedError::Foreign { path: path.into(), what }),
     }
-    let lock = lock(path)?;
+    // By one name, whichever of its links was given.
+    let lock = lock(&fs::canonicalize(path).unwrap_or_else(|_| path.into()))?;
     let open = |cause: DynoxideError| EmbeddedError::Open { path: path.into(), why: failure::reason(&cause), cause };
     // Again, now that no other process can create it.
     match owner_of(path)? {
@@ -82,6 +86,7 @@ pub(super) fn open_file(path: &Path, if_missing: IfMissing) -> Result<(Database,
         Owner::EarlierVersion => set_owner(path).map_err(|error| open(error.into()))?,
         Owner::Us | Owner::Other(_) => {}
     }
+    check_writable(&location).map_err(|error| open(error.into()))?;
     Ok((open_fast(&location).map_err(open)?, lock))
 }
 
@@ -151,6 +156,13 @@ fn create(path: &Path) -> Result<(), EmbeddedError> {
 
 fn set_owner(path: &Path) -> rusqlite::Result<()> {
     rusqlite::Connection::open(path)?.pragma_update(None, "application_id", APPLICATION_ID)
+}
+
+/// Fails at once if another program holds SQLite's lock, for which the emulator would wait, or if the file cannot be written.
+fn check_writable(location: &str) -> rusqlite::Result<()> {
+    let connection = rusqlite::Connection::open(location)?;
+    connection.busy_timeout(LOCK_WITHIN)?;
+    connection.execute_batch("BEGIN IMMEDIATE; ROLLBACK")
 }
 
 /// SQLite lets several processes open a file, but the emulator caches table descriptions in memory and would not notice that

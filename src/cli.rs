@@ -54,6 +54,8 @@ const EXIT_FINDINGS: u8 = 1;
 const EXIT_USAGE: u8 = 2;
 /// Ctrl-C.
 const EXIT_INTERRUPTED: u8 = 130;
+/// The records say that the event store is not append-only.
+const EXIT_REWRITTEN: u8 = 3;
 
 /// Help is wrapped at the terminal's width, but lines longer than this are hard to read.
 const HELP_COLUMNS_MAX: usize = 100;
@@ -85,6 +87,7 @@ Exit codes:
   0    success: everything was applied, or nothing was found
   1    findings: a difference, or something is parked or failed
   2    usage error, unreadable input, or an output that cannot be written
+  3    replay: all is well, but events were changed or deleted after they were appended; run verify
   130  interrupted by Ctrl-C; run the command again, nothing is counted twice
 A reader that closes the output early (`| head`) changes neither the work nor the exit code.
 

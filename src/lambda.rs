@@ -174,7 +174,7 @@ impl Drop for InvocationLog<'_> {
             report.usage = usage;
             report.log();
             lines = metrics::of_projections(stage, worker.registry(), report, &now);
-            invocation.batch = Some((report.records, report.ignored_total()));
+            invocation.batch = Some((report.records, report.ignored_total(), report.rewritten()));
             invocation.parked = report.total.parked;
             invocation.failed = report.total.failed;
         }

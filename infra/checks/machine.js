@@ -106,6 +106,7 @@ function operations(shapes, errors, { rounds = () => 1, counts = {}, verified = 
     const [[kind, task], ...more] = Object.entries(payload);
     const unknown = Object.keys(task).filter((member) => !(shapes[kind] ?? []).includes(member));
     if (more.length || unknown.length || typeof task.projection !== 'string') throw new Failure(errors.invalid, JSON.stringify(payload));
+    if (kind === 'settle') return shaped({ projection: task.projection, settled: 0 }, shapes.settled);
     if (kind === 'verify') {
       const answer = { projection: task.projection, clean: true, events: 9, aggregates: 3, findings: { drifted: 0 }, shared: 0, ...verified };
       return shaped(answer, shapes.verified);
@@ -138,10 +139,10 @@ const scenarios = ({ invalid, unfinished }) => ({
   'everything succeeds': {
     with: { rounds: (segment) => 1 + (segment % 3) },
     ends: (output, calls) =>
-      output.rebuilt.events === 31 && calls.length === 32 && isDeepStrictEqual(calls.at(-1), { verify: { projection: 'account-summary', sample: null } }),
+      output.rebuilt.events === 31 && calls.length === 33 && isDeepStrictEqual(calls.at(-2), { settle: input }) && isDeepStrictEqual(calls.at(-1), { verify: { projection: 'account-summary', sample: null } }),
   },
   'a sample is verified': { input: { ...input, sample: 5 }, ends: (output, calls) => calls.at(-1).verify.sample === 5 },
-  'one segment': { input: { ...input, segments: 1 }, with: { rounds: () => 3 }, ends: (output, calls) => output.rebuilt.events === 3 && calls.length === 4 },
+  'one segment': { input: { ...input, segments: 1 }, with: { rounds: () => 3 }, ends: (output, calls) => output.rebuilt.events === 3 && calls.length === 5 },
   'every count is added up': {
     with: { counts: { aggregates: 1, replaced: 2, created: 3, changed: 4, caughtUp: 5 } },
     ends: ({ rebuilt }) =>
@@ -153,10 +154,11 @@ const scenarios = ({ invalid, unfinished }) => ({
   'sums differ': { with: { verified: { clean: false, shared: 3 } }, fails: 'NotClean', because: /3 sums/ },
   'errors that pass': {
     with: { fails: (call) => ({ 1: 'Lambda.TooManyRequestsException', 2: unfinished, 3: 'Runtime.ExitError', 4: 'Sandbox.Timedout', 5: 'States.Timeout' })[call] },
-    ends: (output, calls) => calls.length === 22 && isDeepStrictEqual(calls[0], calls[5]),
+    ends: (output, calls) => calls.length === 23 && isDeepStrictEqual(calls[0], calls[5]),
   },
   'an error that persists': { with: { fails: () => unfinished }, fails: unfinished, calls: 6 },
   'an unknown projection': { with: { fails: () => invalid }, fails: invalid, calls: 1 },
+  'settling fails': { with: { fails: (_, task) => 'settle' in task && unfinished }, fails: unfinished },
   'verifying fails': { with: { fails: (_, task) => 'verify' in task && unfinished }, fails: unfinished },
   'no projection is named': { input: {}, fails: 'States.QueryEvaluationError', calls: 0 },
 });

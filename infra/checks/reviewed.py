@@ -282,13 +282,13 @@ def rebuilds(name):
 # The widgets of the dashboard: title, statistic, and the metrics.
 DASHBOARD = {
     "How far behind (ms)": ("Maximum", ["IteratorAge", "LagMs"]),
-    "Events by outcome": ("Sum", ["Applied", "Duplicate", "Gaps", "Healed", "Reprojected"]),
+    "Events by outcome": ("Sum", ["Applied", "Duplicate", "Gaps", "Healed", "Reprojected", "Settled"]),
     "Parked, failed, caught up, differing": ("Sum", ["Parked", "Failed", "CaughtUp", "Differing"]),
     "Records of the stream": (
         "Sum",
         ["PolledEventCount", "FilteredOutEventCount", "InvokedEventCount", "FailedInvokeEventCount", "OnFailureDestinationDeliveredEventCount", "DroppedEventCount"],
     ),
-    "Batches": ("Sum", ["BatchSize", "Ignored"]),
+    "Batches": ("Sum", ["BatchSize", "Ignored", "Rewritten"]),
     "Cost": ("Sum", ["Requests", "WriteUnits", "ReadUnits", "Retries", "Conflicts"]),
     "Functions": ("Sum", ["Duration", "Errors", "Throttles", "Errors"]),
     "Tables": ("Sum", ["ConsumedWriteCapacityUnits", "WriteThrottleEvents"]),
@@ -720,6 +720,24 @@ MACHINE = {
                 },
                 "each count of each segment",
             ),
+            "Next": "Settle",
+        },
+        "Settle": {
+            "Type": "Task",
+            "Resource": INVOKED,
+            "Arguments": Because(
+                {"FunctionName": "${OperationsFunction}", "Payload": {"settle": {"projection": "{% $projection %}"}}},
+                "once, after all segments: each would have to read the whole read model",
+            ),
+            "TimeoutSeconds": WAITS,
+            "Retry": [
+                OF_SERVICE,
+                Because(
+                    {"ErrorEquals": ["Unfinished", "Lambda.Unknown", "Runtime.ExitError"], "IntervalSeconds": 60, "MaxAttempts": 1},
+                    "settling begins anew, so a second time is enough",
+                ),
+            ],
+            "Output": Because("{% $states.input %}", "the counts of the rebuild"),
             "Next": "Verify",
         },
         "Verify": {

@@ -82,6 +82,8 @@ def machine(subject):
     tasks = subject.tasks
     shapes = {
         "rebuild": list(tasks["rebuild"]["task"]),
+        "settle": list(tasks["settle"]["task"]),
+        "settled": list(tasks["settle"]["answer"]),
         "verify": list(tasks["verify"]["task"]),
         "verified": list(tasks["verify"]["answer"]),
         "counts": list(tasks["rebuild"]["answer"]["counts"]),

@@ -9,14 +9,14 @@ use serde_json::{json, value::RawValue};
 use tokio::sync::mpsc;
 
 use super::{
-    Context, EXIT_FINDINGS, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE,
+    Context, EXIT_FINDINGS, EXIT_INTERRUPTED, EXIT_OK, EXIT_REWRITTEN, EXIT_USAGE,
     complaints::Complaints,
     events,
     out::Out,
     report, row_tables,
     snapshot::Snapshot,
     terminal,
-    text::{Lines, printable, times},
+    text::{Lines, count, printable, times},
 };
 use crate::{
     Worker,
@@ -160,6 +160,13 @@ pub async fn run(options: &Options, cx: &mut Context) -> anyhow::Result<u8> {
         () if replayed.interrupted => EXIT_INTERRUPTED,
         () if replayed.broken_off || imported == EXIT_USAGE => EXIT_USAGE,
         () if amiss => EXIT_FINDINGS,
+        () if replayed.report.rewritten() > 0 => {
+            terminal::note(format_args!(
+                "{} say that events were changed or deleted after they were appended: run `projector verify` for each projection",
+                count(replayed.report.rewritten(), "record")
+            ));
+            EXIT_REWRITTEN
+        }
         () => EXIT_OK,
     })
 }

@@ -89,6 +89,7 @@ fn why_ignored(reason: Ignored, number: u64) -> String {
     match reason {
         Ignored::NotAnEvent => format!("{} other than events: VERSION items, bookkeeping of the event store", count(number, "item")),
         Ignored::UnknownType => format!("{number} {has} an event type that no projection handles"),
+        Ignored::Unchanged => format!("{number} {changes} nothing of an event: replication between regions"),
         Ignored::Modified => format!("{number} {changes} an event: the event store must be append-only"),
         Ignored::Removed => format!("{number} {is} the removal of an event: the event store must be append-only"),
         Ignored::Expired => format!("{number} {is} the expiry of an event by time to live"),

@@ -90,7 +90,8 @@ const LAMBDA: &str = "AWS/Lambda";
 const DYNAMODB: &str = "AWS/DynamoDB";
 const OWN: &str = "ProjectionWorker";
 /// The worker's own metrics (`lambda/metrics.rs`) by stage, and by stage and projection.
-const OF_STAGE: [&str; 9] = ["BatchSize", "Ignored", "Parked", "Failed", "Requests", "WriteUnits", "ReadUnits", "Retries", "Conflicts"];
+const OF_STAGE: [&str; 10] =
+    ["BatchSize", "Ignored", "Rewritten", "Parked", "Failed", "Requests", "WriteUnits", "ReadUnits", "Retries", "Conflicts"];
 const OF_PROJECTION: [&str; 10] =
     ["Applied", "Duplicate", "Healed", "Gaps", "Parked", "Failed", "Reprojected", "LagMs", "CaughtUp", "Differing"];
 /// What Lambda publishes for a function and for an event source mapping

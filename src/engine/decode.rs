@@ -5,7 +5,7 @@
 
 mod tolerance;
 
-use std::{borrow::Cow, fmt};
+use std::{borrow::Cow, collections::BTreeMap, fmt};
 
 use aws_lambda_events::event::dynamodb::EventRecord;
 use projection_vocabulary::{AggregateId, RecordedEvent, Version};
@@ -64,6 +64,15 @@ pub enum Body {
     Poison(Poison),
     /// The record has nothing to project.
     Ignored(Ignored),
+    /// An event was changed or deleted after it was appended.
+    Rewritten {
+        /// The event.
+        aggregate: AggregateId,
+        /// Its version.
+        version: Version,
+        /// How.
+        how: Ignored,
+    },
     /// The stream is not the one that the worker needs, or not configured as it needs it. The record fails, and nothing is parked.
     Unusable(Unusable),
 }
@@ -115,7 +124,9 @@ pub enum Ignored {
     NotAnEvent,
     /// An event of a type that no projection handles.
     UnknownType,
-    /// An event was changed. The event store must be append-only, so rows keep the event as it was appended.
+    /// An item of an event was written again and holds the same event. Replication between regions does this.
+    Unchanged,
+    /// An event was changed. The event store must be append-only. Rows that count it are re-projected.
     Modified,
     /// An event was deleted by a writer. The event store must be append-only.
     Removed,
@@ -128,6 +139,7 @@ impl fmt::Display for Ignored {
         f.write_str(match self {
             Self::NotAnEvent => "not an event",
             Self::UnknownType => "event type that no projection handles",
+            Self::Unchanged => "event written again without a change",
             Self::Modified => "event modified: the store must be append-only",
             Self::Removed => "event removed: the store must be append-only",
             Self::Expired => "event expired by time to live",
@@ -169,7 +181,7 @@ pub fn appended_item(raw: &RawValue) -> Result<Option<(AggregateId, Version, Ite
         return Ok(Some((aggregate, version, record.change.new_image)));
     }
     match body {
-        Body::Event(_) | Body::Ignored(_) => Ok(None),
+        Body::Event(_) | Body::Ignored(_) | Body::Rewritten { .. } => Ok(None),
         Body::Poison(poison) => Err(poison.reason.to_string()),
         Body::Unusable(unusable) => Err(unusable.to_string()),
     }
@@ -228,10 +240,11 @@ fn body(record: &EventRecord, raw: &RawValue) -> Body {
     }
     match record.event_name.as_str() {
         "INSERT" => {}
-        "MODIFY" => return Body::Ignored(Ignored::Modified),
+        "MODIFY" if is_same_event(&change.old_image, &change.new_image) => return Body::Ignored(Ignored::Unchanged),
+        "MODIFY" => return rewritten(key, Ignored::Modified),
         "REMOVE" => {
             let by_ttl = record.user_identity.as_ref().is_some_and(|user| user.principal_id == "dynamodb.amazonaws.com");
-            return Body::Ignored(if by_ttl { Ignored::Expired } else { Ignored::Removed });
+            return rewritten(key, if by_ttl { Ignored::Expired } else { Ignored::Removed });
         }
         _ => return poison(raw, event_key(keys), None, Malformed::Record("its eventName is not INSERT, MODIFY or REMOVE".into())),
     }
@@ -247,6 +260,22 @@ fn body(record: &EventRecord, raw: &RawValue) -> Body {
         Ok(_) => poison(raw, event_key(keys), None, key.err().unwrap_or(Malformed::KeyMismatch("NewImage"))),
         Err(reason) => poison(raw, event_key(keys), item::event_type_of(&change.new_image).map(str::to_owned), reason),
     }
+}
+
+fn rewritten(key: Result<Key, Malformed>, how: Ignored) -> Body {
+    match key {
+        Ok(Key::Event(aggregate, version)) => Body::Rewritten { aggregate, version, how },
+        _ => Body::Ignored(how),
+    }
+}
+
+/// Whether two images differ at most in the attributes that replication between regions writes.
+fn is_same_event(old: &Item, new: &Item) -> bool {
+    let of_event = |item: &Item| -> BTreeMap<String, Attribute> {
+        let attributes = item.iter().filter(|(name, _)| !name.starts_with("aws:rep:"));
+        attributes.map(|(name, value)| (name.clone(), value.clone())).collect()
+    };
+    !old.is_empty() && of_event(old) == of_event(new)
 }
 
 /// Whether the event store's two keys, `PK` and `SK`, are there as texts.

@@ -98,6 +98,9 @@ impl AddAssign for Tally {
     }
 }
 
+/// Records by which an event was changed or deleted.
+const REWRITTEN: [Ignored; 3] = [Ignored::Modified, Ignored::Removed, Ignored::Expired];
+
 /// The outcome of a batch of records.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Report {
@@ -124,6 +127,12 @@ impl Report {
     #[must_use]
     pub fn ignored_total(&self) -> u64 {
         self.ignored.values().sum()
+    }
+
+    /// By how many records an event was changed or deleted in the event store, which must be append-only.
+    #[must_use]
+    pub fn rewritten(&self) -> u64 {
+        REWRITTEN.iter().filter_map(|kind| self.ignored.get(kind)).sum()
     }
 
     /// Adds the outcome of another batch.
@@ -201,7 +210,7 @@ impl Report {
         for (reason, records) in &self.reasons {
             tracing::error!(records, reason, "records failed");
         }
-        for kind in [Ignored::Modified, Ignored::Removed, Ignored::Expired] {
+        for kind in REWRITTEN {
             if let Some(records) = self.ignored.get(&kind) {
                 tracing::warn!(records, "{kind}");
             }

@@ -84,6 +84,22 @@ struct Stray {
     poison: Poison,
 }
 
+/// A batch, by aggregate.
+#[derive(Default)]
+struct Sorted {
+    histories: BTreeMap<AggregateId, History>,
+    strays: Vec<Stray>,
+    rewritten: BTreeMap<AggregateId, Rewritten>,
+}
+
+/// Events of one aggregate that were changed or deleted.
+struct Rewritten {
+    /// The lowest version among them.
+    first: Version,
+    /// The records that say so, by their index in the batch.
+    records: Vec<(usize, Ignored)>,
+}
+
 /// What the records of one aggregate hold, by their index in the batch.
 type History = Vec<(usize, Result<Arc<RecordedEvent>, Poison>)>;
 
@@ -122,7 +138,7 @@ impl Worker {
     pub async fn process_decoded(&self, records: Vec<Record>, deadline: Deadline) -> Report {
         let before = self.store.usage();
         let mut ledger = Ledger::new(records.iter().map(|record| record.sequence.clone()).collect());
-        let (histories, strays) = self.group_by_aggregate(records, &mut ledger);
+        let Sorted { histories, strays, rewritten } = self.group_by_aggregate(records, &mut ledger);
         let lanes = self.lanes(histories);
         let budget = AtomicU64::new(self.reprojected_events_max);
         // Only where failed records are delivered again.
@@ -137,17 +153,38 @@ impl Worker {
         for lane in lanes {
             ledger.add(lane.rule.name(), lane.outcomes, lane.tally, lane.failure);
         }
+        // After the events of the batch: a row that counts them may stand on the event that was changed.
+        for (aggregate, Rewritten { first, records }) in rewritten {
+            let lanes = self.reproject_rewritten(&aggregate, first, deadline).await;
+            let failure = match &lanes {
+                Ok(lanes) => lanes.iter().find_map(|lane| lane.failure.as_ref()),
+                Err(error) => Some(error),
+            };
+            for (record, how) in records {
+                match failure {
+                    None => ledger.ignore(record, how),
+                    Some(error) => ledger.failed(record, error.to_string()),
+                }
+            }
+            for lane in lanes.into_iter().flatten() {
+                ledger.add(lane.rule.name(), Vec::new(), lane.tally, None);
+            }
+        }
         ledger.into_report(self.store.usage() - before)
     }
 
     /// Sorts records by aggregate. Those that concern no projection get their outcome at once.
-    fn group_by_aggregate(&self, records: Vec<Record>, ledger: &mut Ledger) -> (BTreeMap<AggregateId, History>, Vec<Stray>) {
-        let mut histories: BTreeMap<AggregateId, History> = BTreeMap::new();
-        let mut strays = Vec::new();
+    fn group_by_aggregate(&self, records: Vec<Record>, ledger: &mut Ledger) -> Sorted {
+        let Sorted { mut histories, mut strays, mut rewritten } = Sorted::default();
         let known = |event_type: &str| self.registry.projections().iter().any(|rule| rule.event_types().contains(&event_type));
         for (at, record) in records.into_iter().enumerate() {
             match record.body {
                 Body::Ignored(reason) => ledger.ignore(at, reason),
+                Body::Rewritten { aggregate, version, how } => {
+                    let entry = rewritten.entry(aggregate).or_insert(Rewritten { first: version, records: Vec::new() });
+                    entry.first = version.min(entry.first);
+                    entry.records.push((at, how));
+                }
                 Body::Unusable(reason) => ledger.failed(at, reason.to_string()),
                 Body::Event(event) => {
                     if !known(&event.event_type) {
@@ -163,7 +200,27 @@ impl Worker {
                 },
             }
         }
-        (histories, strays)
+        Sorted { histories, strays, rewritten }
+    }
+
+    /// Re-projects the rows of an aggregate that count an event which was changed in the event store, if they differ from what the event
+    /// store says now. A row that the new history does not reach stays as it is: nothing takes a row back by itself, and `verify` finds it.
+    async fn reproject_rewritten(&self, id: &AggregateId, first: Version, deadline: Deadline) -> Result<Vec<Lane>, AdvanceError> {
+        let mut lanes = Vec::new();
+        for rule in self.registry.projections() {
+            let row = self.store.home_row(*rule, id, deadline).await?;
+            let takes_it = row.parked_at.is_none() && !row.is_outdated(rule.revision()) && row.newest_revision() <= rule.revision();
+            if row.version < first || !takes_it {
+                continue;
+            }
+            let folded = fold_history(&self.store, *rule, id, row.version, deadline).await?;
+            if folded.due > row.version && !row.is_same_as(&folded.row()) {
+                let mut lane = Lane::new(*rule, id.clone());
+                lane.replace(&row, &folded, Trust::Row);
+                lanes.push(lane);
+            }
+        }
+        Ok(self.advance(lanes, IfStuck::Leave, deadline).await)
     }
 
     /// One lane for each aggregate and projection that an event concerns.

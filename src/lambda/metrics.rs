@@ -69,7 +69,9 @@ pub enum TaskCount {
     Reprojected(u64),
     /// Aggregates that a catch-up found behind.
     CaughtUp(u64),
-    /// Rows and sums that a verification found wrong.
+    /// Attributes of shared rows that were settled.
+    Settled(u64),
+    /// Rows and attributes of shared rows that a verification found wrong.
     Differing(u64),
 }
 
@@ -78,6 +80,7 @@ pub fn of_task(stage: &Stage, projection: &str, task: TaskCount, now: &Timestamp
     let metrics = [match task {
         TaskCount::Reprojected(rows) => count("Reprojected", rows),
         TaskCount::CaughtUp(aggregates) => count("CaughtUp", aggregates),
+        TaskCount::Settled(attributes) => count("Settled", attributes),
         TaskCount::Differing(differing) => count("Differing", differing),
     }];
     line(now, &[("stage", &stage.0), ("projection", projection)], &metrics)
@@ -85,8 +88,9 @@ pub fn of_task(stage: &Stage, projection: &str, task: TaskCount, now: &Timestamp
 
 /// The totals of an invocation, of whatever kind.
 pub struct Invocation {
-    /// The number of records, and of those with nothing to project; `None` if it was not a batch.
-    pub batch: Option<(u64, u64)>,
+    /// The number of records, of those with nothing to project, and of those by which an event was changed or deleted; `None` if it
+    /// was not a batch.
+    pub batch: Option<(u64, u64, u64)>,
     /// Parked records, including strays, which no projection counts.
     pub parked: u64,
     /// Records to redeliver; 1 if a task failed or the payload was not a batch.
@@ -100,8 +104,8 @@ pub fn of_invocation(stage: &Stage, invocation: &Invocation, now: &Timestamp) ->
     let Usage { requests, write_units, read_units, retries, conflicts } = invocation.usage;
     let units = |name, units: f64| Metric { name, unit: "Count", value: json!(units) };
     let mut metrics = Vec::new();
-    if let Some((records, ignored)) = invocation.batch {
-        metrics.extend([count("BatchSize", records), count("Ignored", ignored)]);
+    if let Some((records, ignored, rewritten)) = invocation.batch {
+        metrics.extend([count("BatchSize", records), count("Ignored", ignored), count("Rewritten", rewritten)]);
     }
     metrics.extend([
         count("Parked", invocation.parked),
@@ -161,8 +165,8 @@ mod tests {
         let usage = Usage { requests: 3, write_units: 4.5, read_units: 0.5, retries: 2, conflicts: 1 };
         let now = Timestamp::parse("2026-01-05T09:00:00Z").unwrap();
         let line = |batch| of_invocation(&Stage("prod".to_owned()), &Invocation { batch, parked: 3, failed: 1, usage }, &now);
-        let literal = r#"{"BatchSize":20,"Conflicts":1,"Failed":1,"Ignored":4,"Parked":3,"ReadUnits":0.5,"Requests":3,"Retries":2,"WriteUnits":4.5,"_aws":{"CloudWatchMetrics":[{"Dimensions":[["stage"]],"Metrics":[{"Name":"BatchSize","Unit":"Count"},{"Name":"Ignored","Unit":"Count"},{"Name":"Parked","Unit":"Count"},{"Name":"Failed","Unit":"Count"},{"Name":"Requests","Unit":"Count"},{"Name":"WriteUnits","Unit":"Count"},{"Name":"ReadUnits","Unit":"Count"},{"Name":"Retries","Unit":"Count"},{"Name":"Conflicts","Unit":"Count"}],"Namespace":"ProjectionWorker"}],"Timestamp":1767603600000},"stage":"prod"}"#;
-        assert_eq!(line(Some((20, 4))), literal);
+        let literal = r#"{"BatchSize":20,"Conflicts":1,"Failed":1,"Ignored":4,"Parked":3,"ReadUnits":0.5,"Requests":3,"Retries":2,"Rewritten":1,"WriteUnits":4.5,"_aws":{"CloudWatchMetrics":[{"Dimensions":[["stage"]],"Metrics":[{"Name":"BatchSize","Unit":"Count"},{"Name":"Ignored","Unit":"Count"},{"Name":"Rewritten","Unit":"Count"},{"Name":"Parked","Unit":"Count"},{"Name":"Failed","Unit":"Count"},{"Name":"Requests","Unit":"Count"},{"Name":"WriteUnits","Unit":"Count"},{"Name":"ReadUnits","Unit":"Count"},{"Name":"Retries","Unit":"Count"},{"Name":"Conflicts","Unit":"Count"}],"Namespace":"ProjectionWorker"}],"Timestamp":1767603600000},"stage":"prod"}"#;
+        assert_eq!(line(Some((20, 4, 1))), literal);
         assert!(!line(None).contains("BatchSize"), "a task has no batch size, and a zero would lower the average");
     }
 

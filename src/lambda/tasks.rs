@@ -1,4 +1,4 @@
-//! The function's tasks other than working the stream: rebuild a segment, catch up with recent events, verify.
+//! The function's tasks other than working the stream: rebuild a segment, settle shared rows, catch up with recent events, verify.
 //!
 //! Each works for an invocation's time and answers its progress. A state machine invokes the function with `{"rebuild": <the last
 //! answer>}` until the answer says `done`, in one such loop per segment; a schedule invokes it with `{"catchUp": ...}`.
@@ -24,6 +24,7 @@ use crate::{
             segment::{Resume, SegmentRebuild},
         },
         recent::Recent,
+        settle,
         verify::{self, Options, RowFinding},
     },
     progress::Counts,
@@ -34,10 +35,11 @@ use crate::{
 
 const REBUILD: &str = "rebuild";
 const CATCH_UP: &str = "catchUp";
+const SETTLE: &str = "settle";
 const VERIFY: &str = "verify";
 
 /// The names of all tasks.
-pub const NAMES: [&str; 3] = [REBUILD, CATCH_UP, VERIFY];
+pub const NAMES: [&str; 4] = [REBUILD, CATCH_UP, SETTLE, VERIFY];
 
 /// The task that a name in another spelling means: `catchup`, `catch-up`.
 pub fn meant(name: &str) -> Option<&'static str> {
@@ -55,6 +57,7 @@ const VERIFY_SEGMENTS: u32 = 8;
 pub enum Task {
     Rebuild(RebuildAnswer),
     CatchUp(CatchUp),
+    Settle(Settle),
     Verify(Verify),
 }
 
@@ -64,6 +67,7 @@ pub enum Task {
 pub enum Answer {
     Rebuild(RebuildAnswer),
     CatchUp(CatchUpAnswer),
+    Settle(SettleAnswer),
     Verify(VerifyAnswer),
 }
 
@@ -111,6 +115,19 @@ pub struct CatchUpAnswer {
     counts: Counts,
 }
 
+/// Which shared rows to settle, after a rebuild has taken contributions to them back.
+#[derive(Deserialize)]
+pub struct Settle {
+    projection: String,
+}
+
+/// How many attributes of shared rows were settled.
+#[derive(Serialize)]
+pub struct SettleAnswer {
+    projection: String,
+    settled: u64,
+}
+
 /// What to verify.
 #[derive(Deserialize)]
 pub struct Verify {
@@ -143,6 +160,8 @@ impl Task {
             Ok(Some(Self::Rebuild(parsed(task, REBUILD, shape)?)))
         } else if let Some(task) = member(CATCH_UP) {
             Ok(Some(Self::CatchUp(parsed(task, CATCH_UP, r#"{"catchUp": {"projection", "since"}}"#)?)))
+        } else if let Some(task) = member(SETTLE) {
+            Ok(Some(Self::Settle(parsed(task, SETTLE, r#"{"settle": {"projection"}}"#)?)))
         } else if let Some(task) = member(VERIFY) {
             Ok(Some(Self::Verify(parsed(task, VERIFY, r#"{"verify": {"projection", "sample"}}"#)?)))
         } else {
@@ -155,6 +174,7 @@ impl Task {
         match self {
             Self::Rebuild(task) => rebuild(worker, task, time).await,
             Self::CatchUp(task) => catch_up(worker, task, time).await,
+            Self::Settle(task) => settle(worker, task, time).await,
             Self::Verify(task) => verify(worker, task, time).await,
         }
     }
@@ -229,6 +249,20 @@ async fn catch_up(worker: &Worker, CatchUp { projection, since }: CatchUp, time:
     log_progress("catch-up", rule.name(), None, done, counts);
     let answer = Answer::CatchUp(CatchUpAnswer { projection, done, counts });
     Ok(TaskResult { answer, projection: rule.name(), count: TaskCount::CaughtUp(counts.caught_up) })
+}
+
+async fn settle(worker: &Worker, Settle { projection }: Settle, time: Duration) -> Result<TaskResult, Diagnostic> {
+    let rule = rule(worker, &projection)?;
+    let settled = settle::settle(worker.store(), rule, Deadline::at(Instant::now() + time)).await.map_err(|error| {
+        let too_short = "the function's time is too short to read all rows: run `projector verify --repair`";
+        Diagnostic {
+            error_type: "Unfinished".to_owned(),
+            error_message: if error.is_deadline() { too_short.to_owned() } else { error.to_string() },
+        }
+    })?;
+    tracing::info!(projection, settled, "settle");
+    let answer = Answer::Settle(SettleAnswer { projection, settled });
+    Ok(TaskResult { answer, projection: rule.name(), count: TaskCount::Settled(settled) })
 }
 
 /// Verifies, and repairs nothing.

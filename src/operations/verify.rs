@@ -479,13 +479,7 @@ fn compared(row: &HomeRow, folded: &HistoryFold) -> Option<RowFinding> {
         let poison = folded.stop.as_ref().is_some_and(FoldStop::is_poison);
         return Some(if poison { RowFinding::Drifted } else { RowFinding::Ahead });
     }
-    let fresh = folded.row();
-    let same = row.version == fresh.version
-        && row.last_event_id == fresh.last_event_id
-        && row.own == fresh.own
-        && row.contributions == fresh.contributions
-        && row.left == fresh.left;
-    (!same).then_some(RowFinding::Drifted)
+    (!row.is_same_as(&folded.row())).then_some(RowFinding::Drifted)
 }
 
 /// By how much the sums among contributions exceed the right ones.

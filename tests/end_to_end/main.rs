@@ -24,6 +24,7 @@ mod engine {
     mod faults;
     mod laws;
     mod malformed_records;
+    mod rewritten_events;
     mod sizes;
 }
 

@@ -77,6 +77,16 @@ impl HomeRow {
         self.revision.max(self.unfinished.unwrap_or_default())
     }
 
+    /// Whether it stands on the same event as another row and holds the same.
+    #[must_use]
+    pub fn is_same_as(&self, other: &Self) -> bool {
+        self.version == other.version
+            && self.last_event_id == other.last_event_id
+            && self.own == other.own
+            && self.contributions == other.contributions
+            && self.left == other.left
+    }
+
     /// Applies a change to the attributes this row owns and to its contributions.
     ///
     /// # Errors

@@ -17,9 +17,13 @@ fn projector(arguments: &[&str]) -> Output {
     projector_reading(arguments, b"")
 }
 
-/// Runs `projector` with this on its standard input.
+/// Runs `projector` with this on its standard input, with a new data file unless one is named.
 fn projector_reading(arguments: &[&str], input: &[u8]) -> Output {
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = folder.path().join("new.db").display().to_string();
+    let store = if arguments.contains(&"--data") { vec!["--quiet"] } else { vec!["--quiet", "--data", &data] };
     let mut child = Command::new(env!("CARGO_BIN_EXE_projector"))
+        .args(store)
         .args(arguments)
         .env_clear()
         .stdin(Stdio::piped())

@@ -54,7 +54,7 @@ fn expected(malformed: &Malformed) -> Expected {
             (Some((aggregate, _)), Some(_)) => Expected::Parked(aggregate),
             _ => Expected::Stray(poison.record_id),
         },
-        Body::Ignored(_) => Expected::Ignored,
+        Body::Ignored(_) | Body::Rewritten { .. } => Expected::Ignored,
         Body::Unusable(_) => Expected::Failed,
     }
 }

@@ -206,7 +206,7 @@ async fn answers(world: &World, operations: &mut Lambda) -> Json {
     world.append_all(&account("alice", &["1", "2"])).await;
     let written: Json = serde_json::from_str(&fs::read_to_string(TASKS).expect("tasks.json")).expect("JSON");
     let mut answered = json!({});
-    for kind in ["rebuild", "catchUp", "verify"] {
+    for kind in ["rebuild", "catchUp", "settle", "verify"] {
         let task = &written[kind]["task"];
         for member in task.as_object().expect("a task").keys() {
             let mut odd = task.clone();

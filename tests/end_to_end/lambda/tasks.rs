@@ -171,11 +171,11 @@ async fn an_invalid_task_is_a_function_error() {
         (json!({ "rebuild": { "segment": 0 } }), "the task `rebuild` is malformed"),
         (json!({ "rebuild": [MARKER] }), "the task `rebuild` is malformed"),
         (json!({ "catchUp": { "projection": "account-summary" } }), "the task `catchUp` is malformed"),
-        (json!({ "catchup": { "projection": "account-summary", "since": "1h" } }), "nor a known task (rebuild, catchUp, verify)"),
+        (json!({ "catchup": { "projection": "account-summary", "since": "1h" } }), "nor a known task (rebuild, catchUp, settle, verify)"),
         (json!({ "verify": 5 }), "the task `verify` is malformed"),
         (json!({ "catchUp": { "projection": "account-summary", "since": MARKER } }), "`since` is not a whole number of seconds"),
         (json!({ "verify": { "projection": "account-summary", "sample": 0 } }), "`sample` is not a percentage"),
-        (json!({ "task": {} }), "nor a known task (rebuild, catchUp, verify)"),
+        (json!({ "task": {} }), "nor a known task (rebuild, catchUp, settle, verify)"),
     ] {
         let Answer::Error(error) = lambda.invoke(payload.to_string()).await else { panic!("{payload} is no task") };
         assert!(error.contains(says) && !error.contains(MARKER), "{payload}: {error}");

@@ -39,6 +39,10 @@ pub fn check(bytes: &[u8]) {
             assert!((1..=RECORD_ID_LEN_MAX).contains(&record_id.len()));
             assert!(event.is_none_or(|(aggregate, version)| version.0 > 0 && !aggregate.as_str().is_empty()));
         }
+        Body::Rewritten { aggregate, version, how } => {
+            assert!(version.0 > 0 && !aggregate.as_str().is_empty());
+            assert!(!MARKED.iter().any(|word| how.to_string().contains(word)));
+        }
         Body::Ignored(reason) => assert!(!MARKED.iter().any(|word| reason.to_string().contains(word))),
         Body::Unusable(reason) => {
             if !names_a_marked_member(raw.get()) {

@@ -50,6 +50,7 @@ faults! {
     BadDeployment "a deployment that refuses every event",
     Discarded "a record discarded after its retries",
     Restored "an aggregate's history set back in the event store",
+    Overwritten "an event overwritten in the event store by another one",
     RowLost "a home row lost",
     ParkingDown "a write to the parking table refused while it is unavailable",
     OutOfTime "an invocation that ran out of time",

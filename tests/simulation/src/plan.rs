@@ -59,7 +59,7 @@ impl Plan {
         };
         let last_deployment = if on(Fault::Deployed) {
             NEXT
-        } else if on(Fault::PoisonFixed) || on(Fault::BadDeployment) || on(Fault::Restored) {
+        } else if [Fault::PoisonFixed, Fault::BadDeployment, Fault::Restored, Fault::Overwritten].into_iter().any(on) {
             REPAIRED
         } else {
             FIRST
@@ -87,7 +87,7 @@ impl Plan {
         }
     }
 
-    /// Whether all poison events are fixed before the end. A history that was set back requires it: its row stays on the old history as long
+    /// Whether all poison events are fixed before the end. A history that was set back or overwritten requires it: its row stays on the old history as long
     /// as the new one cannot be folded.
     #[must_use]
     pub fn fixes_all(&self) -> bool {

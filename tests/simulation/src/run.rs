@@ -119,6 +119,7 @@ enum Action {
     Malform,
     Fix,
     Restore,
+    Overwrite,
     LoseRow,
     Parking,
     Expire,
@@ -208,6 +209,7 @@ impl Run {
             (may(Fault::Malformed, 1), Action::Malform),
             (when(!self.malformed.is_empty(), 1), Action::Fix),
             (may(Fault::Restored, 1), Action::Restore),
+            (may(Fault::Overwritten, 1), Action::Overwrite),
             (may(Fault::RowLost, 1), Action::LoseRow),
             (may(Fault::ParkingDown, 1), Action::Parking),
             (may(Fault::Discarded, 1), Action::Expire),
@@ -257,6 +259,7 @@ impl Run {
                 self.fix(at)?;
             }
             Action::Restore => self.restore()?,
+            Action::Overwrite => self.overwrite()?,
             Action::LoseRow => self.lose_row()?,
             Action::Parking => {
                 self.parking_down = !self.parking_down;

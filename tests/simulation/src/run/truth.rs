@@ -208,6 +208,34 @@ impl Run {
         self.direct(false)
     }
 
+    /// Another event takes the place of one that rows may count already.
+    pub(super) fn overwrite(&mut self) -> Result {
+        let aggregate = GIVERS[self.choices.below(self.plan.givers)];
+        let last = self.version_of(aggregate);
+        if last == 0 {
+            return Ok(());
+        }
+        let version = 1 + self.choices.below(usize::try_from(last).expect("few")) as u64;
+        let (event_type, data) = self.fact(aggregate, version == 1);
+        self.facts += 1;
+        let event = RecordedEvent {
+            aggregate: aggregate.into(),
+            version: Version(version),
+            event_id: format!("event-{}", self.facts).into(),
+            event_type: event_type.into(),
+            data,
+            timestamp: instant(self.facts),
+            metadata: None,
+        };
+        self.count(Fault::Overwritten, || format!("** {aggregate}/{version} is overwritten by {event_type}"));
+        self.oracle.disturbed.insert(aggregate.to_owned());
+        self.oracle.restored = true;
+        self.malformed.retain(|(id, at)| id != aggregate || *at != version);
+        let key = (partition_key(&aggregate.into()), sort_key(Version(version)));
+        lock(&self.network).database.set(EVENTS, key, Some(encode_event(&event)));
+        self.direct(false)
+    }
+
     pub(super) fn lose_row(&mut self) -> Result {
         let aggregate = GIVERS[self.choices.below(self.plan.givers)];
         let table = DEPLOYMENTS[FIRST][self.choices.below(3)].name();

@@ -243,13 +243,15 @@ impl Story {
         self.facts += 1;
         let amount =
             self.of(&["1", "-2", "0.25", "1.50", "12345678901234567890.12345678", "99999999999999999999999999999999999999", "1E-7"]);
-        let (event_type, data) = match self.rng.u8(..12) {
+        let (event_type, data) = match self.rng.u8(..14) {
             0..2 => ("Opened", format!(r#"{{"amount": {amount}}}"#)),
             2..6 => ("Added", format!(r#"{{"amount": {amount}}}"#)),
             6 => ("Flawed", "{}".to_owned()),
             7 | 8 => ("Put", format!(r#"{{"shelf": "{}", "count": {}}}"#, self.of(&["north", "south"]), self.rng.u64(..5))),
             9 => ("Moved", r#"{"from": "north", "to": "south"}"#.to_owned()),
             10 => ("Cleared", "{}".to_owned()),
+            11 => ("Stamped", "{}".to_owned()),
+            12 => ("Spread", format!(r#"{{"rows": {}, "count": {amount}}}"#, self.of(&[2, 98, 101]))),
             _ => ("Unheard", r#"{"anything": ["", true, null]}"#.to_owned()),
         };
         let data = RawValue::from_string(data).expect("it is JSON");

@@ -22,8 +22,47 @@ use crate::store::{
 
 /// What a write does to attributes of shared rows.
 pub type Shares = BTreeMap<Cell, Share>;
-/// Shared rows as a refusal returned them; `None` if one is absent.
-pub type Known = BTreeMap<RowKey, Option<Row>>;
+/// What is known of shared rows.
+#[derive(Default)]
+pub struct Known {
+    /// Rows as a refusal returned them; `None` if one is absent.
+    rows: BTreeMap<RowKey, Option<Row>>,
+    /// How high maxima are at least, as far as earlier writes have shown. They may be lower again, so it is a condition of the write.
+    maxima: BTreeMap<Cell, Value>,
+}
+
+impl Known {
+    /// Takes what a refusal has returned.
+    pub fn learn(&mut self, rows: BTreeMap<RowKey, Option<Row>>) {
+        self.maxima.retain(|(row, _), _| !rows.contains_key(row));
+        for (key, row) in &rows {
+            let maxima = row.iter().flat_map(|row| &row.shared).filter(|(_, cell)| cell.mark.is_some_and(|mark| mark.kind == Kind::Max));
+            self.maxima.extend(maxima.filter_map(|(name, cell)| Some(((key.clone(), name.clone()), cell.value.clone()?))));
+        }
+        self.rows.extend(rows);
+    }
+
+    /// Takes what was written.
+    pub fn wrote(&mut self, writes: Vec<SharedWrite>) {
+        for SharedWrite { row, cells } in writes {
+            for (name, cell) in cells {
+                if let CellOp::Raise(value) = cell.op {
+                    self.maxima.insert((row.clone(), name), value);
+                }
+            }
+        }
+    }
+
+    /// Forgets what a row was, but for its maxima.
+    pub fn forget_row(&mut self, row: &RowKey) {
+        self.rows.remove(row);
+    }
+
+    /// Forgets what rows were, but for their maxima.
+    pub fn forget_rows(&mut self) {
+        self.rows.clear();
+    }
+}
 
 /// What a write does to one attribute of a shared row.
 #[derive(Clone, Debug, PartialEq)]
@@ -170,11 +209,17 @@ pub fn shared_writes<'a>(revision: u32, shares: impl IntoIterator<Item = &'a Sha
     }
     let mut rows: BTreeMap<RowKey, BTreeMap<String, CellWrite>> = BTreeMap::new();
     for (cell, share) in merged {
-        let write = match known.get(&cell.0) {
+        let write = match known.rows.get(&cell.0) {
             Some(row) => cell_write(revision, &cell, share, row.as_ref())?,
             None => Some(share.write(revision)),
         };
-        if let Some(write) = write {
+        if let Some(mut write) = write {
+            if let (CellOp::Raise(value), Some(present)) = (&write.op, known.maxima.get(&cell))
+                && write.instead_of.is_none()
+                && value < present
+            {
+                write.op = CellOp::AtLeast(value.clone());
+            }
             rows.entry(cell.0).or_default().insert(cell.1, write);
         }
     }
@@ -208,16 +253,10 @@ fn cell_write(revision: u32, cell: &Cell, share: Share, row: Option<&Row>) -> Re
         }
         _ => {}
     }
-    let mut write = share.write(revision);
-    if let (CellOp::Raise(value), Some(present)) = (&write.op, &present.value) {
-        if !same_type(value, present) {
-            return Err(Clash::Rule(cell.clone(), TWO_KINDS));
-        }
-        if value < present {
-            write.op = CellOp::AtLeast(value.clone());
-        }
+    match (&share.op, &present.value) {
+        (CellOp::Raise(value), Some(present)) if !same_type(value, present) => Err(Clash::Rule(cell.clone(), TWO_KINDS)),
+        _ => Ok(Some(share.write(revision))),
     }
-    Ok(Some(write))
 }
 
 fn same_type(one: &Value, other: &Value) -> bool {
@@ -293,7 +332,13 @@ mod tests {
         let owned = if owned { ["n".to_owned()].into() } else { BTreeSet::new() };
         let home = HomeRow { revision: by, owned, ..HomeRow::default() };
         let row = Row { key: "shelf".into(), home, shared: [("n".to_owned(), cell)].into(), corrected: "".into() };
-        [("shelf".into(), Some(row))].into()
+        known_rows([("shelf".into(), Some(row))].into())
+    }
+
+    fn known_rows(rows: BTreeMap<RowKey, Option<Row>>) -> Known {
+        let mut known = Known::default();
+        known.learn(rows);
+        known
     }
 
     fn writes(share: Share, known: &Known) -> Result<Option<CellWrite>, Clash> {
@@ -315,6 +360,11 @@ mod tests {
         assert_eq!([op(4), op(5), op(6)], [CellOp::Raise(5.into()), CellOp::Raise(5.into()), CellOp::AtLeast(5.into())]);
         let text = known(false, 0, Some(mark(Kind::Max, 1)), Some("5".into()));
         assert!(matches!(writes(raise(5), &text), Err(Clash::Rule(..))), "a number and a text have no order");
+        // What was written before is known without a refusal.
+        let mut known = Known::default();
+        known.wrote(shared_writes(2, [&[(("shelf".into(), "n".to_owned()), raise(6))].into()], &known).expect("nothing clashes"));
+        let op = |value| writes(raise(value), &known).unwrap().expect("a write").op;
+        assert_eq!([op(5), op(7)], [CellOp::AtLeast(5.into()), CellOp::Raise(7.into())]);
     }
 
     #[test]
@@ -330,7 +380,7 @@ mod tests {
             as_sum(1),
             as_sum(3),
             known(false, 0, None, None),
-            Known::from([("shelf".into(), None)]),
+            known_rows([("shelf".into(), None)].into()),
         ] {
             assert_eq!(writes(taking_back(), &known), Ok(None));
         }
@@ -348,7 +398,7 @@ mod tests {
         let cell = || (RowKey::from("shelf"), "n".to_owned());
         let merged = |shares: &[Share]| {
             let shares: Vec<Shares> = shares.iter().map(|share| [(cell(), share.clone())].into()).collect();
-            let writes = shared_writes(2, &shares, &Known::new()).expect("nothing clashes");
+            let writes = shared_writes(2, &shares, &Known::default()).expect("nothing clashes");
             let [SharedWrite { cells, .. }] = &*writes else { panic!("one row") };
             cells["n"].clone()
         };

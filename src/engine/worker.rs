@@ -378,10 +378,12 @@ impl Worker {
 
     async fn drive_group(&self, mut planned: Vec<Planned>, limits: Limits<'_>) -> Vec<Lane> {
         let mut idle = Vec::new();
+        // The transactions of a group share rows, so each shows the next what these hold.
+        let mut known = Known::default();
         while !planned.is_empty() {
             let mut lanes = Vec::new();
             for pack in plan::pack(planned) {
-                lanes.extend(self.commit(pack, limits).await);
+                lanes.extend(self.commit(pack, &mut known, limits).await);
             }
             let (next, done) = self.next_writes(lanes, limits).await;
             idle.extend(done);
@@ -442,12 +444,12 @@ impl Worker {
     }
 
     /// Commits writes that go together, and reports the result to their lanes.
-    async fn commit(&self, mut pack: Vec<Planned>, limits: Limits<'_>) -> Vec<Lane> {
+    async fn commit(&self, mut pack: Vec<Planned>, known: &mut Known, limits: Limits<'_>) -> Vec<Lane> {
         // Checked here and not where writes are planned: planning a batch takes a moment, writing it takes its time.
         if limits.deadline.passed() {
             return all_failed(lanes_of(pack), &DeadlineExceeded.into());
         }
-        let committed = match self.commit_with_shared(&pack, limits).await {
+        let committed = match self.commit_with_shared(&pack, known, limits).await {
             Ok(committed) => committed,
             Err(clash) => return after_clash(pack, &clash),
         };
@@ -480,8 +482,8 @@ impl Worker {
             }
             Ok(Commit::Invalid(_)) => {
                 let half = pack.split_off(pack.len() / 2);
-                let mut lanes = Box::pin(self.commit(pack, limits)).await;
-                lanes.extend(Box::pin(self.commit(half, limits)).await);
+                let mut lanes = Box::pin(self.commit(pack, known, limits)).await;
+                lanes.extend(Box::pin(self.commit(half, known, limits)).await);
                 lanes
             }
             Ok(Commit::SharedRefused { .. }) => all_failed(lanes_of(pack), &AdvanceError::Unexplained),
@@ -490,17 +492,22 @@ impl Worker {
     }
 
     /// Commits a pack, and again as long as its shared rows show what the writes to them must be.
-    async fn commit_with_shared(&self, pack: &[Planned], limits: Limits<'_>) -> Result<Result<Commit, AdvanceError>, Clash> {
+    async fn commit_with_shared(
+        &self,
+        pack: &[Planned],
+        known: &mut Known,
+        limits: Limits<'_>,
+    ) -> Result<Result<Commit, AdvanceError>, Clash> {
         let rule = pack[0].lane.rule;
         let homes: Vec<_> = pack.iter().map(|planned| &planned.write.home).collect();
-        let (mut known, mut maybe) = (Known::new(), false);
-        let mut tries = 0;
+        known.forget_rows();
+        let (mut maybe, mut tries) = (false, 0);
         loop {
-            let shared = match shared_writes(rule.revision(), pack.iter().map(|planned| &planned.write.shares), &known) {
+            let shared = match shared_writes(rule.revision(), pack.iter().map(|planned| &planned.write.shares), known) {
                 Ok(shared) => shared,
                 Err(Clash::Owned(row)) if tries <= UNEXPLAINED_MAX => {
                     tries += 1;
-                    known.remove(&row);
+                    known.forget_row(&row);
                     match self.let_go(rule, &row, limits).await {
                         Ok(()) => continue,
                         Err(error) => return Ok(Err(error)),
@@ -512,7 +519,11 @@ impl Worker {
                 Ok(Commit::SharedRefused { rows, applied_maybe }) if tries <= UNEXPLAINED_MAX => {
                     tries += 1;
                     maybe = applied_maybe;
-                    known.extend(rows);
+                    known.learn(rows);
+                }
+                Ok(Commit::Done) => {
+                    known.wrote(shared);
+                    return Ok(Ok(Commit::Done));
                 }
                 committed => return Ok(committed.map_err(AdvanceError::from)),
             }

@@ -13,10 +13,11 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
+    mem::discriminant,
     sync::Arc,
 };
 
-use crate::{AggregateId, Decimal, Value};
+use crate::{AggregateId, DEPTH_MAX, Decimal, Value};
 
 /// Names of row attributes that belong to the worker. A rule cannot use them.
 pub const RESERVED: [&str; 9] = ["version", "revision", "lastEventId", "parkedAt", "owned", "rewritten", "unfinished", "left", "corrected"];
@@ -128,6 +129,7 @@ impl Contribution {
     pub fn combine(&mut self, other: &Self) -> Result<(), Inapplicable> {
         match (self, other) {
             (Self::Sum(sum), Self::Sum(amount)) => *sum += amount,
+            (Self::Max(highest), Self::Max(value)) if discriminant(highest) != discriminant(value) => return Err(Inapplicable::TwoKinds),
             (Self::Max(highest), Self::Max(value)) if *highest < *value => highest.clone_from(value),
             (Self::Max(_), Self::Max(_)) => {}
             (Self::Set(all), Self::Set(members)) => all.extend(members.iter().cloned()),
@@ -146,14 +148,33 @@ pub enum Inapplicable {
     /// DynamoDB cannot hold the sum.
     #[error("the sum is {0}")]
     Sum(#[from] crate::DecimalError),
-    /// One attribute of a shared row is written by different operations.
+    /// One attribute of a shared row is written by different operations, or by `max` of values of different types.
     #[error(
-        "the rule writes to one attribute of a shared row by two of `add`, `max` and `insert`, which do not commute: use two attributes"
+        "the rule writes to one attribute of a shared row by two of `add`, `max` and `insert`, or by `max` of different types, which do \
+         not commute: use two attributes"
     )]
     TwoKinds,
     /// A row is shared with the aggregate whose home row it is.
     #[error("the rule shares the aggregate's own row with itself: use `own()` for it")]
     SharesItself,
+    /// DynamoDB does not compare the value of a `max`.
+    #[error("the rule uses `max` with a value that is neither a number nor a string: DynamoDB does not compare others")]
+    NotComparable,
+    /// One of the [`RESERVED`] attributes is written.
+    #[error("the rule writes the attribute `{0}`, which the worker reserves: choose another name")]
+    Reserved(&'static str),
+    /// An attribute's name is not allowed.
+    #[error("the rule writes an attribute whose name is empty or contains `#`: choose another name")]
+    Name,
+    /// The key of a shared row is not allowed.
+    #[error("the rule writes to a shared row whose key is empty or longer than DynamoDB's 2,048 bytes")]
+    Key,
+    /// A value has a set without members.
+    #[error("the rule writes a set without members, which DynamoDB does not hold: remove the attribute instead")]
+    EmptySet,
+    /// A value is nested too deeply.
+    #[error("the rule writes a value that is nested deeper than DynamoDB's 32 levels")]
+    TooDeep,
 }
 
 /// What one event, or a span of events, does to rows.
@@ -390,23 +411,85 @@ impl Change {
     /// # Errors
     /// [`Inapplicable`]: write fewer events at once. If a single event fails, it can never be applied.
     pub fn check(&self, aggregate: &AggregateId) -> Result<(), Inapplicable> {
+        let attributes = self.own.keys().chain(self.cells().map(|(_, attribute)| attribute));
+        attributes.into_iter().try_for_each(|attribute| check_name(attribute))?;
+        let targets = || self.route.moved.values().filter_map(|way| way.to.as_ref());
+        if self.cells().map(|(row, _)| row).chain(targets()).any(|row| row.0.is_empty() || row.0.len() > KEY_BYTES_MAX) {
+            return Err(Inapplicable::Key);
+        }
         for op in self.own.values() {
             op.add.as_ref().map_or(Ok(()), Decimal::check)?;
-            if let Base::Set(Value::Number(number)) = &op.base {
-                number.check()?;
+            if let Base::Set(value) = &op.base {
+                check_value(value, 0)?;
             }
         }
         self.adds.values().try_for_each(Decimal::check)?;
+        for value in self.max.values() {
+            match value {
+                Value::Number(number) => number.check()?,
+                Value::Text(_) | Value::Bytes(_) => {}
+                _ => return Err(Inapplicable::NotComparable),
+            }
+        }
         let summed = |cell| self.touched.contains(cell);
         if self.max.keys().any(|cell| summed(cell) || self.insert.contains_key(cell)) || self.insert.keys().any(summed) {
             return Err(Inapplicable::TwoKinds);
         }
-        let mut rows = self.touched.iter().chain(self.max.keys()).chain(self.insert.keys()).map(|(row, _)| row.as_str());
-        let mut targets = self.route.moved.values().filter_map(|way| way.to.as_ref()).map(RowKey::as_str);
-        if rows.any(|row| row == aggregate.as_str()) || targets.any(|row| row == aggregate.as_str()) {
+        if self.cells().map(|(row, _)| row).chain(targets()).any(|row| row.as_str() == aggregate.as_str()) {
             return Err(Inapplicable::SharesItself);
         }
         Ok(())
+    }
+
+    /// The attributes of shared rows that it names; one that is written by two operations comes twice.
+    pub(crate) fn cells(&self) -> impl Iterator<Item = &Cell> {
+        self.touched.iter().chain(self.max.keys()).chain(self.insert.keys())
+    }
+
+    /// What it writes to attributes of this name, in whatever row.
+    pub(crate) fn writes(&self, attribute: &str) -> impl Iterator<Item = Written<'_>> {
+        let of = move |cell: &Cell| cell.1 == attribute;
+        let own = self.own.get(attribute).and_then(|op| match &op.base {
+            _ if op.add.is_some() => Some(Written::Sum),
+            Base::Set(value) => Some(Written::Value(value)),
+            Base::Keep | Base::Remove => None,
+        });
+        let maxima = self.max.iter().filter(move |(cell, _)| of(cell)).map(|(_, value)| Written::Value(value));
+        let sums = self.touched.iter().filter(move |cell| of(cell)).map(|_| Written::Sum);
+        let sets = self.insert.keys().filter(move |cell| of(cell)).map(|_| Written::Set);
+        own.into_iter().chain(maxima).chain(sums).chain(sets)
+    }
+}
+
+/// What a change writes to an attribute.
+pub(crate) enum Written<'a> {
+    /// `set` or `max`: this value.
+    Value(&'a Value),
+    /// `add`: a number.
+    Sum,
+    /// `insert`: a set of strings.
+    Set,
+}
+
+/// The most bytes of a partition key.
+/// <https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Constraints.html>
+pub(crate) const KEY_BYTES_MAX: usize = 2_048;
+
+fn check_name(attribute: &str) -> Result<(), Inapplicable> {
+    if let Some(reserved) = RESERVED.into_iter().find(|reserved| *reserved == attribute) {
+        return Err(Inapplicable::Reserved(reserved));
+    }
+    if attribute.is_empty() || attribute.contains('#') { Err(Inapplicable::Name) } else { Ok(()) }
+}
+
+fn check_value(value: &Value, depth: usize) -> Result<(), Inapplicable> {
+    match value {
+        _ if depth > DEPTH_MAX => Err(Inapplicable::TooDeep),
+        Value::Number(number) => Ok(number.check()?),
+        Value::TextSet(members) if members.is_empty() => Err(Inapplicable::EmptySet),
+        Value::List(elements) => elements.iter().try_for_each(|element| check_value(element, depth + 1)),
+        Value::Map(members) => members.values().try_for_each(|member| check_value(member, depth + 1)),
+        Value::Null | Value::Bool(_) | Value::Text(_) | Value::Bytes(_) | Value::TextSet(_) => Ok(()),
     }
 }
 
@@ -649,7 +732,7 @@ impl Own {
     }
 
     fn op(mut self, attribute: &str, op: OwnOp) -> Self {
-        merge_own(self.0.own.entry(named(attribute)).or_insert(OwnOp { base: Base::Keep, add: None }), op);
+        merge_own(self.0.own.entry(attribute.to_owned()).or_insert(OwnOp { base: Base::Keep, add: None }), op);
         self
     }
 }
@@ -687,7 +770,7 @@ impl Shared {
     }
 
     fn cell(&self, attribute: &str) -> Cell {
-        (self.0.clone(), named(attribute))
+        (self.0.clone(), attribute.to_owned())
     }
 }
 
@@ -701,15 +784,6 @@ impl From<Shared> for Change {
     fn from(shared: Shared) -> Self {
         shared.1
     }
-}
-
-fn named(attribute: &str) -> String {
-    assert!(!RESERVED.contains(&attribute), "the worker reserves the attribute `{attribute}`: choose another name");
-    assert!(
-        !attribute.is_empty() && !attribute.contains('#'),
-        "an attribute's name must not be empty or contain `#`: choose another name than `{attribute}`"
-    );
-    attribute.to_owned()
 }
 
 #[cfg(test)]
@@ -836,8 +910,34 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "the worker reserves the attribute `version`")]
-    fn a_rule_cannot_change_the_watermark() {
-        let _ = own().set("version", 1);
+    fn a_change_that_no_row_can_hold_fails_the_check_with_its_reason() {
+        use Inapplicable::{EmptySet, Key, Name, NotComparable, Reserved, SharesItself, TooDeep, TwoKinds};
+        let nested = |depth| (0..depth).fold(Value::Null, |inner, _| Value::List(vec![inner]));
+        let cases: Vec<(Change, Result<(), Inapplicable>)> = vec![
+            (own().set("version", 1).into(), Err(Reserved("version"))),
+            (own().remove("owned").into(), Err(Reserved("owned"))),
+            (shared("a").add("revision", 1).into(), Err(Reserved("revision"))),
+            (shared("a").max("left", 1).into(), Err(Reserved("left"))),
+            (shared("a").insert("corrected", "b").into(), Err(Reserved("corrected"))),
+            (own().add("", 1).into(), Err(Name)),
+            (shared("a").add("contributed#n", 1).into(), Err(Name)),
+            (shared("").add("n", 1).into(), Err(Key)),
+            (shared("a".repeat(2_049)).insert("n", "b").into(), Err(Key)),
+            (shared("a".repeat(2_048)).insert("n", "b").into(), Ok(())),
+            (transfer("a", ""), Err(Key)),
+            (own().set("n", Value::TextSet(BTreeSet::new())).into(), Err(EmptySet)),
+            (own().set("n", Value::List(vec![Value::TextSet(BTreeSet::new())])).into(), Err(EmptySet)),
+            (shared("a").max("n", Value::TextSet(BTreeSet::new())).into(), Err(NotComparable)),
+            (shared("a").max("n", true).into(), Err(NotComparable)),
+            (shared("a").max("n", Value::Bytes(vec![1])).into(), Ok(())),
+            (own().set("n", nested(DEPTH_MAX)).into(), Ok(())),
+            (own().set("n", nested(DEPTH_MAX + 1)).into(), Err(TooDeep)),
+            (shared("a").add("n", 1).max("n", 2).into(), Err(TwoKinds)),
+            (shared("x").add("n", 1).into(), Err(SharesItself)),
+            (transfer("a", "x"), Err(SharesItself)),
+        ];
+        for (change, expected) in cases {
+            assert_eq!(change.check(&"x".into()), expected, "{change:?}");
+        }
     }
 }

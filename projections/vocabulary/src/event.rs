@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 use time::{OffsetDateTime, UtcOffset, format_description::well_known::Rfc3339, macros::format_description};
 
-use crate::{Attributes, Value};
+use crate::{Attributes, Refusal, Value};
 
 /// The stable, opaque id of one aggregate.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -142,7 +142,7 @@ pub struct RecordedEvent {
     pub data: Value,
     /// When it happened.
     pub timestamp: Timestamp,
-    /// What the writer added about the event, such as a correlation id or a user. Rules do not see it.
+    /// What the writer added about the event, such as a correlation id or a user.
     pub metadata: Option<Value>,
 }
 
@@ -153,26 +153,31 @@ pub struct Recorded<'a, E> {
     pub aggregate: &'a AggregateId,
     /// Its number within the aggregate, from 1.
     pub version: Version,
+    /// Unique to this event.
+    pub event_id: &'a str,
     /// When it happened.
     pub timestamp: &'a Timestamp,
     /// What happened.
     pub event: E,
+    /// What the writer added about the event, such as a correlation id or a user; usually a [`Value::Map`].
+    pub metadata: Option<&'a Value>,
     row: Option<&'a Attributes>,
 }
 
 impl<'a, E> Recorded<'a, E> {
     pub(crate) fn new(recorded: &'a RecordedEvent, event: E, row: Option<&'a Attributes>) -> Self {
-        let RecordedEvent { aggregate, version, timestamp, .. } = recorded;
-        Self { aggregate, version: *version, timestamp, event, row }
+        let RecordedEvent { aggregate, version, event_id, timestamp, metadata, .. } = recorded;
+        Self { aggregate, version: *version, event_id, timestamp, event, metadata: metadata.as_ref(), row }
     }
 
     /// The present attributes of the aggregate's own row, after all earlier events.
     ///
     /// # Panics
-    /// Unless the projection sets [`crate::Projection::READS_ROW`].
+    /// Unless the projection sets [`crate::Projection::READS_ROW`]: the event is then refused as [`Refusal::RowNotDeclared`].
     #[must_use]
     pub fn row(&self) -> &'a Attributes {
-        self.row.expect("a rule that reads its row sets READS_ROW")
+        // Unwinds with the reason, past the panic hook: nothing is written to the log.
+        self.row.unwrap_or_else(|| std::panic::resume_unwind(Box::new(Refusal::RowNotDeclared)))
     }
 }
 

@@ -4,7 +4,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use serde::de::DeserializeOwned;
 
-use crate::{Attributes, Change, Misfit, Recorded, RecordedEvent, change::RESERVED, de};
+use crate::{
+    Attributes, Change, Misfit, Recorded, RecordedEvent, Value,
+    change::{KEY_BYTES_MAX, RESERVED, Written},
+    de,
+};
 
 /// A rule that turns each event into changes of rows.
 ///
@@ -44,7 +48,8 @@ pub trait Projection: Send + Sync + 'static {
 
 /// A global secondary index of a projection's table.
 ///
-/// Choose attributes that counters do not change. Otherwise every update of a counter also rewrites an index entry.
+/// Its two keys are strings that are not empty, so no `add` or `insert` may write to them. A row that lacks one of them is not in the
+/// index. Choose attributes that counters do not change. Otherwise every update of a counter also rewrites an index entry.
 #[derive(Clone, Copy, Debug)]
 pub struct Index {
     /// The index's name.
@@ -69,6 +74,22 @@ pub enum Refusal {
     /// The rule's change cannot be applied to any row: this event exposes a bug in it.
     #[error(transparent)]
     Inapplicable(#[from] crate::Inapplicable),
+    /// The rule writes to the key of its rows.
+    #[error("the rule writes the attribute `{0}`, which is the key of its rows: choose another name")]
+    Key(&'static str),
+    /// The rule gives an index a key that DynamoDB refuses.
+    #[error("the attribute `{attribute}` is a key of the index `{index}`, which is a string that is not empty: the rule {fault}")]
+    IndexKey {
+        /// The attribute.
+        attribute: &'static str,
+        /// The index.
+        index: &'static str,
+        /// What the rule does to the attribute.
+        fault: &'static str,
+    },
+    /// The rule reads its row without having asked for it.
+    #[error("the rule calls `row()` and does not declare it: add `const READS_ROW: bool = true` to the projection")]
+    RowNotDeclared,
     /// The rule panicked: this event exposes a bug in it.
     #[error("the rule panicked on this event type: fix the rule, then redrive")]
     Panicked,
@@ -127,11 +148,72 @@ impl<P: Projection> DynProjection for P {
             let typed = de::event::<P::Event>(&event.event_type, &event.data)?;
             let row = P::READS_ROW.then_some(row);
             let change = self.project(&Recorded::new(event, typed, row))?;
-            assert!(!change.own().contains_key(P::KEY), "a rule cannot change `{}`, the key of its rows", P::KEY);
+            check_keys(&change, P::KEY, P::INDEXES)?;
             Ok(change)
         }))
-        .unwrap_or(Err(Refusal::Panicked))
+        .unwrap_or_else(|panic| Err(panic.downcast::<Refusal>().map_or(Refusal::Panicked, |refusal| *refusal)))
     }
+}
+
+/// The most bytes of a sort key.
+/// <https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Constraints.html>
+const SORT_KEY_BYTES_MAX: usize = 1_024;
+
+/// Refuses what DynamoDB would refuse of the keys of rows and indexes. DynamoDB's message names neither attribute nor index, and the
+/// worker could not repeat it, because it may quote event data.
+fn check_keys(change: &Change, key: &'static str, indexes: &'static [Index]) -> Result<(), Refusal> {
+    if change.own().contains_key(key) || change.cells().any(|(_, attribute)| attribute == key) {
+        return Err(Refusal::Key(key));
+    }
+    for Index { name: index, partition, sort, .. } in indexes {
+        for (attribute, bytes_max) in [(partition, KEY_BYTES_MAX), (sort, SORT_KEY_BYTES_MAX)] {
+            let fault = change.writes(attribute).find_map(|written| match written {
+                Written::Value(Value::Text(text)) if text.is_empty() => Some("writes an empty string: remove the attribute instead"),
+                Written::Value(Value::Text(text)) if text.len() > bytes_max => {
+                    Some("writes a string that is too long: a partition key has at most 2,048 bytes, a sort key 1,024")
+                }
+                Written::Value(Value::Text(_)) => None,
+                Written::Value(Value::Number(_)) => Some("writes a number"),
+                Written::Value(_) => Some("writes a value of another type"),
+                Written::Sum => Some("uses `add`, which makes it a number"),
+                Written::Set => Some("uses `insert`, which makes it a set"),
+            });
+            if let Some(fault) = fault {
+                return Err(Refusal::IndexKey { attribute, index, fault });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Asserts that the constants of a projection are valid.
+///
+/// # Panics
+/// If they are not.
+pub(crate) fn assert_valid(rule: &dyn DynProjection) {
+    let name = rule.name();
+    let kebab = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+    assert!(kebab && name.len() >= 3, "`{name}` is not a valid name: use kebab-case, with at least three characters");
+    assert!(!RESERVED.contains(&rule.key()), "`{}` cannot be the key of `{name}`: the worker reserves that attribute", rule.key());
+    assert!(is_attribute(rule.key()), "`{}` cannot be the key of `{name}`: a name must not be empty or contain `#`", rule.key());
+    assert!(!rule.event_types().is_empty(), "`{name}` handles no event: its `Event` must be an enum with one variant per event type");
+    assert!(rule.revision() > 0, "the revision of `{name}` is 0: revisions start at 1");
+    for (at, Index { name: index, partition, sort, .. }) in rule.indexes().iter().enumerate() {
+        let valid = (3..=255).contains(&index.len()) && index.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b));
+        assert!(valid, "`{index}` of `{name}` is not a valid name of an index: use 3 to 255 letters, digits, `_`, `.` and `-`");
+        assert!(rule.indexes()[..at].iter().all(|other| other.name != *index), "two indexes of `{name}` are named `{index}`");
+        assert!(partition != sort, "the index `{index}` of `{name}` has `{sort}` as both its partition key and its sort key");
+        for attribute in [partition, sort] {
+            assert!(
+                !RESERVED.contains(attribute) && is_attribute(attribute),
+                "`{attribute}` cannot be a key of the index `{index}` of `{name}`: the worker reserves it, or its name is empty or has a `#`"
+            );
+        }
+    }
+}
+
+fn is_attribute(name: &str) -> bool {
+    !name.is_empty() && !name.contains('#')
 }
 
 /// The projections that a worker runs, in the order in which it reports them.
@@ -142,21 +224,13 @@ impl Registry {
     /// Makes a registry of a list of projections.
     ///
     /// # Panics
-    /// If the list is wrong: two projections of the same name, an invalid name, key or revision, or an `Event` type that is not
-    /// an enum with variants.
+    /// If the list is wrong: two projections of the same name, an invalid name, key, revision or index, or an `Event` type that is
+    /// not an enum with variants.
     #[must_use]
     pub fn new(rules: &'static [&'static dyn DynProjection]) -> Self {
         for (at, rule) in rules.iter().enumerate() {
-            let name = rule.name();
-            let kebab = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
-            assert!(kebab && name.len() >= 3, "`{name}` is not a valid name: use kebab-case, with at least three characters");
-            assert!(rules[..at].iter().all(|other| other.name() != name), "two projections are named `{name}`");
-            assert!(!RESERVED.contains(&rule.key()), "`{}` cannot be the key of `{name}`: the worker reserves that attribute", rule.key());
-            assert!(
-                !rule.event_types().is_empty(),
-                "`{name}` handles no event: its `Event` must be an enum with one variant per event type"
-            );
-            assert!(rule.revision() > 0, "the revision of `{name}` is 0: revisions start at 1");
+            assert_valid(*rule);
+            assert!(rules[..at].iter().all(|other| other.name() != rule.name()), "two projections are named `{}`", rule.name());
         }
         Self(rules)
     }

@@ -143,7 +143,7 @@ fn combine(all: &mut Contributions, cell: Cell, more: Contribution) -> Result<()
     Ok(())
 }
 
-fn resolve(op: &OwnOp, present: Option<&Value>) -> Result<Option<Value>, Inapplicable> {
+pub(crate) fn resolve(op: &OwnOp, present: Option<&Value>) -> Result<Option<Value>, Inapplicable> {
     let base = match &op.base {
         Base::Keep => present,
         Base::Set(value) => Some(value),

@@ -1,0 +1,282 @@
+use std::{
+    collections::BTreeSet,
+    panic::{AssertUnwindSafe, catch_unwind},
+};
+
+use super::{Given, given, splits};
+use crate::{Change, Decimal, Index, Projection, Recorded, Refusal, Registry, Value, data, nothing, own, shared, transfer};
+
+/// Each event is one change, so that a test chooses the changes.
+#[derive(serde::Deserialize)]
+enum Event {
+    Named { name: String },
+    Counted { row: String },
+    Raised { row: String, to: u64 },
+    RaisedToText { row: String },
+    Inserted { row: String },
+    Owned { amount: Decimal },
+    OwnedText {},
+    GivenUp {},
+    Moved { from: String, to: String },
+    Reserved {},
+    Keyed {},
+    KeyedShared {},
+    Unkeyed {},
+    Flagged { row: String },
+    Emptied {},
+    Peeked {},
+    Email { email: String },
+    EmailRemoved {},
+    EmailAdded {},
+    EmailNumber {},
+    EmailShared { row: String },
+    EmailInserted { row: String },
+    EmailRaised { row: String, to: String },
+    Traced {},
+    Untraced {},
+}
+
+struct Anything;
+
+impl Projection for Anything {
+    type Event = Event;
+    const NAME: &str = "anything";
+    const KEY: &str = "id";
+    const INDEXES: &[Index] = &[Index { name: "by-email", partition: "email", sort: "id", include: &[] }];
+
+    fn project(&self, event: &Recorded<'_, Event>) -> Result<Change, Refusal> {
+        Ok(match &event.event {
+            Event::Named { name } => own().set("name", name).into(),
+            Event::Counted { row } => shared(row).add("n", 1).into(),
+            Event::Raised { row, to } => shared(row).max("n", *to).into(),
+            Event::RaisedToText { row } => shared(row).max("n", "high").into(),
+            Event::Inserted { row } => shared(row).insert("n", event.aggregate.as_str()).into(),
+            Event::Owned { amount } => own().add("n", amount).into(),
+            Event::OwnedText {} => own().set("n", "text").into(),
+            Event::GivenUp {} => own().remove("n").into(),
+            Event::Moved { from, to } => transfer(from, to),
+            Event::Reserved {} => own().set("version", 7).into(),
+            Event::Keyed {} => own().set("id", "x").into(),
+            Event::KeyedShared {} => shared("s").add("id", 1).into(),
+            Event::Unkeyed {} => shared("").add("n", 1).into(),
+            Event::Flagged { row } => shared(row).max("n", true).into(),
+            Event::Emptied {} => own().set("n", Value::TextSet(BTreeSet::new())).into(),
+            Event::Peeked {} => own().set("rows", event.row().len() as u64).into(),
+            Event::Email { email } => own().set("email", email).into(),
+            Event::EmailRemoved {} => own().remove("email").into(),
+            Event::EmailAdded {} => own().add("email", 1).into(),
+            Event::EmailNumber {} => own().set("email", 1).into(),
+            Event::EmailShared { row } => shared(row).add("email", 1).into(),
+            Event::EmailInserted { row } => shared(row).insert("email", "x").into(),
+            Event::EmailRaised { row, to } => shared(row).max("email", to).into(),
+            Event::Traced {} => {
+                let user = event.metadata.and_then(|metadata| if let Value::Map(all) = metadata { all.get("user").cloned() } else { None });
+                own().set("user", user.unwrap_or(Value::Null)).set("by", event.event_id).into()
+            }
+            Event::Untraced {} => nothing(),
+        })
+    }
+}
+
+fn panic_of<T>(test: impl FnOnce() -> T) -> String {
+    let panic = catch_unwind(AssertUnwindSafe(test)).err().expect("it panics");
+    panic.downcast_ref::<String>().cloned().or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string)).expect("a message")
+}
+
+#[test]
+fn an_event_type_that_the_rule_does_not_handle_is_refused_with_the_closest_name() {
+    for (mistyped, guess) in [("Cuonted", "Counted"), ("counted", "Counted"), ("RaisedTotext", "RaisedToText"), ("Owne", "Owned")] {
+        let message = panic_of(|| given(&Anything).event("a", mistyped, data! { row: "r" }));
+        assert!(
+            message.starts_with(&format!("`anything` does not handle `{mistyped}`: did you mean `{guess}`? It handles Named,")),
+            "{message}"
+        );
+        assert!(message.ends_with("If it is to skip the event, use `skipped_event`"), "{message}");
+    }
+    let message = panic_of(|| given(&Anything).event("a", "MoneyWithdrawn", data! {}));
+    assert!(message.starts_with("`anything` does not handle `MoneyWithdrawn`: It handles Named,"), "{message}");
+}
+
+#[test]
+fn a_skipped_event_takes_a_version_and_must_not_be_handled() {
+    let rows = given(&Anything).skipped_event("a", "Unrelated").event("a", "Named", data! { name: "x" }).rows();
+    assert_eq!(rows, "a: name=x version=2\n");
+    let message = panic_of(|| given(&Anything).skipped_event("a", "Named"));
+    assert_eq!(message, "`anything` handles `Named`: give the test its data with `event`");
+}
+
+#[test]
+fn a_rule_sees_the_event_id_and_the_metadata() {
+    let rows = given(&Anything)
+        .event("a", "Traced", data! {})
+        .metadata(data! { user: "ann" })
+        .event("b", "Traced", data! {})
+        .event("b", "Untraced", data! {})
+        .metadata(data! { user: "ben" })
+        .rows();
+    assert_eq!(rows, "a: by=a-1 user=ann version=1\nb: by=b-1 user=null version=2\n");
+}
+
+/// What the kit says of the last of these events; the ones before it must be applied.
+fn refused(events: impl FnOnce(Given<'static>) -> Given<'static>) -> String {
+    let given = events(given(&Anything));
+    let last = given.facts.last().expect("there is an event");
+    let (aggregate, data) = (last.aggregate.clone(), last.data.clone());
+    let version = given.facts.iter().filter(|fact| fact.aggregate == aggregate).count();
+    let message = given.refusal();
+    let (event, reason) = message.split_once(": ").expect("a message names the event");
+    assert_eq!(event, format!("{aggregate} {version}"), "{data:?}: {message}");
+    reason.to_owned()
+}
+
+#[test]
+fn what_the_worker_refuses_is_refused_with_attribute_and_row() {
+    let two_owners = "`n` of row `r` has two owners, its own aggregate and one that shares the row: use two attributes";
+    let two_kinds = "the rule writes to one attribute of a shared row by two of `add`, `max` and `insert`, or by `max` of different types, \
+                     which do not commute: use two attributes (attribute `n` of row `r`)";
+    let row = || data! { row: "r" };
+    let raised = || data! { row: "r", to: 5 };
+    let owned = || data! { amount: 1 };
+
+    assert_eq!(refused(|given| given.event("r", "Owned", owned()).event("a", "Counted", row())), two_owners);
+    assert_eq!(refused(|given| given.event("a", "Counted", row()).event("r", "Owned", owned())), two_owners);
+    assert_eq!(refused(|given| given.event("a", "Raised", raised()).event("r", "GivenUp", data! {})), two_owners);
+    let given_up = |given: Given<'static>| given.event("r", "Owned", owned()).event("r", "GivenUp", data! {});
+    assert_eq!(refused(|given| given_up(given).event("a", "Inserted", row()),), two_owners, "a name that was once owned stays owned");
+    let moved = |given: Given<'static>| given.event("r", "Owned", owned()).event("a", "Counted", data! { row: "q" });
+    assert_eq!(refused(|given| moved(given).event("a", "Moved", data! { from: "q", to: "r" })), two_owners);
+
+    assert_eq!(refused(|given| given.event("a", "Counted", row()).event("b", "Raised", raised())), two_kinds);
+    assert_eq!(refused(|given| given.event("a", "Counted", row()).event("a", "Raised", raised())), two_kinds);
+    assert_eq!(refused(|given| given.event("a", "Inserted", row()).event("b", "Counted", row())), two_kinds);
+    assert_eq!(refused(|given| given.event("a", "Raised", raised()).event("b", "Inserted", row())), two_kinds);
+    assert_eq!(refused(|given| given.event("a", "Raised", raised()).event("b", "RaisedToText", row())), two_kinds);
+    let moved = |given: Given<'static>| given.event("a", "Raised", raised()).event("b", "Counted", data! { row: "q" });
+    assert_eq!(refused(|given| moved(given).event("b", "Moved", data! { from: "q", to: "r" })), two_kinds);
+
+    let itself = "the rule shares the aggregate's own row with itself: use `own()` for it";
+    assert_eq!(refused(|given| given.event("r", "Counted", row())), format!("{itself} (attribute `n` of row `r`)"));
+    assert_eq!(refused(|given| given.event("r", "Moved", data! { from: "q", to: "r" })), format!("{itself} (row `r`)"));
+
+    let text = |given: Given<'static>| given.event("a", "OwnedText", data! {}).event("a", "Owned", data! { amount: 1 });
+    assert_eq!(refused(text), "an amount was added to an attribute that is not a number (attribute `n` of row `a`)");
+    let wide = || data! { amount: 99999999999999999999999999999999999999 };
+    let sum = refused(|given| given.event("a", "Owned", wide()).event("a", "Owned", wide()));
+    assert!(sum.starts_with("the sum is ") && sum.ends_with(" (attribute `n` of row `a`)"), "{sum}");
+}
+
+#[test]
+fn what_dynamodb_refuses_is_refused_with_its_reason() {
+    let index = "the attribute `email` is a key of the index `by-email`, which is a string that is not empty: the rule";
+    let row = || data! { row: "r" };
+    for (event_type, data, expected) in [
+        ("Reserved", data! {}, "the rule writes the attribute `version`, which the worker reserves: choose another name".to_owned()),
+        ("Keyed", data! {}, "the rule writes the attribute `id`, which is the key of its rows: choose another name".to_owned()),
+        ("KeyedShared", data! {}, "the rule writes the attribute `id`, which is the key of its rows: choose another name".to_owned()),
+        ("Unkeyed", data! {}, "the rule writes to a shared row whose key is empty or longer than DynamoDB's 2,048 bytes".to_owned()),
+        (
+            "Emptied",
+            data! {},
+            "the rule writes a set without members, which DynamoDB does not hold: remove the attribute instead".to_owned(),
+        ),
+        (
+            "Flagged",
+            row(),
+            "the rule uses `max` with a value that is neither a number nor a string: DynamoDB does not compare others".to_owned(),
+        ),
+        (
+            "Peeked",
+            data! {},
+            "the rule calls `row()` and does not declare it: add `const READS_ROW: bool = true` to the projection".to_owned(),
+        ),
+        ("Email", data! { email: "" }, format!("{index} writes an empty string: remove the attribute instead")),
+        ("EmailAdded", data! {}, format!("{index} uses `add`, which makes it a number")),
+        ("EmailNumber", data! {}, format!("{index} writes a number")),
+        ("EmailShared", row(), format!("{index} uses `add`, which makes it a number")),
+        ("EmailInserted", row(), format!("{index} uses `insert`, which makes it a set")),
+        ("EmailRaised", data! { row: "r", to: "" }, format!("{index} writes an empty string: remove the attribute instead")),
+    ] {
+        assert_eq!(refused(|given| given.event("a", event_type, data)), expected, "{event_type}");
+    }
+    let long = Value::Map([("email".to_owned(), "x".repeat(2_049).into())].into());
+    let expected = format!("{index} writes a string that is too long: a partition key has at most 2,048 bytes, a sort key 1,024");
+    assert_eq!(refused(|given| given.event("a", "Email", long)), expected);
+    let valid = given(&Anything)
+        .event("a", "Email", data! { email: "a@example.org" })
+        .event("a", "EmailRemoved", data! {})
+        .event("b", "EmailRaised", data! { row: "r", to: "b@example.org" })
+        .rows();
+    assert_eq!(valid, "a: version=2\nb: version=1\nr: email=b@example.org\n");
+}
+
+/// A rule that is not pure: it answers differently each time that it is asked.
+struct Lawless;
+
+#[derive(serde::Deserialize)]
+enum Tick {
+    Tick {},
+}
+
+impl Projection for Lawless {
+    type Event = Tick;
+    const NAME: &str = "lawless";
+    const KEY: &str = "id";
+
+    fn project(&self, event: &Recorded<'_, Tick>) -> Result<Change, Refusal> {
+        static ASKED: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
+        let Tick::Tick {} = event.event;
+        Ok(own().set("asked", ASKED.fetch_add(1, std::sync::atomic::Ordering::Relaxed)).into())
+    }
+}
+
+#[test]
+fn rows_that_depend_on_the_batches_are_refused() {
+    for events in [1, 100] {
+        let ticks = (0..events).fold(given(&Lawless), |given, _| given.event("a", "Tick", data! {}));
+        let message = panic_of(|| ticks.rows());
+        assert!(message.contains("the rows depend on how the events are split into batches"), "{message}");
+    }
+}
+
+#[test]
+fn a_short_history_is_split_everywhere_and_a_long_one_at_powers_of_two_and_near_its_end() {
+    assert_eq!(splits(0), [0].into());
+    assert_eq!(splits(64), (0..=64).collect());
+    let from_either_end = [0, 1, 2, 4, 8, 16, 32, 36, 64, 68, 84];
+    assert_eq!(splits(100), from_either_end.into_iter().chain(92..=100).collect());
+    assert!(splits(500).len() < 30);
+}
+
+struct Invalid<const CASE: usize>;
+
+const INVALID: [(&str, &str, &str, &str); 7] = [
+    ("id", "version", "id", "`version` cannot be a key of the index `by-x` of `invalid`"),
+    ("id", "x", "lastEventId", "`lastEventId` cannot be a key of the index `by-x` of `invalid`"),
+    ("id", "contributed#x", "id", "`contributed#x` cannot be a key of the index `by-x` of `invalid`"),
+    ("id", "", "id", "`` cannot be a key of the index `by-x` of `invalid`"),
+    ("id", "x", "x", "the index `by-x` of `invalid` has `x` as both its partition key and its sort key"),
+    ("revision", "x", "id", "`revision` cannot be the key of `invalid`: the worker reserves that attribute"),
+    ("a#b", "x", "id", "`a#b` cannot be the key of `invalid`: a name must not be empty or contain `#`"),
+];
+
+impl<const CASE: usize> Projection for Invalid<CASE> {
+    type Event = Tick;
+    const NAME: &str = "invalid";
+    const KEY: &str = INVALID[CASE].0;
+    const INDEXES: &[Index] = &[Index { name: "by-x", partition: INVALID[CASE].1, sort: INVALID[CASE].2, include: &[] }];
+
+    fn project(&self, _: &Recorded<'_, Tick>) -> Result<Change, Refusal> {
+        Ok(nothing())
+    }
+}
+
+#[test]
+fn constants_that_no_table_can_have_are_refused_by_the_kit_and_by_the_registry() {
+    const RULES: [&[&dyn crate::DynProjection]; 7] =
+        [&[&Invalid::<0>], &[&Invalid::<1>], &[&Invalid::<2>], &[&Invalid::<3>], &[&Invalid::<4>], &[&Invalid::<5>], &[&Invalid::<6>]];
+    for (rules, (.., expected)) in RULES.into_iter().zip(INVALID) {
+        for message in [panic_of(|| given(rules[0])), panic_of(|| Registry::new(rules))] {
+            assert!(message.starts_with(expected), "{message}");
+        }
+    }
+}

@@ -17,7 +17,10 @@ use std::{
     sync::Arc,
 };
 
-use crate::{AggregateId, DEPTH_MAX, Decimal, Value};
+use crate::{
+    AggregateId, DEPTH_MAX, Decimal, Value,
+    absent::{CompareOnOwnRow, InsertIntoOwnRow, MinOnSharedRow, RemoveFromSharedRow, SetOnSharedRow},
+};
 
 /// Names of row attributes that belong to the worker. A rule cannot use them.
 pub const RESERVED: [&str; 9] = ["version", "revision", "lastEventId", "parkedAt", "owned", "rewritten", "unfinished", "left", "corrected"];
@@ -725,6 +728,24 @@ impl Own {
         self.op(attribute, OwnOp { base: Base::Remove, add: None })
     }
 
+    /// Does not compile: compare with [`Recorded::row`](crate::Recorded::row) and [`set`](Own::set).
+    #[must_use]
+    pub fn max(self, _attribute: &str, _value: impl CompareOnOwnRow) -> Self {
+        self
+    }
+
+    /// Does not compile: compare with [`Recorded::row`](crate::Recorded::row) and [`set`](Own::set).
+    #[must_use]
+    pub fn min(self, _attribute: &str, _value: impl CompareOnOwnRow) -> Self {
+        self
+    }
+
+    /// Does not compile: [`set`](Own::set) the whole set.
+    #[must_use]
+    pub fn insert(self, _attribute: &str, _member: impl InsertIntoOwnRow) -> Self {
+        self
+    }
+
     /// Combines this with another change of the same event.
     #[must_use]
     pub fn and(self, more: impl Into<Change>) -> Change {
@@ -760,6 +781,24 @@ impl Shared {
     pub fn insert(mut self, attribute: &str, member: impl Into<Arc<str>>) -> Self {
         let cell = self.cell(attribute);
         self.1.insert.entry(cell).or_default().insert(member.into());
+        self
+    }
+
+    /// Does not compile: events of different aggregates arrive in no particular order, so the last to arrive would win.
+    #[must_use]
+    pub fn set(self, _attribute: &str, _value: impl SetOnSharedRow) -> Self {
+        self
+    }
+
+    /// Does not compile: use [`retract`].
+    #[must_use]
+    pub fn remove(self, _attribute: impl RemoveFromSharedRow) -> Self {
+        self
+    }
+
+    /// Does not compile: use [`max`](Shared::max) with a value that sorts the other way.
+    #[must_use]
+    pub fn min(self, _attribute: &str, _value: impl MinOnSharedRow) -> Self {
         self
     }
 

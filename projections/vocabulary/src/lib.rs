@@ -57,6 +57,7 @@
 //! [`Change::then`] merges the changes of many events into one write, and [`fold`] applies them. [`Rows`] is the pure fold of
 //! a history: the rows that the worker writes must equal it, and tests compare the two.
 
+mod absent;
 mod change;
 mod de;
 mod decimal;

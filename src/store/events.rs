@@ -120,8 +120,12 @@ impl Store {
         Ok((page.items.unwrap_or_default().into_iter().filter_map(located).collect(), next))
     }
 
-    /// One page of the keys of events of a type since a time, oldest first, and where to continue. It is read from an index, which
-    /// may not have the newest events yet.
+    /// One page of the keys of events of a type since a time, and where to continue. It is read from an index, which may not have the
+    /// newest events yet.
+    ///
+    /// The index sorts timestamps as strings, and other producers may write them with an offset or another separator than `T`. So the
+    /// query begins at the earliest date that any of them can show, and each timestamp is then compared as an instant. One that cannot be
+    /// read counts as recent.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -136,10 +140,10 @@ impl Store {
             let request = QueryInput::builder()
                 .table_name(&self.names.event_store)
                 .index_name(BY_TYPE_INDEX)
-                .key_condition_expression("GSI1PK = :type AND GSI1SK >= :since")
+                .key_condition_expression("GSI1PK = :type AND GSI1SK >= :date")
                 .expression_attribute_values(":type", AttributeValue::S(type_key(event_type)))
-                .expression_attribute_values(":since", AttributeValue::S(since.to_string()))
-                .projection_expression("PK, SK")
+                .expression_attribute_values(":date", AttributeValue::S(earliest_date(since)))
+                .projection_expression("PK, SK, GSI1SK")
                 .set_exclusive_start_key(after.map(|IndexCursor(key)| key.clone()))
                 .return_consumed_capacity(ReturnConsumedCapacity::Total);
             self.dynamo.query(request)
@@ -147,6 +151,10 @@ impl Store {
         let page = self.send("Query by event type", deadline, query).await?;
         self.meter.read_rows(&page.consumed_capacity);
         let key = |item: SdkItem| {
+            let at = item.get("GSI1SK").and_then(|at| Timestamp::parse(at.as_s().ok()?).ok());
+            if at.is_some_and(|at| at < *since) {
+                return None;
+            }
             let version = item.get("SK")?.as_s().ok()?.strip_prefix("EVENT#")?.parse().ok()?;
             Some((aggregate_of(item.get("PK")?.as_s().ok()?)?, Version(version)))
         };
@@ -181,6 +189,17 @@ impl Store {
         }
         Ok(stored)
     }
+}
+
+/// The furthest that a local time is behind UTC, in milliseconds: `-12:00`.
+/// <https://en.wikipedia.org/wiki/List_of_UTC_offsets>
+const BEHIND_UTC_MAX_MS: i64 = 12 * 60 * 60 * 1_000;
+
+/// The earliest date, as RFC 3339 begins, at which it can be this time somewhere.
+fn earliest_date(time: &Timestamp) -> String {
+    let there = Timestamp::from_epoch_ms(time.epoch_ms() - BEHIND_UTC_MAX_MS);
+    let text = there.as_ref().unwrap_or(time).as_str();
+    text.split_once('T').map_or(text, |(date, _)| date).to_owned()
 }
 
 /// Reads an item of the event store; `None` if its sort key is not an event's.

@@ -42,6 +42,7 @@ mod sources {
 mod operations {
     mod changed_rules;
     mod rebuild;
+    mod recent;
     mod redrive;
     mod verify;
 }

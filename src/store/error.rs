@@ -160,3 +160,60 @@ pub fn retry_or_fail<T, E: ProvideErrorMetadata>(
         Failure::Other(error) => Attempt::Decided(Err(permanent(operation, &error))),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use aws_sdk_dynamodb::{
+        error::{ErrorMetadata, SdkError},
+        operation::update_item::UpdateItemError,
+    };
+    use aws_smithy_runtime_api::{
+        client::{orchestrator::HttpResponse, result::ConnectorError},
+        http::StatusCode,
+    };
+
+    use super::{Failure, classify};
+
+    fn answered(status: u16) -> HttpResponse {
+        HttpResponse::new(StatusCode::try_from(status).expect("a status"), "".into())
+    }
+
+    fn service(status: u16, code: &str) -> SdkError<UpdateItemError> {
+        SdkError::service_error(UpdateItemError::generic(ErrorMetadata::builder().code(code).build()), answered(status))
+    }
+
+    #[test]
+    fn only_a_request_that_was_certainly_refused_cannot_have_been_applied() {
+        let connector =
+            |of: fn(Box<dyn std::error::Error + Send + Sync>) -> ConnectorError| SdkError::dispatch_failure(of("planned".into()));
+        let cases = [
+            (service(400, "ProvisionedThroughputExceededException"), Some(false)),
+            (service(400, "ThrottlingException"), Some(false)),
+            (service(400, "RequestLimitExceeded"), Some(false)),
+            (service(400, "TransactionConflictException"), Some(false)),
+            (service(400, "ReplicatedWriteConflictException"), Some(false)),
+            (service(400, "TransactionInProgressException"), Some(true)),
+            (service(500, "InternalServerError"), Some(true)),
+            (service(500, "InternalFailure"), Some(true)),
+            (service(503, "ServiceUnavailable"), Some(true)),
+            (service(500, "OfAnotherYear"), Some(true)),
+            (service(200, "OfAnotherYear"), Some(true)),
+            (service(400, "OfAnotherYear"), None),
+            (service(400, "AccessDeniedException"), None),
+            (service(400, "ValidationException"), None),
+            (SdkError::construction_failure("planned"), Some(false)),
+            (SdkError::timeout_error("planned"), Some(true)),
+            (connector(ConnectorError::timeout), Some(true)),
+            (connector(ConnectorError::io), Some(true)),
+            (SdkError::response_error("planned", answered(200)), Some(true)),
+        ];
+        for (error, expected) in cases {
+            let text = format!("{error:?}");
+            let applied_maybe = match classify(error) {
+                Failure::Transient { applied_maybe, .. } => Some(applied_maybe),
+                Failure::Invalid(_) | Failure::Other(_) => None,
+            };
+            assert_eq!(applied_maybe, expected, "{text}");
+        }
+    }
+}

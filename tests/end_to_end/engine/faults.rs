@@ -16,7 +16,7 @@ use serde_json::json;
 
 use crate::support::{
     projections::{HOUSES_1, HOUSES_2},
-    world::{Call, Fault, World, account, fold, history, impostor, record, recorded, records, registry},
+    world::{Call, Fault, World, account, answers_though_applied, fold, history, impostor, record, recorded, records, registry},
 };
 
 const THROTTLED: [(u16, &str); 5] = [
@@ -83,6 +83,45 @@ async fn a_write_whose_answer_is_lost_counts_once_and_is_reported_as_applied() {
         assert_eq!(applied(&report), [8, 0, 0, 0], "{operation}: {:?}", report.reasons);
         assert_eq!(world.rows().await, fold(registry(), &mixed()), "{operation}");
         assert_eq!(applied(&world.process(&mixed()).await), [0, 8, 0, 0]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_that_is_answered_with_an_error_though_it_was_applied_counts_as_applied() {
+    for (operation, (status, body)) in
+        ["UpdateItem", "TransactWriteItems"].into_iter().flat_map(|one| answers_though_applied().map(move |two| (one, two)))
+    {
+        let world = World::new().await;
+        let (seen, answer) = (AtomicU64::new(0), body.clone());
+        let tapped = world.tapped(move |call| {
+            let first = call.operation == operation && seen.fetch_add(1, Ordering::Relaxed) == 0;
+            if first { Fault::AppliedBut(status, answer.clone()) } else { Fault::None }
+        });
+        let report = tapped.worker.process(&records(&mixed()), Deadline::NONE).await;
+        assert_eq!(applied(&report), [8, 0, 0, 0], "{operation} {status} {body}: {:?}", report.reasons);
+        assert_eq!(world.rows().await, fold(registry(), &mixed()), "{operation} {status} {body}");
+    }
+}
+
+/// The reverse: a request that was certainly not applied cannot be what moved the row.
+#[tokio::test(start_paused = true)]
+async fn what_another_worker_applied_before_the_retry_of_a_throttled_write_is_a_duplicate() {
+    for (status, name) in THROTTLED.into_iter().filter(|(status, _)| *status == 400) {
+        for events in [account("alice", &["1", "2"]), posts("t1", "news")] {
+            let world = Arc::new(World::new().await);
+            let (others, there) = (events.clone(), world.clone());
+            let tapped = world.tapped(move |call| match call.number {
+                1 => Fault::error(status, name),
+                2 => {
+                    let (others, there) = (others.clone(), there.clone());
+                    Fault::Meanwhile(Box::pin(async move { drop(there.process(&others).await) }))
+                }
+                _ => Fault::None,
+            });
+            let report = tapped.worker.process(&records(&events), Deadline::NONE).await;
+            assert_eq!(applied(&report), [0, events.len() as u64, 0, 0], "{name}: {:?}", report.reasons);
+            assert_eq!(world.rows().await, fold(registry(), &events), "{name}");
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use projection_worker::internals::{
     },
 };
 
-use crate::support::world::{Fault, World, account, impostor, recorded};
+use crate::support::world::{Fault, World, account, answers_though_applied, impostor, recorded};
 
 fn deposits(count: usize) -> Vec<RecordedEvent> {
     account("alice", &vec!["1"; count])
@@ -123,6 +123,31 @@ async fn an_append_whose_answer_is_lost_succeeds_once() {
         assert_eq!(appended, Ok(Version(to as u64)));
     }
     assert_eq!(versions(&world.load(1, 9, 9).await), [1, 2, 3]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_append_that_is_answered_with_an_error_though_it_was_applied_succeeds_once() {
+    for (status, body) in answers_though_applied() {
+        let world = World::new().await;
+        let events = deposits(2);
+        let answer = body.clone();
+        let tapped = world.tapped(move |call| if call.number == 1 { Fault::AppliedBut(status, answer.clone()) } else { Fault::None });
+        assert_eq!(tapped.worker.store().append(Version::NONE, &events).await, Ok(Version(2)), "{status} {body}");
+        assert_eq!(versions(&world.load(1, 9, 9).await), [1, 2], "{status} {body}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_append_that_is_repeated_after_all_its_answers_were_lost_succeeds() {
+    let world = World::new().await;
+    let events = deposits(4);
+    let tapped = world.tapped(|_| Fault::Lost);
+    assert!(matches!(tapped.worker.store().append(Version::NONE, &events[..2]).await, Err(AppendError::Store(_))));
+    assert_eq!(world.append(&events[..2]).await, Ok(Version(2)));
+    world.append(&events[2..]).await.expect("appended");
+    assert_eq!(world.append(&events[..2]).await, Ok(Version(2)), "also if others have appended since");
+    assert_eq!(world.append(&[events[0].clone(), impostor(&events[1])]).await, Err(conflict(0, 4)));
+    assert_eq!(versions(&world.load(1, 9, 9).await), [1, 2, 3, 4]);
 }
 
 #[tokio::test]

@@ -161,6 +161,8 @@ pub enum Fault {
     Answer(u16, String),
     /// Applied; the answer is lost.
     Lost,
+    /// Applied; answered with this status and body instead.
+    AppliedBut(u16, String),
     /// Applied and answered normally, after this future has completed.
     Meanwhile(BoxFuture<'static, ()>),
     /// Not applied and never answered.
@@ -174,6 +176,20 @@ impl Fault {
     pub fn error(status: u16, name: &str) -> Self {
         Self::Answer(status, json!({"__type": format!("com.amazonaws.dynamodb.v20120810#{name}"), "message": "as planned"}).to_string())
     }
+}
+
+/// What DynamoDB or something in between may answer although it has applied the request: statuses and bodies.
+pub fn answers_though_applied() -> impl Iterator<Item = (u16, String)> {
+    let errors = [
+        (500, "InternalServerError"),
+        (500, "InternalFailure"),
+        (503, "ServiceUnavailable"),
+        (400, "TransactionInProgressException"),
+        (500, "OfAnotherYear"),
+    ];
+    let errors = errors.map(|(status, name)| (status, json!({"__type": name, "message": "as planned"}).to_string()));
+    let unreadable = [(200, "<html>"), (200, r#"{"ConsumedCapacity":{"#), (502, "<html>"), (504, "")];
+    errors.into_iter().chain(unreadable.map(|(status, body)| (status, body.to_owned())))
 }
 
 /// A worker, and the calls its network saw.
@@ -222,6 +238,10 @@ impl HttpConnector for Network {
                     // Yields, so that other workers' calls can come in between, as on a real network.
                     tokio::task::yield_now().await;
                     Ok(HttpResponse::new(StatusCode::try_from(status).expect("a status"), json.into()))
+                }
+                Fault::AppliedBut(status, body) => {
+                    inner.call(request).await?;
+                    Ok(HttpResponse::new(StatusCode::try_from(status).expect("a status"), body.into()))
                 }
                 Fault::Lost => {
                     inner.call(request).await?;

@@ -1,6 +1,12 @@
 //! What a batch does to the tables: requests and units, DynamoDB's own limits, and decisions that take several parts of the engine. The
 //! decisions themselves are tested where they are made: `lane`, `plan`, `reproject` and `report` in `src/engine`.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering::Relaxed},
+};
+
+use aws_sdk_dynamodb::types::AttributeValue;
 use projection_vocabulary::{RecordedEvent, Registry, Value, data};
 use projection_worker::internals::{
     engine::report::Checkpoint,
@@ -231,6 +237,38 @@ async fn a_rule_that_reads_its_row_yields_the_same_rows_under_redelivery_and_any
         assert_eq!((report.total.duplicate, report.total.failed), (events.len() as u64, 0));
         assert_eq!(world.rows().await, fold(Registry::new(UNUSUAL), &events), "in batches of {size}");
     }
+}
+
+/// The row was lost after it was read, and written again from another history, up to the same version and by the same revision. Only the
+/// id of its last event tells it from the row that was read.
+#[tokio::test]
+async fn a_change_computed_from_a_row_is_not_written_to_another_row_of_the_same_version() {
+    let scored = |points: [&str; 3]| recorded(points.map(|text| ("ann", "Scored", Value::Map([("points".into(), number(text))].into()))));
+    let (before, mut after) = (scored(["3", "5", "7"]), scored(["2", "9", "7"]));
+    for (event, of_before) in after.iter_mut().zip(&before).take(2) {
+        event.event_id = impostor(of_before).event_id;
+    }
+    let world = Arc::new(World::with(Registry::new(UNUSUAL)).await);
+    world.process(&before[..2]).await;
+    let seen = AtomicUsize::new(0);
+    let tapped = world.tapped_of(UNUSUAL, {
+        let (world, after) = (world.clone(), after.clone());
+        move |call| {
+            if call.operation != "UpdateItem" || seen.fetch_add(1, Relaxed) > 0 {
+                return Fault::None;
+            }
+            let (world, others) = (world.clone(), after[..2].to_vec());
+            Fault::Meanwhile(Box::pin(async move {
+                let key = AttributeValue::S("ann".into());
+                world.embedded.client().delete_item().table_name("records").key("playerId", key).send().await.expect("deleted");
+                assert_eq!(counts(&world.process(&others).await)[..2], [2, 0]);
+            }))
+        }
+    });
+    let report = tapped.worker.process(&records(&after[2..]), Deadline::NONE).await;
+    assert_eq!(counts(&report)[..2], [1, 0], "{:?}", report.reasons);
+    // 7 beats the best of the row that was read, but not that of the row to which it is written.
+    assert_eq!(world.rows().await, fold(Registry::new(UNUSUAL), &after));
 }
 
 fn number(text: &str) -> Value {

@@ -216,6 +216,43 @@ async fn an_event_delivered_at_any_moment_of_a_redrive_counts_once() {
     }
 }
 
+/// The row is parked again between the redrive's read of it and the removal of the mark: the newer mark is not the one that was read.
+#[tokio::test]
+async fn a_redrive_leaves_a_mark_that_is_newer_than_the_one_it_read() {
+    let (world, truth) = parked_topic().await;
+    let (entry, world) = (only_entry(&world).await, Arc::new(world));
+    let seen = AtomicUsize::new(0);
+    let tapped = world.tapped({
+        let world = world.clone();
+        move |call: &Call<'_>| {
+            if call.operation != "UpdateItem" || seen.fetch_add(1, Relaxed) > 0 {
+                return Fault::None;
+            }
+            assert!(call.body.contains("parkedAt"), "the first update removes the mark: {}", call.body);
+            let client = world.embedded.client();
+            Fault::Meanwhile(Box::pin(async move {
+                let request = client.update_item().table_name("forum-counters").key("id", AttributeValue::S("t1".into()));
+                let request = request.update_expression("SET parkedAt = :newer").condition_expression("attribute_exists(parkedAt)");
+                request
+                    .expression_attribute_values(":newer", AttributeValue::S("2999-01-01T00:00:00.000Z".into()))
+                    .send()
+                    .await
+                    .expect("updated");
+            }))
+        }
+    });
+    assert_eq!(still_parked(redrive(&tapped.worker, &entry).await), "another worker parked it meanwhile: redrive it again");
+    let request = world.embedded.client().get_item().table_name("forum-counters").key("id", AttributeValue::S("t1".into()));
+    let row = request.send().await.expect("read").item.expect("a row");
+    assert_eq!(
+        (&row["parkedAt"], &row["version"]),
+        (&AttributeValue::S("2999-01-01T00:00:00.000Z".into()), &AttributeValue::N("2".into()))
+    );
+    assert_eq!(only_entry(&world).await, entry);
+    assert!(matches!(redrive_only(&world).await, Redriven::Done { .. }));
+    assert_exact(&world, projections::ALL, &truth, "redriven again").await;
+}
+
 /// A network that interleaves the calls of different workers, depending on the seed.
 fn jittery(world: &World, seed: u64) -> Tapped {
     let random = std::sync::Mutex::new(fastrand::Rng::with_seed(seed));

@@ -276,11 +276,11 @@ async fn replay(worker: &Worker, sources: Vec<Source>, batch_size: usize) -> Rep
 }
 
 fn report_json(replayed: &Replayed, seconds: f64) -> Box<RawValue> {
-    let Report { records, total, ignored, projections, reasons, usage, store_failures: _, checkpoint: _ } = &replayed.report;
+    let Report { records, total, ignored, unhandled, projections, reasons, usage, store_failures: _, checkpoint: _ } = &replayed.report;
     let projections: serde_json::Map<_, _> = projections.iter().map(|(name, tally)| ((*name).to_owned(), tally_json(tally))).collect();
     let ignored: serde_json::Map<_, _> = ignored.iter().map(|(reason, count)| (reason.to_string(), json!(count))).collect();
     let report = json!({
-        "records": records, "total": tally_json(total), "ignored": ignored, "unreadable": replayed.unreadable, "projections": projections,
+        "records": records, "total": tally_json(total), "ignored": ignored, "unhandledTypes": unhandled.counts(), "unreadable": replayed.unreadable, "projections": projections,
         "failures": reasons, "requests": usage.requests, "writeUnits": usage.write_units, "readUnits": usage.read_units,
         "retries": usage.retries, "conflicts": usage.conflicts, "seconds": seconds,
     });

@@ -19,10 +19,13 @@ use crate::{
 /// Columns that a projection's name gets: with the others 80, up to ten million records.
 const NAME_COLUMNS: usize = 29;
 
+/// Columns of an event type that no projection handles.
+const TYPE_COLUMNS: usize = 60;
+
 /// The report as a text. `unreadable` counts the pieces of the input that are not records.
 pub fn text(report: &Report, unreadable: u64, took: Duration) -> String {
     let mut lines = Lines::default();
-    let Report { records, total, ignored, projections, reasons, usage, store_failures: _, checkpoint: _ } = report;
+    let Report { records, total, ignored, unhandled, projections, reasons, usage, store_failures: _, checkpoint: _ } = report;
     let events = records - report.ignored_total();
     let others = report.ignored_total();
     lines.add(format_args!(
@@ -34,6 +37,11 @@ pub fn text(report: &Report, unreadable: u64, took: Duration) -> String {
     ));
     for (reason, number) in ignored {
         lines.add(format_args!("  {}", why_ignored(*reason, *number)));
+        if *reason == Ignored::UnknownType {
+            for (event_type, number) in unhandled.counts() {
+                lines.add(format_args!("    {}: {number}", shortened(event_type, TYPE_COLUMNS)));
+            }
+        }
     }
     if unreadable > 0 {
         lines.add(format_args!("{} of the input cannot be read", count(unreadable, "piece")));
@@ -130,8 +138,10 @@ mod tests {
         let projections = [("a-projection-of-some-length", most)].into();
         let ignored = [Ignored::NotAnEvent, Ignored::UnknownType, Ignored::Modified, Ignored::Removed, Ignored::Expired];
         let ignored = ignored.map(|reason| (reason, 999_999)).into();
-        let report = Report { records: 9_999_999, projections, ignored, total: most, usage, ..Report::default() };
+        let unhandled = [("T".repeat(200), 9_999_999), ("\u{1b}[2J".to_owned(), 1)].into_iter().collect();
+        let report = Report { records: 9_999_999, projections, ignored, unhandled, total: most, usage, ..Report::default() };
         let text = text(&report, 9_999_999, Duration::from_secs(99_999));
         assert!(text.lines().count() > 15 && text.lines().all(|line| width(line) <= 80), "{text}");
+        assert!(!text.contains('\u{1b}'), "{text}");
     }
 }

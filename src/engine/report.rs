@@ -1,6 +1,6 @@
 //! The outcome of every record: exactly one each, all counted.
 
-use std::{collections::BTreeMap, ops::AddAssign};
+use std::{collections::BTreeMap, fmt, ops::AddAssign};
 
 use projection_vocabulary::{RecordedEvent, Timestamp};
 
@@ -101,6 +101,44 @@ impl AddAssign for Tally {
 /// Records by which an event was changed or deleted.
 const REWRITTEN: [Ignored; 3] = [Ignored::Modified, Ignored::Removed, Ignored::Expired];
 
+/// How many event types a report names that no projection handles: enough to see a typing error, and a bound for a stream of them.
+pub const UNHANDLED_TYPES_MAX: usize = 20;
+
+/// How many records have each event type that no projection handles: of the first [`UNHANDLED_TYPES_MAX`] types that were met.
+///
+/// They are for an operator's terminal. Whoever writes events chooses them, so they are no more fit for a log than event data, and
+/// `Debug` hides them.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct UnhandledTypes(BTreeMap<String, u64>);
+
+impl UnhandledTypes {
+    /// By event type.
+    #[must_use]
+    pub fn counts(&self) -> &BTreeMap<String, u64> {
+        &self.0
+    }
+
+    fn add(&mut self, event_type: String, count: u64) {
+        if self.0.len() < UNHANDLED_TYPES_MAX || self.0.contains_key(&event_type) {
+            *self.0.entry(event_type).or_default() += count;
+        }
+    }
+}
+
+impl FromIterator<(String, u64)> for UnhandledTypes {
+    fn from_iter<I: IntoIterator<Item = (String, u64)>>(counts: I) -> Self {
+        let mut all = Self::default();
+        counts.into_iter().for_each(|(event_type, count)| all.add(event_type, count));
+        all
+    }
+}
+
+impl fmt::Debug for UnhandledTypes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} event types", self.0.len())
+    }
+}
+
 /// The outcome of a batch of records.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Report {
@@ -110,6 +148,8 @@ pub struct Report {
     pub total: Tally,
     /// Records with nothing to project, by reason.
     pub ignored: BTreeMap<Ignored, u64>,
+    /// The event types that no projection handles.
+    pub unhandled: UnhandledTypes,
     /// By projection: one record may count in several.
     pub projections: BTreeMap<&'static str, Tally>,
     /// Why records failed, and how many for each reason.
@@ -142,6 +182,7 @@ impl Report {
         for (reason, count) in other.ignored {
             *self.ignored.entry(reason).or_default() += count;
         }
+        other.unhandled.0.into_iter().for_each(|(event_type, count)| self.unhandled.add(event_type, count));
         for (projection, tally) in other.projections {
             *self.projections.entry(projection).or_default() += tally;
         }
@@ -236,6 +277,12 @@ impl Ledger {
     pub fn ignore(&mut self, record: usize, reason: Ignored) {
         assert!(self.outcomes[record].is_none(), "a record that is ignored has no other outcome");
         *self.report.ignored.entry(reason).or_default() += 1;
+    }
+
+    /// Counts an event of a type that no projection handles.
+    pub fn ignore_type(&mut self, record: usize, event_type: &str) {
+        self.ignore(record, Ignored::UnknownType);
+        self.report.unhandled.add(event_type.to_owned(), 1);
     }
 
     /// Notes that a record was parked by itself.
@@ -431,6 +478,22 @@ mod tests {
         let mut ledger = ledger(&["1", "2"]);
         add(&mut ledger, "p", &[(0, Applied)]);
         drop(ledger.into_report(Usage::default()));
+    }
+
+    #[test]
+    fn event_types_that_no_projection_handles_are_named_up_to_a_bound() {
+        let mut ledger = Ledger::new(vec![None; 30]);
+        for record in 0..30 {
+            ledger.ignore_type(record, &format!("Type{:02}", record.min(24)));
+        }
+        let mut report = ledger.into_report(Usage::default());
+        assert_eq!((report.ignored[&Ignored::UnknownType], report.unhandled.counts().len()), (30, UNHANDLED_TYPES_MAX));
+        assert_eq!(format!("{:?}", report.unhandled), "20 event types");
+        let mut again = Ledger::new(vec![None; 2]);
+        again.ignore_type(0, "Type00");
+        again.ignore_type(1, "Type24");
+        report.add(again.into_report(Usage::default()));
+        assert_eq!((report.unhandled.counts()["Type00"], report.unhandled.counts().get("Type24")), (2, None));
     }
 
     #[test]

@@ -188,12 +188,12 @@ impl Worker {
                 Body::Unusable(reason) => ledger.failed(at, reason.to_string()),
                 Body::Event(event) => {
                     if !known(&event.event_type) {
-                        ledger.ignore(at, Ignored::UnknownType);
+                        ledger.ignore_type(at, &event.event_type);
                     }
                     histories.entry(event.aggregate.clone()).or_default().push((at, Ok(Arc::new(event))));
                 }
                 Body::Poison(poison) => match (&poison.event, poison.event_type.as_deref()) {
-                    (Some(_), Some(event_type)) if !known(event_type) => ledger.ignore(at, Ignored::UnknownType),
+                    (Some(_), Some(event_type)) if !known(event_type) => ledger.ignore_type(at, event_type),
                     (Some((aggregate, _)), Some(_)) => histories.entry(aggregate.clone()).or_default().push((at, Err(poison))),
                     // Nobody can tell which projections it concerns. Those it does concern find the hole and read the event store.
                     _ => strays.push(Stray { record: at, poison }),

@@ -60,6 +60,21 @@ fn check(fixture: &Path) -> Output {
 }
 
 #[test]
+fn a_replay_names_the_event_types_that_no_projection_handles() {
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/unknown-types").display().to_string();
+    let output = projector(&["replay", &fixture, "--show", "0"]);
+    let said = text(&output.stdout);
+    assert!(said.contains(" an event type that no projection handles\n    "), "{said}");
+    let json: Json = serde_json::from_slice(&projector(&["replay", &fixture, "--output", "json"]).stdout).expect("JSON");
+    let report = json.get("report").unwrap_or(&json);
+    for (event_type, count) in report["unhandledTypes"].as_object().expect("types by name") {
+        assert!(said.contains(&format!("\n    {event_type}: {count}\n")), "{said}");
+    }
+    let named: u64 = report["unhandledTypes"].as_object().expect("types").values().filter_map(Json::as_u64).sum();
+    assert!(named > 0 && report["ignored"]["event type that no projection handles"] == named, "{report}");
+}
+
+#[test]
 fn every_fixture_replays_to_its_expected_rows() {
     for fixture in fixtures() {
         let output = check(&fixture);

@@ -3,6 +3,7 @@
 pub mod catch_up;
 pub mod contributions;
 pub mod error;
+pub mod footing;
 pub mod histories;
 pub mod rebuild;
 pub mod recent;

@@ -93,6 +93,9 @@ pub struct RedriveOptions {
     /// Re-project each row from the event store, even if that takes it back (after a restore of the event store)
     #[arg(long)]
     trust_store: bool,
+    /// Trust an event store that lacks the events of more than a tenth of the rows
+    #[arg(long, requires = "trust_store")]
+    repair_all_orphans: bool,
     #[command(flatten)]
     format: Format,
 }
@@ -260,7 +263,7 @@ struct Total {
 }
 
 async fn redrive(options: &RedriveOptions, cx: &mut Context) -> anyhow::Result<u8> {
-    let RedriveOptions { chosen: Chosen { projection, aggregate, .. }, trust_store, format } = options;
+    let RedriveOptions { chosen: Chosen { projection, aggregate, .. }, trust_store, repair_all_orphans, format } = options;
     let (trust, json) = (if *trust_store { Trust::Store } else { Trust::Row }, format.is_json());
     check_projection(projection.as_deref(), cx)?;
     let worker = Worker::new(cx.open_existing_store().await?, cx.registry);
@@ -279,6 +282,15 @@ async fn redrive(options: &RedriveOptions, cx: &mut Context) -> anyhow::Result<u
     if chosen.is_empty() && !json {
         cx.out.line("nothing is parked there: nothing to redrive");
         return Ok(EXIT_OK);
+    }
+    if trust == Trust::Store
+        && !repair_all_orphans
+        && let Some(doubt) = redrive::doubt(&worker, &chosen, Deadline::NONE).await?
+    {
+        terminal::error(format_args!(
+            "nothing is redriven: {doubt}; if the event store is right, as after a restore, add --repair-all-orphans"
+        ));
+        return Ok(EXIT_FINDINGS);
     }
     let total = redrive_all(&worker, chosen, trust, json, &mut cx.out).await?;
     let Total { recovered, parked, failed, not_begun } = total;

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     Worker,
-    operations::verify::{self, RowFinding, SharedFinding, Verified},
+    operations::verify::{self, Repair, RowFinding, SharedFinding, Verified},
     retry::Deadline,
 };
 
@@ -33,8 +33,16 @@ pub struct Options {
     #[arg(value_name = "NAME")]
     projection: String,
     /// Re-project the rows with a finding from the event store, and correct sums; parked rows stay for `parked redrive`
+    ///
+    /// It refuses if the event store lacks the events of more than a tenth of the rows, for it may be the wrong one.
     #[arg(long)]
     repair: bool,
+    /// Only say what --repair would do
+    #[arg(long, requires = "repair")]
+    dry_run: bool,
+    /// Take rows back even if the event store lacks the events of many, as after a restore
+    #[arg(long, requires = "repair")]
+    repair_all_orphans: bool,
     /// Check about P percent of the rows, and no sums
     #[arg(long, value_name = "P", value_parser = clap::value_parser!(u32).range(1..=100))]
     sample: Option<u32>,
@@ -47,17 +55,38 @@ pub struct Options {
     format: Format,
 }
 
+impl Options {
+    fn repair(&self) -> Repair {
+        match self {
+            Self { repair: false, .. } | Self { dry_run: true, .. } => Repair::Nothing,
+            Self { repair_all_orphans: true, .. } => Repair::AllOrphans,
+            Self { .. } => Repair::Findings,
+        }
+    }
+
+    /// Whether the repair is refused.
+    fn is_refused(&self, verified: &Verified) -> bool {
+        self.repair && !self.repair_all_orphans && verified.doubt.is_some()
+    }
+}
+
 /// `verify`
 pub async fn run(options: &Options, cx: &mut Context) -> anyhow::Result<u8> {
     let rule = cx.rule(&options.projection)?;
     let worker = Worker::new(cx.open_existing_store().await?, cx.registry);
     let store = Named::of(&cx.store, worker.store().names(), &[rule]);
-    let Options { repair, sample, .. } = *options;
+    let Options { sample, .. } = *options;
     let segments = options.segments.number(&cx.store);
     let progress = terminal::spinner("reading the event store and the rows");
-    let verified = Box::pin(verify::verify(&worker, rule, verify::Options { segments, sample, repair }, Deadline::NONE)).await;
+    let verified =
+        Box::pin(verify::verify(&worker, rule, verify::Options { segments, sample, repair: options.repair() }, Deadline::NONE)).await;
     progress.finish_and_clear();
     let verified = verified?;
+    if let Some(doubt) = verified.doubt.as_ref().filter(|_| options.is_refused(&verified)) {
+        terminal::error(format_args!(
+            "nothing is repaired: {doubt}; if the event store is right, as after a restore, add --repair-all-orphans"
+        ));
+    }
     cx.out.text(&if options.format.is_json() { json(&verified, options, &store)? } else { store.text() + &lines(&verified, options) });
     Ok(if verified.is_clean() { EXIT_OK } else { EXIT_FINDINGS })
 }
@@ -80,8 +109,11 @@ fn lines(verified: &Verified, options: &Options) -> String {
     if !counts.is_empty() {
         lines.add(counts.join(", "));
     }
-    let each = home.iter().map(|(id, finding)| format!("{}: {}", finding.text(), shortened(id.as_str(), NAME_COLUMNS)));
-    let each = each.chain(shared.iter().map(|(cell, finding)| shared_line(cell, finding)));
+    let would = |repair: Action| if options.dry_run { format!("; --repair would {}", repair.text()) } else { String::new() };
+    let each = home
+        .iter()
+        .map(|(id, finding)| format!("{}: {}{}", finding.text(), shortened(id.as_str(), NAME_COLUMNS), would(Action::on_row(*finding))));
+    let each = each.chain(shared.iter().map(|(cell, finding)| shared_line(cell, finding) + &would(Action::on_shared(finding))));
     let show = options.show.unwrap_or(SHOW_DEFAULT);
     each.take(show).for_each(|finding| lines.add(format_args!("  {finding}")));
     let found = home.len() + shared.len();
@@ -98,15 +130,72 @@ fn lines(verified: &Verified, options: &Options) -> String {
 
 fn verdict(verified: &Verified, options: &Options) -> String {
     let found = (verified.home.len() + verified.shared.len()) as u64;
-    let repairable = found - verified.count(RowFinding::Parked);
+    let repairable = verified.home.values().map(|finding| Action::on_row(*finding)).chain(verified.shared.values().map(Action::on_shared));
+    let repairable = repairable.filter(|action| *action != Action::Nothing).count();
     let repaired = verified.repaired;
     match (found, options.repair) {
         (0, _) if options.sample.is_some() => "clean: every row of the sample matches the event store".to_owned(),
         (0, _) => "clean: every row matches the event store".to_owned(),
+        (_, true) if options.dry_run && options.is_refused(verified) => "dry run: --repair would refuse".to_owned(),
+        (_, true) if options.dry_run => format!("dry run: nothing was changed; --repair would try to repair {repairable} of {found}"),
         (_, true) if verified.is_clean() => format!("repaired: {repaired} of {found}"),
         (_, true) => format!("not clean: {repaired} of {found} repaired"),
+        (_, false) if verified.doubt.is_some() => format!("not clean: {}", verified.doubt.as_ref().expect("there is one")),
         (_, false) if repairable > 0 => "differences found; run again with --repair to fix them".to_owned(),
         (_, false) => "not clean".to_owned(),
+    }
+}
+
+/// What a repair does about a finding.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Action {
+    CatchUp,
+    Reproject,
+    TakeBack,
+    Correct,
+    Settle,
+    Nothing,
+}
+
+impl Action {
+    fn on_row(finding: RowFinding) -> Self {
+        match finding {
+            RowFinding::Missing | RowFinding::Behind => Self::CatchUp,
+            RowFinding::Drifted | RowFinding::Outdated => Self::Reproject,
+            RowFinding::Ahead | RowFinding::Orphaned => Self::TakeBack,
+            RowFinding::Parked => Self::Nothing,
+        }
+    }
+
+    fn on_shared(finding: &SharedFinding) -> Self {
+        match finding {
+            SharedFinding::Sum(_) => Self::Correct,
+            SharedFinding::Lower | SharedFinding::Higher | SharedFinding::LeftOver | SharedFinding::TakenBack => Self::Settle,
+            SharedFinding::Unsettled => Self::Nothing,
+        }
+    }
+
+    /// What a repair would do.
+    fn text(self) -> &'static str {
+        match self {
+            Self::CatchUp => "bring it to the head of its history",
+            Self::Reproject => "re-project it",
+            Self::TakeBack => "take it back to the events that there are",
+            Self::Correct => "correct it by the difference",
+            Self::Settle => "work it out from all contributions",
+            Self::Nothing => "leave it",
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::CatchUp => "catchUp",
+            Self::Reproject => "reproject",
+            Self::TakeBack => "takeBack",
+            Self::Correct => "correct",
+            Self::Settle => "settle",
+            Self::Nothing => "nothing",
+        }
     }
 }
 
@@ -139,15 +228,21 @@ fn json(verified: &Verified, options: &Options, store: &Named) -> anyhow::Result
         attribute: Option<&'a str>,
         #[serde(skip_serializing_if = "Option::is_none")]
         difference: Option<String>,
+        /// What a repair would do.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        repair: Option<&'a str>,
     }
+    let would = |repair: Action| options.dry_run.then(|| repair.name());
     let home = verified.home.iter().map(|(id, finding)| Line {
         finding: finding.text(),
         aggregate_id: Some(id.as_str()),
         row: None,
         attribute: None,
         difference: None,
+        repair: would(Action::on_row(*finding)),
     });
     let shared = verified.shared.iter().map(|((row, attribute), finding)| {
+        let repair = would(Action::on_shared(finding));
         let (finding, difference) = match finding {
             SharedFinding::Sum(amount) => ("sum", Some(amount.to_string())),
             SharedFinding::Lower => ("lower", None),
@@ -156,7 +251,7 @@ fn json(verified: &Verified, options: &Options, store: &Named) -> anyhow::Result
             SharedFinding::TakenBack => ("takenBack", None),
             SharedFinding::Unsettled => ("unsettled", None),
         };
-        Line { finding, aggregate_id: None, row: Some(row.as_str()), attribute: Some(attribute), difference }
+        Line { finding, aggregate_id: None, row: Some(row.as_str()), attribute: Some(attribute), difference, repair }
     });
     let mut text = String::new();
     for finding in home.chain(shared).take(options.show.unwrap_or(usize::MAX)) {
@@ -167,7 +262,8 @@ fn json(verified: &Verified, options: &Options, store: &Named) -> anyhow::Result
         RowFinding::ALL.iter().map(|finding| (finding.text().to_owned(), verified.count(*finding).into())).collect();
     let total = serde_json::json!({ "total": {
         "projection": options.projection, "events": events, "aggregates": aggregates, "rows": rows, "sums": sums, "findings": counts,
-        "shared": shared.len(), "repaired": repaired, "clean": verified.is_clean(),
+        "shared": shared.len(), "repaired": repaired, "clean": verified.is_clean(), "dryRun": options.dry_run,
+        "refused": options.is_refused(verified), "rowsWithoutEvent": verified.footing.without_event,
         "in": store,
     } });
     writeln!(text, "{}", pretty_json::line(&total)?)?;

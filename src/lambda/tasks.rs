@@ -25,7 +25,7 @@ use crate::{
         },
         recent::Recent,
         settle,
-        verify::{self, Options, RowFinding},
+        verify::{self, Options, Repair, RowFinding},
     },
     progress::Counts,
     retry::Deadline,
@@ -272,7 +272,7 @@ async fn verify(worker: &Worker, Verify { projection, sample }: Verify, time: Du
         return Err(invalid("`sample` is not a percentage from 1 to 100".to_owned()));
     }
     let deadline = Deadline::at(Instant::now() + time);
-    let options = Options { segments: VERIFY_SEGMENTS, sample, repair: false };
+    let options = Options { segments: VERIFY_SEGMENTS, sample, repair: Repair::Nothing };
     let verified = verify::verify(worker, rule, options, deadline).await.map_err(|error| {
         let too_short = "the function's time is too short to verify all rows: verify a sample, or run `projector verify`";
         Diagnostic {

@@ -12,6 +12,7 @@ use crate::{
     operations::{
         catch_up::{Standing, catch_up},
         error::{OperationError, find_projection, refuse_newer_revision},
+        footing::{Doubt, sampled_doubt},
     },
     retry::Deadline,
     store::{
@@ -47,6 +48,21 @@ pub enum Redriven {
 pub async fn redrive(worker: &Worker, parked: &Parked, trust: Trust, deadline: Deadline) -> Result<Redriven, OperationError> {
     let redrive = Redrive { worker, parked, trust, deadline };
     if parked.projection == NO_PROJECTION { redrive.record().await } else { redrive.aggregate().await }
+}
+
+/// Why not to redrive these entries with [`Trust::Store`], by a sample of their projections' rows: it may be the wrong event store.
+///
+/// # Errors
+/// [`OperationError`].
+pub async fn doubt(worker: &Worker, chosen: &[Parked], deadline: Deadline) -> Result<Option<Doubt>, OperationError> {
+    for rule in worker.registry().projections() {
+        // A record that names no projection concerns any of them.
+        let concerned = chosen.iter().any(|entry| entry.projection == rule.name() || entry.projection == NO_PROJECTION);
+        if concerned && let Some(doubt) = sampled_doubt(worker.store(), *rule, deadline).await? {
+            return Ok(Some(doubt));
+        }
+    }
+    Ok(None)
 }
 
 /// One entry of the parking table on its way back.

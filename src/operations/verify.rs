@@ -30,6 +30,7 @@ use crate::{
         catch_up::{Standing, catch_up, is_behind},
         contributions::Contributed,
         error::{OperationError, refuse_newer_revision},
+        footing::{Doubt, Footing},
         histories::{Histories, Visit},
         settle::settle,
     },
@@ -108,8 +109,19 @@ pub struct Options {
     pub segments: u32,
     /// Check about this percentage of rows and skip sums; `None` checks everything.
     pub sample: Option<u32>,
-    /// Repair what is found.
-    pub repair: bool,
+    /// What to repair.
+    pub repair: Repair,
+}
+
+/// What to do about findings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Repair {
+    /// Nothing: only report them.
+    Nothing,
+    /// Repair them, unless the event store lacks the events of so many rows that it may be the wrong one: see [`Footing::doubt`].
+    Findings,
+    /// Repair them, however many rows that takes back. For use after a restore of the event store.
+    AllOrphans,
 }
 
 /// The result of a verification.
@@ -129,6 +141,10 @@ pub struct Verified {
     pub shared: BTreeMap<Cell, SharedFinding>,
     /// How many of the findings were repaired.
     pub repaired: u64,
+    /// How many rows stand on events that the event store has.
+    pub footing: Footing,
+    /// Why the event store may be the wrong one; [`Repair::Findings`] then repairs nothing.
+    pub doubt: Option<Doubt>,
 }
 
 impl Verified {
@@ -151,6 +167,7 @@ struct Suspects {
     events: u64,
     aggregates: u64,
     rows: u64,
+    footing: Footing,
     home: BTreeSet<AggregateId>,
     cells: Cells,
 }
@@ -218,7 +235,8 @@ struct Amounts {
     unsettled: BTreeMap<Cell, Kind>,
 }
 
-/// Compares every row of a projection with the event store, and repairs what is found if asked.
+/// Compares every row of a projection with the event store, and repairs what is found if asked and if nothing speaks against it
+/// ([`Verified::doubt`]).
 ///
 /// A row that an older revision wrote is outdated, whatever it holds. A parked row is compared at the version where it waits, and only a
 /// redrive repairs it.
@@ -253,7 +271,12 @@ impl Verification<'_> {
         };
         let (mut verified, amounts) = self.look(&segments, options).await?;
         let wrong = !verified.home.is_empty() || !verified.shared.is_empty();
-        if options.repair && wrong {
+        let repairs = match options.repair {
+            Repair::Nothing => false,
+            Repair::Findings => verified.doubt.is_none(),
+            Repair::AllOrphans => true,
+        };
+        if repairs && wrong {
             self.repair(&verified, amounts).await?;
             // What is repaired is what a second look no longer finds.
             let (again, _) = self.look(&segments, options).await?;
@@ -279,8 +302,9 @@ impl Verification<'_> {
         for segment in row_segments {
             self.suspect_rows(*segment, &mut suspects).await?;
         }
-        let Suspects { events, aggregates, rows, home, cells } = suspects;
-        let mut verified = Verified { events, aggregates, rows, ..Verified::default() };
+        let Suspects { events, aggregates, rows, footing, home, cells } = suspects;
+        let doubt = footing.doubt(self.store(), self.rule);
+        let mut verified = Verified { events, aggregates, rows, footing, doubt, ..Verified::default() };
         let mut amounts = Amounts { drifts: self.check_home_rows(home, &mut verified).await?, ..Amounts::default() };
         // A sample of rows does not tell what is contributed.
         if options.sample.is_none() {
@@ -330,13 +354,7 @@ impl Verification<'_> {
             self.deadline.check()?;
             let (rows, after) = self.store().scan_rows(self.rule, segment, next, self.deadline).await?;
             suspects.rows += rows.len() as u64;
-            let standing: Vec<_> = rows
-                .iter()
-                .filter(|row| row.home.version > Version::NONE)
-                .map(|row| (AggregateId::from(row.key.as_str()), &row.home))
-                .collect();
-            let on_events = self.store().standing_on_events(standing.iter().map(|(id, row)| (id, *row)), self.deadline).await?;
-            suspects.home.extend(standing.into_iter().map(|(id, _)| id).filter(|id| !on_events.contains(id)));
+            suspects.home.extend(suspects.footing.count(self.store(), &rows, self.deadline).await?);
             for row in rows {
                 // It contributes without having a version, if its re-projection is unfinished.
                 if row.home.unfinished.is_some() {

@@ -40,6 +40,7 @@ mod sources {
 
 /// Operations on a worker: rebuild, redrive, verify.
 mod operations {
+    mod brakes;
     mod changed_rules;
     mod rebuild;
     mod recent;

@@ -5,7 +5,7 @@ use std::{process::Stdio, time::Duration};
 use aws_sdk_dynamodb::types::AttributeValue;
 use projection_vocabulary::{Change, DynProjection, Projection, Recorded, Refusal, own, retract, shared, transfer};
 use projection_worker::internals::{
-    operations::verify::{Options, SharedFinding, verify},
+    operations::verify::{Options, Repair, SharedFinding, verify},
     retry::Deadline,
 };
 use serde::Deserialize;
@@ -124,8 +124,9 @@ async fn a_rebuild_killed_many_times_under_live_traffic_ends_exact() {
         rounds += 1;
         if rounds % size(4, 15) == 0 {
             looks += 1;
-            let verified =
-                verify(&world.worker, rule, Options { segments: 2, sample: None, repair: false }, Deadline::NONE).await.expect("verified");
+            let verified = verify(&world.worker, rule, Options { segments: 2, sample: None, repair: Repair::Nothing }, Deadline::NONE)
+                .await
+                .expect("verified");
             let sums: Vec<_> = verified.shared.iter().filter(|(_, finding)| matches!(finding, SharedFinding::Sum(_))).collect();
             assert!(sums.is_empty(), "after {killed} kills: {sums:?}");
         }
@@ -140,8 +141,9 @@ async fn a_rebuild_killed_many_times_under_live_traffic_ends_exact() {
     let again = rebuild(&url, &[]).wait_with_output().await.expect("it ends");
     assert!(String::from_utf8_lossy(&again.stdout).contains("nothing to do"), "{}", String::from_utf8_lossy(&again.stdout));
 
-    let verified =
-        verify(&world.worker, rule, Options { segments: 3, sample: None, repair: false }, Deadline::NONE).await.expect("verified");
+    let verified = verify(&world.worker, rule, Options { segments: 3, sample: None, repair: Repair::Nothing }, Deadline::NONE)
+        .await
+        .expect("verified");
     assert!(verified.is_clean(), "{:?} {:?}", verified.home, verified.shared);
     let mut rows = world.rows().await.remove("forum-counters").expect("a projection");
     // Of the old rule's counters only zeros remain.

@@ -13,7 +13,7 @@ use projection_worker::{
         operations::{
             rebuild::Task,
             settle::settle,
-            verify::{Options, RowFinding, Verified, verify},
+            verify::{Options, Repair, RowFinding, Verified, verify},
         },
         retry::Deadline,
         store::Store,
@@ -55,7 +55,7 @@ fn fields<const N: usize>(fields: [(&str, Value); N]) -> Value {
 }
 
 async fn check(worker: &Worker, repair: bool) -> Verified {
-    let options = Options { segments: 2, sample: None, repair };
+    let options = Options { segments: 2, sample: None, repair: if repair { Repair::Findings } else { Repair::Nothing } };
     verify(worker, worker.registry().projections()[0], options, Deadline::NONE).await.expect("nothing fails")
 }
 

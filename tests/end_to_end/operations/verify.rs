@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use aws_sdk_dynamodb::types::AttributeValue;
 use projection_vocabulary::{DynProjection, RecordedEvent, data};
 use projection_worker::internals::{
-    operations::verify::{Options, RowFinding, SharedFinding, Verified, verify},
+    operations::verify::{Options, Repair, RowFinding, SharedFinding, Verified, verify},
     retry::Deadline,
 };
 
@@ -19,8 +19,8 @@ use crate::support::{
 
 type Items = BTreeMap<String, HashMap<String, AttributeValue>>;
 
-const CHECK: Options = Options { segments: 3, sample: None, repair: false };
-const REPAIR: Options = Options { repair: true, ..CHECK };
+const CHECK: Options = Options { segments: 3, sample: None, repair: Repair::Nothing };
+const REPAIR: Options = Options { repair: Repair::Findings, ..CHECK };
 
 async fn verified(world: &World, projection: &str, options: Options) -> Verified {
     let rule = world.worker.registry().get(projection).expect("a projection");
@@ -144,7 +144,7 @@ async fn every_kind_of_wrong_row_has_its_own_finding() {
     ];
     assert_eq!(home(&found), expected);
 
-    let repaired = verified(&world, "account-summary", REPAIR).await;
+    let repaired = verified(&world, "account-summary", Options { repair: Repair::AllOrphans, ..CHECK }).await;
     // A parked row is left to a redrive.
     assert_eq!((repaired.repaired, repaired.is_clean()), (6, false));
     assert_eq!(home(&verified(&world, "account-summary", CHECK).await), [("parked", RowFinding::Parked)]);

@@ -24,7 +24,7 @@ use projection_worker::{
                 segment::{Resume, SegmentRebuild},
             },
             redrive::{Redriven, redrive},
-            verify::{Options, Verified, verify},
+            verify::{Options, Repair, Verified, verify},
         },
         retry::Deadline,
         store::{Store, TableNames, parking::Parked, segment::Segment},
@@ -165,7 +165,7 @@ impl Run {
             }
             let segments = 1 + u32::try_from(self.choices.below(3)).expect("few");
             self.operator(&format!("verifies and repairs {}", rule.name()), move |worker| async move {
-                _ = verify(&worker, rule, Options { segments, sample: None, repair: true }, Deadline::NONE).await;
+                _ = verify(&worker, rule, Options { segments, sample: None, repair: Repair::AllOrphans }, Deadline::NONE).await;
                 Ended::Quiet
             });
             return;

@@ -8,6 +8,7 @@
 mod capture;
 mod catch_up;
 mod complaints;
+mod corrections;
 mod doctor;
 mod events;
 mod format;

@@ -2,6 +2,8 @@
 
 pub mod catch_up;
 pub mod contributions;
+#[cfg(feature = "cli")]
+pub mod correct;
 pub mod error;
 pub mod footing;
 pub mod histories;

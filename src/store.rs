@@ -1,6 +1,8 @@
 //! Every call to DynamoDB: the event store, the read models and the parking table.
 
 pub mod append;
+#[cfg(feature = "cli")]
+pub mod corrections;
 pub mod cursors;
 mod dynamo;
 mod error;

@@ -20,6 +20,7 @@ use sha2::{Digest as _, Sha256};
 use super::{
     Context, EXIT_FINDINGS, EXIT_OK, EXIT_USAGE,
     complaints::Complaints,
+    corrections::{self, CorrectOptions},
     out::Out,
     terminal,
     text::{count, count_of, printable, shortened, to_the_second},
@@ -73,6 +74,19 @@ pub enum Command {
         #[arg(long, value_name = "FORMAT", value_enum, default_value_t = Output::Json)]
         output: Output,
     },
+    /// Replace an event that is wrong, and keep the old one with who replaced it and why
+    ///
+    /// The event store is append-only but for this. The new event has the id and the version of the old one, and whatever else the JSON
+    /// object does not name: eventData, eventType, timestamp, metadata. The old item is printed, and stays in the event store under another
+    /// sort key. Rows that have applied the old event are re-projected; parked ones are for `parked redrive`.
+    #[command(after_help = "Example: projector --data demo.db events correct alice 3 --with event.json --why typo")]
+    Correct(CorrectOptions),
+    /// Show what corrections of an aggregate's events have replaced, by whom and why
+    #[command(after_help = "Example: projector --data demo.db events corrections alice")]
+    Corrections {
+        /// The aggregate's id
+        aggregate: String,
+    },
     /// Show the newest events of a type, newest first
     #[command(after_help = "Example: projector --data demo.db events by-type {event-type} --limit 5")]
     ByType {
@@ -99,11 +113,13 @@ pub async fn run(command: &Command, cx: &mut Context) -> anyhow::Result<u8> {
     let lines = if let Command::Append { file } = command { read(file)? } else { Vec::new() };
     let store = match command {
         Command::Append { .. } | Command::Import { .. } => cx.open_store_to_fill().await?,
-        Command::Show { .. } | Command::ByType { .. } => cx.open_existing_store().await?,
+        _ => cx.open_existing_store().await?,
     };
     match command {
         Command::Append { file } => append(&store, file, lines, &mut cx.out).await,
         Command::Import { paths } => import(&store, paths, &mut cx.out).await,
+        Command::Correct(options) => corrections::correct(options, store, cx).await,
+        Command::Corrections { aggregate } => corrections::list(&store, aggregate, &mut cx.out).await,
         Command::Show { aggregate, output } => show(&store, &aggregate.as_str().into(), *output, &mut cx.out).await,
         Command::ByType { event_type, limit, output } => {
             let mut printer = Printer::new(*output, Name::Aggregate, &mut cx.out);

@@ -3,11 +3,13 @@
 use clap::{Args, Subcommand};
 use comfy_table::{ColumnConstraint, ContentArrangement, LineStyle, presets::UTF8_BORDERS_ONLY};
 use futures::{FutureExt as _, StreamExt as _, stream};
+use projection_vocabulary::AggregateId;
 use serde::Serialize;
 use serde_json::{json, value::RawValue};
 
 use super::{
     Context, EXIT_FINDINGS, EXIT_INTERRUPTED, EXIT_OK,
+    corrections::{self, GiveUpOptions},
     format::Format,
     out::Out,
     pretty_json, readable,
@@ -57,6 +59,19 @@ pub enum Command {
     /// parked; 1 also if the aggregate that --aggregate names is not parked.
     #[command(after_help = "Example: projector --data demo.db parked redrive --all")]
     Redrive(RedriveOptions),
+    /// Replace an event that cannot be applied by one that no projection handles
+    ///
+    /// For an event that is wrong and should count nowhere; if it can be put right, use `events correct`. The event's item is printed,
+    /// and kept in the event store with who skipped it and why. Rows of other projections that have applied the event are re-projected.
+    /// A version that is missing, although there are later ones, can be skipped as well.
+    #[command(after_help = "Example: projector --data demo.db parked skip --projection {projection} --aggregate alice --why typo")]
+    Skip(GiveUpOptions),
+    /// Delete the entry of a record that can never be applied, and print it
+    ///
+    /// For a record that names no event, and for an event that the event store does not have. The parking table keeps who discarded it and
+    /// why. The event data is printed on the standard output, and kept nowhere else.
+    #[command(after_help = "Example: projector --data demo.db parked discard --projection - --aggregate record#1234 > record.json")]
+    Discard(GiveUpOptions),
 }
 
 /// What to list.
@@ -68,6 +83,9 @@ pub struct ListOptions {
     /// Only this aggregate
     #[arg(long, value_name = "A", allow_hyphen_values = true)]
     aggregate: Option<String>,
+    /// Also find rows that wait although their entry is gone, by a scan of the rows; --aggregate needs none
+    #[arg(long)]
+    scan: bool,
     #[command(flatten)]
     format: Format,
 }
@@ -90,6 +108,9 @@ pub struct ShowOptions {
 pub struct RedriveOptions {
     #[command(flatten)]
     chosen: Chosen,
+    /// Also find rows that wait although their entry is gone, by a scan of the rows; --aggregate needs none
+    #[arg(long)]
+    scan: bool,
     /// Re-project each row from the event store, even if that takes it back (after a restore of the event store)
     #[arg(long)]
     trust_store: bool,
@@ -121,12 +142,22 @@ pub async fn run(command: &Command, cx: &mut Context) -> anyhow::Result<u8> {
         Command::List(options) => list(options, cx).await,
         Command::Show(options) => show(options, cx).await,
         Command::Redrive(options) => redrive(options, cx).await,
+        Command::Skip(options) => corrections::skip(options, cx).await,
+        Command::Discard(options) => corrections::discard(options, cx).await,
     }
 }
 
-async fn parked(store: &Store, projection: Option<&str>, aggregate: Option<&str>) -> anyhow::Result<Vec<Parked>> {
+/// The entries chosen, and those that rows stand for whose entry is gone: by the row of `aggregate`, or by a scan if asked.
+async fn parked(store: &Store, cx: &Context, projection: Option<&str>, aggregate: Option<&str>, scan: bool) -> anyhow::Result<Vec<Parked>> {
     let mut parked = store.parked().await?;
     parked.retain(|entry| projection.is_none_or(|name| entry.projection == name) && aggregate.is_none_or(|id| entry.aggregate == id));
+    if scan || aggregate.is_some() {
+        let rules: Vec<_> =
+            cx.registry.projections().iter().copied().filter(|rule| projection.is_none_or(|name| rule.name() == name)).collect();
+        let id = aggregate.map(AggregateId::from);
+        parked.extend(redrive::marked(store, &rules, id.as_ref(), &parked, Deadline::NONE).await?);
+        parked.sort();
+    }
     Ok(parked)
 }
 
@@ -140,7 +171,8 @@ fn check_projection(projection: Option<&str>, cx: &Context) -> anyhow::Result<()
 
 async fn list(options: &ListOptions, cx: &mut Context) -> anyhow::Result<u8> {
     check_projection(options.projection.as_deref(), cx)?;
-    let parked = parked(&cx.open_existing_store().await?, options.projection.as_deref(), options.aggregate.as_deref()).await?;
+    let store = cx.open_existing_store().await?;
+    let parked = parked(&store, cx, options.projection.as_deref(), options.aggregate.as_deref(), options.scan).await?;
     if options.format.is_json() {
         for entry in &parked {
             cx.out.line(pretty_json::line(&Listed::of(entry))?);
@@ -215,7 +247,7 @@ async fn show(options: &ShowOptions, cx: &mut Context) -> anyhow::Result<u8> {
             entry: Listed<'a>,
             payload: Option<Box<RawValue>>,
         }
-        let payload = payload.as_deref().map(payload_json).transpose()?;
+        let payload = payload.as_deref().map(pretty_json::document).transpose()?;
         cx.out.line(pretty_json::line(&Shown { entry: Listed::of(&entry), payload })?);
         return Ok(EXIT_OK);
     }
@@ -246,12 +278,6 @@ async fn show(options: &ShowOptions, cx: &mut Context) -> anyhow::Result<u8> {
     Ok(EXIT_OK)
 }
 
-/// A payload in one line, with all digits of its numbers; as a text if it is not JSON.
-fn payload_json(payload: &str) -> serde_json::Result<Box<RawValue>> {
-    // In JSON, line ends stand only between tokens.
-    serde_json::from_str(&payload.replace(['\n', '\r'], " ")).or_else(|_| serde_json::value::to_raw_value(payload))
-}
-
 /// The outcome of a redrive, in numbers.
 #[derive(Default, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -263,14 +289,14 @@ struct Total {
 }
 
 async fn redrive(options: &RedriveOptions, cx: &mut Context) -> anyhow::Result<u8> {
-    let RedriveOptions { chosen: Chosen { projection, aggregate, .. }, trust_store, repair_all_orphans, format } = options;
+    let RedriveOptions { chosen: Chosen { projection, aggregate, .. }, scan, trust_store, repair_all_orphans, format } = options;
     let (trust, json) = (if *trust_store { Trust::Store } else { Trust::Row }, format.is_json());
     check_projection(projection.as_deref(), cx)?;
     let worker = Worker::new(cx.open_existing_store().await?, cx.registry);
     let rules: Vec<_> =
         cx.registry.projections().iter().filter(|rule| projection.as_deref().is_none_or(|name| rule.name() == name)).copied().collect();
     let store = Named::of(&cx.store, worker.store().names(), &rules);
-    let chosen = parked(worker.store(), projection.as_deref(), aggregate.as_deref()).await?;
+    let chosen = parked(worker.store(), cx, projection.as_deref(), aggregate.as_deref(), *scan).await?;
     if let (true, Some(aggregate)) = (chosen.is_empty(), aggregate) {
         let place = projection.as_deref().map_or_else(String::new, |projection| format!(" in {projection}"));
         terminal::error(format_args!("{} is not parked{place}", printable(aggregate)));

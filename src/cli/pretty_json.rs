@@ -3,10 +3,17 @@
 use std::fmt::Write as _;
 
 use serde::de::IgnoredAny;
+use serde_json::value::RawValue;
 
 /// One JSON object in a line.
 pub fn line(object: &impl serde::Serialize) -> serde_json::Result<String> {
     serde_json::to_string(object)
+}
+
+/// A document in one line, with all digits of its numbers; as a text if it is not JSON.
+pub fn document(text: &str) -> serde_json::Result<Box<RawValue>> {
+    // In JSON, line ends stand only between tokens.
+    serde_json::from_str(&text.replace(['\n', '\r'], " ")).or_else(|_| serde_json::value::to_raw_value(text))
 }
 
 /// The JSON in lines, one for each member; `None` if the text is not JSON.

@@ -108,6 +108,17 @@ pub fn note_waiting(reads_standard_input: bool) {
     }
 }
 
+/// Asks a question on the standard error output. Only `y` and `yes` agree.
+pub fn confirm(question: impl Display) -> anyhow::Result<bool> {
+    if !io::stdin().is_terminal() {
+        anyhow::bail!("this needs an answer: run it in a terminal, or add --yes");
+    }
+    let _ = StandardError.write_all(format!("{question} [y/N] ").as_bytes());
+    let mut answer = String::new();
+    io::stdin().read_line(&mut answer)?;
+    Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
+}
+
 /// Prints an error on the standard error output.
 pub fn error(error: impl Display) {
     print_error_line(format_args!("error: {error}"));

@@ -3,6 +3,8 @@
 use projection_vocabulary::{AggregateId, DynProjection, RecordedEvent, fold};
 use serde_json::value::RawValue;
 
+#[cfg(feature = "cli")]
+use crate::store::segment::Segment;
 use crate::{
     engine::{
         decode::{Body, Poison, decode},
@@ -48,6 +50,53 @@ pub enum Redriven {
 pub async fn redrive(worker: &Worker, parked: &Parked, trust: Trust, deadline: Deadline) -> Result<Redriven, OperationError> {
     let redrive = Redrive { worker, parked, trust, deadline };
     if parked.projection == NO_PROJECTION { redrive.record().await } else { redrive.aggregate().await }
+}
+
+/// Entries for rows that are marked as parked and have none among `entries`: it was deleted, expired, or is missing since a restore. Only
+/// the row of `aggregate` is read, or by a scan every row of these projections. A redrive takes such an entry like any other.
+///
+/// # Errors
+/// [`OperationError`].
+#[cfg(feature = "cli")]
+pub async fn marked(
+    store: &Store,
+    rules: &[&'static dyn DynProjection],
+    aggregate: Option<&AggregateId>,
+    entries: &[Parked],
+    deadline: Deadline,
+) -> Result<Vec<Parked>, OperationError> {
+    let mut marked = Vec::new();
+    for rule in rules {
+        let mut take = |id: &str, parked_at: Option<String>| {
+            let has_entry = entries.iter().any(|entry| entry.projection == rule.name() && entry.aggregate == id);
+            marked.extend(parked_at.filter(|_| !has_entry).map(|at| Parked {
+                projection: rule.name().to_owned(),
+                aggregate: id.to_owned(),
+                version: None,
+                reason: NO_ENTRY.to_owned(),
+                count: 1,
+                first_seen: at.clone(),
+                last_seen: at,
+                id: String::new(),
+            }));
+        };
+        if let Some(id) = aggregate {
+            take(id.as_str(), store.home_row(*rule, id, deadline).await?.parked_at);
+            continue;
+        }
+        let mut next = None;
+        loop {
+            let (rows, after) = store.scan_rows(*rule, Segment::ALL, next, deadline).await?;
+            for row in rows {
+                take(row.key.as_str(), row.home.parked_at);
+            }
+            next = after;
+            if next.is_none() {
+                break;
+            }
+        }
+    }
+    Ok(marked)
 }
 
 /// Why not to redrive these entries with [`Trust::Store`], by a sample of their projections' rows: it may be the wrong event store.
@@ -174,5 +223,8 @@ impl Redrive<'_> {
         Ok(stored.into_iter().find_map(|stored| if let Stored::Event(event) = stored { Some(event) } else { None }))
     }
 }
+
+#[cfg(feature = "cli")]
+const NO_ENTRY: &str = "its row is marked as parked, and the parking table has no entry for it";
 
 const PARKED_MEANWHILE: &str = "another worker parked it meanwhile: redrive it again";

@@ -24,6 +24,7 @@ use super::{
     Store, StoreError,
     limits::TRANSACTION_ACTIONS_MAX,
     now,
+    parking::WRITE,
     segment::{Cursor, Segment},
 };
 use crate::{
@@ -100,7 +101,7 @@ impl Store {
     pub async fn forget_cursors(&self, rule: &dyn DynProjection, deadline: Deadline) -> Result<(), StoreError> {
         let deletes: Vec<_> = self.cursor_items(rule, deadline).await?.iter().filter_map(|item| self.delete_cursor(item)).collect();
         for deletes in deletes.chunks(TRANSACTION_ACTIONS_MAX) {
-            self.write_parking(deletes.to_vec(), deadline).await?;
+            self.write_all(WRITE, deletes.to_vec(), deadline).await?;
         }
         Ok(())
     }

@@ -11,6 +11,9 @@
 //! | `firstSeen`, `lastSeen`, `count` | when it was first and last parked, and how often |
 //! | `parkingId` | the id of the last time it was parked, so that a redrive does not delete a later entry |
 //!
+//! What is kept of a discarded entry has no `reason`, so lists skip it: `aggregateId` is `discarded#` and the entry's, `projection` the time
+//! and the entry's, and `discardedAt`, `discardedBy`, `discardedWhy`, `parkedFor`, `parkedSince` and `version` say what became of it.
+//!
 //! The cursors of rebuilds ([`super::cursors`]) live in the same table.
 
 use std::collections::BTreeMap;
@@ -41,6 +44,12 @@ use crate::{
 const PAYLOAD_PART_BYTES: usize = 300 * 1024;
 /// The `projection` of a stray: a record that cannot be read and does not identify an event.
 pub const NO_PROJECTION: &str = "-";
+
+pub(super) const WRITE: &str = "TransactWriteItems on the parking table";
+
+/// `discarded#<aggregate>`: the partition key of what is kept of a discarded entry.
+#[cfg(feature = "cli")]
+const DISCARDED: &str = "discarded#";
 
 /// What to keep of an aggregate or a record that is parked.
 pub struct Parking<'a> {
@@ -80,30 +89,34 @@ impl Store {
     /// [`StoreError`]: the record must be reported as failed.
     pub async fn park_record(&self, record_id: &str, parking: &Parking<'_>, deadline: Deadline) -> Result<(), StoreError> {
         let actions = self.parking_actions(&format!("record#{record_id}"), NO_PROJECTION, parking);
-        self.write_parking(actions.collect(), deadline).await.map(drop)
+        self.write_all(WRITE, actions.collect(), deadline).await.map(drop)
     }
 
-    /// Writes to the parking table only. Returns `false` if a condition failed and nothing was written.
-    pub(super) async fn write_parking(&self, actions: Vec<TransactWriteItem>, deadline: Deadline) -> Result<bool, StoreError> {
-        const OPERATION: &str = "TransactWriteItems on the parking table";
+    /// Writes all or nothing, without touching rows. Returns `false` if a condition failed and nothing was written.
+    pub(super) async fn write_all(
+        &self,
+        operation: &'static str,
+        actions: Vec<TransactWriteItem>,
+        deadline: Deadline,
+    ) -> Result<bool, StoreError> {
         // One token for all attempts, so that an attempt whose answer was lost does not count twice.
         let token = fresh_id();
-        self.send_with_retries((OPERATION, None), deadline, || async {
+        self.send_with_retries((operation, None), deadline, || async {
             let request = TransactWriteItemsInput::builder().set_transact_items(Some(actions.clone())).client_request_token(&token);
             let canceled = match self.dynamo.transact_write_items(request).await.map_err(classify) {
                 Ok(_) => return Attempt::Decided(Ok(true)),
                 Err(Failure::Other(TransactWriteItemsError::TransactionCanceledException(canceled))) => canceled,
-                Err(failure) => return retry_or_fail(OPERATION, failure),
+                Err(failure) => return retry_or_fail(operation, failure),
             };
             let for_reason = |code| canceled.cancellation_reasons().iter().any(|reason| reason.code() == Some(code));
             if for_reason("ConditionalCheckFailed") {
                 return Attempt::Decided(Ok(false));
             }
             if for_reason("ValidationError") {
-                return retry_or_fail(OPERATION, Failure::Other(TransactWriteItemsError::TransactionCanceledException(canceled)));
+                return retry_or_fail(operation, Failure::Other(TransactWriteItemsError::TransactionCanceledException(canceled)));
             }
             // It conflicted with another write, or was throttled.
-            Attempt::Again(StoreError::Transient { operation: OPERATION, class: cancellation_class(canceled.cancellation_reasons()) })
+            Attempt::Again(StoreError::Transient { operation, class: cancellation_class(canceled.cancellation_reasons()) })
         })
         .await?
     }
@@ -215,6 +228,32 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn forget_parked(&self, parked: &Parked, deadline: Deadline) -> Result<bool, StoreError> {
+        self.delete_parked(parked, None, deadline).await
+    }
+
+    /// Deletes an entry for good, unless it was parked again since, and keeps who did so and why. Returns whether the entry is gone.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    #[cfg(feature = "cli")]
+    pub async fn discard_parked(&self, parked: &Parked, by: &str, why: &str, deadline: Deadline) -> Result<bool, StoreError> {
+        let text = |text: &str| AttributeValue::S(text.to_owned());
+        let at = now().to_string();
+        let mut kept = SdkItem::from([
+            ("aggregateId".into(), text(&format!("{DISCARDED}{}", parked.aggregate))),
+            ("projection".into(), text(&format!("{at}#{}", parked.projection))),
+            ("discardedAt".into(), text(&at)),
+            ("discardedBy".into(), text(by)),
+            ("discardedWhy".into(), text(why)),
+            ("parkedFor".into(), text(&parked.reason)),
+            ("parkedSince".into(), text(&parked.first_seen)),
+        ]);
+        kept.extend(parked.version.map(|version| ("version".into(), AttributeValue::N(version.to_string()))));
+        let put = Put::builder().table_name(&self.names.parked).set_item(Some(kept)).build().expect("table and item are given");
+        self.delete_parked(parked, Some(TransactWriteItem::builder().put(put).build()), deadline).await
+    }
+
+    async fn delete_parked(&self, parked: &Parked, also: Option<TransactWriteItem>, deadline: Deadline) -> Result<bool, StoreError> {
         let Some(Items { parts, .. }) = self.parking_items(&parked.aggregate, &parked.projection, deadline).await? else {
             return Ok(true);
         };
@@ -230,8 +269,9 @@ impl Store {
         let parts = parts.into_values().filter_map(|part| part.get("projection").cloned()).map(delete);
         let actions = std::iter::once(entry)
             .chain(parts)
-            .map(|delete| TransactWriteItem::builder().delete(delete.build().expect("table and key are given")).build());
-        self.write_parking(actions.collect(), deadline).await
+            .map(|delete| TransactWriteItem::builder().delete(delete.build().expect("table and key are given")).build())
+            .chain(also);
+        self.write_all(WRITE, actions.collect(), deadline).await
     }
 
     async fn parking_items(&self, aggregate: &str, projection: &str, deadline: Deadline) -> Result<Option<Items>, StoreError> {

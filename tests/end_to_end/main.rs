@@ -42,6 +42,7 @@ mod sources {
 mod operations {
     mod brakes;
     mod changed_rules;
+    mod corrections;
     mod rebuild;
     mod recent;
     mod redrive;

@@ -7,7 +7,7 @@ use std::process::{Command, Output, Stdio};
 use expect_test::{expect, expect_file};
 
 /// Every command, as one types it.
-const COMMANDS: [&str; 25] = [
+const COMMANDS: [&str; 29] = [
     "",
     "replay",
     "rows",
@@ -17,12 +17,16 @@ const COMMANDS: [&str; 25] = [
     "events append",
     "events import",
     "events show",
+    "events correct",
+    "events corrections",
     "events by-type",
     "capture",
     "parked",
     "parked list",
     "parked show",
     "parked redrive",
+    "parked skip",
+    "parked discard",
     "status",
     "doctor",
     "verify",

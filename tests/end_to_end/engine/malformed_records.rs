@@ -168,11 +168,15 @@ fn is_free_of_data(text: &str) -> bool {
 struct Log(Arc<Mutex<Vec<u8>>>);
 
 impl Log {
-    fn listen(&self) -> tracing::subscriber::DefaultGuard {
+    /// Listens on this thread while both results live.
+    fn listen(&self) -> (tracing::subscriber::DefaultGuard, tracing::Dispatch) {
         let log = self.clone();
         let heard = Targets::new().with_target("projection_worker", LevelFilter::TRACE).with_default(LevelFilter::INFO);
         let lines = fmt::layer().with_ansi(false).with_writer(move || log.clone());
-        tracing::subscriber::set_default(tracing_subscriber::registry().with(lines).with(heard))
+        let guard = tracing::subscriber::set_default(tracing_subscriber::registry().with(lines).with(heard));
+        // As long as there is only one subscriber, `tracing` asks that of the thread on which an event occurs first whether anybody wants
+        // it. A test on another thread has none, and the event would be silent here, too.
+        (guard, tracing::Dispatch::new(tracing::subscriber::NoSubscriber::default()))
     }
 
     fn text(&self) -> String {

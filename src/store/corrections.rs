@@ -8,8 +8,8 @@
 //! | `correction` | a map: `at`, `by` and `why`, and as `GSI1PK` and `GSI1SK` what the old item had, since the index lists events only |
 //! | all others | what the old item had |
 //!
-//! The stream reports the replaced item as modified, which the worker ignores: whoever corrects an event brings the rows in line that have
-//! applied it ([`crate::operations::correct`]).
+//! The stream reports the replaced item as modified, which the template's filter holds back: whoever corrects an event brings the rows in
+//! line that have applied it ([`crate::operations::correct`]).
 
 use aws_sdk_dynamodb::{
     operation::{get_item::GetItemInput, query::QueryInput},

@@ -1,12 +1,13 @@
 //! `projector catch-up`: advances the rows that are behind the event store.
 
 use clap::Args;
+use projection_vocabulary::AggregateId;
 
 use super::{
-    Context, EXIT_INTERRUPTED, EXIT_OK,
+    Context, EXIT_FINDINGS, EXIT_INTERRUPTED, EXIT_OK,
     format::Format,
     rate_limit::Budget,
-    runner::{self, End, Source},
+    runner::{self, ChosenSource, End, Source},
     segments::Segments,
     stores::Named,
     summary::Summary,
@@ -16,7 +17,7 @@ use crate::{
     age::Age,
     operations::{
         rebuild::{
-            Task,
+            Rebuild, Task,
             segment::{Resume, SegmentRebuild},
         },
         recent::Recent,
@@ -34,6 +35,9 @@ pub struct Options {
     /// Check only aggregates with events of the last 45m, 26h, 7d ..., found by the index GSI1 without a scan
     #[arg(long, value_name = "DURATION", conflicts_with = "segments")]
     since: Option<Age>,
+    /// Only this aggregate; may be repeated
+    #[arg(long, value_name = "A", conflicts_with_all = ["segments", "since"], allow_hyphen_values = true)]
+    aggregate: Vec<String>,
     #[command(flatten)]
     segments: Segments,
     #[command(flatten)]
@@ -61,9 +65,15 @@ pub async fn run(options: &Options, cx: &mut Context) -> anyhow::Result<u8> {
         None => cx.registry.projections().to_vec(),
     };
     let worker = Worker::new(cx.open_existing_store().await?, cx.registry);
+    let chosen: Vec<_> = options.aggregate.iter().map(|id| AggregateId::from(id.as_str())).collect();
+    if !runner::all_exist(worker.store(), &chosen).await? {
+        return Ok(EXIT_FINDINGS);
+    }
     let mut exit = EXIT_OK;
     for rule in rules {
-        let (sources, items) = if let Some(since) = options.since {
+        let (sources, items) = if !chosen.is_empty() {
+            (vec![Source::Chosen(Box::new(ChosenSource::new(Rebuild::new(&worker, rule, Task::CatchUp), &chosen)))], None)
+        } else if let Some(since) = options.since {
             (vec![Source::Recent(Recent::new(&worker, rule, since.before_now()))], None)
         } else {
             let catch_up = |segment| SegmentRebuild::new(&worker, rule, Task::CatchUp, segment, Resume::default());

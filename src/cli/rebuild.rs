@@ -4,13 +4,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{anyhow, bail};
 use clap::Args;
-use projection_vocabulary::DynProjection;
+use projection_vocabulary::{AggregateId, DynProjection};
 
 use super::{
-    Context, StoreOptions,
+    Context, EXIT_FINDINGS, StoreOptions,
     format::Format,
     rate_limit::Budget,
-    runner::{self, End, ExportSource, Source},
+    runner::{self, ChosenSource, End, ExportSource, RunSummary, Source},
     segments::Segments,
     stores::{self, Named},
     summary::Summary,
@@ -19,11 +19,13 @@ use super::{
 };
 use crate::{
     Worker,
-    operations::rebuild::{
-        Rebuild, Task,
-        segment::{Resume, SegmentRebuild},
+    operations::{
+        rebuild::{
+            Rebuild, Task,
+            segment::{Resume, SegmentRebuild},
+        },
+        settle::settle,
     },
-    operations::settle::settle,
     progress::Counts,
     retry::Deadline,
     sources::export::Export,
@@ -41,6 +43,11 @@ pub struct Options {
     /// Build the rows in this separate table, created if missing; nothing is parked
     #[arg(long, value_name = "TABLE", conflicts_with = "dry_run")]
     into: Option<String>,
+    /// Rebuild only the row of this aggregate; may be repeated
+    ///
+    /// A row that the current rule has written is left alone; if it is wrong, use `verify --aggregate A --repair`.
+    #[arg(long, value_name = "A", conflicts_with_all = ["segments", "segment", "from_export", "resume"], allow_hyphen_values = true)]
+    aggregate: Vec<String>,
     #[command(flatten)]
     segments: Segments,
     /// Rebuild only segment I (from 0) of N: one task of N, on as many machines
@@ -92,6 +99,10 @@ pub async fn run(options: &Options, cx: &mut Context) -> anyhow::Result<u8> {
         let worker = Worker::new(store, cx.registry);
         return from_export(options, &worker, rule, task, folder, cx).await;
     }
+    if !options.aggregate.is_empty() {
+        let worker = Worker::new(store, cx.registry);
+        return of_chosen(options, &worker, rule, task, cx).await;
+    }
     let begins = begins(options, &cx.store, rule, &store).await?;
     let worker = Worker::new(store, cx.registry);
     let segments = begins.len();
@@ -108,9 +119,7 @@ pub async fn run(options: &Options, cx: &mut Context) -> anyhow::Result<u8> {
     let items = runner::items(&worker, options.segment).await;
     let saves_cursors = task != Task::DryRun;
     let run = runner::run(&worker, rule, (sources, done_before), options.budget, items, saves_cursors).await;
-    if task == Task::Rebuild && matches!(run.end, End::Done) {
-        settle(worker.store(), rule, Deadline::NONE).await?;
-    }
+    settle_after(task, &run, &worker, rule).await?;
     if saves_cursors && matches!(run.end, End::Done) {
         forget(options, rule, worker.store()).await?;
     }
@@ -122,6 +131,33 @@ pub async fn run(options: &Options, cx: &mut Context) -> anyhow::Result<u8> {
         how_to_continue,
         &mut cx.out,
     )
+}
+
+/// Works out what shared rows must show, once everything is rebuilt that may have taken contributions back.
+async fn settle_after(task: Task, run: &RunSummary, worker: &Worker, rule: &'static dyn DynProjection) -> anyhow::Result<()> {
+    if task == Task::Rebuild && matches!(run.end, End::Done) {
+        settle(worker.store(), rule, Deadline::NONE).await?;
+    }
+    Ok(())
+}
+
+/// Rebuilds the rows of some aggregates.
+async fn of_chosen(
+    options: &Options,
+    worker: &Worker,
+    rule: &'static dyn DynProjection,
+    task: Task,
+    cx: &mut Context,
+) -> anyhow::Result<u8> {
+    let chosen: Vec<_> = options.aggregate.iter().map(|id| AggregateId::from(id.as_str())).collect();
+    if !runner::all_exist(worker.store(), &chosen).await? {
+        return Ok(EXIT_FINDINGS);
+    }
+    let source = Source::Chosen(Box::new(ChosenSource::new(Rebuild::new(worker, rule, task), &chosen)));
+    let run = runner::run(worker, rule, (vec![source], Counts::default()), options.budget, None, false).await;
+    settle_after(task, &run, worker, rule).await?;
+    let named = Named::of(&cx.store, worker.store().names(), &[rule]);
+    Summary::new(rule, task, 1, &run, options.into.as_deref(), &named).print(options.format.is_json(), &run, RUN_AGAIN, &mut cx.out)
 }
 
 /// Rebuilds from an export. It needs no cursor: run again, it skips completed work.
@@ -148,9 +184,7 @@ async fn from_export(
     let items = sorted.events();
     let source = Source::Export(Box::new(ExportSource { rebuild: Rebuild::new(worker, rule, task), sorted }));
     let run = runner::run(worker, rule, (vec![source], Counts::default()), options.budget, Some(items), false).await;
-    if task == Task::Rebuild && matches!(run.end, End::Done) {
-        settle(worker.store(), rule, Deadline::NONE).await?;
-    }
+    settle_after(task, &run, worker, rule).await?;
     let named = Named::of(&cx.store, worker.store().names(), &[rule]);
     Summary::new(rule, task, 1, &run, options.into.as_deref(), &named).print(options.format.is_json(), &run, RUN_AGAIN, &mut cx.out)
 }

@@ -7,13 +7,14 @@ use std::{
 };
 
 use futures::future::join_all;
-use projection_vocabulary::DynProjection;
+use projection_vocabulary::{AggregateId, DynProjection, Version};
 use serde_json::json;
 use tokio::sync::watch;
 
 use super::{
     rate_limit::{Budget, RateLimit},
     terminal,
+    text::printable,
 };
 use crate::{
     Worker,
@@ -28,7 +29,7 @@ use crate::{
     progress::Counts,
     retry::Deadline,
     sources::export::{ExportError, Sorted},
-    store::{Usage, cursors::SavedCursor, segment::Segment},
+    store::{Store, StoreError, Usage, cursors::SavedCursor, events::PAGE_EVENTS, segment::Segment},
 };
 
 /// How often a step is tried. Each of its requests is retried for half a minute, so a throttled minute does not end a night's work.
@@ -49,6 +50,16 @@ pub enum Source<'a> {
     Recent(Recent<'a>),
     /// A DynamoDB export.
     Export(Box<ExportSource<'a>>),
+    /// Some aggregates.
+    Chosen(Box<ChosenSource<'a>>),
+}
+
+/// The events of some aggregates.
+pub struct ChosenSource<'a> {
+    /// What applies them.
+    rebuild: Rebuild<'a>,
+    /// The aggregates that are left, the current one last, and where its history continues.
+    left: (Vec<AggregateId>, Version),
 }
 
 /// The events of an export.
@@ -117,8 +128,9 @@ struct Run<'a> {
 }
 
 impl Source<'_> {
-    async fn step(&mut self) -> Result<bool, StepError> {
+    async fn step(&mut self, store: &Store) -> Result<bool, StepError> {
         match self {
+            Self::Chosen(chosen) => chosen.step(store).await,
             Self::Segment(segment) => Ok(segment.step(Deadline::NONE).await?),
             Self::Recent(recent) => Ok(recent.step(Deadline::NONE).await?),
             Self::Export(export) => export.step().await,
@@ -127,7 +139,7 @@ impl Source<'_> {
 
     /// Whether a failed step can be tried again.
     fn can_retry(&self) -> bool {
-        !matches!(self, Self::Export(_))
+        !matches!(self, Self::Export(_) | Self::Chosen(_))
     }
 
     fn counts(&self) -> Counts {
@@ -135,8 +147,44 @@ impl Source<'_> {
             Self::Segment(segment) => segment.counts(),
             Self::Recent(recent) => recent.counts(),
             Self::Export(export) => export.rebuild.counts(),
+            Self::Chosen(chosen) => chosen.rebuild.counts(),
         }
     }
+}
+
+impl<'a> ChosenSource<'a> {
+    pub fn new(rebuild: Rebuild<'a>, chosen: &[AggregateId]) -> Self {
+        Self { rebuild, left: (chosen.to_vec(), Version::NONE.next()) }
+    }
+
+    async fn step(&mut self, store: &Store) -> Result<bool, StepError> {
+        let (ids, from) = &mut self.left;
+        let Some(id) = ids.last().cloned() else {
+            self.rebuild.end(Deadline::NONE).await?;
+            return Ok(false);
+        };
+        let page = store.load_page(&id, *from..=Version(u64::MAX), PAGE_EVENTS, Deadline::NONE).await.map_err(OperationError::from)?;
+        if page.len() < PAGE_EVENTS {
+            ids.pop();
+            *from = Version::NONE.next();
+        } else if let Some(last) = page.last() {
+            *from = last.version().next();
+        }
+        self.rebuild.page(page.into_iter().map(|stored| (id.clone(), stored)).collect(), Deadline::NONE).await?;
+        Ok(true)
+    }
+}
+
+/// Whether the event store has these aggregates. Those that it has not are named on the error output: they may be misspelt.
+pub async fn all_exist(store: &Store, chosen: &[AggregateId]) -> Result<bool, StoreError> {
+    let mut all = true;
+    for id in chosen {
+        if store.load_page(id, Version::NONE.next()..=Version(u64::MAX), 1, Deadline::NONE).await?.is_empty() {
+            terminal::error(format_args!("the event store has no aggregate {}", printable(id.as_str())));
+            all = false;
+        }
+    }
+    Ok(all)
 }
 
 impl ExportSource<'_> {
@@ -190,7 +238,7 @@ impl Run<'_> {
             if self.or_stop(self.limit.wait(|| self.worker.store().usage())).await.is_none() {
                 break Ok(false);
             }
-            let stepped = source.step().await;
+            let stepped = source.step(self.worker.store()).await;
             counts.set(source.counts());
             match stepped {
                 Ok(true) => tries = 0,

@@ -3,8 +3,9 @@
 use std::fmt::Write as _;
 
 use clap::Args;
-use projection_vocabulary::Cell;
+use projection_vocabulary::{Cell, Value};
 use serde::Serialize;
+use serde_json::value::RawValue;
 
 use super::{
     Context, EXIT_FINDINGS, EXIT_OK,
@@ -13,11 +14,14 @@ use super::{
     segments::Segments,
     stores::Named,
     terminal,
-    text::{Lines, count, count_of, shortened},
+    text::{Lines, count, count_of, printable, shortened},
 };
 use crate::{
     Worker,
-    operations::verify::{self, Repair, RowFinding, SharedFinding, Verified},
+    operations::verify::{
+        self, Repair, RowFinding, SharedFinding, Verified,
+        diff::{self, Differences, Differs},
+    },
     retry::Deadline,
 };
 
@@ -25,6 +29,8 @@ use crate::{
 const SHOW_DEFAULT: usize = 20;
 /// Columns of a name in a line.
 const NAME_COLUMNS: usize = 60;
+/// Columns of a value in a line.
+const VALUE_COLUMNS: usize = 60;
 
 /// What to verify, and whether to repair it.
 #[derive(Args)]
@@ -32,6 +38,29 @@ pub struct Options {
     /// The projection
     #[arg(value_name = "NAME")]
     projection: String,
+    #[command(flatten)]
+    repair: RepairOptions,
+    /// Check about P percent of the rows, and no sums
+    #[arg(long, value_name = "P", value_parser = clap::value_parser!(u32).range(1..=100))]
+    sample: Option<u32>,
+    /// Check only this aggregate's own row, and no sums; may be repeated
+    #[arg(long, value_name = "A", conflicts_with_all = ["sample", "segments"], allow_hyphen_values = true)]
+    aggregate: Vec<String>,
+    /// Show in what each row differs: what its attributes are, and what they must be; these are data of events
+    #[arg(long)]
+    diff: bool,
+    #[command(flatten)]
+    segments: Segments,
+    /// Show the first N findings [default: 20; JSON: all]
+    #[arg(long, value_name = "N")]
+    show: Option<usize>,
+    #[command(flatten)]
+    format: Format,
+}
+
+/// Whether to repair what is found.
+#[derive(Args)]
+struct RepairOptions {
     /// Re-project the rows with a finding from the event store, and correct sums; parked rows stay for `parked redrive`
     ///
     /// It refuses if the event store lacks the events of more than a tenth of the rows, for it may be the wrong one.
@@ -43,20 +72,10 @@ pub struct Options {
     /// Take rows back even if the event store lacks the events of many, as after a restore
     #[arg(long, requires = "repair")]
     repair_all_orphans: bool,
-    /// Check about P percent of the rows, and no sums
-    #[arg(long, value_name = "P", value_parser = clap::value_parser!(u32).range(1..=100))]
-    sample: Option<u32>,
-    #[command(flatten)]
-    segments: Segments,
-    /// Show the first N findings [default: 20; JSON: all]
-    #[arg(long, value_name = "N")]
-    show: Option<usize>,
-    #[command(flatten)]
-    format: Format,
 }
 
-impl Options {
-    fn repair(&self) -> Repair {
+impl RepairOptions {
+    fn how(&self) -> Repair {
         match self {
             Self { repair: false, .. } | Self { dry_run: true, .. } => Repair::Nothing,
             Self { repair_all_orphans: true, .. } => Repair::AllOrphans,
@@ -73,47 +92,72 @@ impl Options {
 /// `verify`
 pub async fn run(options: &Options, cx: &mut Context) -> anyhow::Result<u8> {
     let rule = cx.rule(&options.projection)?;
+    if options.diff && options.repair.repair && !options.repair.dry_run {
+        anyhow::bail!("--diff shows what a repair would change: use it without --repair, or with --dry-run");
+    }
     let worker = Worker::new(cx.open_existing_store().await?, cx.registry);
     let store = Named::of(&cx.store, worker.store().names(), &[rule]);
-    let Options { sample, .. } = *options;
+    let sample = options.sample;
     let segments = options.segments.number(&cx.store);
     let progress = terminal::spinner("reading the event store and the rows");
-    let verified =
-        Box::pin(verify::verify(&worker, rule, verify::Options { segments, sample, repair: options.repair() }, Deadline::NONE)).await;
-    progress.finish_and_clear();
+    let verified = if options.aggregate.is_empty() {
+        let how = verify::Options { segments, sample, repair: options.repair.how() };
+        Box::pin(verify::verify(&worker, rule, how, Deadline::NONE)).await
+    } else {
+        let chosen = options.aggregate.iter().map(|id| id.as_str().into()).collect();
+        verify::verify_chosen(&worker, rule, &chosen, options.repair.how(), Deadline::NONE).await
+    };
     let verified = verified?;
-    if let Some(doubt) = verified.doubt.as_ref().filter(|_| options.is_refused(&verified)) {
+    let show = options.show.unwrap_or(if options.format.is_json() { usize::MAX } else { SHOW_DEFAULT });
+    let diff = if options.diff { diff::differences(&worker, rule, &verified, show, Deadline::NONE).await? } else { Differences::default() };
+    progress.finish_and_clear();
+    for id in &verified.unknown {
+        terminal::error(format_args!("neither the event store nor {} has {}", rule.name(), printable(id.as_str())));
+    }
+    if let Some(doubt) = verified.doubt.as_ref().filter(|_| options.repair.is_refused(&verified)) {
         terminal::error(format_args!(
             "nothing is repaired: {doubt}; if the event store is right, as after a restore, add --repair-all-orphans"
         ));
     }
-    cx.out.text(&if options.format.is_json() { json(&verified, options, &store)? } else { store.text() + &lines(&verified, options) });
+    cx.out.text(&if options.format.is_json() {
+        json(&verified, &diff, options, &store)?
+    } else {
+        store.text() + &lines(&verified, &diff, options)
+    });
     Ok(if verified.is_clean() { EXIT_OK } else { EXIT_FINDINGS })
 }
 
-fn lines(verified: &Verified, options: &Options) -> String {
+fn lines(verified: &Verified, diff: &Differences, options: &Options) -> String {
     let mut lines = Lines::default();
     let Verified { events, aggregates, rows, sums, home, shared, .. } = verified;
     let extent = options.sample.map_or_else(String::new, |percent| format!(" in a sample of about {percent} %"));
-    lines.add(format_args!(
-        "{}: {} of {}, {} and {} compared{extent}",
-        options.projection,
-        count(*events, "event"),
-        count(*aggregates, "aggregate"),
-        count(*rows, "row"),
-        count(*sums, "sum"),
-    ));
+    if options.aggregate.is_empty() {
+        lines.add(format_args!(
+            "{}: {} of {}, {} and {} compared{extent}",
+            options.projection,
+            count(*events, "event"),
+            count(*aggregates, "aggregate"),
+            count(*rows, "row"),
+            count(*sums, "sum"),
+        ));
+    } else {
+        lines.add(format_args!("{}: {} compared, no shared rows", options.projection, count(*aggregates, "aggregate")));
+    }
     let counts = RowFinding::ALL.map(|finding| (verified.count(finding), format!("{} {}", verified.count(finding), finding.text())));
     let shared_count = (shared.len() as u64, count_of(shared.len(), "shared attribute"));
     let counts: Vec<_> = counts.into_iter().chain([shared_count]).filter(|(count, _)| *count > 0).map(|(_, text)| text).collect();
     if !counts.is_empty() {
         lines.add(counts.join(", "));
     }
-    let would = |repair: Action| if options.dry_run { format!("; --repair would {}", repair.text()) } else { String::new() };
-    let each = home
-        .iter()
-        .map(|(id, finding)| format!("{}: {}{}", finding.text(), shortened(id.as_str(), NAME_COLUMNS), would(Action::on_row(*finding))));
-    let each = each.chain(shared.iter().map(|(cell, finding)| shared_line(cell, finding) + &would(Action::on_shared(finding))));
+    let would = |repair: Action| if options.repair.dry_run { format!("; --repair would {}", repair.text()) } else { String::new() };
+    let each = home.iter().map(|(id, finding)| {
+        let line = format!("{}: {}{}", finding.text(), shortened(id.as_str(), NAME_COLUMNS), would(Action::on_row(*finding)));
+        line + &diff.home.get(id).into_iter().flatten().map(differs_line).collect::<String>()
+    });
+    let each = each.chain(shared.iter().map(|(cell, finding)| {
+        let line = shared_line(cell, finding) + &would(Action::on_shared(finding));
+        line + &diff.shared.get(cell).map(differs_line).unwrap_or_default()
+    }));
     let show = options.show.unwrap_or(SHOW_DEFAULT);
     each.take(show).for_each(|finding| lines.add(format_args!("  {finding}")));
     let found = home.len() + shared.len();
@@ -133,11 +177,15 @@ fn verdict(verified: &Verified, options: &Options) -> String {
     let repairable = verified.home.values().map(|finding| Action::on_row(*finding)).chain(verified.shared.values().map(Action::on_shared));
     let repairable = repairable.filter(|action| *action != Action::Nothing).count();
     let repaired = verified.repaired;
-    match (found, options.repair) {
+    match (found, options.repair.repair) {
+        (0, _) if !verified.unknown.is_empty() => "not clean: some of these aggregates do not exist".to_owned(),
+        (0, _) if !options.aggregate.is_empty() => "clean: the rows of these aggregates match the event store".to_owned(),
         (0, _) if options.sample.is_some() => "clean: every row of the sample matches the event store".to_owned(),
         (0, _) => "clean: every row matches the event store".to_owned(),
-        (_, true) if options.dry_run && options.is_refused(verified) => "dry run: --repair would refuse".to_owned(),
-        (_, true) if options.dry_run => format!("dry run: nothing was changed; --repair would try to repair {repairable} of {found}"),
+        (_, true) if options.repair.dry_run && options.repair.is_refused(verified) => "dry run: --repair would refuse".to_owned(),
+        (_, true) if options.repair.dry_run => {
+            format!("dry run: nothing was changed; --repair would try to repair {repairable} of {found}")
+        }
         (_, true) if verified.is_clean() => format!("repaired: {repaired} of {found}"),
         (_, true) => format!("not clean: {repaired} of {found} repaired"),
         (_, false) if verified.doubt.is_some() => format!("not clean: {}", verified.doubt.as_ref().expect("there is one")),
@@ -199,6 +247,16 @@ impl Action {
     }
 }
 
+/// A further line of a finding.
+fn differs_line(Differs { attribute, contributed_to, is, must_be }: &Differs) -> String {
+    let value = |value: &Option<Value>| {
+        value.as_ref().map_or_else(|| "nothing".to_owned(), |value| shortened(value.to_json().get(), VALUE_COLUMNS))
+    };
+    let of =
+        contributed_to.as_ref().map_or_else(String::new, |(row, _)| format!(", contributed to {}", shortened(row.as_str(), NAME_COLUMNS)));
+    format!("\n    {}{of}: is {}, must be {}", printable(attribute), value(is), value(must_be))
+}
+
 fn shared_line((row, attribute): &Cell, finding: &SharedFinding) -> String {
     let row = shortened(row.as_str(), NAME_COLUMNS);
     match finding {
@@ -215,7 +273,25 @@ fn shared_line((row, attribute): &Cell, finding: &SharedFinding) -> String {
     }
 }
 
-fn json(verified: &Verified, options: &Options, store: &Named) -> anyhow::Result<String> {
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct DiffersJson<'a> {
+    attribute: &'a str,
+    /// The key of the shared row.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    contributed_to: Option<&'a str>,
+    is: Option<Box<RawValue>>,
+    must_be: Option<Box<RawValue>>,
+}
+
+impl<'a> DiffersJson<'a> {
+    fn of(Differs { attribute, contributed_to, is, must_be }: &'a Differs) -> Self {
+        let json = |value: &Option<Value>| value.as_ref().map(Value::to_json);
+        Self { attribute, contributed_to: contributed_to.as_ref().map(|(row, _)| row.as_str()), is: json(is), must_be: json(must_be) }
+    }
+}
+
+fn json(verified: &Verified, diff: &Differences, options: &Options, store: &Named) -> anyhow::Result<String> {
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]
     struct Line<'a> {
@@ -231,8 +307,10 @@ fn json(verified: &Verified, options: &Options, store: &Named) -> anyhow::Result
         /// What a repair would do.
         #[serde(skip_serializing_if = "Option::is_none")]
         repair: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        differences: Option<Vec<DiffersJson<'a>>>,
     }
-    let would = |repair: Action| options.dry_run.then(|| repair.name());
+    let would = |repair: Action| options.repair.dry_run.then(|| repair.name());
     let home = verified.home.iter().map(|(id, finding)| Line {
         finding: finding.text(),
         aggregate_id: Some(id.as_str()),
@@ -240,8 +318,10 @@ fn json(verified: &Verified, options: &Options, store: &Named) -> anyhow::Result
         attribute: None,
         difference: None,
         repair: would(Action::on_row(*finding)),
+        differences: options.diff.then(|| diff.home.get(id).into_iter().flatten().map(DiffersJson::of).collect()),
     });
-    let shared = verified.shared.iter().map(|((row, attribute), finding)| {
+    let shared = verified.shared.iter().map(|(cell @ (row, attribute), finding)| {
+        let differences = options.diff.then(|| diff.shared.get(cell).into_iter().map(DiffersJson::of).collect());
         let repair = would(Action::on_shared(finding));
         let (finding, difference) = match finding {
             SharedFinding::Sum(amount) => ("sum", Some(amount.to_string())),
@@ -251,7 +331,7 @@ fn json(verified: &Verified, options: &Options, store: &Named) -> anyhow::Result
             SharedFinding::TakenBack => ("takenBack", None),
             SharedFinding::Unsettled => ("unsettled", None),
         };
-        Line { finding, aggregate_id: None, row: Some(row.as_str()), attribute: Some(attribute), difference, repair }
+        Line { finding, aggregate_id: None, row: Some(row.as_str()), attribute: Some(attribute), difference, repair, differences }
     });
     let mut text = String::new();
     for finding in home.chain(shared).take(options.show.unwrap_or(usize::MAX)) {
@@ -262,8 +342,8 @@ fn json(verified: &Verified, options: &Options, store: &Named) -> anyhow::Result
         RowFinding::ALL.iter().map(|finding| (finding.text().to_owned(), verified.count(*finding).into())).collect();
     let total = serde_json::json!({ "total": {
         "projection": options.projection, "events": events, "aggregates": aggregates, "rows": rows, "sums": sums, "findings": counts,
-        "shared": shared.len(), "repaired": repaired, "clean": verified.is_clean(), "dryRun": options.dry_run,
-        "refused": options.is_refused(verified), "rowsWithoutEvent": verified.footing.without_event,
+        "shared": shared.len(), "repaired": repaired, "clean": verified.is_clean(), "dryRun": options.repair.dry_run, "unknown": verified.unknown.len(),
+        "refused": options.repair.is_refused(verified), "rowsWithoutEvent": verified.footing.without_event,
         "in": store,
     } });
     writeln!(text, "{}", pretty_json::line(&total)?)?;

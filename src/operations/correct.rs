@@ -3,14 +3,14 @@
 //! The stream reports such an event as modified, and the worker ignores that. A row that has applied the old event is re-projected here.
 //! A row that waits before it is left to a redrive, which counts the new one.
 
-use projection_vocabulary::{AggregateId, Contribution, DynProjection, HomeRow, Version};
+use projection_vocabulary::{AggregateId, DynProjection, Version};
 
 use crate::{
     engine::{reproject::Trust, worker::Worker},
     operations::{
         catch_up::{CaughtUp, Standing, catch_up},
         error::{OperationError, refuse_newer_revision},
-        settle::settle,
+        settle::{lowers, settle},
     },
     retry::Deadline,
 };
@@ -83,13 +83,4 @@ async fn bring_one(
         settle(store, rule, deadline).await?;
     }
     Ok(if applied_old { Line::Reprojected } else { Line::CaughtUp(applied) })
-}
-
-/// Whether something was taken back that may have been the highest or the last contribution to an attribute.
-fn lowers(before: &HomeRow, after: &HomeRow) -> bool {
-    before.left.iter().any(|cell| !after.left.contains(cell))
-        || before.contributions.iter().any(|(cell, contribution)| match after.contributions.get(cell) {
-            Some(Contribution::Sum(_)) => !matches!(contribution, Contribution::Sum(_)),
-            same => same != Some(contribution),
-        })
 }

@@ -5,6 +5,10 @@
 //! fold is taken at the row's version. A shared row is compared with what the home rows say they have contributed to it. Findings that depend on the time between two reads (a row behind, missing, or ahead of what
 //! was scanned) are checked again before they are reported.
 
+#[cfg(feature = "cli")]
+mod chosen;
+#[cfg(feature = "cli")]
+pub mod diff;
 mod monotone;
 mod sums;
 
@@ -19,6 +23,8 @@ use projection_vocabulary::{
     AggregateId, Cell, Contribution, Contributions, Decimal, DynProjection, HomeRow, Kind, Mark, RowKey, Sums, Value, Version,
 };
 
+#[cfg(feature = "cli")]
+pub use chosen::verify_chosen;
 use sums::Difference;
 
 use crate::{
@@ -141,6 +147,8 @@ pub struct Verified {
     pub shared: BTreeMap<Cell, SharedFinding>,
     /// How many of the findings were repaired.
     pub repaired: u64,
+    /// Chosen aggregates of which there is neither an event nor a row.
+    pub unknown: BTreeSet<AggregateId>,
     /// How many rows stand on events that the event store has.
     pub footing: Footing,
     /// Why the event store may be the wrong one; [`Repair::Findings`] then repairs nothing.
@@ -151,7 +159,7 @@ impl Verified {
     /// Whether every checked row is right, now.
     #[must_use]
     pub fn is_clean(&self) -> bool {
-        self.repaired == self.home.len() as u64 + self.shared.len() as u64
+        self.unknown.is_empty() && self.repaired == self.home.len() as u64 + self.shared.len() as u64
     }
 
     /// How many rows have this finding.
@@ -437,17 +445,23 @@ impl Verification<'_> {
         Ok(checked)
     }
 
-    async fn repair(&self, verified: &Verified, amounts: Amounts) -> Result<(), OperationError> {
+    /// Brings home rows in line with their histories, and returns those that are.
+    async fn repair_rows(&self, verified: &Verified) -> Result<Vec<AggregateId>, OperationError> {
         let Self { worker, rule, deadline } = *self;
-        let Amounts { differences, mut drifts, unsettled } = amounts;
         let repaired = verified.home.iter().map(|(id, finding)| async move {
             let trust = if *finding == RowFinding::Behind { Trust::Row } else { Trust::Store };
             let caught_up = catch_up(worker, rule, id, trust, deadline).await?;
-            Ok::<_, OperationError>((caught_up.standing == Standing::Head).then_some(id))
+            Ok::<_, OperationError>((caught_up.standing == Standing::Head).then(|| id.clone()))
         });
         let repaired: Vec<_> = stream::iter(repaired).buffer_unordered(CONCURRENCY).try_collect().await?;
-        for id in repaired.into_iter().flatten() {
-            drifts.remove(id);
+        Ok(repaired.into_iter().flatten().collect())
+    }
+
+    async fn repair(&self, verified: &Verified, amounts: Amounts) -> Result<(), OperationError> {
+        let Self { rule, deadline, .. } = *self;
+        let Amounts { differences, mut drifts, unsettled } = amounts;
+        for id in self.repair_rows(verified).await? {
+            drifts.remove(&id);
         }
         // A row that was re-projected corrects its sums by as much as its contributions had drifted. A parked row will do so when it is
         // redriven: until then its sums are left alone.

@@ -310,3 +310,84 @@ async fn an_operator_sees_the_findings_and_repairs_them() {
     let (code, _, said) = projector(&["--endpoint-url", &url, "verify", "nothing"]).await;
     assert!(code == 2 && said.contains("no projection `nothing`"), "{said}");
 }
+
+#[tokio::test]
+async fn a_difference_is_shown_attribute_by_attribute() {
+    let (world, events) = projected("forum", 400, 30).await;
+    let url = world.serve().await;
+    let run =
+        async |arguments: &[&str]| projector(&[&["--endpoint-url", &url, "verify", "forum-counters", "--diff"], arguments].concat()).await;
+    let rows = world.rows().await["forum-counters"].clone();
+    let value = |row: &str, attribute: &str| rows[&row.into()][attribute].to_json().get().to_owned();
+    let (posts, description) = (value("category-0001", "postCount"), value("category-0002", "description"));
+    let more = posts.parse::<u64>().expect("a number") + 5;
+    tamper(&world, "forum-counters", "category-0001", "ADD postCount :v", Some(number("5"))).await;
+    tamper(&world, "forum-counters", "category-0002", "REMOVE description", None).await;
+    let (code, out, said) = run(&[]).await;
+    assert!(code == 1 && !said.contains(&description), "{said}");
+    assert!(out.contains(&format!("  drifted: category-0002\n    description: is nothing, must be {description}\n")), "{out}");
+    assert!(out.contains(&format!("\n    postCount: is {more}, must be {posts}\n")), "{out}");
+    let (_, out, _) = run(&["--json", "--repair", "--dry-run"]).await;
+    let lines: Vec<serde_json::Value> = out.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let description: serde_json::Value = serde_json::from_str(&description).expect("JSON");
+    let expected = serde_json::json!([{ "attribute": "description", "is": null, "mustBe": description }]);
+    assert_eq!((&lines[0]["differences"], &lines[0]["repair"]), (&expected, &"reproject".into()));
+    let expected = serde_json::json!([{ "attribute": "postCount", "is": more, "mustBe": posts.parse::<u64>().expect("a number") }]);
+    assert_eq!((&lines[1]["differences"], &lines[1]["repair"]), (&expected, &"correct".into()));
+    let (code, _, said) = run(&["--repair"]).await;
+    assert!(code == 2 && said.contains("--dry-run"), "{said}");
+
+    // A contribution is an attribute of the row that contributes.
+    let rule = registry().get("forum-counters").expect("a projection");
+    let contributes = |item: &HashMap<String, AttributeValue>| item.keys().find(|name| name.starts_with("contributed#postCount#")).cloned();
+    let (topic, cell) = items(&world, rule).await.into_iter().find_map(|(key, item)| Some((key, contributes(&item)?))).expect("a topic");
+    let request = world.embedded.client().update_item().table_name(rule.name()).key("id", AttributeValue::S(topic.clone()));
+    let request = request.update_expression("ADD #c :v").expression_attribute_names("#c", &cell);
+    request.expression_attribute_values(":v", number("3")).send().await.expect("updated");
+    let (_, out, _) = run(&["--aggregate", &topic]).await;
+    let category = cell.rsplit('#').next().expect("a row");
+    assert!(out.contains(&format!("drifted: {topic}\n    postCount, contributed to {category}: is ")), "{out}");
+    assert!(verified(&world, rule.name(), REPAIR).await.is_clean());
+    assert_eq!(world.rows().await, fold(registry(), &events));
+}
+
+#[tokio::test]
+async fn chosen_aggregates_alone_are_verified_repaired_and_caught_up() {
+    let world = World::new().await;
+    let url = world.serve().await;
+    let run = async |arguments: &[&str]| projector(&[&["--endpoint-url", &url], arguments].concat()).await;
+    let events: Vec<_> = ["a", "b", "c", "d"].iter().flat_map(|id| account(id, &["1", "2", "3"])).collect();
+    world.append_all(&events).await;
+    let seen: Vec<_> =
+        events.iter().filter(|event| !["c", "d"].contains(&event.aggregate.as_str()) || event.version.0 < 3).cloned().collect();
+    world.process(&seen).await;
+    for id in ["a", "b"] {
+        tamper(&world, "account-summary", id, "SET balance = :v", Some(number("7"))).await;
+    }
+    let (code, out, _) = run(&["verify", "account-summary", "--aggregate", "a", "--diff"]).await;
+    assert_eq!(code, 1);
+    assert!(out.contains("1 aggregate compared") && out.contains("  drifted: a\n    balance: is 7, must be 6\n"), "{out}");
+    let (code, out, said) = run(&["verify", "account-summary", "--aggregate", "a", "--repair"]).await;
+    assert!(code == 0 && out.ends_with("repaired: 1 of 1\n"), "{out}{said}");
+    assert!(world.row("account-summary", "b").await.starts_with("balance=7 "), "the other one is left alone");
+    let (code, out, said) = run(&["verify", "account-summary", "--aggregate", "a", "--aggregate", "typo"]).await;
+    assert!(code == 1 && said.contains("neither the event store nor account-summary has typo") && !out.contains("\nclean"), "{out}{said}");
+
+    let (code, _, said) = run(&["catch-up", "account-summary", "--aggregate", "c"]).await;
+    assert_eq!(code, 0, "{said}");
+    assert!(world.row("account-summary", "c").await.starts_with("balance=6 "));
+    assert!(world.row("account-summary", "d").await.starts_with("balance=3 "), "the other one is left alone");
+    for command in [&["catch-up", "account-summary"][..], &["rebuild-projection", "account-summary"]] {
+        let (code, _, said) = run(&[command, &["--aggregate", "typo"]].concat()).await;
+        assert!(code == 1 && said.contains("the event store has no aggregate typo"), "{said}");
+    }
+    let (code, out, said) =
+        run(&["rebuild-projection", "account-summary", "--aggregate", "a", "--aggregate", "b", "--into", "beside", "--json"]).await;
+    let summary: serde_json::Value = serde_json::from_str(&out).expect("JSON");
+    assert_eq!((code, &summary["counts"]["created"], &summary["counts"]["events"]), (0, &2.into(), &6.into()), "{said}");
+    // Its event store is not another one because one of its aggregates is gone.
+    delete(&world, "event-store", &[("PK", "AGGREGATE#b"), ("SK", "EVENT#0000000003")]).await;
+    let (code, out, said) = run(&["verify", "account-summary", "--aggregate", "b", "--repair"]).await;
+    assert!(code == 0 && out.contains("1 ahead"), "{out}{said}");
+    assert!(world.row("account-summary", "b").await.starts_with("balance=3 "));
+}

@@ -1,0 +1,75 @@
+//! Verifies some aggregates alone: their home rows, and no shared ones, which all aggregates together make.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use projection_vocabulary::{AggregateId, DynProjection, HomeRow, Version};
+
+use super::{Repair, RowFinding, Verification, Verified};
+use crate::{
+    engine::worker::Worker,
+    operations::{
+        error::OperationError,
+        footing::sampled_doubt,
+        settle::{lowers, settle},
+    },
+    retry::Deadline,
+};
+
+/// Compares the home rows of these aggregates with their histories, and repairs what is found if asked. If that would take a row back,
+/// a sample of the projection's rows tells whether the event store is to be trusted.
+///
+/// # Errors
+/// [`OperationError`]: nothing is known. What was repaired stays repaired.
+pub async fn verify_chosen(
+    worker: &Worker,
+    rule: &'static dyn DynProjection,
+    chosen: &BTreeSet<AggregateId>,
+    repair: Repair,
+    deadline: Deadline,
+) -> Result<Verified, OperationError> {
+    let this = Verification { worker, rule, deadline };
+    let mut verified = this.look_at(chosen).await?;
+    let takes_back = |finding: &RowFinding| !matches!(finding, RowFinding::Missing | RowFinding::Behind | RowFinding::Parked);
+    if verified.home.values().any(takes_back) {
+        verified.doubt = sampled_doubt(worker.store(), rule, deadline).await?;
+    }
+    let repairs = repair == Repair::AllOrphans || repair == Repair::Findings && verified.doubt.is_none();
+    if repairs && !verified.home.is_empty() {
+        let before = this.rows_of(&verified).await?;
+        this.repair_rows(&verified).await?;
+        let after = this.rows_of(&verified).await?;
+        let empty = HomeRow::default();
+        if before.iter().any(|(id, row)| lowers(row, after.get(id).unwrap_or(&empty))) {
+            settle(worker.store(), rule, deadline).await?;
+        }
+        let again = this.look_at(chosen).await?;
+        verified.repaired = verified.home.keys().filter(|id| !again.home.contains_key(*id)).count() as u64;
+        verified.home.extend(again.home);
+    }
+    Ok(verified)
+}
+
+impl Verification<'_> {
+    async fn look_at(&self, chosen: &BTreeSet<AggregateId>) -> Result<Verified, OperationError> {
+        let mut verified = Verified { aggregates: chosen.len() as u64, ..Verified::default() };
+        for (id, checked) in self.check_until_they_move(chosen.clone()).await? {
+            verified.rows += u64::from(checked.row != HomeRow::default());
+            match checked.finding {
+                Some(finding) => _ = verified.home.insert(id, finding),
+                None if checked.row == HomeRow::default() => {
+                    let all = Version::NONE.next()..=Version(u64::MAX);
+                    if self.store().load_page(&id, all, 1, self.deadline).await?.is_empty() {
+                        verified.unknown.insert(id);
+                    }
+                }
+                None => {}
+            }
+        }
+        Ok(verified)
+    }
+
+    async fn rows_of(&self, verified: &Verified) -> Result<BTreeMap<AggregateId, HomeRow>, OperationError> {
+        let ids: Vec<_> = verified.home.keys().cloned().collect();
+        Ok(self.store().read_rows(self.rule, &ids, self.deadline).await?.into_iter().collect())
+    }
+}

@@ -152,14 +152,19 @@ fn lines(verified: &Verified, diff: &Differences, options: &Options) -> String {
     let would = |repair: Action| if options.repair.dry_run { format!("; --repair would {}", repair.text()) } else { String::new() };
     let each = home.iter().map(|(id, finding)| {
         let line = format!("{}: {}{}", finding.text(), shortened(id.as_str(), NAME_COLUMNS), would(Action::on_row(*finding)));
-        line + &diff.home.get(id).into_iter().flatten().map(differs_line).collect::<String>()
+        (line, diff.home.get(id).into_iter().flatten().map(differs_line).collect::<Vec<_>>())
     });
     let each = each.chain(shared.iter().map(|(cell, finding)| {
         let line = shared_line(cell, finding) + &would(Action::on_shared(finding));
-        line + &diff.shared.get(cell).map(differs_line).unwrap_or_default()
+        (line, diff.shared.get(cell).map(differs_line).into_iter().collect())
     }));
     let show = options.show.unwrap_or(SHOW_DEFAULT);
-    each.take(show).for_each(|finding| lines.add(format_args!("  {finding}")));
+    for (finding, differences) in each.take(show) {
+        lines.add(format_args!("  {finding}"));
+        for difference in differences {
+            lines.add(format_args!("    {difference}"));
+        }
+    }
     let found = home.len() + shared.len();
     if found > show {
         lines.add(format_args!("  and {} more; to see all: --show {found}", found - show));
@@ -254,7 +259,7 @@ fn differs_line(Differs { attribute, contributed_to, is, must_be }: &Differs) ->
     };
     let of =
         contributed_to.as_ref().map_or_else(String::new, |(row, _)| format!(", contributed to {}", shortened(row.as_str(), NAME_COLUMNS)));
-    format!("\n    {}{of}: is {}, must be {}", printable(attribute), value(is), value(must_be))
+    format!("{}{of}: is {}, must be {}", printable(attribute), value(is), value(must_be))
 }
 
 fn shared_line((row, attribute): &Cell, finding: &SharedFinding) -> String {

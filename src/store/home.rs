@@ -470,6 +470,23 @@ mod tests {
         names.map(|name| expression.names[name.expect("a term has a name")].clone()).collect()
     }
 
+    /// It has no version, or revision 0, which no rule has; so every write that does not continue the re-projection is refused.
+    #[test]
+    fn an_unfinished_row_takes_no_write_that_was_not_computed_from_it() {
+        let event = projection_vocabulary::sample::record([projection_vocabulary::sample::Fact {
+            aggregate: "a".into(),
+            event_type: "Happened",
+            data: Value::Null,
+        }]);
+        let last = event.into_iter().next().expect("one event");
+        let of = |after| HomeWrite::of(Version(after), 2, &last, &Change::default(), &Resolved::default(), None);
+        assert_eq!(conditions(&of(0)), ["version", "parkedAt", "unfinished"]);
+        assert_eq!(conditions(&of(1)), ["version", "revision", "parkedAt"]);
+        let unfinished = HomeRow { unfinished: Some(2), rewritten: "step".into(), ..HomeRow::default() };
+        let next = HomeRow { rewritten: "next".into(), ..unfinished.clone() };
+        assert_eq!(conditions(&HomeWrite::between("a".into(), &unfinished, &next)), ["version", "parkedAt", "rewritten", "lastEventId"]);
+    }
+
     #[test]
     fn a_write_computed_from_a_row_is_conditional_on_that_row() {
         let event = |id: &str| Some(Arc::from(id));

@@ -353,7 +353,11 @@ const ALL: &[Mutant] = &[
     mutant(
         "taken-back-without-a-mark",
         "nobody learns that a contribution was taken back",
-        &[Switched(SHARED, "self.unsettles", "{ let _ = self.unsettles; false }")],
+        &[Switched(
+            SHARES,
+            "Self { unsettles: true, stays: false, ..Self::of(contribution.kind(), op) }",
+            "Self { stays: false, ..Self::of(contribution.kind(), op) }",
+        )],
     ),
     mutant(
         "settled-by-one-scan",
@@ -364,16 +368,6 @@ const ALL: &[Mutant] = &[
         "left-over-kept",
         "an attribute to which nobody contributes any more stays",
         &[Switched(SETTLE, "contribution.map(Contribution::value)", "{ let _ = contribution; cell.value.clone() }")],
-    ),
-    mutant(
-        "step-lets-others-write",
-        "a row takes other writes between the steps of its re-projection",
-        &[Text(REPROJECT, "revision: 0,", r#"revision: if crate::mutant("step-lets-others-write") { stale.revision } else { 0 },"#)],
-    ),
-    mutant(
-        "first-event-between-steps",
-        "the first event is applied between the steps that build the row anew",
-        &[Switched(HOME, r#"conditions.push(expression.unchanged(UNFINISHED, ""))"#, "{}")],
     ),
     mutant(
         "retraction-hides-a-sum",

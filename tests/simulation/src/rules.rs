@@ -96,7 +96,7 @@ impl<const REVISION: u32> Projection for Shelves<REVISION> {
         let renamed = if next { "placed" } else { "put" };
         let giver = event.aggregate.as_str();
         Ok(match &event.event {
-            ShelvesEvent::Opened {} if next => own().set("openedAt", event.timestamp).set("fromShared", 10).into(),
+            ShelvesEvent::Opened {} if next => own().set("openedAt", event.timestamp).into(),
             ShelvesEvent::Opened {} => own().set("openedAt", event.timestamp).set("toShared", 10).into(),
             // Added to before and after it changes hands.
             ShelvesEvent::Stamped {} if next => own().add("stamps", 1).add("fromShared", 1).into(),

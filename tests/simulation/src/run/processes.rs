@@ -24,6 +24,7 @@ use projection_worker::{
                 segment::{Resume, SegmentRebuild},
             },
             redrive::{Redriven, redrive},
+            settle::settle,
             verify::{Options, Repair, Verified, verify},
         },
         retry::Deadline,
@@ -35,7 +36,7 @@ use super::{Result, Run};
 use crate::{
     faults::Fault,
     network::{Line, lock},
-    oracle::{EVENTS, PARKED},
+    oracle::{EVENTS, PARKED, SHELVES as SHARED},
     plan::GIVERS,
     rules::{BAD, DEPLOYMENTS, FIRST, NEXT},
     stream::Delivered,
@@ -166,6 +167,13 @@ impl Run {
             let segments = 1 + u32::try_from(self.choices.below(3)).expect("few");
             self.operator(&format!("verifies and repairs {}", rule.name()), move |worker| async move {
                 _ = verify(&worker, rule, Options { segments, sample: None, repair: Repair::AllOrphans }, Deadline::NONE).await;
+                Ended::Quiet
+            });
+            return;
+        }
+        if self.plan.has(Fault::Rebuilt) && rule.name() == SHARED && self.choices.per_mille(700) {
+            self.operator("settles shared rows", move |worker| async move {
+                _ = settle(worker.store(), rule, Deadline::NONE).await;
                 Ended::Quiet
             });
             return;

@@ -7,6 +7,7 @@
 use std::fmt::Write as _;
 
 /// A text in one line.
+#[cfg(feature = "cli")]
 pub fn line(text: &str) -> String {
     escaped(text, |_| false)
 }

@@ -175,6 +175,29 @@ async fn maxima_and_sets_come_down_and_what_no_event_writes_goes() {
     every_way_from(BIDS_1, BIDS_3, &events).await;
 }
 
+/// A bid that found the old maximum high enough, after the bids were scanned and before the maximum came down.
+#[tokio::test]
+async fn a_maximum_that_comes_down_stays_above_what_is_offered_meanwhile() {
+    let bid =
+        |who, amount: u64, test: bool| (who, "Bid", fields([("item", "vase".into()), ("amount", amount.into()), ("test", test.into())]));
+    let events = recorded([bid("ann", 10, false), bid("bot", 999_999, true), bid("cid", 500, false)]);
+    let world = world_of(BIDS_1, &events[..2]).await;
+    let other = Arc::new(world.worker_of(BIDS_2));
+    rebuild(&other, Task::Rebuild, 1).await;
+    let third = Mutex::new(Some(events[2].clone()));
+    let tapped = world.tapped_of(BIDS_2, move |call| {
+        let lowers = call.operation == "UpdateItem" && call.body.contains(r#""highest""#);
+        let Some(event) = third.lock().expect("no test panics while it holds this").take_if(|_| lowers) else { return Fault::None };
+        let other = other.clone();
+        Fault::Meanwhile(Box::pin(async move {
+            other.store().append(Version(0), std::slice::from_ref(&event)).await.expect("it is appended");
+            other.process(&records(&[event]), Deadline::NONE).await;
+        }))
+    });
+    settle(tapped.worker.store(), BIDS_2[0], Deadline::NONE).await.expect("nothing fails");
+    assert_eq!(world.rows().await, fold(Registry::new(BIDS_2), &events));
+}
+
 #[derive(Deserialize)]
 enum Trade {
     Bought { shop: String, price: Decimal },

@@ -311,15 +311,6 @@ const ALL: &[Mutant] = &[
         )],
     ),
     mutant(
-        "high-enough-unchecked",
-        "a maximum that was high enough when it was read may be lower by now",
-        &[Switched(
-            SHARED,
-            r#"conditions.push(format!("{name} >= {value}"))"#,
-            r#"conditions.push(format!("({name} >= {value} OR {name} < {value})"))"#,
-        )],
-    ),
-    mutant(
         "kind-not-checked",
         "an attribute is combined in another way than an older revision did",
         &[Switched(
@@ -358,11 +349,6 @@ const ALL: &[Mutant] = &[
             "Self { unsettles: true, stays: false, ..Self::of(contribution.kind(), op) }",
             "Self { stays: false, ..Self::of(contribution.kind(), op) }",
         )],
-    ),
-    mutant(
-        "settled-by-one-scan",
-        "what was contributed while an attribute was lowered is lost",
-        &[Switched(SETTLE, "kind(cell).and_then(|kind| contributed.to(of, kind))", "{ let _ = &contributed; None }")],
     ),
     mutant(
         "left-over-kept",

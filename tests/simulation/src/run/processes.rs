@@ -156,6 +156,10 @@ impl Run {
             }
             self.operator(&format!("does {task:?} of {} in segment {segment:?}", rule.name()), move |worker| async move {
                 _ = rebuild(&worker, rule, task, segment, steps).await;
+                // What a rebuild has taken back, and what others take back meanwhile.
+                if rule.name() == SHARED {
+                    _ = settle(worker.store(), rule, Deadline::NONE).await;
+                }
                 Ended::Quiet
             });
             return;

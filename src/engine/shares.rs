@@ -161,6 +161,13 @@ pub fn shares_between(stale: &HomeRow, next: &HomeRow) -> Shares {
     cells.into_iter().filter_map(|cell| share_between(cell, stale, next).map(|share| (cell.clone(), share))).collect()
 }
 
+/// Whether something is taken back between the two that may have been the highest or the last contribution to an attribute.
+#[cfg(feature = "cli")]
+#[must_use]
+pub fn unsettles(stale: &HomeRow, next: &HomeRow) -> bool {
+    shares_between(stale, next).values().any(|share| share.unsettles)
+}
+
 fn share_between(cell: &Cell, stale: &HomeRow, next: &HomeRow) -> Option<Share> {
     let (was_left, is_left) = (stale.left.contains(cell), next.left.contains(cell));
     match (stale.contributions.get(cell), next.contributions.get(cell)) {

@@ -253,13 +253,9 @@ async fn catch_up(worker: &Worker, CatchUp { projection, since }: CatchUp, time:
 
 async fn settle(worker: &Worker, Settle { projection }: Settle, time: Duration) -> Result<TaskResult, Diagnostic> {
     let rule = rule(worker, &projection)?;
-    let settled = settle::settle(worker.store(), rule, Deadline::at(Instant::now() + time)).await.map_err(|error| {
-        let too_short = "the function's time is too short to read all rows: run `projector verify --repair`";
-        Diagnostic {
-            error_type: "Unfinished".to_owned(),
-            error_message: if error.is_deadline() { too_short.to_owned() } else { error.to_string() },
-        }
-    })?;
+    let settled = settle::settle(worker.store(), rule, Deadline::at(Instant::now() + time))
+        .await
+        .map_err(|error| unfinished(&error, "the function's time is too short to read all rows: run `projector verify --repair`"))?;
     tracing::info!(projection, settled, "settle");
     let answer = Answer::Settle(SettleAnswer { projection, settled });
     Ok(TaskResult { answer, projection: rule.name(), count: TaskCount::Settled(settled) })
@@ -274,11 +270,7 @@ async fn verify(worker: &Worker, Verify { projection, sample }: Verify, time: Du
     let deadline = Deadline::at(Instant::now() + time);
     let options = Options { segments: VERIFY_SEGMENTS, sample, repair: Repair::Nothing };
     let verified = verify::verify(worker, rule, options, deadline).await.map_err(|error| {
-        let too_short = "the function's time is too short to verify all rows: verify a sample, or run `projector verify`";
-        Diagnostic {
-            error_type: "Unfinished".to_owned(),
-            error_message: if error.is_deadline() { too_short.to_owned() } else { error.to_string() },
-        }
+        unfinished(&error, "the function's time is too short to verify all rows: verify a sample, or run `projector verify`")
     })?;
     let (clean, shared) = (verified.is_clean(), verified.shared.len());
     let count = |finding| verified.count(finding);
@@ -322,10 +314,11 @@ fn invalid(error_message: String) -> Diagnostic {
 
 /// The error of an invocation that did not complete a single page.
 fn no_progress(error: &OperationError) -> Diagnostic {
-    let error_message = if error.is_deadline() {
-        "the function's time is too short for one page of the event store: raise its timeout; completed work is kept".to_owned()
-    } else {
-        error.to_string()
-    };
+    unfinished(error, "the function's time is too short for one page of the event store: raise its timeout; completed work is kept")
+}
+
+/// The error of a task that did not get done: `too_short` says what helps if it ran out of time.
+fn unfinished(error: &OperationError, too_short: &str) -> Diagnostic {
+    let error_message = if error.is_deadline() { too_short.to_owned() } else { error.to_string() };
     Diagnostic { error_type: "Unfinished".to_owned(), error_message }
 }

@@ -10,7 +10,6 @@ use crate::{
     store::{
         Store,
         home::{Row, SharedCell},
-        segment::Segment,
     },
 };
 
@@ -60,7 +59,7 @@ pub async fn contributed_to(
     deadline: Deadline,
 ) -> Result<Contributed, OperationError> {
     let mut contributed = Contributed::default();
-    each_row(store, rule, deadline, |row| contributed.add(&row.home, |cell| cells.contains(cell))).await?;
+    store.each_row(rule, deadline, |row| contributed.add(&row.home, |cell| cells.contains(cell))).await?;
     Ok(contributed)
 }
 
@@ -70,23 +69,10 @@ pub async fn contributed_to(
 /// [`OperationError`].
 pub async fn unsettled(store: &Store, rule: &dyn DynProjection, deadline: Deadline) -> Result<BTreeMap<Cell, SharedCell>, OperationError> {
     let mut unsettled = BTreeMap::new();
-    each_row(store, rule, deadline, |Row { key, shared, .. }| {
+    let scan = store.each_row(rule, deadline, |Row { key, shared, .. }| {
         let marked = shared.into_iter().filter(|(_, cell)| !cell.unsettled.is_empty());
         unsettled.extend(marked.map(|(attribute, cell)| ((key.clone(), attribute), cell)));
-    })
-    .await?;
+    });
+    scan.await?;
     Ok(unsettled)
-}
-
-async fn each_row(store: &Store, rule: &dyn DynProjection, deadline: Deadline, mut take: impl FnMut(Row)) -> Result<(), OperationError> {
-    let mut next = None;
-    loop {
-        deadline.check()?;
-        let (rows, after) = store.scan_rows(rule, Segment::ALL, next, deadline).await?;
-        rows.into_iter().for_each(&mut take);
-        next = after;
-        if next.is_none() {
-            return Ok(());
-        }
-    }
 }

@@ -1,16 +1,16 @@
 //! Brings rows in line with an event that was corrected or skipped in the event store.
 //!
-//! The stream reports such an event as modified, and the worker ignores that. A row that has applied the old event is re-projected here.
-//! A row that waits before it is left to a redrive, which counts the new one.
+//! The stream reports such an event as modified, but its filter may hold that back, so a row that has applied the old event is re-projected
+//! here. A row that waits before it is left to a redrive, which counts the new one.
 
 use projection_vocabulary::{AggregateId, DynProjection, Version};
 
 use crate::{
-    engine::{reproject::Trust, worker::Worker},
+    engine::{reproject::Trust, shares::unsettles, worker::Worker},
     operations::{
         catch_up::{CaughtUp, Standing, catch_up},
         error::{OperationError, refuse_newer_revision},
-        settle::{lowers, settle},
+        settle::settle,
     },
     retry::Deadline,
 };
@@ -79,7 +79,7 @@ async fn bring_one(
     if let Standing::Parked(reason) = standing {
         return Ok(Line::Parked(reason.unwrap_or_else(|| "another worker parked it meanwhile".to_owned())));
     }
-    if lowers(&row, &store.home_row(rule, id, deadline).await?) {
+    if unsettles(&row, &store.home_row(rule, id, deadline).await?) {
         settle(store, rule, deadline).await?;
     }
     Ok(if applied_old { Line::Reprojected } else { Line::CaughtUp(applied) })

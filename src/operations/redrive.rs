@@ -3,8 +3,6 @@
 use projection_vocabulary::{AggregateId, DynProjection, RecordedEvent, fold};
 use serde_json::value::RawValue;
 
-#[cfg(feature = "cli")]
-use crate::store::segment::Segment;
 use crate::{
     engine::{
         decode::{Body, Poison, decode},
@@ -84,17 +82,7 @@ pub async fn marked(
             take(id.as_str(), store.home_row(*rule, id, deadline).await?.parked_at);
             continue;
         }
-        let mut next = None;
-        loop {
-            let (rows, after) = store.scan_rows(*rule, Segment::ALL, next, deadline).await?;
-            for row in rows {
-                take(row.key.as_str(), row.home.parked_at);
-            }
-            next = after;
-            if next.is_none() {
-                break;
-            }
-        }
+        store.each_row(*rule, deadline, |row| take(row.key.as_str(), row.home.parked_at)).await?;
     }
     Ok(marked)
 }

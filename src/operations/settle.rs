@@ -12,8 +12,6 @@
 //! that settles the same attribute, makes it void; the attribute is then settled in the next round.
 
 use futures::{StreamExt as _, TryStreamExt as _, stream};
-#[cfg(feature = "cli")]
-use projection_vocabulary::HomeRow;
 use projection_vocabulary::{Cell, Contribution, DynProjection, Kind, Value};
 
 use crate::{
@@ -59,17 +57,6 @@ pub async fn settle(store: &Store, rule: &'static dyn DynProjection, deadline: D
         stream::iter(raised).buffer_unordered(CONCURRENCY).try_collect::<()>().await?;
     }
     Ok(settled)
-}
-
-/// Whether something was taken back that may have been the highest or the last contribution to an attribute.
-#[cfg(feature = "cli")]
-#[must_use]
-pub fn lowers(before: &HomeRow, after: &HomeRow) -> bool {
-    before.left.iter().any(|cell| !after.left.contains(cell))
-        || before.contributions.iter().any(|(cell, contribution)| match after.contributions.get(cell) {
-            Some(Contribution::Sum(_)) => !matches!(contribution, Contribution::Sum(_)),
-            same => same != Some(contribution),
-        })
 }
 
 fn kind(cell: &SharedCell) -> Option<Kind> {

@@ -40,6 +40,23 @@ impl Store {
         Ok((rows.collect::<Result<_, _>>()?, next))
     }
 
+    /// Gives every row of a read model to `take`, by consistent reads.
+    ///
+    /// # Errors
+    /// [`StoreError`]: some rows were not given.
+    pub async fn each_row(&self, rule: &dyn DynProjection, deadline: Deadline, mut take: impl FnMut(Row)) -> Result<(), StoreError> {
+        let mut next = None;
+        loop {
+            deadline.check()?;
+            let (rows, after) = self.scan_rows(rule, Segment::ALL, next, deadline).await?;
+            rows.into_iter().for_each(&mut take);
+            next = after;
+            if next.is_none() {
+                return Ok(());
+            }
+        }
+    }
+
     /// Those of these rows whose last event, by version and id, is in the event store.
     ///
     /// # Errors

@@ -6,12 +6,8 @@ use projection_vocabulary::{AggregateId, DynProjection, HomeRow, Version};
 
 use super::{Repair, RowFinding, Verification, Verified};
 use crate::{
-    engine::worker::Worker,
-    operations::{
-        error::OperationError,
-        footing::sampled_doubt,
-        settle::{lowers, settle},
-    },
+    engine::{shares::unsettles, worker::Worker},
+    operations::{error::OperationError, footing::sampled_doubt, settle::settle},
     retry::Deadline,
 };
 
@@ -39,7 +35,7 @@ pub async fn verify_chosen(
         this.repair_rows(&verified).await?;
         let after = this.rows_of(&verified).await?;
         let empty = HomeRow::default();
-        if before.iter().any(|(id, row)| lowers(row, after.get(id).unwrap_or(&empty))) {
+        if before.iter().any(|(id, row)| unsettles(row, after.get(id).unwrap_or(&empty))) {
             settle(worker.store(), rule, deadline).await?;
         }
         let again = this.look_at(chosen).await?;

@@ -14,7 +14,7 @@ use projection_vocabulary::{AggregateId, Cell, Contribution, Decimal, RowKey, Su
 use super::Verification;
 use crate::{
     operations::error::OperationError,
-    store::{home::Row, limits::TRANSACT_GET_MAX, segment::Segment},
+    store::{home::Row, limits::TRANSACT_GET_MAX},
 };
 
 /// How often the contributors of a row are read before its sums are reported as unsettled.
@@ -55,11 +55,7 @@ impl Verification<'_> {
         let mut movers: BTreeMap<Cell, BTreeSet<AggregateId>> = BTreeMap::new();
         for _ in 0..ROUNDS_MAX {
             let mut instants = BTreeMap::new();
-            for cell in open.clone() {
-                if self.is_owned(&cell).await? {
-                    open.remove(&cell);
-                }
-            }
+            self.remove_owned(&mut open).await?;
             for cell in &open {
                 if let Some(instant) = self.at_one_instant(cell, movers.get(cell)).await? {
                     instants.insert(cell.clone(), instant);
@@ -111,30 +107,26 @@ impl Verification<'_> {
         }))
     }
 
-    /// Whether the row's own aggregate owns the attribute, so that it is no sum: contributions of an older revision to it are void.
-    async fn is_owned(&self, cell: &Cell) -> Result<bool, OperationError> {
-        let rows = self.store().rows(self.rule, [cell.0.clone()], self.deadline).await?;
-        Ok(rows.get(&cell.0).is_some_and(|row| row.home.owned.contains(&cell.1)))
+    /// Removes the cells that their row's own aggregate owns: they are no sums, and contributions of an older revision to them are void.
+    async fn remove_owned(&self, cells: &mut BTreeSet<Cell>) -> Result<(), OperationError> {
+        let keys: BTreeSet<_> = cells.iter().map(|(row, _)| row.clone()).collect();
+        let rows = self.store().rows(self.rule, keys, self.deadline).await?;
+        cells.retain(|(row, attribute)| rows.get(row).is_none_or(|row| !row.home.owned.contains(attribute)));
+        Ok(())
     }
 
     /// The contributors to these cells.
     async fn contributors(&self, cells: &BTreeSet<Cell>) -> Result<BTreeMap<Cell, Contributors>, OperationError> {
-        let (mut contributors, mut next) = (BTreeMap::<Cell, Contributors>::new(), None);
-        loop {
-            self.deadline.check()?;
-            let (rows, after) = self.store().scan_rows(self.rule, Segment::ALL, next, self.deadline).await?;
-            for Row { key, home, .. } in rows {
-                let state = (home.watermark(), home.rewritten.clone());
-                for (cell, contribution) in home.contributions.into_iter().filter(|(cell, _)| cells.contains(cell)) {
-                    let Contribution::Sum(amount) = contribution else { continue };
-                    contributors.entry(cell).or_default().insert(AggregateId::from(key.as_str()), (state.clone(), amount));
-                }
+        let mut contributors = BTreeMap::<Cell, Contributors>::new();
+        let scan = self.store().each_row(self.rule, self.deadline, |Row { key, home, .. }| {
+            let state = (home.watermark(), home.rewritten.clone());
+            for (cell, contribution) in home.contributions.into_iter().filter(|(cell, _)| cells.contains(cell)) {
+                let Contribution::Sum(amount) = contribution else { continue };
+                contributors.entry(cell).or_default().insert(AggregateId::from(key.as_str()), (state.clone(), amount));
             }
-            next = after;
-            if next.is_none() {
-                return Ok(contributors);
-            }
-        }
+        });
+        scan.await?;
+        Ok(contributors)
     }
 }
 

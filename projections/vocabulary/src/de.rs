@@ -91,6 +91,64 @@ pub fn variants_of<E: DeserializeOwned>() -> &'static [&'static str] {
     variants
 }
 
+/// The names of the fields that a variant of `E` has; none if it has no named fields.
+#[must_use]
+pub fn fields_of<E: DeserializeOwned>(variant: &'static str) -> &'static [&'static str] {
+    /// Picks the variant, notes the names of its fields, and then fails.
+    struct Ask<'a>(&'static str, &'a mut &'static [&'static str]);
+
+    fn asked<T>() -> Result<T, value::Error> {
+        Err(de::Error::custom("only the names are needed"))
+    }
+
+    impl<'de> Deserializer<'de> for Ask<'_> {
+        type Error = value::Error;
+
+        fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, value::Error> {
+            visitor.visit_enum(self)
+        }
+
+        forward_to_deserialize_any! {
+            bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option unit unit_struct
+            newtype_struct seq tuple tuple_struct map struct enum identifier ignored_any
+        }
+    }
+
+    impl<'de> de::EnumAccess<'de> for Ask<'_> {
+        type Error = value::Error;
+        type Variant = Self;
+
+        fn variant_seed<V: DeserializeSeed<'de>>(self, seed: V) -> Result<(V::Value, Self), value::Error> {
+            Ok((seed.deserialize(self.0.into_deserializer())?, self))
+        }
+    }
+
+    impl<'de> de::VariantAccess<'de> for Ask<'_> {
+        type Error = value::Error;
+
+        fn unit_variant(self) -> Result<(), value::Error> {
+            asked()
+        }
+
+        fn newtype_variant_seed<T: DeserializeSeed<'de>>(self, _: T) -> Result<T::Value, value::Error> {
+            asked()
+        }
+
+        fn tuple_variant<V: Visitor<'de>>(self, _: usize, _: V) -> Result<V::Value, value::Error> {
+            asked()
+        }
+
+        fn struct_variant<V: Visitor<'de>>(self, fields: &'static [&'static str], _: V) -> Result<V::Value, value::Error> {
+            *self.1 = fields;
+            asked()
+        }
+    }
+
+    let mut fields: &'static [&'static str] = &[];
+    let _ = E::deserialize(Ask(variant, &mut fields));
+    fields
+}
+
 /// Reads `data` as the variant of `E` that is named `event_type`.
 ///
 /// # Errors
@@ -112,6 +170,14 @@ pub fn event<E: DeserializeOwned>(event_type: &str, data: &Value) -> Result<E, M
     }
 
     E::deserialize(Event(event_type, data))
+}
+
+/// Reads a value as a type of ours. Its numbers are exact.
+///
+/// # Errors
+/// [`Misfit`] if the value does not match the type.
+pub fn value<T: DeserializeOwned>(value: &Value) -> Result<T, Misfit> {
+    T::deserialize(Borrowed(value))
 }
 
 /// Lets serde read a value without copying it.
@@ -170,7 +236,10 @@ impl<'de> de::VariantAccess<'de> for Borrowed<'_> {
     type Error = Misfit;
 
     fn unit_variant(self) -> Result<(), Misfit> {
-        de::Deserialize::deserialize(self)
+        match self.0 {
+            Value::Map(members) if members.is_empty() => Ok(()),
+            _ => de::Deserialize::deserialize(self),
+        }
     }
 
     fn newtype_variant_seed<T: DeserializeSeed<'de>>(self, seed: T) -> Result<T::Value, Misfit> {
@@ -310,6 +379,8 @@ mod tests {
     fn the_enum_lists_the_event_types_it_handles() {
         assert_eq!(variants_of::<Bank>(), ["AccountOpened", "Counted", "Closed"]);
         assert_eq!(variants_of::<String>(), [""; 0]);
+        assert_eq!(fields_of::<Bank>("AccountOpened"), ["initialDeposit", "note"]);
+        assert_eq!((fields_of::<Bank>("Closed"), fields_of::<Kind>("Sized")), (&[][..], &[][..]));
     }
 
     #[test]

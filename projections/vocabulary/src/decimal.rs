@@ -161,7 +161,8 @@ impl fmt::Debug for Decimal {
 
 impl Serialize for Decimal {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+        // A string, except for a [`crate::Value`], which has exact numbers.
+        serializer.serialize_newtype_struct(NEWTYPE, &self.to_string())
     }
 }
 

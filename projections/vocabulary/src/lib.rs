@@ -60,12 +60,14 @@
 mod absent;
 mod change;
 mod de;
+mod decider;
 mod decimal;
 mod event;
 pub mod fold;
 mod projection;
 mod row;
 pub mod sample;
+mod ser;
 pub mod testkit;
 mod value;
 
@@ -77,9 +79,11 @@ pub use change::{
     Attributes, Base, Cell, Change, Contribution, Contributions, Inapplicable, Kind, Own, OwnOp, RESERVED, Resolved, RowKey, Shared, Sums,
     nothing, own, retract, shared, transfer,
 };
-pub use de::Misfit;
+pub use de::{Misfit, value as read_value};
+pub use decider::{Aggregate, Claim, Decided, Decider, Deciders, DynDecider, Undecided};
 pub use decimal::{Decimal, DecimalError};
 pub use event::{AggregateId, NotATimestamp, Recorded, RecordedEvent, Timestamp, Version};
 pub use projection::{DynProjection, Index, Projection, Refusal, Registry};
 pub use row::{HomeRow, Mark, Rows, Watermark};
+pub use ser::{Unwritable, to_value};
 pub use value::{DEPTH_MAX, NotAValue, Value, literal};

@@ -35,6 +35,10 @@ use crate::{
     sample::{Fact, record},
 };
 
+mod deciders;
+
+pub use deciders::{Decision, Told, decider, laws};
+
 /// Histories of at most this many events are split everywhere.
 const SPLIT_EVERYWHERE_MAX: usize = 64;
 /// How many of the last splits of a longer history are tried.

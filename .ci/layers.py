@@ -20,7 +20,7 @@ LAYERS = [
     ["config", "escape", "progress", "retry"],
     ["clients", "embedded"],
     ["store"],
-    ["age", "engine", "sources"],
+    ["age", "commands", "engine", "sources"],
     ["operations"],
     ["doctor"],
     ["cli", "lambda"],

@@ -7,6 +7,7 @@
 
 mod capture;
 mod catch_up;
+mod command;
 mod complaints;
 mod corrections;
 mod doctor;
@@ -42,7 +43,7 @@ use std::{
 };
 
 use clap::{Arg, ArgAction, ArgMatches, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
-use projection_vocabulary::{DynProjection, Registry, sample::Sample};
+use projection_vocabulary::{Deciders, DynProjection, Registry, sample::Sample};
 
 use crate::{escape, operations::error::find_projection, store::Store};
 use out::Out;
@@ -141,6 +142,12 @@ enum Command {
     /// Show rows
     #[command(subcommand)]
     Rows(rows::Command),
+    /// Tell an aggregate to do something
+    ///
+    /// Its decider refuses the command, or decides what happens; the events are appended exactly once. Exit code 1 if the command is refused or
+    /// the aggregate is not at the expected version.
+    #[command(after_help = "Example: projector --data demo.db command {kind} ID '{command}' --id REQUEST")]
+    Command(command::Options),
     /// Append events, import them, or show them
     #[command(subcommand)]
     Events(events::Command),
@@ -208,6 +215,7 @@ enum Tables {
 struct Context {
     store: StoreOptions,
     registry: Registry,
+    deciders: Deciders,
     out: Out,
 }
 
@@ -235,8 +243,8 @@ impl Context {
 
 /// Runs the command line of this process.
 #[must_use]
-pub fn run(registry: Registry, samples: &'static [Sample]) -> ExitCode {
-    let matches = match command(registry, samples).try_get_matches() {
+pub fn run(registry: Registry, deciders: Deciders, samples: &'static [Sample]) -> ExitCode {
+    let matches = match command(registry, deciders, samples).try_get_matches() {
         Ok(matches) => matches,
         Err(error) => return exit_with(&error),
     };
@@ -249,7 +257,7 @@ pub fn run(registry: Registry, samples: &'static [Sample]) -> ExitCode {
     // What these do must not depend on a variable: `doctor FILE` is offline, and the others use no store.
     let takes_no_store = matches!(command, Command::Doctor(_) | Command::Generate(_) | Command::Completions(_) | Command::Man(_));
     let store = if takes_no_store { store } else { store.or_of_environment() };
-    let mut cx = Context { store, registry, out: Out::stdout() };
+    let mut cx = Context { store, registry, deciders, out: Out::stdout() };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let result = runtime
         .map_err(anyhow::Error::from)
@@ -296,12 +304,12 @@ fn chosen_sample(matches: &ArgMatches, samples: &'static [Sample]) -> Option<&'s
 }
 
 /// The definition of the command line. The sample domains are the caller's, so their flags are added here.
-fn command(registry: Registry, samples: &[Sample]) -> clap::Command {
+fn command(registry: Registry, deciders: Deciders, samples: &[Sample]) -> clap::Command {
     let flags = samples.iter().skip(1).map(|sample| {
         Arg::new(sample.name).long(sample.name).action(ArgAction::SetTrue).help(format!("Make up a history of the {} domain", sample.name))
     });
     let command = with_negative_numbers(Projector::command()).version(version()).max_term_width(HELP_COLUMNS_MAX);
-    with_examples_of(registry, command.mut_subcommand("generate", |generate| generate.args(flags)))
+    with_examples_of(registry, deciders, command.mut_subcommand("generate", |generate| generate.args(flags)))
 }
 
 /// Takes `-1` for a value, so that the error names the values that there are, and not an option.
@@ -310,15 +318,19 @@ fn with_negative_numbers(command: clap::Command) -> clap::Command {
     command.mut_subcommands(with_negative_numbers)
 }
 
-/// Examples name a projection and an event type of this very program.
-fn with_examples_of(registry: Registry, command: clap::Command) -> clap::Command {
+/// Examples name a projection, an event type and a command of this very program.
+fn with_examples_of(registry: Registry, deciders: Deciders, command: clap::Command) -> clap::Command {
     let first = registry.projections().first();
     let projection = first.map_or("NAME", |projection| projection.name());
     let event_type = first.and_then(|projection| projection.event_types().first()).unwrap_or(&"TYPE");
-    let example =
-        command.get_after_help().map(|help| help.to_string().replace("{projection}", projection).replace("{event-type}", event_type));
+    let (kind, told) = deciders.all().first().map_or(("KIND", "COMMAND".to_owned()), |decider| (decider.kind(), command::first_of(*decider)));
+    let filled = |help: &clap::builder::StyledStr| {
+        let help = help.to_string().replace("{projection}", projection).replace("{event-type}", event_type);
+        help.replace("{kind}", kind).replace("{command}", &told)
+    };
+    let example = command.get_after_help().map(filled);
     let command = if let Some(example) = example { command.after_help(example) } else { command };
-    command.mut_subcommands(|subcommand| with_examples_of(registry, subcommand))
+    command.mut_subcommands(|subcommand| with_examples_of(registry, deciders, subcommand))
 }
 
 /// `0.1.0 (2425037)`; without the commit if it was not built from a checkout (see `src/build.rs`).
@@ -332,6 +344,7 @@ impl Command {
         match &self {
             Self::Replay(options) => Box::pin(replay::run(options, cx)).await,
             Self::Rows(command) => rows::run(command, cx).await,
+            Self::Command(options) => Box::pin(command::run(options, cx)).await,
             Self::Events(command) => events::run(command, cx).await,
             Self::Capture(options) => Box::pin(capture::run(options, cx)).await,
             Self::Parked(command) => parked::run(command, cx).await,
@@ -343,8 +356,8 @@ impl Command {
             Self::Generate(options) => generate::run(options, sample, cx),
             Self::Tables(Tables::Create { format }) => stores::create_tables(*format, cx).await,
             Self::Serve(options) => serve::run(options, cx).await,
-            Self::Completions(options) => manual::completions(options, command(cx.registry, samples), cx),
-            Self::Man(options) => manual::man(options, command(cx.registry, samples), cx),
+            Self::Completions(options) => manual::completions(options, command(cx.registry, cx.deciders, samples), cx),
+            Self::Man(options) => manual::man(options, command(cx.registry, cx.deciders, samples), cx),
         }
     }
 }
@@ -355,6 +368,6 @@ mod tests {
 
     #[test]
     fn the_command_line_is_consistent() {
-        command(Registry::new(&[]), &[]).debug_assert();
+        command(Registry::new(&[]), Deciders::NONE, &[]).debug_assert();
     }
 }

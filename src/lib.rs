@@ -6,6 +6,8 @@ mod age;
 pub mod cli;
 #[cfg(any(feature = "cli", feature = "lambda"))]
 mod clients;
+#[cfg(feature = "commands")]
+mod commands;
 mod config;
 #[cfg(feature = "cli")]
 mod doctor;
@@ -24,6 +26,8 @@ mod sources;
 mod store;
 
 // What a team needs that runs the engine inside a program of its own. For the two usual programs, `cli::run` and `lambda::run` are all.
+#[cfg(feature = "commands")]
+pub use commands::{AnyHandled, AnyRefusal, CommandError, Commands, Handled, HandledTogether, Loaded, Together, To};
 pub use config::{ConfigError, ConfigProblem};
 pub use engine::{
     decode::{Ignored, SequenceNumber},

@@ -1,6 +1,8 @@
 //! Every call to DynamoDB: the event store, the read models and the parking table.
 
 pub mod append;
+#[cfg(feature = "commands")]
+pub mod commands;
 #[cfg(feature = "cli")]
 pub mod corrections;
 pub mod cursors;
@@ -17,6 +19,7 @@ pub mod segment;
 pub mod shared;
 pub(crate) mod spans;
 pub mod tables;
+mod transaction;
 mod usage;
 mod verification;
 
@@ -211,6 +214,15 @@ pub(crate) fn fresh_id() -> String {
         bytes
     });
     format!("{:032x}", u128::from_be_bytes(bytes))
+}
+
+/// A unique id for an event that happens at this time. Such ids sort by time: UUIDs of version 7.
+#[cfg(feature = "commands")]
+pub(crate) fn event_id(at: &Timestamp) -> String {
+    let random = u128::from_str_radix(&fresh_id(), 16).expect("a fresh id has hexadecimal digits").to_be_bytes();
+    let (random, _) = random.split_first_chunk().expect("it has 16 bytes");
+    let epoch_ms = u64::try_from(at.epoch_ms()).expect("the clock is not before 1970");
+    uuid::Builder::from_unix_timestamp_millis(epoch_ms, random).into_uuid().to_string()
 }
 
 /// Makes the ids of this thread repeatable from now on, for a simulation.

@@ -1,4 +1,4 @@
-//! The projections of this repository: the rules that turn events into rows.
+//! The domains of this repository: aggregates that decide commands, and projections that turn events into rows.
 //!
 //! To add one, write a file in its domain's folder and add a line to [`ALL`]. The author's guide,
 //! [`projection_vocabulary::guide`], shows how.
@@ -7,10 +7,17 @@ pub mod bank;
 pub mod forum;
 pub mod samples;
 
-use projection_vocabulary::DynProjection;
+use projection_vocabulary::{DynDecider, DynProjection};
 
 /// Every projection that the worker runs.
 pub const ALL: &[&dyn DynProjection] = &[
     &bank::account_summary::AccountSummary, //
     &forum::forum_counters::ForumCounters,
+];
+
+/// Every kind of aggregate that commands are for.
+pub const AGGREGATES: &[&dyn DynDecider] = &[
+    &bank::account::Account, //
+    &forum::category::Category,
+    &forum::topic::Topic,
 ];

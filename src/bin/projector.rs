@@ -2,9 +2,9 @@
 
 use std::process::ExitCode;
 
-use projection_vocabulary::Registry;
+use projection_vocabulary::{Deciders, Registry};
 use projections::samples;
 
 fn main() -> ExitCode {
-    projection_worker::cli::run(Registry::new(projections::ALL), samples::ALL)
+    projection_worker::cli::run(Registry::new(projections::ALL), Deciders::new(projections::AGGREGATES), samples::ALL)
 }

@@ -1,29 +1,27 @@
 //! Writes to the event store: appends under optimistic concurrency, and imports of captured items.
 
 use aws_sdk_dynamodb::{
-    operation::{
-        get_item::GetItemInput,
-        put_item::PutItemInput,
-        transact_write_items::{TransactWriteItemsError, TransactWriteItemsInput},
-        update_item::UpdateItemInput,
-    },
-    types::{AttributeValue, Put, ReturnConsumedCapacity, ReturnValuesOnConditionCheckFailure, TransactWriteItem, Update},
+    operation::{get_item::GetItemInput, put_item::PutItemInput, update_item::UpdateItemInput},
+    types::{AttributeValue, CancellationReason, Put, ReturnValuesOnConditionCheckFailure, TransactWriteItem, Update},
 };
 use projection_vocabulary::{AggregateId, RecordedEvent, Version};
 
 use super::{
     Store,
-    error::{Failure, StoreError, cancellation_class, classify, retry_or_fail},
+    error::{Failure, StoreError, classify, retry_or_fail},
     events::Stored,
     expression::Expression,
-    fresh_id,
     item::{SdkItem, VERSION_MAX, VERSION_SK, encode_event, partition_key, whole},
     limits::TRANSACTION_ACTIONS_MAX,
+    transaction::Transacted,
 };
 use crate::retry::{Attempt, Deadline};
 
 /// The most events in one append: a transaction's actions, less the one on the VERSION item.
 pub const APPEND_EVENTS_MAX: usize = TRANSACTION_ACTIONS_MAX - 1;
+
+/// On a VERSION item: names the last correction of the aggregate's events, so that no snapshot outlives one.
+pub(super) const CORRECTED: &str = "corrected";
 
 /// Why an append did not happen.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -90,49 +88,16 @@ impl Store {
         if !consecutive || last > VERSION_MAX {
             return Err(AppendError::NotConsecutive { expected });
         }
-        let actions: Vec<_> = std::iter::once(self.move_version(aggregate, expected, last))
+        let actions: Vec<_> = std::iter::once(self.move_version(aggregate, expected, None, last))
             .chain(events.iter().map(|event| self.put_new(encode_event(event))))
             .collect();
-        let token = fresh_id();
-        let refused = self
-            .send_with_retries(("TransactWriteItems of an append", None), Deadline::NONE, || async {
-                let request = TransactWriteItemsInput::builder().set_transact_items(Some(actions.clone())).client_request_token(&token);
-                let request = request.return_consumed_capacity(ReturnConsumedCapacity::Total);
-                match self.dynamo.transact_write_items(request).await.map_err(classify) {
-                    Ok(done) => {
-                        self.meter.wrote(done.consumed_capacity());
-                        Attempt::Decided(Ok(None))
-                    }
-                    Err(Failure::Other(TransactWriteItemsError::TransactionCanceledException(canceled))) => {
-                        self.meter.wasted(2 * actions.len() as u64);
-                        let codes: Vec<_> = canceled.cancellation_reasons().iter().filter_map(|reason| reason.code()).collect();
-                        if codes.contains(&"ConditionalCheckFailed") {
-                            // If another action's condition failed, the VERSION item is at the expected version.
-                            let of_version = &canceled.cancellation_reasons()[0];
-                            let moved = of_version.code() == Some("ConditionalCheckFailed");
-                            let actual = if moved { of_version.item().map_or(Version::NONE, version_of) } else { expected };
-                            Attempt::Decided(Ok(Some(actual)))
-                        } else if codes.contains(&"ValidationError") {
-                            Attempt::Decided(Err(AppendError::Invalid {
-                                aggregate: aggregate.clone(),
-                                reason: "an event is not a valid item",
-                            }))
-                        } else {
-                            Attempt::Again(StoreError::Transient {
-                                operation: "append",
-                                class: cancellation_class(canceled.cancellation_reasons()),
-                            })
-                        }
-                    }
-                    Err(Failure::Invalid(reason)) => Attempt::Decided(Err(AppendError::Invalid { aggregate: aggregate.clone(), reason })),
-                    Err(failure) => match retry_or_fail::<(), _>("append", failure) {
-                        Attempt::Again(error) => Attempt::Again(error),
-                        Attempt::Decided(decided) => Attempt::Decided(decided.map(|()| None).map_err(AppendError::Store)),
-                    },
-                }
-            })
-            .await??;
-        let Some(actual) = refused else { return Ok(last) };
+        let refused = match self.transact_all("TransactWriteItems of an append", actions, Deadline::NONE).await? {
+            Transacted::Done => return Ok(last),
+            Transacted::Refused(reasons) => reasons,
+            Transacted::Invalid(reason) => return Err(AppendError::Invalid { aggregate: aggregate.clone(), reason }),
+        };
+        // If another action's condition failed, the VERSION item is at the expected version.
+        let actual = moved_to(&refused[0]).unwrap_or(expected);
         // An attempt of this call or of an earlier one may have succeeded although its answer was lost; and an event may exist without
         // the VERSION item.
         let present = self.load_page(aggregate, expected.next()..=last, events.len(), Deadline::NONE).await?;
@@ -204,15 +169,11 @@ impl Store {
         Ok(found.item.as_ref().map_or(Version::NONE, version_of))
     }
 
-    fn move_version(&self, aggregate: &AggregateId, expected: Version, to: Version) -> TransactWriteItem {
+    /// The action that moves an aggregate's VERSION item; `mark` is what it must have, if that is to be checked.
+    pub(super) fn move_version(&self, aggregate: &AggregateId, expected: Version, mark: Option<&str>, to: Version) -> TransactWriteItem {
         let mut expression = Expression::default();
         expression.set("version", AttributeValue::N(to.to_string()));
-        let version = expression.name("version");
-        let condition = if expected == Version::NONE {
-            format!("attribute_not_exists({version})")
-        } else {
-            format!("{version} = {}", expression.value(AttributeValue::N(expected.to_string())))
-        };
+        let condition = at_version(&mut expression, expected, mark);
         let update = Update::builder()
             .table_name(&self.names.event_store)
             .key("PK", AttributeValue::S(partition_key(aggregate)))
@@ -227,16 +188,38 @@ impl Store {
         TransactWriteItem::builder().update(update).build()
     }
 
-    fn put_new(&self, item: SdkItem) -> TransactWriteItem {
+    /// The action that puts an item whose key must be new. If it is not, the answer has the item that is there.
+    pub(super) fn put_new(&self, item: SdkItem) -> TransactWriteItem {
         let put = Put::builder()
             .table_name(&self.names.event_store)
             .set_item(Some(item))
             .condition_expression("attribute_not_exists(PK)")
+            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
             .build();
         TransactWriteItem::builder().put(put.expect("table and item are given")).build()
     }
 }
 
-fn version_of(item: &SdkItem) -> Version {
+/// The condition that an aggregate is at this version, and that its events are still those that were read: a correction changes the mark.
+pub(super) fn at_version(expression: &mut Expression, version: Version, mark: Option<&str>) -> String {
+    let name = expression.name("version");
+    let at = if version == Version::NONE {
+        format!("attribute_not_exists({name})")
+    } else {
+        format!("{name} = {}", expression.value(AttributeValue::N(version.to_string())))
+    };
+    match mark {
+        Some(mark) => format!("{at} AND {}", expression.unchanged(CORRECTED, mark)),
+        None => at,
+    }
+}
+
+/// The version that a VERSION item has instead of the expected one; `None` if its condition held.
+pub(super) fn moved_to(reason: &CancellationReason) -> Option<Version> {
+    let moved = reason.code() == Some("ConditionalCheckFailed");
+    moved.then(|| reason.item().map_or(Version::NONE, version_of))
+}
+
+pub(super) fn version_of(item: &SdkItem) -> Version {
     Version(item.get("version").and_then(|value| value.as_n().ok()).and_then(|number| whole(number)).unwrap_or(0))
 }

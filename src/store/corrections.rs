@@ -8,12 +8,14 @@
 //! | `correction` | a map: `at`, `by` and `why`, and as `GSI1PK` and `GSI1SK` what the old item had, since the index lists events only |
 //! | all others | what the old item had |
 //!
+//! The aggregate's snapshot is taken away in the same transaction, for it was folded from the event as it was.
+//!
 //! The stream reports the replaced item as modified, which the template's filter holds back: whoever corrects an event brings the rows in
 //! line that have applied it ([`crate::operations::correct`]).
 
 use aws_sdk_dynamodb::{
     operation::{get_item::GetItemInput, query::QueryInput},
-    types::{AttributeValue, Put, TransactWriteItem},
+    types::{AttributeValue, Put, TransactWriteItem, Update},
 };
 use projection_vocabulary::{AggregateId, RecordedEvent, Version};
 use serde_dynamo::Item;
@@ -21,7 +23,8 @@ use serde_dynamo::Item;
 use super::{
     Store, StoreError,
     expression::Expression,
-    item::{SdkItem, encode_event, partition_key, sort_key},
+    fresh_id,
+    item::{SdkItem, VERSION_SK, encode_event, partition_key, sort_key},
     now,
 };
 use crate::retry::Deadline;
@@ -110,8 +113,23 @@ impl Store {
             .set_expression_attribute_values(expression.some_values())
             .set_expression_attribute_names(Some(expression.names));
         let keep = put(kept).condition_expression("attribute_not_exists(PK)");
-        let actions = [replace, keep].map(|put| TransactWriteItem::builder().put(put.build().expect("table and item are given")).build());
-        self.write_all("TransactWriteItems of a correction", actions.into(), Deadline::NONE).await
+        let puts = [replace, keep].map(|put| TransactWriteItem::builder().put(put.build().expect("table and item are given")).build());
+        let snapshot = [self.forget_snapshot(&event.aggregate), self.mark_corrected(&event.aggregate)];
+        self.write_all("TransactWriteItems of a correction", puts.into_iter().chain(snapshot).collect(), Deadline::NONE).await
+    }
+
+    /// Marks the aggregate, so that nobody keeps a snapshot of a state that was folded from the event as it was.
+    fn mark_corrected(&self, aggregate: &AggregateId) -> TransactWriteItem {
+        let mut expression = Expression::default();
+        expression.set(super::append::CORRECTED, AttributeValue::S(fresh_id()));
+        let update = Update::builder()
+            .table_name(&self.names.event_store)
+            .key("PK", AttributeValue::S(partition_key(aggregate)))
+            .key("SK", AttributeValue::S(VERSION_SK.to_owned()))
+            .update_expression(expression.update())
+            .set_expression_attribute_values(expression.some_values())
+            .set_expression_attribute_names(Some(expression.names));
+        TransactWriteItem::builder().update(update.build().expect("table, key and expression are given")).build()
     }
 
     /// The items that the corrections of an aggregate's events have kept, in the order of versions and times.

@@ -78,6 +78,13 @@ pub fn aggregate_of(partition_key: &str) -> Option<AggregateId> {
         .map(AggregateId::from)
 }
 
+/// Whether this can be an aggregate's id.
+#[cfg(feature = "commands")]
+#[must_use]
+pub fn is_aggregate(id: &AggregateId) -> bool {
+    aggregate_of(&partition_key(id)).is_some()
+}
+
 /// The sort key of an event.
 #[must_use]
 pub fn sort_key(version: Version) -> String {

@@ -22,7 +22,6 @@ use aws_sdk_dynamodb::{
     operation::{
         query::QueryInput,
         scan::ScanInput,
-        transact_write_items::{TransactWriteItemsError, TransactWriteItemsInput},
     },
     types::{AttributeValue, Delete, Put, TransactWriteItem, Update},
 };
@@ -30,12 +29,11 @@ use projection_vocabulary::{AggregateId, DynProjection, Version};
 
 use super::{
     Store, StoreError,
-    error::{Failure, cancellation_class, classify, retry_or_fail},
     expression::Expression,
     fresh_id, now,
 };
 use crate::{
-    retry::{Attempt, Deadline},
+    retry::Deadline,
     store::item::{self, SdkItem},
 };
 
@@ -90,35 +88,6 @@ impl Store {
     pub async fn park_record(&self, record_id: &str, parking: &Parking<'_>, deadline: Deadline) -> Result<(), StoreError> {
         let actions = self.parking_actions(&format!("record#{record_id}"), NO_PROJECTION, parking);
         self.write_all(WRITE, actions.collect(), deadline).await.map(drop)
-    }
-
-    /// Writes all or nothing, without touching rows. Returns `false` if a condition failed and nothing was written.
-    pub(super) async fn write_all(
-        &self,
-        operation: &'static str,
-        actions: Vec<TransactWriteItem>,
-        deadline: Deadline,
-    ) -> Result<bool, StoreError> {
-        // One token for all attempts, so that an attempt whose answer was lost does not count twice.
-        let token = fresh_id();
-        self.send_with_retries((operation, None), deadline, || async {
-            let request = TransactWriteItemsInput::builder().set_transact_items(Some(actions.clone())).client_request_token(&token);
-            let canceled = match self.dynamo.transact_write_items(request).await.map_err(classify) {
-                Ok(_) => return Attempt::Decided(Ok(true)),
-                Err(Failure::Other(TransactWriteItemsError::TransactionCanceledException(canceled))) => canceled,
-                Err(failure) => return retry_or_fail(operation, failure),
-            };
-            let for_reason = |code| canceled.cancellation_reasons().iter().any(|reason| reason.code() == Some(code));
-            if for_reason("ConditionalCheckFailed") {
-                return Attempt::Decided(Ok(false));
-            }
-            if for_reason("ValidationError") {
-                return retry_or_fail(operation, Failure::Other(TransactWriteItemsError::TransactionCanceledException(canceled)));
-            }
-            // It conflicted with another write, or was throttled.
-            Attempt::Again(StoreError::Transient { operation, class: cancellation_class(canceled.cancellation_reasons()) })
-        })
-        .await?
     }
 
     /// The writes that park an aggregate or a record. A repetition increments the count and keeps `firstSeen`.

@@ -8,22 +8,12 @@
 //! | `createdAt` | when it was opened |
 //! | `updatedAt` | when its latest event happened |
 
-use projection_vocabulary::{Change, Decimal, Projection, Recorded, Refusal, own};
-use serde::Deserialize;
+use projection_vocabulary::{Change, Projection, Recorded, Refusal, own};
+
+use super::Event;
 
 /// The rule. The deposits and withdrawals of a span merge into one `ADD`.
 pub struct AccountSummary;
-
-/// What happens to an account.
-#[derive(Deserialize)]
-#[serde(rename_all_fields = "camelCase")]
-#[allow(missing_docs, reason = "the names are self-explanatory")]
-pub enum Event {
-    AccountOpened { initial_deposit: Decimal },
-    MoneyDeposited { amount: Decimal },
-    MoneyWithdrawn { amount: Decimal },
-    AccountClosed {},
-}
 
 impl Projection for AccountSummary {
     type Event = Event;

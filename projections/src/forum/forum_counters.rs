@@ -15,23 +15,11 @@
 //! `topics-by-category` contains no attribute that a post changes, so a post does not rewrite an index entry.
 
 use projection_vocabulary::{Change, Index, Own, Projection, Recorded, Refusal, own, retract, shared, transfer};
-use serde::Deserialize;
+
+use super::Event;
 
 /// The rule. A topic's contribution to its category is written in the same transaction as the topic's watermark.
 pub struct ForumCounters;
-
-/// What happens in a forum. Each aggregate is a category or a topic.
-#[derive(Deserialize)]
-#[serde(rename_all_fields = "camelCase")]
-#[allow(missing_docs, reason = "the names are self-explanatory")]
-pub enum Event {
-    CategoryCreated { name: String, description: Option<String> },
-    TopicCreated { category_id: String, title: String, author_id: String },
-    PostAdded { category_id: String },
-    PostRemoved { category_id: String },
-    TopicMoved { from_category_id: String, to_category_id: String },
-    TopicDeleted {},
-}
 
 impl Projection for ForumCounters {
     type Event = Event;
@@ -50,14 +38,14 @@ impl Projection for ForumCounters {
                 .set("authorId", author_id)
                 .add("postCount", 0)
                 .and(shared(category_id).add("topicCount", 1).add("postCount", 0)),
-            Event::PostAdded { category_id } => {
+            Event::PostAdded { category_id, .. } => {
                 own().add("postCount", 1).set("lastPostAt", at).and(shared(category_id).add("postCount", 1).max("lastPostAt", at))
             }
-            Event::PostRemoved { category_id } => own().add("postCount", -1).and(shared(category_id).add("postCount", -1)),
+            Event::PostRemoved { category_id, .. } => own().add("postCount", -1).and(shared(category_id).add("postCount", -1)),
             Event::TopicMoved { from_category_id, to_category_id } => {
                 own().set("categoryId", to_category_id).and(transfer(from_category_id, to_category_id))
             }
-            Event::TopicDeleted {} => {
+            Event::TopicDeleted { .. } => {
                 let emptied = ["categoryId", "title", "authorId", "postCount", "lastPostAt"].into_iter().fold(own(), Own::remove);
                 emptied.and(retract())
             }

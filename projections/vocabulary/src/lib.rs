@@ -79,7 +79,7 @@ pub use change::{
     Attributes, Base, Cell, Change, Contribution, Contributions, Inapplicable, Kind, Own, OwnOp, RESERVED, Resolved, RowKey, Shared, Sums,
     nothing, own, retract, shared, transfer,
 };
-pub use de::{Misfit, value as read_value};
+pub use de::{Misfit, event as read_event, value as read_value};
 pub use decider::{Aggregate, Claim, Decided, Decider, Deciders, DynDecider, Undecided};
 pub use decimal::{Decimal, DecimalError};
 pub use event::{AggregateId, NotATimestamp, Recorded, RecordedEvent, Timestamp, Version};

@@ -1,0 +1,126 @@
+//! An aggregate as its decider sees it, folded from its history.
+
+use projection_vocabulary::{Aggregate, AggregateId, DynDecider, RecordedEvent, Version};
+
+use super::error::Unhandled;
+use crate::{
+    retry::Deadline,
+    store::{
+        Store,
+        commands::{Snapshot, Tail},
+        events::{PAGE_EVENTS, Stored},
+    },
+};
+
+/// An event that was put in the place of one that could never be read. It changes no state.
+const SKIPPED_TYPE: &str = "projector.skipped";
+/// What a tail has besides events: the VERSION item and the snapshot.
+const OTHER_ITEMS: u64 = 2;
+
+/// An aggregate at a version.
+pub struct History {
+    pub decider: &'static dyn DynDecider,
+    pub aggregate: AggregateId,
+    pub state: Box<dyn Aggregate>,
+    pub version: Version,
+    /// The version of the snapshot that the store has; none if it has no usable one.
+    pub snapshot: Version,
+    /// The mark of the aggregate's VERSION item, if it was read before the events.
+    pub mark: Option<String>,
+}
+
+impl History {
+    /// Reads an aggregate, by one query if its decider keeps snapshots or its history is short.
+    pub async fn load(
+        store: &Store,
+        decider: &'static dyn DynDecider,
+        aggregate: &AggregateId,
+        deadline: Deadline,
+    ) -> Result<Self, Unhandled> {
+        let mut history = Self::new(decider, aggregate);
+        if let Some(every) = decider.snapshot_every() {
+            let limit = usize::try_from(every.saturating_add(OTHER_ITEMS)).unwrap_or(usize::MAX);
+            let tail = store.load_tail(aggregate, limit, deadline).await?;
+            if history.begin(tail)? {
+                return Ok(history);
+            }
+        }
+        history.advance(store, Version(u64::MAX), deadline).await?;
+        Ok(history)
+    }
+
+    /// Reads an aggregate as it was at a version.
+    pub async fn load_at(
+        store: &Store,
+        decider: &'static dyn DynDecider,
+        aggregate: &AggregateId,
+        version: Version,
+        deadline: Deadline,
+    ) -> Result<Self, Unhandled> {
+        let mut history = Self::new(decider, aggregate);
+        history.advance(store, version, deadline).await?;
+        if history.version < version {
+            return Err(history.unreadable(history.version.next(), "the event is not in the event store"));
+        }
+        Ok(history)
+    }
+
+    fn new(decider: &'static dyn DynDecider, aggregate: &AggregateId) -> Self {
+        let (aggregate, state) = (aggregate.clone(), decider.start());
+        Self { decider, aggregate, state, version: Version::NONE, snapshot: Version::NONE, mark: None }
+    }
+
+    /// Starts from a usable snapshot. Returns whether the tail has all that follows.
+    fn begin(&mut self, Tail { mark, snapshot, events, whole }: Tail) -> Result<bool, Unhandled> {
+        self.mark = Some(mark);
+        if let Some(Snapshot { kind, revision, version, state }) = snapshot
+            && kind == self.decider.kind()
+            && revision == u64::from(self.decider.revision())
+            && let Ok(state) = self.decider.resume(&state)
+        {
+            (self.state, self.version, self.snapshot) = (state, version, version);
+        }
+        let from = self.version;
+        let mut events = events.into_iter().skip_while(|stored| stored.version() <= from).peekable();
+        let follows = events.peek().is_none_or(|first| first.version() == self.version.next());
+        if !(follows && (whole || self.snapshot > Version::NONE)) {
+            return Ok(false);
+        }
+        for stored in events {
+            self.apply(stored)?;
+        }
+        Ok(true)
+    }
+
+    /// Reads the events that follow, up to a version. Returns the last page of them.
+    pub async fn advance(&mut self, store: &Store, to: Version, deadline: Deadline) -> Result<Vec<RecordedEvent>, Unhandled> {
+        while self.version < to {
+            let page = store.load_page(&self.aggregate, self.version.next()..=to, PAGE_EVENTS, deadline).await?;
+            let last = page.len() < PAGE_EVENTS;
+            let events = page.into_iter().map(|stored| self.apply(stored)).collect::<Result<Vec<_>, _>>()?;
+            if last {
+                return Ok(events);
+            }
+        }
+        Ok(Vec::new())
+    }
+
+    fn apply(&mut self, stored: Stored) -> Result<RecordedEvent, Unhandled> {
+        let next = self.version.next();
+        let event = match stored {
+            Stored::Event(event) if event.version == next => event,
+            Stored::Malformed { version, reason, .. } if version == next => return Err(self.unreadable(next, &reason.to_string())),
+            _ => return Err(self.unreadable(next, "the event is not in the event store")),
+        };
+        if &*event.event_type != SKIPPED_TYPE {
+            self.state.evolve(&event).map_err(|misfit| self.unreadable(next, &misfit.to_string()))?;
+        }
+        self.version = next;
+        Ok(event)
+    }
+
+    pub fn unreadable(&self, version: Version, reason: &str) -> Unhandled {
+        let reason = format!("{reason} (read as a `{}`)", self.decider.kind());
+        Unhandled::Unreadable { aggregate: self.aggregate.clone(), version, reason }
+    }
+}

@@ -42,7 +42,7 @@
 //!
 //! | to | use |
 //! |---|---|
-//! | define a projection | [`Projection`], [`Recorded`] (its argument), [`Refusal`], [`Index`] |
+//! | define a projection | [`Projection`], [`Recorded`] (its argument), [`Refusal`], [`Index`], [`IndexOf`] |
 //! | change the aggregate's own row | [`own`] with [`add`](Own::add), [`set`](Own::set), [`remove`](Own::remove) |
 //! | change a row that aggregates share | [`shared`] with [`add`](Shared::add), [`max`](Shared::max), [`insert`](Shared::insert) |
 //! | move or take back contributions | [`transfer`], [`retract`] |
@@ -83,7 +83,7 @@ pub use de::{Misfit, event as read_event, value as read_value};
 pub use decider::{Aggregate, Claim, Decided, Decider, Deciders, DynDecider, Undecided};
 pub use decimal::{Decimal, DecimalError};
 pub use event::{AggregateId, NotATimestamp, Recorded, RecordedEvent, Timestamp, Version};
-pub use projection::{DynProjection, Index, Projection, Refusal, Registry};
+pub use projection::{DynProjection, Index, IndexKey, IndexOf, Projection, Refusal, Registry};
 pub use row::{HomeRow, Mark, Rows, Watermark};
 pub use ser::{Unwritable, to_value};
 pub use value::{DEPTH_MAX, NotAValue, Value, literal};

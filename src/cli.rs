@@ -323,7 +323,8 @@ fn with_examples_of(registry: Registry, deciders: Deciders, command: clap::Comma
     let first = registry.projections().first();
     let projection = first.map_or("NAME", |projection| projection.name());
     let event_type = first.and_then(|projection| projection.event_types().first()).unwrap_or(&"TYPE");
-    let (kind, told) = deciders.all().first().map_or(("KIND", "COMMAND".to_owned()), |decider| (decider.kind(), command::first_of(*decider)));
+    let (kind, told) =
+        deciders.all().first().map_or(("KIND", "COMMAND".to_owned()), |decider| (decider.kind(), command::first_of(*decider)));
     let filled = |help: &clap::builder::StyledStr| {
         let help = help.to_string().replace("{projection}", projection).replace("{event-type}", event_type);
         help.replace("{kind}", kind).replace("{command}", &told)

@@ -8,7 +8,7 @@ mod error;
 mod history;
 mod run;
 
-use std::{collections::BTreeSet, future::Future, sync::Arc};
+use std::{collections::BTreeSet, fmt, future::Future, sync::Arc};
 
 use futures::{StreamExt as _, stream};
 use projection_vocabulary::{AggregateId, Decider, DynDecider, RecordedEvent, Value, Version, read_event, to_value};
@@ -55,7 +55,6 @@ pub struct Together<'a> {
 }
 
 /// A command that was carried out.
-#[derive(Debug)]
 pub struct Handled<D: Decider> {
     /// The aggregate.
     pub aggregate: AggregateId,
@@ -132,7 +131,11 @@ impl<'a> Commands<'a> {
     ///
     /// # Errors
     /// [`CommandError::Unreadable`] or [`CommandError::Store`].
-    pub async fn load<D: Decider>(self, decider: &'static D, aggregate: &str) -> std::result::Result<Loaded<D::State>, CommandError<D::Refusal>> {
+    pub async fn load<D: Decider>(
+        self,
+        decider: &'static D,
+        aggregate: &str,
+    ) -> std::result::Result<Loaded<D::State>, CommandError<D::Refusal>> {
         let history = History::load(self.store, decider, &aggregate.into(), self.deadline).await.map_err(Unhandled::typed)?;
         let state = state_of::<D>(history.state.state());
         Ok(Loaded { aggregate: history.aggregate, version: history.version, state })
@@ -243,6 +246,15 @@ impl Together<'_> {
         unwritable.map_or(Ok(()), Err)?;
         let answer = run(commands.store, &request, commands.deadline).await?;
         Ok(HandledTogether { answer })
+    }
+}
+
+impl<D: Decider> fmt::Debug for Handled<D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { aggregate, version, events, state, replayed } = self;
+        let mut handled = f.debug_struct("Handled");
+        handled.field("aggregate", aggregate).field("version", version).field("events", events);
+        handled.field("state", state).field("replayed", replayed).finish()
     }
 }
 

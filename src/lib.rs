@@ -27,7 +27,7 @@ mod store;
 
 // What a team needs that runs the engine inside a program of its own. For the two usual programs, `cli::run` and `lambda::run` are all.
 #[cfg(feature = "commands")]
-pub use commands::{AnyHandled, AnyRefusal, CommandError, Commands, Handled, HandledTogether, Loaded, Together, To};
+pub use commands::{AnyHandled, AnyRefusal, CommandError, Commands, Handled, HandledTogether, Loaded, To, Together};
 pub use config::{ConfigError, ConfigProblem};
 pub use engine::{
     decode::{Ignored, SequenceNumber},

@@ -6,6 +6,7 @@
 pub mod bank;
 pub mod forum;
 pub mod samples;
+pub mod shop;
 
 use projection_vocabulary::{DynDecider, DynProjection};
 
@@ -13,6 +14,7 @@ use projection_vocabulary::{DynDecider, DynProjection};
 pub const ALL: &[&dyn DynProjection] = &[
     &bank::account_summary::AccountSummary, //
     &forum::forum_counters::ForumCounters,
+    &shop::users_and_orders::UsersAndOrders,
 ];
 
 /// Every kind of aggregate that commands are for.
@@ -20,4 +22,6 @@ pub const AGGREGATES: &[&dyn DynDecider] = &[
     &bank::account::Account, //
     &forum::category::Category,
     &forum::topic::Topic,
+    &shop::user::User,
+    &shop::order::Order,
 ];

@@ -3,19 +3,28 @@
 use projection_vocabulary::{
     Value,
     sample::{Pick, Sample},
+    variants_of, write_event,
 };
 
-use crate::{bank, forum};
+use crate::{bank, forum, shop};
 
 /// Every domain that `projector generate` knows; the first is the default.
 pub const ALL: &[Sample] = &[
     Sample { name: "bank", facts: bank::sample::history }, //
     Sample { name: "forum", facts: forum::sample::history },
+    Sample { name: "shop", facts: shop::sample::history },
 ];
 
 /// A number below `bound`.
 pub(crate) fn below(pick: &mut Pick<'_>, bound: usize) -> usize {
     usize::try_from(pick(bound as u64)).expect("less than a usize")
+}
+
+/// The type and the data of an event.
+pub(crate) fn written<E: serde::Serialize + serde::de::DeserializeOwned>(event: &E) -> (&'static str, Value) {
+    let (event_type, data) = write_event(event).expect("events of this repository can be written");
+    let name = variants_of::<E>().iter().find(|name| **name == event_type).expect("it is a variant");
+    (name, data)
 }
 
 /// An event's data.

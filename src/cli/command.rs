@@ -105,7 +105,11 @@ async fn run_file(decider: &'static dyn DynDecider, lines: Vec<Parsed>, format: 
     let (mut exit, mut accepted, mut others) = (EXIT_OK, 0, 0);
     let mut outcomes = stream::iter(outcomes).buffered(AT_ONCE);
     while let Some((aggregate, outcome)) = outcomes.next().await {
-        if outcome.is_ok() { accepted += 1 } else { others += 1 }
+        if outcome.is_ok() {
+            accepted += 1
+        } else {
+            others += 1
+        }
         exit = exit.max(report(&aggregate, outcome, format, cx));
     }
     terminal::note(format_args!("{} carried out, {others} not", count_of(accepted, "command")));
@@ -125,7 +129,9 @@ fn report(aggregate: &str, outcome: Result<AnyHandled, Unhandled>, format: Forma
         }
         Err(error) => {
             let code = match error {
-                Unhandled::Refused { .. } | Unhandled::Taken { .. } | Unhandled::Conflict { .. } | Unhandled::Contended { .. } => EXIT_FINDINGS,
+                Unhandled::Refused { .. } | Unhandled::Taken { .. } | Unhandled::Conflict { .. } | Unhandled::Contended { .. } => {
+                    EXIT_FINDINGS
+                }
                 Unhandled::IdReused | Unhandled::Invalid(_) | Unhandled::Unreadable { .. } | Unhandled::Store(_) => EXIT_USAGE,
             };
             if format.is_json() {
@@ -183,7 +189,14 @@ fn accepted(handled: &AnyHandled) -> String {
         event_data: event.data.to_json(),
     });
     let token = format!("{aggregate}@{version}");
-    let accepted = Accepted { aggregate_id: aggregate.as_str(), version: version.0, token, replayed: *replayed, events: events.collect(), state: state.to_json() };
+    let accepted = Accepted {
+        aggregate_id: aggregate.as_str(),
+        version: version.0,
+        token,
+        replayed: *replayed,
+        events: events.collect(),
+        state: state.to_json(),
+    };
     serde_json::to_string(&accepted).expect("texts and JSON serialise")
 }
 

@@ -194,7 +194,8 @@ impl Running<'_> {
             if kept.orders.is_empty() {
                 let load = |decider, aggregate| History::load(self.store, decider, aggregate, self.deadline);
                 kept.orders = try_join_all(self.request.orders.iter().map(|order| load(order.decider, &order.aggregate))).await?;
-                kept.required = try_join_all(self.request.required.iter().map(|required| load(required.decider, &required.aggregate))).await?;
+                kept.required =
+                    try_join_all(self.request.required.iter().map(|required| load(required.decider, &required.aggregate))).await?;
             }
             return Ok(());
         };

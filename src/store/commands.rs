@@ -306,7 +306,11 @@ impl Store {
                 }
                 Purpose::Event(aggregate, version) => {
                     let there = reason.item.as_ref().and_then(|item| text(item, "eventId"));
-                    let ours = commit.parts.iter().flat_map(|part| &part.events).find(|event| event.aggregate == aggregate && event.version == version);
+                    let ours = commit
+                        .parts
+                        .iter()
+                        .flat_map(|part| &part.events)
+                        .find(|event| event.aggregate == aggregate && event.version == version);
                     own |= ours.is_some_and(|event| there.as_deref() == Some(&*event.event_id));
                     moved.get_or_insert((aggregate, version));
                 }

@@ -19,19 +19,12 @@
 use std::collections::BTreeMap;
 
 use aws_sdk_dynamodb::{
-    operation::{
-        query::QueryInput,
-        scan::ScanInput,
-    },
+    operation::{query::QueryInput, scan::ScanInput},
     types::{AttributeValue, Delete, Put, TransactWriteItem, Update},
 };
 use projection_vocabulary::{AggregateId, DynProjection, Version};
 
-use super::{
-    Store, StoreError,
-    expression::Expression,
-    fresh_id, now,
-};
+use super::{Store, StoreError, expression::Expression, fresh_id, now};
 use crate::{
     retry::Deadline,
     store::item::{self, SdkItem},

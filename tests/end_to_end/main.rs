@@ -33,6 +33,9 @@ mod store {
     mod event_store;
 }
 
+/// Commands: decided by aggregates, appended exactly once.
+mod commands;
+
 /// Records from outside: the event store's stream.
 mod sources {
     mod stream;

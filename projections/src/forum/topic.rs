@@ -99,9 +99,7 @@ impl Decider for Topic {
             Command::RemovePost { post_id } => Event::PostRemoved { post_id: Some(post_id.clone()), category_id },
             Command::Move { to_category_id } if to_category_id == category => return Err(Refusal::NotMoved),
             Command::Move { to_category_id } if to_category_id.trim().is_empty() => return Err(Refusal::Incomplete),
-            Command::Move { to_category_id } => {
-                Event::TopicMoved { from_category_id: category_id, to_category_id: to_category_id.clone() }
-            }
+            Command::Move { to_category_id } => Event::TopicMoved { from_category_id: category_id, to_category_id: to_category_id.clone() },
             Command::Delete => Event::TopicDeleted { category_id: Some(category_id) },
             Command::Create { .. } => unreachable!("decided above"),
         };

@@ -286,7 +286,10 @@ impl Deciders {
             assert!(decider.revision() > 0, "the revision of `{kind}` is 0: revisions start at 1");
             assert!(decider.snapshot_every() != Some(0), "`{kind}` cannot have a snapshot every 0 events: use `None` for none");
             assert!(!decider.commands().is_empty(), "`{kind}` takes no command: its `Command` must be an enum with variants");
-            assert!(!decider.event_types().is_empty(), "`{kind}` has no event: its `Event` must be an enum with one variant per event type");
+            assert!(
+                !decider.event_types().is_empty(),
+                "`{kind}` has no event: its `Event` must be an enum with one variant per event type"
+            );
             assert!(deciders[..at].iter().all(|other| other.kind() != kind), "two deciders are of the kind `{kind}`");
         }
         Self(deciders)

@@ -138,6 +138,14 @@ impl ops::SubAssign<&Decimal> for Decimal {
     }
 }
 
+impl ops::Mul<u64> for &Decimal {
+    type Output = Decimal;
+
+    fn mul(self, times: u64) -> Decimal {
+        Decimal(&self.0 * BigDecimal::from(times))
+    }
+}
+
 impl ops::Neg for &Decimal {
     type Output = Decimal;
 

@@ -79,11 +79,11 @@ pub use change::{
     Attributes, Base, Cell, Change, Contribution, Contributions, Inapplicable, Kind, Own, OwnOp, RESERVED, Resolved, RowKey, Shared, Sums,
     nothing, own, retract, shared, transfer,
 };
-pub use de::{Misfit, event as read_event, value as read_value};
+pub use de::{Misfit, event as read_event, value as read_value, variants_of};
 pub use decider::{Aggregate, Claim, Decided, Decider, Deciders, DynDecider, Undecided};
 pub use decimal::{Decimal, DecimalError};
 pub use event::{AggregateId, NotATimestamp, Recorded, RecordedEvent, Timestamp, Version};
 pub use projection::{DynProjection, Index, IndexKey, IndexOf, Projection, Refusal, Registry};
 pub use row::{HomeRow, Mark, Rows, Watermark};
-pub use ser::{Unwritable, to_value};
+pub use ser::{Unwritable, event as write_event, to_value};
 pub use value::{DEPTH_MAX, NotAValue, Value, literal};

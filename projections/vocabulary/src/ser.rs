@@ -480,7 +480,8 @@ mod tests {
         let opened = Shape::Shared(BTreeMap::from([("ann".to_owned(), 5.into())]));
         assert_eq!(event(&opened), Ok(("Shared".to_owned(), data! { ann: 5 })));
         assert_eq!(event(&Shape::Closed {}), Ok(("Closed".to_owned(), data! {})));
-        for other in [event(&Kind::Plain), event(&Kind::Paired(1, 2)), event(&Kind::Sized(1)), event(&BTreeMap::from([("a", 1), ("b", 2)]))] {
+        for other in [event(&Kind::Plain), event(&Kind::Paired(1, 2)), event(&Kind::Sized(1)), event(&BTreeMap::from([("a", 1), ("b", 2)]))]
+        {
             assert!(other.expect_err("not an event").to_string().starts_with("an event must be"));
         }
     }

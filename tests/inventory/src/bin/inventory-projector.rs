@@ -1,5 +1,9 @@
 //! The command line of this team.
 
 fn main() -> std::process::ExitCode {
-    projection_worker::cli::run(projection_vocabulary::Registry::new(inventory::ALL), projection_vocabulary::Deciders::NONE, inventory::SAMPLES)
+    projection_worker::cli::run(
+        projection_vocabulary::Registry::new(inventory::ALL),
+        projection_vocabulary::Deciders::NONE,
+        inventory::SAMPLES,
+    )
 }

@@ -1,0 +1,148 @@
+//! `order`: an order of a user.
+
+use projection_vocabulary::{Decider, Decimal};
+use serde::{Deserialize, Serialize};
+
+use super::{Event, Item, Status};
+
+/// The decider.
+pub struct Order;
+
+/// What an order needs to know.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub enum State {
+    /// It was never placed.
+    #[default]
+    Unplaced,
+    /// It is at this status.
+    Placed(Status),
+    /// The id belongs to a user.
+    User,
+}
+
+/// What an order can be told.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(rename_all_fields = "camelCase")]
+#[allow(missing_docs, reason = "the names are self-explanatory")]
+pub enum Command {
+    Place { user_id: String, items: Vec<Item> },
+    ChangeStatus { status: Status },
+}
+
+/// Why an order refuses.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages explain them")]
+pub enum Refusal {
+    #[error("this id is in use")]
+    InUse,
+    #[error("there is no such order")]
+    Unplaced,
+    #[error("an order needs a user and at least one item")]
+    Empty,
+    #[error("an item needs a product, a quantity of 1 or more, and a price that is not negative")]
+    InvalidItem,
+    #[error("the total would have more than 38 significant digits")]
+    TooManyDigits,
+    #[error("an order at this status cannot become that")]
+    Status,
+}
+
+impl Decider for Order {
+    type State = State;
+    type Command = Command;
+    type Event = Event;
+    type Refusal = Refusal;
+    const KIND: &str = "order";
+
+    fn decide(&self, order: &State, command: &Command) -> Result<Vec<Event>, Refusal> {
+        match (order, command) {
+            (State::Unplaced, Command::Place { user_id, items }) => {
+                let (user_id, items, total) = (user_id.clone(), items.clone(), total(user_id, items)?);
+                Ok(vec![Event::OrderPlaced { user_id, items, total }])
+            }
+            (_, Command::Place { .. }) => Err(Refusal::InUse),
+            (State::Placed(present), Command::ChangeStatus { status }) if present.may_become(*status) => {
+                Ok(vec![Event::OrderStatusChanged { status: *status }])
+            }
+            (State::Placed(_), Command::ChangeStatus { .. }) => Err(Refusal::Status),
+            (State::Unplaced | State::User, Command::ChangeStatus { .. }) => Err(Refusal::Unplaced),
+        }
+    }
+
+    fn evolve(&self, order: &mut State, event: &Event) {
+        *order = match event {
+            Event::OrderPlaced { .. } => State::Placed(Status::Placed),
+            Event::OrderStatusChanged { status } => State::Placed(*status),
+            Event::UserRegistered { .. } | Event::EmailChanged { .. } => State::User,
+        };
+    }
+}
+
+fn total(user_id: &str, items: &[Item]) -> Result<Decimal, Refusal> {
+    if user_id.trim().is_empty() || items.is_empty() {
+        return Err(Refusal::Empty);
+    }
+    let mut total = Decimal::zero();
+    for Item { product_id, quantity, price } in items {
+        if product_id.trim().is_empty() || *quantity == 0 || *price < Decimal::zero() {
+            return Err(Refusal::InvalidItem);
+        }
+        total += &(price * u64::from(*quantity));
+    }
+    total.check().map_err(|_| Refusal::TooManyDigits)?;
+    Ok(total)
+}
+
+#[cfg(test)]
+mod tests {
+    use projection_vocabulary::testkit::{decider, laws};
+
+    use super::*;
+
+    fn item(quantity: u32, price: &str) -> Item {
+        Item { product_id: "tea".to_owned(), quantity, price: price.parse().expect("valid") }
+    }
+
+    fn place(items: Vec<Item>) -> Command {
+        Command::Place { user_id: "ann".to_owned(), items }
+    }
+
+    fn placed(items: Vec<Item>, total: &str) -> Event {
+        Event::OrderPlaced { user_id: "ann".to_owned(), items, total: total.parse().expect("valid") }
+    }
+
+    #[test]
+    fn the_total_is_exact() {
+        let items = || vec![item(3, "0.10"), item(1, "1234567890123456789.0123456789012345678")];
+        decider(&Order).when(&place(items())).then([placed(items(), "1234567890123456789.3123456789012345678")]);
+        decider(&Order).when(&place(vec![])).refused(Refusal::Empty);
+        decider(&Order).when(&place(vec![item(0, "1")])).refused(Refusal::InvalidItem);
+        decider(&Order).when(&place(vec![item(1, "-1")])).refused(Refusal::InvalidItem);
+        let digits = vec![item(1, "10000000000000000000000000000000000000"), item(1, "0.01")];
+        decider(&Order).when(&place(digits)).refused(Refusal::TooManyDigits);
+    }
+
+    #[test]
+    fn an_order_goes_forward_and_is_cancelled_until_it_is_shipped() {
+        use Status::{Cancelled, Delivered, Paid, Placed, Shipped};
+        let all = [Placed, Paid, Shipped, Delivered, Cancelled];
+        let allowed = [(Placed, Paid), (Placed, Cancelled), (Paid, Shipped), (Paid, Cancelled), (Shipped, Delivered)];
+        for (from, to) in all.iter().flat_map(|from| all.map(|to| (*from, to))) {
+            let order = decider(&Order).given([placed(vec![item(1, "1")], "1"), Event::OrderStatusChanged { status: from }]);
+            let decision = order.when(&Command::ChangeStatus { status: to });
+            if allowed.contains(&(from, to)) {
+                decision.then([Event::OrderStatusChanged { status: to }]);
+            } else {
+                decision.refused(Refusal::Status);
+            }
+        }
+        decider(&Order).when(&Command::ChangeStatus { status: Paid }).refused(Refusal::Unplaced);
+        decider(&Order).given([placed(vec![item(1, "1")], "1")]).when(&place(vec![item(1, "1")])).refused(Refusal::InUse);
+    }
+
+    #[test]
+    fn the_laws_hold() {
+        let to = |status| Command::ChangeStatus { status };
+        laws(&Order, [place(vec![item(2, "0.1")]), to(Status::Paid), to(Status::Placed), to(Status::Shipped), to(Status::Delivered)]);
+    }
+}

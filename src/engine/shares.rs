@@ -122,7 +122,7 @@ impl Share {
 
     fn write(self, revision: u32) -> CellWrite {
         let Self { kind, op, unsettles, stays } = self;
-        CellWrite { mark: Mark { kind, revision }, op, contributes: stays, unsettles, instead_of: None }
+        CellWrite { contributes: stays, unsettles, ..CellWrite::contributing(Mark { kind, revision }, op) }
     }
 
     /// Adds another write of the same kind.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use projection_vocabulary::{Cell, Contribution, Decimal, DynProjection, HomeRow, Kind};
+use projection_vocabulary::{Cell, Contribution, Decimal, DynProjection, HomeRow, Kind, Mark};
 
 use crate::{
     operations::error::OperationError,
@@ -15,36 +15,53 @@ use crate::{
 
 /// What is contributed to attributes, in each of the ways of combining it: while a rule changes, there may be two.
 #[derive(Debug, Default)]
-pub struct Contributed(BTreeMap<Cell, BTreeMap<Kind, Contribution>>);
+pub struct Contributed(BTreeMap<Cell, BTreeMap<Kind, Of>>);
+
+/// What is contributed in one way.
+#[derive(Debug)]
+struct Of {
+    contribution: Contribution,
+    /// The newest revision of the rule by which it is.
+    revision: u32,
+}
 
 impl Contributed {
     /// Adds what a home row contributes. What it only makes visible is a sum of zero.
     pub fn add(&mut self, home: &HomeRow, of_interest: impl Fn(&Cell) -> bool) {
         for (cell, contribution) in home.contributions.iter().filter(|(cell, _)| of_interest(cell)) {
-            self.combine(cell, contribution);
+            self.combine(cell, contribution, home.revision);
         }
         for cell in home.left.iter().filter(|cell| of_interest(cell)) {
-            self.combine(cell, &Contribution::Sum(Decimal::zero()));
+            self.combine(cell, &Contribution::Sum(Decimal::zero()), home.revision);
         }
     }
 
-    fn combine(&mut self, cell: &Cell, contribution: &Contribution) {
+    fn combine(&mut self, cell: &Cell, contribution: &Contribution, revision: u32) {
         let kinds = self.0.entry(cell.clone()).or_default();
         match kinds.get_mut(&contribution.kind()) {
-            Some(combined) => combined.combine(contribution).unwrap_or_else(|_| unreachable!("they are of one kind")),
-            None => _ = kinds.insert(contribution.kind(), contribution.clone()),
+            Some(of) => {
+                of.contribution.combine(contribution).unwrap_or_else(|_| unreachable!("they are of one kind"));
+                of.revision = of.revision.max(revision);
+            }
+            None => _ = kinds.insert(contribution.kind(), Of { contribution: contribution.clone(), revision }),
         }
     }
 
     /// What is contributed to an attribute in the way in which it is combined.
     #[must_use]
     pub fn to(&self, cell: &Cell, kind: Kind) -> Option<&Contribution> {
-        self.0.get(cell)?.get(&kind)
+        Some(&self.0.get(cell)?.get(&kind)?.contribution)
+    }
+
+    /// What the attribute's mark must be: the newest revision of the rule by which something is contributed to it in this way.
+    #[must_use]
+    pub fn mark_of(&self, cell: &Cell, kind: Kind) -> Option<Mark> {
+        Some(Mark { kind, revision: self.0.get(cell)?.get(&kind)?.revision })
     }
 
     /// The attributes to which something is contributed, and how.
     pub fn cells(&self) -> impl Iterator<Item = (&Cell, &Contribution)> {
-        self.0.iter().flat_map(|(cell, kinds)| kinds.values().map(move |contribution| (cell, contribution)))
+        self.0.iter().flat_map(|(cell, kinds)| kinds.values().map(move |of| (cell, &of.contribution)))
     }
 }
 

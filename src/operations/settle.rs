@@ -50,7 +50,7 @@ pub async fn settle(store: &Store, rule: &'static dyn DynProjection, deadline: D
         stream::iter(lowered).buffer_unordered(CONCURRENCY).try_collect::<()>().await?;
         let contributed = contributed_to(store, rule, &cells, deadline).await?;
         let raised = marked.iter().map(|(of, cell)| {
-            let contribution = kind(cell).and_then(|kind| contributed.to(of, kind));
+            let contribution = kind(cell).and_then(|kind| Some((contributed.to(of, kind)?, contributed.mark_of(of, kind)?)));
             let mine = &mine;
             async move { store.settle(rule, of, contribution, mine, deadline).await }
         });

@@ -37,6 +37,8 @@ pub struct CellWrite {
     pub op: CellOp,
     /// Whether the attribute shows something of the writer afterwards. If not, there must be something to take back.
     pub contributes: bool,
+    /// Whether it writes what others have contributed. The mark is theirs, then, if there is one.
+    pub for_others: bool,
     /// Whether a contribution was lowered or taken back that may have been the highest or the last one.
     pub unsettles: bool,
     /// What an older revision left in the attribute, combined in another way: it is replaced.
@@ -70,6 +72,12 @@ impl SharedWrite {
 }
 
 impl CellWrite {
+    /// A write that contributes.
+    #[must_use]
+    pub fn contributing(mark: Mark, op: CellOp) -> Self {
+        Self { mark, op, contributes: true, for_others: false, unsettles: false, instead_of: None }
+    }
+
     fn express(&self, attribute: &str, expression: &mut Expression, conditions: &mut Vec<String>) {
         let (owned, name) = (expression.name("owned"), expression.value(AttributeValue::S(attribute.to_owned())));
         conditions.push(format!("NOT contains({owned}, {name})"));
@@ -90,7 +98,12 @@ impl CellWrite {
         let same_kind = format!("begins_with({mark}, {kind})");
         if self.contributes {
             conditions.push(format!("(attribute_not_exists({mark}) OR {same_kind})"));
-            expression.set(&shared_name(attribute), AttributeValue::S(mark_text(self.mark)));
+            let mark = AttributeValue::S(mark_text(self.mark));
+            if self.for_others {
+                expression.set_once(&shared_name(attribute), mark);
+            } else {
+                expression.set(&shared_name(attribute), mark);
+            }
         } else {
             conditions.push(same_kind);
         }

@@ -155,7 +155,7 @@ impl Store {
     ) -> Result<(), StoreError> {
         let mark = Mark { kind: Kind::Sum, revision: rule.revision() };
         let cell =
-            |amount: &Decimal| CellWrite { mark, op: CellOp::Add(amount.clone()), contributes: true, unsettles: false, instead_of: None };
+            |amount: &Decimal| CellWrite { for_others: true, ..CellWrite::contributing(mark, CellOp::Add(amount.clone())) };
         let cells = by.iter().map(|(attribute, amount)| (attribute.clone(), cell(amount))).collect();
         let (mut expression, condition) = SharedWrite { row: row.clone(), cells }.expression();
         expression.set(CORRECTED, AttributeValue::S(fresh_id()));
@@ -169,7 +169,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn unsettle(&self, rule: &dyn DynProjection, cell: &Cell, mark: Mark, deadline: Deadline) -> Result<(), StoreError> {
-        let write = CellWrite { mark, op: CellOp::Keep, contributes: false, unsettles: true, instead_of: None };
+        let write = CellWrite { contributes: false, unsettles: true, ..CellWrite::contributing(mark, CellOp::Keep) };
         let (expression, condition) = SharedWrite { row: cell.0.clone(), cells: [(cell.1.clone(), write)].into() }.expression();
         self.update_shared(rule, &cell.0, &expression, condition, deadline).await
     }
@@ -217,15 +217,15 @@ impl Store {
         &self,
         rule: &dyn DynProjection,
         (row, attribute): &Cell,
-        contributed: Option<&Contribution>,
+        contributed: Option<(&Contribution, Mark)>,
         mark: &str,
         deadline: Deadline,
     ) -> Result<(), StoreError> {
-        if let Some(contribution) = contributed {
+        if let Some((contribution, by)) = contributed {
             let mut expression = Expression::default();
             let mut conditions = vec![expression.unchanged(&unsettled_name(attribute), mark)];
-            let kind = Mark { kind: contribution.kind(), revision: rule.revision() };
-            expression.set(&shared_name(attribute), AttributeValue::S(mark_text(kind)));
+            // Not this deployment's revision: an attribute to which only an older one contributes can still become an aggregate's own.
+            expression.set_once(&shared_name(attribute), AttributeValue::S(mark_text(by)));
             match contribution {
                 // Somebody contributes to it again. The sum is right; only its visibility is not.
                 Contribution::Sum(_) => expression.add(attribute, AttributeValue::N("0".to_owned())),

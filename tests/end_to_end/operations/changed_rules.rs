@@ -426,3 +426,30 @@ async fn a_rule_whose_changes_meet_in_one_attribute_parks_and_never_drifts() {
         assert_eq!((verified.home.len(), verified.count(RowFinding::Parked), verified.shared.len()), (1, 1, 0), "{told}: {verified:?}");
     }
 }
+
+revisions! {
+    "becoming-own", Giving, |event, aggregate, revision| match event {
+        Giving::Born { at } if revision == 1 => own().set("at", at).into(),
+        Giving::Born { at } => own().set("at", at).add("n", at).into(),
+        Giving::Gave { to, n } if revision == 1 => shared(to.as_str()).add("n", n).into(),
+        Giving::Gave { to: _, n } => own().add("given", n).into(),
+    },
+    SharedN = 1 as SHARED_N, OwnN = 2 as OWN_N
+}
+
+/// A settlement by the new revision, while the old one still contributes, leaves the attribute to those who contribute: the aggregate whose
+/// own it becomes can take it.
+#[tokio::test]
+async fn an_attribute_that_was_settled_in_between_can_still_become_an_aggregates_own() {
+    let gave = |n: i32| ("Gave", fields([("to", "c".into()), ("n", n.into())]));
+    let events = recorded([("c", "Born", fields([("at", 7.into())])), ("a", gave(3).0, gave(3).1), ("b", gave(4).0, gave(4).1)]);
+    let world = world_of(SHARED_N, &events).await;
+    let next = world.worker_of(OWN_N);
+    let rule = next.registry().projections()[0];
+    for of in ["a", "c", "b"] {
+        let events: Vec<_> = events.iter().filter(|event| event.aggregate.as_str() == of).cloned().collect();
+        next.process(&records(&events), Deadline::NONE).await;
+        settle(next.store(), rule, Deadline::NONE).await.expect("nothing fails");
+    }
+    assert_eq!((world.parked().await, world.rows().await), (vec![], fold(Registry::new(OWN_N), &events)));
+}

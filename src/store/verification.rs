@@ -154,8 +154,7 @@ impl Store {
         deadline: Deadline,
     ) -> Result<(), StoreError> {
         let mark = Mark { kind: Kind::Sum, revision: rule.revision() };
-        let cell =
-            |amount: &Decimal| CellWrite { for_others: true, ..CellWrite::contributing(mark, CellOp::Add(amount.clone())) };
+        let cell = |amount: &Decimal| CellWrite { for_others: true, ..CellWrite::contributing(mark, CellOp::Add(amount.clone())) };
         let cells = by.iter().map(|(attribute, amount)| (attribute.clone(), cell(amount))).collect();
         let (mut expression, condition) = SharedWrite { row: row.clone(), cells }.expression();
         expression.set(CORRECTED, AttributeValue::S(fresh_id()));

@@ -20,8 +20,8 @@ use aws_sdk_dynamodb::{
         update_item::{UpdateItemInput, UpdateItemOutput},
     },
     types::{
-        AttributeValue, CancellationReason, Delete, ItemResponse, KeysAndAttributes, Put, ReturnValuesOnConditionCheckFailure,
-        TransactWriteItem, Update,
+        AttributeValue, CancellationReason, ConditionCheck, Delete, ItemResponse, KeysAndAttributes, Put,
+        ReturnValuesOnConditionCheckFailure, TransactWriteItem, Update,
     },
 };
 
@@ -242,17 +242,19 @@ impl Database {
                 return Err(Invalid("Transaction request cannot include multiple operations on one item").into());
             }
         }
-        let (mut changes, mut reasons) = (Vec::new(), Vec::new());
+        let (mut changes, mut reasons, mut held) = (Vec::new(), Vec::new(), 0);
         for action in actions {
-            let change = match (&action.update, &action.put, &action.delete) {
-                (Some(update), None, None) => self.update(update),
-                (None, Some(put), None) => self.put(put),
-                (None, None, Some(delete)) => self.delete(delete),
+            let change = match (&action.update, &action.put, &action.delete, &action.condition_check) {
+                (Some(update), None, None, None) => self.update(update).map(Some),
+                (None, Some(put), None, None) => self.put(put).map(Some),
+                (None, None, Some(delete), None) => self.delete(delete).map(Some),
+                (None, None, None, Some(check)) => self.condition_check(check).map(|()| None),
                 _ => return Err(Invalid("an action this database does not know").into()),
             };
             reasons.push(match change {
                 Ok(change) => {
-                    changes.push(change);
+                    held += 1;
+                    changes.extend(change);
                     CancellationReason::builder().code("None").build()
                 }
                 Err(Refused::Condition(item)) => CancellationReason::builder().code("ConditionalCheckFailed").set_item(item).build(),
@@ -261,7 +263,7 @@ impl Database {
                 Err(other) => return Err(other),
             });
         }
-        if changes.len() < actions.len() {
+        if held < actions.len() {
             return Err(Refused::Canceled(reasons));
         }
         self.write(changes);
@@ -273,10 +275,11 @@ impl Database {
 
     /// The item of an action, if its key has a value of any type. A key of the wrong type is found later, as an error of the action.
     fn target<'a>(&self, action: &'a TransactWriteItem) -> Result<(&'a str, Option<[&'a str; 2]>), Refused> {
-        let (name, item) = match (&action.update, &action.put, &action.delete) {
+        let (name, item) = match (&action.update, &action.put, &action.delete, &action.condition_check) {
             (Some(update), ..) => (&update.table_name, &update.key),
-            (_, Some(put), _) => (&put.table_name, &put.item),
-            (.., Some(delete)) => (&delete.table_name, &delete.key),
+            (_, Some(put), ..) => (&put.table_name, &put.item),
+            (_, _, Some(delete), _) => (&delete.table_name, &delete.key),
+            (.., Some(check)) => (&check.table_name, &check.key),
             _ => return Err(Invalid("an action this database does not know").into()),
         };
         let table = self.table(Some(name))?;
@@ -317,6 +320,13 @@ impl Database {
         let before = table.items.get(&key);
         check(delete.condition_expression.as_deref(), before, (names, values), delete.return_values_on_condition_check_failure.as_ref())?;
         Ok(Change { table: delete.table_name.clone(), key, after: None })
+    }
+
+    fn condition_check(&self, of: &ConditionCheck) -> Result<(), Refused> {
+        let table = self.table(Some(&of.table_name))?;
+        let before = table.items.get(&table.exact_key(&of.key)?);
+        let placeholders = placeholders(of.expression_attribute_names.as_ref(), of.expression_attribute_values.as_ref());
+        check(Some(&of.condition_expression), before, placeholders, of.return_values_on_condition_check_failure.as_ref())
     }
 
     /// # Errors
@@ -390,7 +400,13 @@ impl Database {
         let in_bounds = |sort: &str| bounds.is_none_or(|(low, high)| (low..=high).contains(&sort));
         let items = table.items.range((partition.to_owned(), String::new())..).take_while(|(key, _)| key.0 == partition);
         let items = items.filter(|(key, _)| in_bounds(&key.1));
-        let (items, last) = self.page(table, items, input.limit, input.exclusive_start_key.as_ref())?;
+        let newest_first = input.scan_index_forward == Some(false);
+        let mut items: Vec<_> = items.collect();
+        if newest_first {
+            items.reverse();
+        }
+        let start = (input.exclusive_start_key.as_ref(), newest_first);
+        let (items, last) = self.page(table, items.into_iter(), input.limit, start)?;
         Ok(QueryOutput::builder().set_items(Some(items)).set_last_evaluated_key(last).build())
     }
 
@@ -407,7 +423,8 @@ impl Database {
             let hashed = key.0.bytes().chain(key.1.bytes().filter(|_| self.segments_split)).map(i32::from).sum::<i32>();
             hashed % segment.1 == segment.0
         };
-        let (items, last) = self.page(table, table.items.iter().filter(within), input.limit, input.exclusive_start_key.as_ref())?;
+        let (items, last) =
+            self.page(table, table.items.iter().filter(within), input.limit, (input.exclusive_start_key.as_ref(), false))?;
         Ok(ScanOutput::builder().set_items(Some(items)).set_last_evaluated_key(last).build())
     }
 
@@ -416,11 +433,12 @@ impl Database {
         table: &Table,
         items: impl Iterator<Item = (&'a Key, &'a Item)>,
         limit: Option<i32>,
-        after: Option<&Item>,
+        (after, newest_first): (Option<&Item>, bool),
     ) -> Result<(Vec<Item>, Option<Item>), Refused> {
         let after = after.map(|key| table.exact_key(key)).transpose()?;
         let limit = limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX).min(self.page_items_max);
-        let mut items = items.filter(|(key, _)| after.as_ref().is_none_or(|after| *key > after));
+        let beyond = |key: &Key, after: &Key| if newest_first { key < after } else { key > after };
+        let mut items = items.filter(|(key, _)| after.as_ref().is_none_or(|after| beyond(key, after)));
         let page: Vec<_> = items.by_ref().take(limit).collect();
         // DynamoDB stops at the limit without checking whether anything follows.
         let last = page.last().filter(|_| page.len() == limit).map(|(key, _)| table.key_item(key));
@@ -429,10 +447,11 @@ impl Database {
 }
 
 fn check_action(action: &TransactWriteItem) -> Result<(), Invalid> {
-    match (&action.update, &action.put, &action.delete) {
-        (Some(update), None, None) => check_update(update),
-        (None, Some(put), None) => check_put(put),
-        (None, None, Some(delete)) => check_delete(delete),
+    match (&action.update, &action.put, &action.delete, &action.condition_check) {
+        (Some(update), None, None, None) => check_update(update),
+        (None, Some(put), None, None) => check_put(put),
+        (None, None, Some(delete), None) => check_delete(delete),
+        (None, None, None, Some(check)) => check_condition(check),
         _ => Err(Invalid("an action this database does not know")),
     }
 }
@@ -451,6 +470,11 @@ fn check_put(put: &Put) -> Result<(), Invalid> {
 fn check_delete(delete: &Delete) -> Result<(), Invalid> {
     let (names, values) = placeholders(delete.expression_attribute_names.as_ref(), delete.expression_attribute_values.as_ref());
     expression::check(None, delete.condition_expression.as_deref(), names, values)
+}
+
+fn check_condition(check: &ConditionCheck) -> Result<(), Invalid> {
+    let (names, values) = placeholders(check.expression_attribute_names.as_ref(), check.expression_attribute_values.as_ref());
+    expression::check(None, Some(&check.condition_expression), names, values)
 }
 
 /// The values of an expression's placeholders. No map means no placeholders.

@@ -32,6 +32,8 @@ faults! {
     Crash "an invocation killed at an await",
     OperatorKilled "a redrive, a catch-up, a rebuild or a verification killed at an await",
     WriterKilled "an event writer killed at an await",
+    ClientKilled "a sender of commands killed at an await",
+    CommandResent "a command sent again with its id",
     Throttled "a request throttled",
     TimeoutBefore "a request timed out that never arrived",
     AnswerLost "a request applied whose answer was lost",

@@ -7,6 +7,7 @@ pub mod faults;
 pub mod network;
 pub mod oracle;
 pub mod plan;
+pub mod purses;
 pub mod rules;
 pub mod run;
 pub mod shrink;

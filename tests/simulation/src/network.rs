@@ -291,6 +291,7 @@ impl Request {
                     action.update.as_ref().map(|update| &update.table_name),
                     action.put.as_ref().map(|put| &put.table_name),
                     action.delete.as_ref().map(|delete| &delete.table_name),
+                    action.condition_check.as_ref().map(|check| &check.table_name),
                 ];
                 tables.into_iter().flatten().any(|name| name == table)
             }),

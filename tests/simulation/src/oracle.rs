@@ -251,7 +251,7 @@ impl Oracle {
             let _ = write!(wrong, "\n  parked is {parked:?}, must be {expected_parked:?}");
         }
         let mut ids = BTreeSet::new();
-        for (_, item) in database.items(EVENTS).filter(|(key, _)| key.1 != "VERSION") {
+        for (_, item) in database.items(EVENTS).filter(|(key, _)| key.1.starts_with("EVENT#")) {
             if !ids.insert(item.get("eventId").and_then(|id| id.as_s().ok())) {
                 wrong.push_str("\n  an event was appended twice");
             }
@@ -264,8 +264,8 @@ impl Oracle {
 fn expected(database: &Database, rule: &dyn DynProjection) -> (BTreeMap<RowKey, Attributes>, BTreeMap<String, u64>) {
     let (mut rows, mut stops) = (Rows::default(), BTreeMap::new());
     for ((partition, sort), item) in database.items(EVENTS) {
-        let aggregate = partition.strip_prefix("AGGREGATE#").expect("an event store's key").to_owned();
         let Some(version) = sort.strip_prefix("EVENT#").map(|version| version.parse::<u64>().expect("a version")) else { continue };
+        let aggregate = partition.strip_prefix("AGGREGATE#").expect("an event's key").to_owned();
         if stops.contains_key(&aggregate) {
             continue;
         }

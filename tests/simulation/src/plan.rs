@@ -28,6 +28,10 @@ pub struct Plan {
     pub givers: usize,
     /// Appends to the event store before the worker starts.
     pub history: usize,
+    /// Commands while it runs.
+    pub commands: usize,
+    /// Whether many clients spend from one purse at once.
+    pub rush: bool,
     /// Appends while it runs.
     pub appends: usize,
     /// The most items in an answer.
@@ -72,6 +76,8 @@ impl Plan {
             givers: 1 + choices.below(GIVERS.len()),
             history: choices.below(4),
             appends: 1 + choices.below(6),
+            commands: if choices.per_mille(300) { 2 + choices.below(10) } else { 0 },
+            rush: choices.per_mille(2),
             page_items_max: if short_pages { 1 + choices.below(3) } else { usize::MAX },
             segments_split: choices.per_mille(300),
             spreads: choices.per_mille(20),

@@ -1,6 +1,7 @@
 //! One run: writers, a stream, pollers, workers and operators on one simulated DynamoDB, and a scheduler that chooses, step by step,
 //! which of them continues and which fault occurs. Then all faults end, everything comes to rest, and the oracle checks the rows.
 
+mod clients;
 mod processes;
 mod requests;
 mod rest;
@@ -24,6 +25,7 @@ use crate::{
     network::{Network, lock},
     oracle::{EVENTS, Oracle, PARKED},
     plan::Plan,
+    purses::{Answers, Sent},
     rules::{BAD, DEPLOYMENTS, FIRST, REPAIRED},
     stream::Delivered,
 };
@@ -95,6 +97,10 @@ struct Run {
     /// Idle workers that wait for their next invocation, as Lambda keeps processes.
     idle: Vec<(usize, Arc<Worker>)>,
     appends_left: usize,
+    commands_left: usize,
+    /// The commands that were sent.
+    sent: Vec<Sent>,
+    answers: Answers,
     facts: u64,
     parking_down: bool,
     /// Malformed events that are not fixed yet.
@@ -110,6 +116,7 @@ enum Action {
     Network,
     Start(usize, usize),
     Append,
+    Command,
     Time,
     Kill,
     Duplicate,
@@ -156,6 +163,9 @@ impl Run {
             deployed: FIRST,
             idle: Vec::new(),
             appends_left: plan.appends,
+            commands_left: plan.commands,
+            sent: Vec::new(),
+            answers: Answers::default(),
             facts: 0,
             parking_down: false,
             malformed: Vec::new(),
@@ -169,6 +179,9 @@ impl Run {
         for _ in 0..self.plan.history {
             self.append();
             self.finish_all().await?;
+        }
+        if self.plan.rush {
+            self.rush();
         }
         for _ in 0..self.plan.error {
             self.poll_all()?;
@@ -187,6 +200,7 @@ impl Run {
     fn choose(&mut self) -> Action {
         let busy = |role: fn(&Role) -> bool| self.processes.iter().filter(|process| role(&process.role)).count();
         let (invocations, writers) = (busy(|role| matches!(role, Role::Invocation { .. })), busy(|role| matches!(role, Role::Writer)));
+        let clients = busy(|role| matches!(role, Role::Client));
         let operators = busy(|role| matches!(role, Role::Operator));
         let may = |fault: Fault, weight: usize| if self.plan.has(fault) { weight } else { 0 };
         let when = |possible: bool, weight: usize| if possible { weight } else { 0 };
@@ -200,6 +214,7 @@ impl Run {
         let succeeded = self.shards.iter().any(|shard| !shard.succeeded().is_empty());
         actions.extend([
             (when(self.appends_left > 0 && writers < WRITERS_MAX, 15), Action::Append),
+            (when(self.commands_left > 0 && clients < clients::CLIENTS_MAX, 15), Action::Command),
             (when(!self.processes.is_empty(), 4), Action::Time),
             (when(!self.processes.is_empty(), may(Fault::Crash, 3)), Action::Kill),
             (when(invocations < INVOCATIONS_MAX && succeeded, may(Fault::DuplicateDelivery, 4)), Action::Duplicate),
@@ -230,6 +245,10 @@ impl Run {
             Action::Append => {
                 self.appends_left -= 1;
                 self.append();
+            }
+            Action::Command => {
+                self.commands_left -= 1;
+                self.command();
             }
             Action::Time => {
                 let pause = [30, 300, 3_000][self.choices.below(3)];

@@ -38,6 +38,7 @@ use crate::{
     network::{Line, lock},
     oracle::{EVENTS, PARKED, SHELVES as SHARED},
     plan::GIVERS,
+    purses::{Sent, Told},
     rules::{BAD, DEPLOYMENTS, FIRST, NEXT},
     stream::Delivered,
 };
@@ -60,6 +61,8 @@ pub(super) enum Role {
     /// Discarded records, delivered by hand.
     Replay(Vec<Delivered>),
     Writer,
+    /// Sends a command.
+    Client,
     Operator,
 }
 
@@ -67,6 +70,7 @@ pub(super) enum Ended {
     Report(Box<Report>),
     Quiet,
     Redriven(Redriven),
+    Told(Sent, Told, bool),
     /// Entries to redrive.
     Parked(Vec<Parked>),
     Verified(Box<Verified>),
@@ -229,6 +233,7 @@ impl Run {
             Role::Invocation { .. } | Role::Replay(_) => Fault::Crash,
             Role::Operator => Fault::OperatorKilled,
             Role::Writer => Fault::WriterKilled,
+            Role::Client => Fault::ClientKilled,
         });
         if let Role::Invocation { shard, batch, .. } = process.role {
             self.shards[shard].answer(batch, &Answer::Errored);
@@ -287,6 +292,10 @@ impl Run {
                     self.counts.add(Fault::PoisonFixed);
                 }
                 self.note(|| format!("{name}: {redriven:?}"));
+            }
+            (_, Ended::Told(sent, told, replayed)) => {
+                self.note(|| format!("{name} is told {told:?}"));
+                self.take_answer(&sent, told, replayed)?;
             }
             (_, Ended::Parked(parked)) => self.parked = parked,
             (_, Ended::Verified(verified)) => {

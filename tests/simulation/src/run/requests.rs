@@ -92,7 +92,7 @@ impl Run {
             format!("{}: {}", request.text(), refused.unwrap_or_else(|| "done".to_owned()))
         });
         let changes = std::mem::take(&mut network.database.changes);
-        self.look_at(changes, false)?;
+        self.look_at(&network.database, changes, false)?;
         // Without faults, the network answers at once.
         if !self.choices.per_mille(400) && at < network.under_way.len() {
             network.deliver(at);

@@ -14,7 +14,7 @@ use super::{
     processes::{Ended, Role},
 };
 use crate::{
-    database::{ItemWritten, Written},
+    database::{Database, ItemWritten, Written},
     expression::Item,
     faults::Fault,
     network::lock,
@@ -169,14 +169,17 @@ impl Run {
 
     /// Writes that bypassed the worker.
     pub(super) fn direct(&mut self, lost: bool) -> Result {
-        let changes = std::mem::take(&mut lock(&self.network).database.changes);
-        self.look_at(changes, lost)
+        let network = self.network.clone();
+        let mut network = lock(&network);
+        let changes = std::mem::take(&mut network.database.changes);
+        self.look_at(&network.database, changes, lost)
     }
 
     /// Shows all writes to the oracle, and those to the event store to the stream.
-    pub(super) fn look_at(&mut self, changes: Vec<Written>, lost: bool) -> Result {
+    pub(super) fn look_at(&mut self, database: &Database, changes: Vec<Written>, lost: bool) -> Result {
         for written in changes {
             self.oracle.written(&written, lost)?;
+            self.check_purses(database, &written)?;
             self.stream(written.items);
         }
         Ok(())

@@ -20,7 +20,7 @@ use projection_vocabulary::{DynProjection, Registry};
 pub use alarms::{Alarm, Dimension, Metric, Target, Watched};
 pub use function::Function;
 pub use mapping::{Mapping, OtherSource};
-pub use tables::{Index, Keys, Table};
+pub use tables::{Index, Key, Keys, Table};
 pub use yaml::BYTES_MAX;
 
 use crate::store::{EVENT_STORE_VAR, PARKED_VAR, table_var};

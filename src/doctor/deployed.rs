@@ -161,16 +161,17 @@ async fn table(dynamodb: &aws_sdk_dynamodb::Client, name: &str) -> Setting<Table
         }
         Err(error) => unseen("DescribeContinuousBackups", &error),
     };
+    let definitions = described.attribute_definitions.unwrap_or_default();
     let indexes = described.global_secondary_indexes.unwrap_or_default().into_iter().filter_map(|index| {
         let projection = index.projection?;
         let kind = projection.projection_type?.as_str().to_owned();
-        let keys = Keys::of(&index.key_schema?)?;
+        let keys = Keys::of(&index.key_schema?, &definitions)?;
         Some((index.index_name?, Index { keys, projection: kind, include: projection.non_key_attributes.unwrap_or_default() }))
     });
     let stream = described.stream_specification.filter(|stream| stream.stream_enabled);
     Setting::Value(Table {
         name: name.to_owned(),
-        keys: described.key_schema.and_then(|schema| Keys::of(&schema)).into(),
+        keys: described.key_schema.and_then(|schema| Keys::of(&schema, &definitions)).into(),
         indexes: Setting::Value(indexes.collect()),
         fixed_name: Setting::Value(name.to_owned()),
         replicas: described

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use aws_sdk_dynamodb::types::{KeySchemaElement, KeyType};
+use aws_sdk_dynamodb::types::{AttributeDefinition, KeySchemaElement, KeyType};
 
 use super::{Check, Deployment, Examination, Role, Setting, Severity, is};
 use crate::store::tables;
@@ -34,13 +34,22 @@ pub struct Table {
     pub time_to_live: Setting<bool>,
 }
 
-/// The names of a table's or an index's keys.
+/// The keys of a table or an index. An index may have up to four attributes in each.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Keys {
     /// The partition key.
-    pub partition: String,
-    /// The sort key.
-    pub sort: Option<String>,
+    pub partition: Vec<Key>,
+    /// The sort key; empty if there is none.
+    pub sort: Vec<Key>,
+}
+
+/// An attribute of a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Key {
+    /// Its name.
+    pub name: String,
+    /// Its type: `S`, `N` or `B`; `None` if it is not known.
+    pub kind: Option<String>,
 }
 
 /// A global secondary index.
@@ -148,7 +157,7 @@ fn examine_table(role: Role, table: &Table, examination: &mut Examination) {
     let at = |property: &str| format!("{}.{property}", table.name);
     let (keys, indexes) = schema_of(role);
     examination.judge(&KEYS, at("KeySchema"), &table.keys, |found| {
-        (found != Some(&keys))
+        (!found.is_some_and(|found| found.serve(&keys)))
             .then(|| format!("is {}, but should be {}", found.map_or_else(|| "nothing".to_owned(), Keys::text), keys.text()))
     });
     let none = BTreeMap::new();
@@ -156,7 +165,7 @@ fn examine_table(role: Role, table: &Table, examination: &mut Examination) {
         examination.judge(&INDEX, at(&format!("GlobalSecondaryIndexes.{name}")), &table.indexes, |found| {
             match found.unwrap_or(&none).get(&name) {
                 None => Some("does not exist".to_owned()),
-                Some(found) if found.keys != wanted.keys => {
+                Some(found) if !found.keys.serve(&wanted.keys) => {
                     Some(format!("has the keys {}, but should have {}", found.keys.text(), wanted.keys.text()))
                 }
                 Some(found) => found.lacks(&wanted).map(|missing| format!("does not contain {missing}")),
@@ -192,11 +201,12 @@ fn schema_of(role: Role) -> (Keys, BTreeMap<String, Index>) {
         Role::Parked => tables::of_parked(""),
         Role::ReadModel(projection) => tables::of_rows(projection, ""),
     };
-    let keys = Keys::of(table.get_key_schema().as_deref().unwrap_or_default()).expect("the code's tables have keys");
+    let definitions = table.get_attribute_definitions().as_deref().unwrap_or_default();
+    let keys = Keys::of(table.get_key_schema().as_deref().unwrap_or_default(), definitions).expect("the code's tables have keys");
     let indexes = table.get_global_secondary_indexes().iter().flatten().map(|index| {
         let projection = index.projection().expect("the code's indexes have a projection type");
         let kind = projection.projection_type().expect("the code's indexes have a projection type").as_str().to_owned();
-        let keys = Keys::of(index.key_schema()).expect("the code's indexes have keys");
+        let keys = Keys::of(index.key_schema(), definitions).expect("the code's indexes have keys");
         (index.index_name().to_owned(), Index { keys, projection: kind, include: projection.non_key_attributes().to_vec() })
     });
     (keys, indexes.collect())
@@ -239,15 +249,42 @@ pub(super) fn table_of_stream(arn: &str) -> Option<&str> {
 
 impl Keys {
     /// The keys of a schema; `None` if it has no partition key.
-    pub(super) fn of(schema: &[KeySchemaElement]) -> Option<Self> {
-        let named = |kind: &KeyType| schema.iter().find(|key| key.key_type() == kind).map(|key| key.attribute_name().to_owned());
-        Some(Self { partition: named(&KeyType::Hash)?, sort: named(&KeyType::Range) })
+    pub(super) fn of(schema: &[KeySchemaElement], definitions: &[AttributeDefinition]) -> Option<Self> {
+        let of_kind = |kind: &KeyType| -> Vec<Key> {
+            let keys = schema.iter().filter(|key| key.key_type() == kind);
+            keys.map(|key| Key::of(key.attribute_name(), definitions)).collect()
+        };
+        let keys = Self { partition: of_kind(&KeyType::Hash), sort: of_kind(&KeyType::Range) };
+        (!keys.partition.is_empty()).then_some(keys)
+    }
+
+    /// Whether a request that is made for the other keys is possible with these. A type that is not known may be the right one.
+    fn serve(&self, wanted: &Self) -> bool {
+        let same = |found: &[Key], wanted: &[Key]| {
+            let pairs = || found.iter().zip(wanted);
+            found.len() == wanted.len()
+                && pairs().all(|(found, wanted)| found.name == wanted.name && (found.kind.is_none() || found.kind == wanted.kind))
+        };
+        same(&self.partition, &wanted.partition) && same(&self.sort, &wanted.sort)
     }
 
     fn text(&self) -> String {
-        match &self.sort {
-            Some(sort) => format!("{} and {sort}", self.partition),
-            None => self.partition.clone(),
+        let part = |keys: &[Key]| keys.iter().map(Key::text).collect::<Vec<_>>().join(", ");
+        if self.sort.is_empty() { part(&self.partition) } else { format!("{} and {}", part(&self.partition), part(&self.sort)) }
+    }
+}
+
+impl Key {
+    fn of(name: &str, definitions: &[AttributeDefinition]) -> Self {
+        let defined = definitions.iter().find(|definition| definition.attribute_name() == name);
+        Self { name: name.to_owned(), kind: defined.map(|definition| definition.attribute_type().as_str().to_owned()) }
+    }
+
+    /// Its name, and its type if that is not the usual one.
+    fn text(&self) -> String {
+        match self.kind.as_deref() {
+            None | Some("S") => self.name.clone(),
+            Some(kind) => format!("{} ({kind})", self.name),
         }
     }
 }

@@ -6,7 +6,8 @@ use projection_vocabulary::Registry;
 use serde_json::Value as Json;
 
 use super::{
-    Alarm, Deployment, Dimension, Function, Index, Keys, Mapping, Metric, OtherSource, Role, Setting, Table, Target, Unusable, Watched,
+    Alarm, Deployment, Dimension, Function, Index, Key, Keys, Mapping, Metric, OtherSource, Role, Setting, Table, Target, Unusable,
+    Watched,
     cloudformation::{Document, Resource, function_in, integer, text_of},
     service_of,
     tables::table_of_stream,
@@ -261,10 +262,13 @@ impl Resource {
             _ => Some(of.at(path).try_map(boolean)),
         };
         let protected = |path: &[&str]| protected(path).unwrap_or(Setting::Value(true));
+        let definitions = &self.properties["AttributeDefinitions"];
         Table {
             name: self.id.clone(),
-            keys: of.at(&["KeySchema"]).try_map(keys),
-            indexes: of.at(&["GlobalSecondaryIndexes"]).try_map(|indexes| indexes.as_array().into_iter().flatten().map(index).collect()),
+            keys: of.at(&["KeySchema"]).try_map(|schema| keys(schema, definitions)),
+            indexes: of
+                .at(&["GlobalSecondaryIndexes"])
+                .try_map(|indexes| indexes.as_array().into_iter().flatten().map(|of| index(of, definitions)).collect()),
             fixed_name: of.at(&["TableName"]).try_map(text),
             replicas: of.at(&["Replicas"]).try_map(|replicas| {
                 let replicas = replicas.as_array().ok_or_else(|| "is not a list".to_owned())?;
@@ -455,21 +459,31 @@ fn metric(metric: &Json, stat: &Json, statistic: &str, target: &dyn Fn(&str) -> 
     })
 }
 
-fn index(index: &Json) -> Result<(String, Index), String> {
+fn index(index: &Json, definitions: &Json) -> Result<(String, Index), String> {
     let name = text(known(&index["IndexName"])?)?;
     let projection = text(known(&index["Projection"]["ProjectionType"])?)?;
     let include = match &index["Projection"]["NonKeyAttributes"] {
         Json::Null => Vec::new(),
         names => texts(names)?,
     };
-    Ok((name, Index { keys: keys(&index["KeySchema"])?, projection, include }))
+    Ok((name, Index { keys: keys(&index["KeySchema"], definitions)?, projection, include }))
 }
 
-fn keys(schema: &Json) -> Result<Keys, String> {
+fn keys(schema: &Json, definitions: &Json) -> Result<Keys, String> {
     let schema = schema.as_array().ok_or_else(|| "is not a list".to_owned())?;
-    let of_kind = |kind: &str| schema.iter().find(|key| key["KeyType"] == kind).map(|key| text(known(&key["AttributeName"])?));
-    let partition = of_kind("HASH").ok_or_else(|| "has no HASH key".to_owned())??;
-    Ok(Keys { partition, sort: of_kind("RANGE").transpose()? })
+    let of_kind = |kind: &str| -> Result<Vec<Key>, String> {
+        let keys = schema.iter().filter(|key| key["KeyType"] == kind);
+        keys.map(|key| Ok(key_of(text(known(&key["AttributeName"])?)?, definitions))).collect()
+    };
+    let keys = Keys { partition: of_kind("HASH")?, sort: of_kind("RANGE")? };
+    if keys.partition.is_empty() { Err("has no HASH key".to_owned()) } else { Ok(keys) }
+}
+
+/// An attribute with its type, if a definition says one that can be read.
+fn key_of(name: String, definitions: &Json) -> Key {
+    let defined = definitions.as_array().into_iter().flatten().find(|definition| definition["AttributeName"] == *name);
+    let kind = defined.and_then(|definition| definition["AttributeType"].as_str()).map(str::to_owned);
+    Key { name, kind }
 }
 
 /// The properties of a resource, by path.

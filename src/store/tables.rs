@@ -1,6 +1,6 @@
 //! The schemas of the worker's tables, and their creation.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use aws_sdk_dynamodb::{
     error::{ProvideErrorMetadata as _, SdkError},
@@ -13,7 +13,7 @@ use aws_sdk_dynamodb::{
         StreamSpecification, StreamViewType, TableStatus,
     },
 };
-use projection_vocabulary::{DynProjection, Index, Registry};
+use projection_vocabulary::{DynProjection, Index, IndexKey, Registry};
 
 use super::{Store, StoreError, error::permanent};
 use crate::retry::Deadline;
@@ -123,8 +123,9 @@ impl Store {
 /// The event store's table, with its stream and its index.
 pub(crate) fn of_events(name: &str) -> CreateTableInputBuilder {
     let stream = StreamSpecification::builder().stream_enabled(true).stream_view_type(StreamViewType::NewImage).build();
-    let by_type = index(BY_TYPE_INDEX, "GSI1PK", "GSI1SK", ProjectionType::All, &[]);
-    table(name, "PK", Some("SK"), &["GSI1PK", "GSI1SK"])
+    let (partition, sort) = (IndexKey::Text("GSI1PK"), IndexKey::Text("GSI1SK"));
+    let by_type = index(BY_TYPE_INDEX, &[partition], &[sort], ProjectionType::All, &[]);
+    table(name, "PK", Some("SK"), &[partition, sort])
         .stream_specification(stream.expect("enabled is given"))
         .global_secondary_indexes(by_type)
 }
@@ -136,7 +137,7 @@ pub(crate) fn of_parked(name: &str) -> CreateTableInputBuilder {
 
 /// The table of a rule's rows.
 pub(crate) fn of_rows(rule: &dyn DynProjection, name: &str) -> CreateTableInputBuilder {
-    let index_keys: Vec<_> = rule.indexes().iter().flat_map(|index| [index.partition, index.sort]).collect();
+    let index_keys: Vec<_> = rule.indexes().iter().flat_map(|index| index.partition.iter().chain(index.sort)).copied().collect();
     let mut table = table(name, rule.key(), None, &index_keys);
     for Index { name, partition, sort, include } in rule.indexes() {
         let kind = if include.is_empty() { ProjectionType::KeysOnly } else { ProjectionType::Include };
@@ -145,29 +146,41 @@ pub(crate) fn of_rows(rule: &dyn DynProjection, name: &str) -> CreateTableInputB
     table
 }
 
-fn table(name: &str, partition: &'static str, sort: Option<&'static str>, index_keys: &[&'static str]) -> CreateTableInputBuilder {
-    let keys: BTreeSet<_> = [partition].into_iter().chain(sort).chain(index_keys.iter().copied()).collect();
-    let definitions = keys.into_iter().map(|key| {
-        AttributeDefinition::builder().attribute_name(key).attribute_type(ScalarAttributeType::S).build().expect("name and type are given")
+fn table(name: &str, partition: &'static str, sort: Option<&'static str>, index_keys: &[IndexKey]) -> CreateTableInputBuilder {
+    let own = [partition].into_iter().chain(sort).map(IndexKey::Text);
+    let types: BTreeMap<_, _> = own.clone().chain(index_keys.iter().copied()).map(|key| (key.attribute(), type_of(key))).collect();
+    let definitions = types.into_iter().map(|(name, kind)| {
+        AttributeDefinition::builder().attribute_name(name).attribute_type(kind).build().expect("name and type are given")
     });
+    let own: Vec<_> = own.collect();
     CreateTableInput::builder()
         .table_name(name)
         .billing_mode(BillingMode::PayPerRequest)
-        .set_key_schema(Some(key_schema(partition, sort)))
+        .set_key_schema(Some(key_schema(&own[..1], &own[1..])))
         .set_attribute_definitions(Some(definitions.collect()))
 }
 
-fn key_schema(partition: &str, sort: Option<&str>) -> Vec<KeySchemaElement> {
-    let keys = std::iter::once((partition, KeyType::Hash)).chain(sort.map(|sort| (sort, KeyType::Range)));
-    keys.map(|(name, kind)| KeySchemaElement::builder().attribute_name(name).key_type(kind).build().expect("name and kind are given"))
-        .collect()
+fn type_of(key: IndexKey) -> ScalarAttributeType {
+    match key {
+        IndexKey::Text(_) => ScalarAttributeType::S,
+        IndexKey::Number(_) => ScalarAttributeType::N,
+    }
 }
 
-fn index(name: &str, partition: &str, sort: &str, kind: ProjectionType, include: &[&str]) -> GlobalSecondaryIndex {
+/// In the order in which DynamoDB compares them: partition keys, then sort keys.
+fn key_schema(partition: &[IndexKey], sort: &[IndexKey]) -> Vec<KeySchemaElement> {
+    let keys = partition.iter().map(|key| (key, KeyType::Hash)).chain(sort.iter().map(|key| (key, KeyType::Range)));
+    keys.map(|(key, kind)| {
+        KeySchemaElement::builder().attribute_name(key.attribute()).key_type(kind).build().expect("name and kind are given")
+    })
+    .collect()
+}
+
+fn index(name: &str, partition: &[IndexKey], sort: &[IndexKey], kind: ProjectionType, include: &[&str]) -> GlobalSecondaryIndex {
     let include = (!include.is_empty()).then(|| include.iter().map(ToString::to_string).collect());
     GlobalSecondaryIndex::builder()
         .index_name(name)
-        .set_key_schema(Some(key_schema(partition, Some(sort))))
+        .set_key_schema(Some(key_schema(partition, sort)))
         .projection(Projection::builder().projection_type(kind).set_non_key_attributes(include).build())
         .build()
         .expect("name and keys are given")

@@ -14,11 +14,21 @@
 //! topic leaves an empty row, whose watermark stops a late redelivery from counting the topic again. The index
 //! `topics-by-category` contains no attribute that a post changes, so a post does not rewrite an index entry.
 
-use projection_vocabulary::{Change, Index, Own, Projection, Recorded, Refusal, own, retract, shared, transfer};
+use projection_vocabulary::{Change, Index, IndexKey, IndexOf, Own, Projection, Recorded, Refusal, own, retract, shared, transfer};
 use serde::Deserialize;
 
 /// The rule. A topic's contribution to its category is written in the same transaction as the topic's watermark.
 pub struct ForumCounters;
+
+impl ForumCounters {
+    /// The topics of a category, by their ids.
+    pub const TOPICS_BY_CATEGORY: IndexOf<Self> = IndexOf::new(Index {
+        name: "topics-by-category",
+        partition: &[IndexKey::Text("categoryId")],
+        sort: &[IndexKey::Text("id")],
+        include: &["title", "authorId"],
+    });
+}
 
 /// What happens in a forum. Each aggregate is a category or a topic.
 #[derive(Deserialize)]
@@ -37,7 +47,7 @@ impl Projection for ForumCounters {
     type Event = Event;
     const NAME: &str = "forum-counters";
     const KEY: &str = "id";
-    const INDEXES: &[Index] = &[Index { name: "topics-by-category", partition: "categoryId", sort: "id", include: &["title", "authorId"] }];
+    const INDEXES: &[Index] = &[Self::TOPICS_BY_CATEGORY.index()];
 
     fn project(&self, event: &Recorded<'_, Event>) -> Result<Change, Refusal> {
         let at = event.timestamp;

@@ -42,7 +42,7 @@
 //!
 //! | to | use |
 //! |---|---|
-//! | define a projection | [`Projection`], [`Recorded`] (its argument), [`Refusal`], [`Index`] |
+//! | define a projection | [`Projection`], [`Recorded`] (its argument), [`Refusal`], [`Index`], [`IndexOf`] |
 //! | change the aggregate's own row | [`own`] with [`add`](Own::add), [`set`](Own::set), [`remove`](Own::remove) |
 //! | change a row that aggregates share | [`shared`] with [`add`](Shared::add), [`max`](Shared::max), [`insert`](Shared::insert) |
 //! | move or take back contributions | [`transfer`], [`retract`] |
@@ -80,6 +80,6 @@ pub use change::{
 pub use de::Misfit;
 pub use decimal::{Decimal, DecimalError};
 pub use event::{AggregateId, NotATimestamp, Recorded, RecordedEvent, Timestamp, Version};
-pub use projection::{DynProjection, Index, Projection, Refusal, Registry};
+pub use projection::{DynProjection, Index, IndexKey, IndexOf, Projection, Refusal, Registry};
 pub use row::{HomeRow, Mark, Rows, Watermark};
 pub use value::{DEPTH_MAX, NotAValue, Value, literal};

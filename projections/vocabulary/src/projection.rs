@@ -1,11 +1,16 @@
 //! The [`Projection`] trait, which authors implement, and the registry of projections.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    marker::PhantomData,
+    panic::{AssertUnwindSafe, catch_unwind},
+};
 
 use serde::de::DeserializeOwned;
 
 use crate::{
-    Attributes, Change, Misfit, Recorded, RecordedEvent, Value,
+    Attributes, Base, Change, Misfit, Recorded, RecordedEvent, Value,
     change::{KEY_BYTES_MAX, RESERVED, Written},
     de,
 };
@@ -33,7 +38,7 @@ pub trait Projection: Send + Sync + 'static {
     /// from the event store. Never lower it.
     const REVISION: u32 = 1;
 
-    /// The global secondary indexes that readers query.
+    /// The global secondary indexes that readers query. Give each a constant of type [`IndexOf`], which readers name.
     const INDEXES: &'static [Index] = &[];
 
     /// Whether the rule reads the aggregate's row ([`Recorded::row`]). That costs one read per span of events.
@@ -48,18 +53,112 @@ pub trait Projection: Send + Sync + 'static {
 
 /// A global secondary index of a projection's table.
 ///
-/// Its two keys are strings that are not empty, so no `add` or `insert` may write to them. A row that lacks one of them is not in the
-/// index. Choose attributes that counters do not change. Otherwise every update of a counter also rewrites an index entry.
-#[derive(Clone, Copy, Debug)]
+/// A row that lacks one of its keys is not in the index. Choose attributes that counters do not change: otherwise every update of a
+/// counter also rewrites an index entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Index {
     /// The index's name.
     pub name: &'static str,
-    /// The string attribute that readers query by.
-    pub partition: &'static str,
-    /// The string attribute that entries are sorted by. The table's key is a good choice.
-    pub sort: &'static str,
+    /// The attributes that readers query by, all at once: one to four.
+    pub partition: &'static [IndexKey],
+    /// The attributes that entries are sorted by, the first one first: four at most. The table's key is a good last one.
+    pub sort: &'static [IndexKey],
     /// Attributes to copy into the index in addition to the keys.
     pub include: &'static [&'static str],
+}
+
+/// A key of an index: an attribute of rows, and its type. A rule that gives it anything else is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IndexKey {
+    /// A string that is not empty, so no `add` or `insert` may write to it.
+    Text(&'static str),
+    /// A number. Each `add` to it rewrites the index entry.
+    Number(&'static str),
+}
+
+impl IndexKey {
+    /// The attribute's name.
+    #[must_use]
+    pub const fn attribute(&self) -> &'static str {
+        match self {
+            Self::Text(name) | Self::Number(name) => name,
+        }
+    }
+
+    /// Its type, as messages name it.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Text(_) => "a string that is not empty",
+            Self::Number(_) => "a number",
+        }
+    }
+}
+
+/// An index of the projection `P`, for readers. As a constant of the projection it has a name that the compiler checks, and no reader of
+/// another projection can use it.
+///
+/// ```
+/// # use projection_vocabulary::{Change, Index, IndexKey, IndexOf, Projection, Recorded, Refusal, own};
+/// # struct Orders;
+/// # #[derive(serde::Deserialize)]
+/// # enum Event {
+/// #     Placed { customer: String },
+/// # }
+/// impl Orders {
+///     /// A customer's orders, by status and then by what is due.
+///     pub const BY_CUSTOMER: IndexOf<Self> = IndexOf::new(Index {
+///         name: "by-customer",
+///         partition: &[IndexKey::Text("customer")],
+///         sort: &[IndexKey::Text("status"), IndexKey::Number("due")],
+///         include: &[],
+///     });
+/// }
+///
+/// impl Projection for Orders {
+///     const INDEXES: &[Index] = &[Self::BY_CUSTOMER.index()];
+///     // ...
+/// #   type Event = Event;
+/// #   const NAME: &str = "orders";
+/// #   const KEY: &str = "id";
+/// #   fn project(&self, event: &Recorded<'_, Event>) -> Result<Change, Refusal> {
+/// #       let Event::Placed { customer } = &event.event;
+/// #       Ok(own().set("customer", customer).set("status", "OPEN").add("due", 1).into())
+/// #   }
+/// }
+/// ```
+pub struct IndexOf<P: ?Sized> {
+    index: Index,
+    of: PhantomData<fn() -> P>,
+}
+
+impl<P: ?Sized> IndexOf<P> {
+    /// The index that this describes. The projection must list it in [`Projection::INDEXES`], too.
+    #[must_use]
+    pub const fn new(index: Index) -> Self {
+        Self { index, of: PhantomData }
+    }
+
+    /// Its description.
+    #[must_use]
+    pub const fn index(&self) -> Index {
+        self.index
+    }
+}
+
+// Not derived: a derive would ask the same of the projection.
+impl<P: ?Sized> Clone for IndexOf<P> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<P: ?Sized> Copy for IndexOf<P> {}
+
+impl<P: ?Sized> fmt::Debug for IndexOf<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.index.fmt(f)
+    }
 }
 
 /// Why a rule cannot apply an event. The worker parks the aggregate. Messages never contain event data.
@@ -78,12 +177,14 @@ pub enum Refusal {
     #[error("the rule writes the attribute `{0}`, which is the key of its rows: choose another name")]
     Key(&'static str),
     /// The rule gives an index a key that DynamoDB refuses.
-    #[error("the attribute `{attribute}` is a key of the index `{index}`, which is a string that is not empty: the rule {fault}")]
+    #[error("the attribute `{attribute}` is a key of the index `{index}`, which is {kind}: the rule {fault}")]
     IndexKey {
         /// The attribute.
         attribute: &'static str,
         /// The index.
         index: &'static str,
+        /// What the key must be.
+        kind: &'static str,
         /// What the rule does to the attribute.
         fault: &'static str,
     },
@@ -166,25 +267,47 @@ fn check_keys(change: &Change, key: &'static str, indexes: &'static [Index]) -> 
         return Err(Refusal::Key(key));
     }
     for Index { name: index, partition, sort, .. } in indexes {
-        for (attribute, bytes_max) in [(partition, KEY_BYTES_MAX), (sort, SORT_KEY_BYTES_MAX)] {
-            let fault = change.writes(attribute).find_map(|written| match written {
-                Written::Value(Value::Text(text)) if text.is_empty() => Some("writes an empty string: remove the attribute instead"),
-                Written::Value(Value::Text(text)) if text.len() > bytes_max => {
-                    Some("writes a string that is too long: a partition key has at most 2,048 bytes, a sort key 1,024")
-                }
-                Written::Value(Value::Text(_)) => None,
-                Written::Value(Value::Number(_)) => Some("writes a number"),
-                Written::Value(_) => Some("writes a value of another type"),
-                Written::Sum => Some("uses `add`, which makes it a number"),
-                Written::Set => Some("uses `insert`, which makes it a set"),
-            });
-            if let Some(fault) = fault {
-                return Err(Refusal::IndexKey { attribute, index, fault });
+        let partition = partition.iter().map(|key| (key, KEY_BYTES_MAX));
+        for (key, bytes_max) in partition.chain(sort.iter().map(|key| (key, SORT_KEY_BYTES_MAX))) {
+            let attribute = key.attribute();
+            let written = change.writes(attribute).find_map(|written| fault(*key, bytes_max, &written));
+            // Of an amount added to a string, `writes` shows the sum only.
+            let set = change.own().get(attribute).and_then(|op| if let Base::Set(value) = &op.base { Some(value) } else { None });
+            if let Some(fault) = written.or_else(|| fault(*key, bytes_max, &Written::Value(set?))) {
+                return Err(Refusal::IndexKey { attribute, index, kind: key.kind(), fault });
             }
         }
     }
     Ok(())
 }
+
+/// What is wrong with what a rule writes to a key of an index.
+fn fault(key: IndexKey, bytes_max: usize, written: &Written<'_>) -> Option<&'static str> {
+    match (key, written) {
+        (IndexKey::Text(_), Written::Value(Value::Text(text))) if text.is_empty() => {
+            Some("writes an empty string: remove the attribute instead")
+        }
+        (IndexKey::Text(_), Written::Value(Value::Text(text))) if text.len() > bytes_max => {
+            Some("writes a string that is too long: a partition key has at most 2,048 bytes, a sort key 1,024")
+        }
+        // A sum that DynamoDB cannot hold is refused wherever it stands.
+        (IndexKey::Text(_), Written::Value(Value::Text(_))) | (IndexKey::Number(_), Written::Value(Value::Number(_)) | Written::Sum) => {
+            None
+        }
+        (IndexKey::Text(_), Written::Value(Value::Number(_))) => Some("writes a number"),
+        (IndexKey::Number(_), Written::Value(Value::Text(_))) => Some("writes a string"),
+        (IndexKey::Text(_), Written::Sum) => Some("uses `add`, which makes it a number"),
+        (_, Written::Value(_)) => Some("writes a value of another type"),
+        (_, Written::Set) => Some("uses `insert`, which makes it a set"),
+    }
+}
+
+/// The most attributes in an index's partition key, and in its sort key.
+/// <https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/GSI.DesignPattern.MultiAttributeKeys.html>
+const INDEX_KEYS_MAX: usize = 4;
+/// The most global secondary indexes of a table, unless AWS raises the quota.
+/// <https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Constraints.html>
+const INDEXES_MAX: usize = 20;
 
 /// Asserts that the constants of a projection are valid.
 ///
@@ -198,15 +321,41 @@ pub(crate) fn assert_valid(rule: &dyn DynProjection) {
     assert!(is_attribute(rule.key()), "`{}` cannot be the key of `{name}`: a name must not be empty or contain `#`", rule.key());
     assert!(!rule.event_types().is_empty(), "`{name}` handles no event: its `Event` must be an enum with one variant per event type");
     assert!(rule.revision() > 0, "the revision of `{name}` is 0: revisions start at 1");
-    for (at, Index { name: index, partition, sort, .. }) in rule.indexes().iter().enumerate() {
+    assert_indexes_valid(rule);
+}
+
+fn assert_indexes_valid(rule: &dyn DynProjection) {
+    let (name, indexes) = (rule.name(), rule.indexes());
+    assert!(indexes.len() <= INDEXES_MAX, "`{name}` has {} indexes: a table has at most {INDEXES_MAX}", indexes.len());
+    // A table has one type for each attribute that is a key.
+    let mut kinds = BTreeMap::from([(rule.key(), IndexKey::Text(rule.key()))]);
+    for (at, Index { name: index, partition, sort, .. }) in indexes.iter().enumerate() {
         let valid = (3..=255).contains(&index.len()) && index.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b));
         assert!(valid, "`{index}` of `{name}` is not a valid name of an index: use 3 to 255 letters, digits, `_`, `.` and `-`");
-        assert!(rule.indexes()[..at].iter().all(|other| other.name != *index), "two indexes of `{name}` are named `{index}`");
-        assert!(partition != sort, "the index `{index}` of `{name}` has `{sort}` as both its partition key and its sort key");
-        for attribute in [partition, sort] {
+        assert!(indexes[..at].iter().all(|other| other.name != *index), "two indexes of `{name}` are named `{index}`");
+        assert!(!partition.is_empty(), "the index `{index}` of `{name}` has no partition key");
+        for (keys, what) in [(partition, "partition"), (sort, "sort")] {
+            let number = keys.len();
             assert!(
-                !RESERVED.contains(attribute) && is_attribute(attribute),
+                number <= INDEX_KEYS_MAX,
+                "the {what} key of the index `{index}` of `{name}` has {number} attributes: four are the most"
+            );
+        }
+        let keys: Vec<_> = partition.iter().chain(*sort).collect();
+        for (at, key) in keys.iter().enumerate() {
+            let attribute = key.attribute();
+            assert!(
+                !RESERVED.contains(&attribute) && is_attribute(attribute),
                 "`{attribute}` cannot be a key of the index `{index}` of `{name}`: the worker reserves it, or its name is empty or has a `#`"
+            );
+            let twice = keys[..at].iter().any(|other| other.attribute() == attribute);
+            assert!(!twice, "the index `{index}` of `{name}` has `{attribute}` twice among its keys");
+            let known = *kinds.entry(attribute).or_insert(**key);
+            assert!(
+                known == **key,
+                "`{attribute}` of `{name}` is {} as one key and {} as another, in the index `{index}`",
+                known.kind(),
+                key.kind()
             );
         }
     }

@@ -181,6 +181,16 @@ const DEFECTS: &[(&str, &str, &str)] = &[
         "- {AttributeName: categoryId, KeyType: HASH}",
         "index: ForumCountersTable.GlobalSecondaryIndexes.topics-by-category has the keys categoryId, but should have categoryId and id",
     ),
+    (
+        "- {AttributeName: categoryId, KeyType: HASH}\n            - {AttributeName: id, KeyType: RANGE}",
+        "- {AttributeName: categoryId, KeyType: HASH}\n            - {AttributeName: authorId, KeyType: HASH}\n            - {AttributeName: id, KeyType: RANGE}",
+        "index: ForumCountersTable.GlobalSecondaryIndexes.topics-by-category has the keys categoryId, authorId and id, but should have categoryId and id",
+    ),
+    (
+        "- {AttributeName: categoryId, AttributeType: S}",
+        "- {AttributeName: categoryId, AttributeType: N}",
+        "index: ForumCountersTable.GlobalSecondaryIndexes.topics-by-category has the keys categoryId (N) and id, but should have categoryId and id",
+    ),
 ];
 
 /// Of what takes more than one change, and of what no template can say, other tests tell; of the rest those of variants.

@@ -4,7 +4,7 @@ use std::{
 };
 
 use super::{Given, given, splits};
-use crate::{Change, Decimal, Index, Projection, Recorded, Refusal, Registry, Value, data, nothing, own, shared, transfer};
+use crate::{Change, Decimal, Index, IndexKey, Projection, Recorded, Refusal, Registry, Value, data, nothing, own, shared, transfer};
 
 /// Each event is one change, so that a test chooses the changes.
 #[derive(serde::Deserialize)]
@@ -32,6 +32,17 @@ enum Event {
     EmailShared { row: String },
     EmailInserted { row: String },
     EmailRaised { row: String, to: String },
+    EmailSetAndAdded {},
+    Due { amount: Decimal },
+    DueAdded { amount: Decimal },
+    DueShared { row: String },
+    DueRaised { row: String },
+    DueText {},
+    DueTextAdded {},
+    DueFlag {},
+    DueInserted { row: String },
+    DueRaisedToText { row: String },
+    Team { team: String },
     Traced {},
     Untraced {},
 }
@@ -42,7 +53,15 @@ impl Projection for Anything {
     type Event = Event;
     const NAME: &str = "anything";
     const KEY: &str = "id";
-    const INDEXES: &[Index] = &[Index { name: "by-email", partition: "email", sort: "id", include: &[] }];
+    const INDEXES: &[Index] = &[
+        Index { name: "by-email", partition: &[IndexKey::Text("email")], sort: &[IndexKey::Text("id")], include: &[] },
+        Index {
+            name: "by-team",
+            partition: &[IndexKey::Text("company"), IndexKey::Text("team")],
+            sort: &[IndexKey::Number("due"), IndexKey::Text("id")],
+            include: &[],
+        },
+    ];
 
     fn project(&self, event: &Recorded<'_, Event>) -> Result<Change, Refusal> {
         Ok(match &event.event {
@@ -69,6 +88,17 @@ impl Projection for Anything {
             Event::EmailShared { row } => shared(row).add("email", 1).into(),
             Event::EmailInserted { row } => shared(row).insert("email", "x").into(),
             Event::EmailRaised { row, to } => shared(row).max("email", to).into(),
+            Event::EmailSetAndAdded {} => own().set("email", "a@example.org").add("email", 1).into(),
+            Event::Due { amount } => own().set("due", amount).into(),
+            Event::DueAdded { amount } => own().add("due", amount).into(),
+            Event::DueShared { row } => shared(row).add("due", 1).into(),
+            Event::DueRaised { row } => shared(row).max("due", 5).into(),
+            Event::DueText {} => own().set("due", "5").into(),
+            Event::DueTextAdded {} => own().set("due", "5").add("due", 1).into(),
+            Event::DueFlag {} => own().set("due", true).into(),
+            Event::DueInserted { row } => shared(row).insert("due", "5").into(),
+            Event::DueRaisedToText { row } => shared(row).max("due", "5").into(),
+            Event::Team { team } => own().set("team", team).into(),
             Event::Traced {} => {
                 let user = event.metadata.and_then(|metadata| if let Value::Map(all) = metadata { all.get("user").cloned() } else { None });
                 own().set("user", user.unwrap_or(Value::Null)).set("by", event.event_id).into()
@@ -168,6 +198,8 @@ fn what_the_worker_refuses_is_refused_with_attribute_and_row() {
 #[test]
 fn what_dynamodb_refuses_is_refused_with_its_reason() {
     let index = "the attribute `email` is a key of the index `by-email`, which is a string that is not empty: the rule";
+    let number = "the attribute `due` is a key of the index `by-team`, which is a number: the rule";
+    let second = "the attribute `team` is a key of the index `by-team`, which is a string that is not empty: the rule";
     let row = || data! { row: "r" };
     for (event_type, data, expected) in [
         ("Reserved", data! {}, "the rule writes the attribute `version`, which the worker reserves: choose another name".to_owned()),
@@ -195,6 +227,13 @@ fn what_dynamodb_refuses_is_refused_with_its_reason() {
         ("EmailShared", row(), format!("{index} uses `add`, which makes it a number")),
         ("EmailInserted", row(), format!("{index} uses `insert`, which makes it a set")),
         ("EmailRaised", data! { row: "r", to: "" }, format!("{index} writes an empty string: remove the attribute instead")),
+        ("EmailSetAndAdded", data! {}, format!("{index} uses `add`, which makes it a number")),
+        ("DueText", data! {}, format!("{number} writes a string")),
+        ("DueTextAdded", data! {}, format!("{number} writes a string")),
+        ("DueFlag", data! {}, format!("{number} writes a value of another type")),
+        ("DueInserted", row(), format!("{number} uses `insert`, which makes it a set")),
+        ("DueRaisedToText", row(), format!("{number} writes a string")),
+        ("Team", data! { team: "" }, format!("{second} writes an empty string: remove the attribute instead")),
     ] {
         assert_eq!(refused(|given| given.event("a", event_type, data)), expected, "{event_type}");
     }
@@ -207,6 +246,18 @@ fn what_dynamodb_refuses_is_refused_with_its_reason() {
         .event("b", "EmailRaised", data! { row: "r", to: "b@example.org" })
         .rows();
     assert_eq!(valid, "a: version=2\nb: version=1\nr: email=b@example.org\n");
+    let numbers = given(&Anything)
+        .event("a", "Due", data! { amount: 5 })
+        .event("a", "DueAdded", data! { amount: 2.5 })
+        .event("b", "DueAdded", data! { amount: 1 })
+        .event("b", "DueShared", data! { row: "sum" })
+        .event("b", "DueRaised", data! { row: "top" })
+        .rows();
+    assert_eq!(numbers, "a: due=7.5 version=2\nb: due=1 version=3\nsum: due=1\ntop: due=5\n");
+    // A sum that no key can hold is none that any attribute can hold.
+    let too_large = data! { amount: 99999999999999999999999999999999999999 };
+    let reason = refused(|given| given.event("a", "Due", too_large).event("a", "DueAdded", data! { amount: 0.1 }));
+    assert!(reason.contains("38"), "{reason}");
 }
 
 /// A rule that is not pure: it answers differently each time that it is asked.
@@ -249,21 +300,57 @@ fn a_short_history_is_split_everywhere_and_a_long_one_at_powers_of_two_and_near_
 
 struct Invalid<const CASE: usize>;
 
-const INVALID: [(&str, &str, &str, &str); 7] = [
-    ("id", "version", "id", "`version` cannot be a key of the index `by-x` of `invalid`"),
-    ("id", "x", "lastEventId", "`lastEventId` cannot be a key of the index `by-x` of `invalid`"),
-    ("id", "contributed#x", "id", "`contributed#x` cannot be a key of the index `by-x` of `invalid`"),
-    ("id", "", "id", "`` cannot be a key of the index `by-x` of `invalid`"),
-    ("id", "x", "x", "the index `by-x` of `invalid` has `x` as both its partition key and its sort key"),
-    ("revision", "x", "id", "`revision` cannot be the key of `invalid`: the worker reserves that attribute"),
-    ("a#b", "x", "id", "`a#b` cannot be the key of `invalid`: a name must not be empty or contain `#`"),
+use IndexKey::{Number, Text};
+
+/// The table's key, the keys of its index `by-x`, and what is said of them.
+type InvalidCase = (&'static str, &'static [IndexKey], &'static [IndexKey], &'static str);
+
+const ID: IndexKey = Text("id");
+const INVALID: [InvalidCase; 14] = [
+    ("id", &[Text("version")], &[ID], "`version` cannot be a key of the index `by-x` of `invalid`"),
+    ("id", &[Text("x")], &[Text("lastEventId")], "`lastEventId` cannot be a key of the index `by-x` of `invalid`"),
+    ("id", &[Text("contributed#x")], &[ID], "`contributed#x` cannot be a key of the index `by-x` of `invalid`"),
+    ("id", &[Text("")], &[ID], "`` cannot be a key of the index `by-x` of `invalid`"),
+    ("id", &[Text("x")], &[Text("x")], "the index `by-x` of `invalid` has `x` twice among its keys"),
+    ("revision", &[Text("x")], &[ID], "`revision` cannot be the key of `invalid`: the worker reserves that attribute"),
+    ("a#b", &[Text("x")], &[ID], "`a#b` cannot be the key of `invalid`: a name must not be empty or contain `#`"),
+    ("id", &[], &[ID], "the index `by-x` of `invalid` has no partition key"),
+    ("id", &[Text("x"), Text("y"), Text("x")], &[ID], "the index `by-x` of `invalid` has `x` twice among its keys"),
+    ("id", &[Text("x")], &[Text("y"), Number("revision")], "`revision` cannot be a key of the index `by-x` of `invalid`"),
+    (
+        "id",
+        &[Text("a"), Text("b"), Text("c"), Text("d"), Text("e")],
+        &[ID],
+        "the partition key of the index `by-x` of `invalid` has 5 attributes: four are the most",
+    ),
+    (
+        "id",
+        &[Text("x")],
+        &[Text("a"), Number("b"), Text("c"), Text("d"), ID],
+        "the sort key of the index `by-x` of `invalid` has 5 attributes: four are the most",
+    ),
+    (
+        "id",
+        &[Text("x")],
+        &[Number("id")],
+        "`id` of `invalid` is a string that is not empty as one key and a number as another, in the index `by-x`",
+    ),
+    (
+        "id",
+        &[Number("y"), Text("x")],
+        &[ID],
+        "`y` of `invalid` is a number as one key and a string that is not empty as another, in the index `by-y`",
+    ),
 ];
 
 impl<const CASE: usize> Projection for Invalid<CASE> {
     type Event = Tick;
     const NAME: &str = "invalid";
     const KEY: &str = INVALID[CASE].0;
-    const INDEXES: &[Index] = &[Index { name: "by-x", partition: INVALID[CASE].1, sort: INVALID[CASE].2, include: &[] }];
+    const INDEXES: &[Index] = &[
+        Index { name: "by-x", partition: INVALID[CASE].1, sort: INVALID[CASE].2, include: &[] },
+        Index { name: "by-y", partition: &[Text("y")], sort: &[], include: &[] },
+    ];
 
     fn project(&self, _: &Recorded<'_, Tick>) -> Result<Change, Refusal> {
         Ok(nothing())
@@ -272,8 +359,22 @@ impl<const CASE: usize> Projection for Invalid<CASE> {
 
 #[test]
 fn constants_that_no_table_can_have_are_refused_by_the_kit_and_by_the_registry() {
-    const RULES: [&[&dyn crate::DynProjection]; 7] =
-        [&[&Invalid::<0>], &[&Invalid::<1>], &[&Invalid::<2>], &[&Invalid::<3>], &[&Invalid::<4>], &[&Invalid::<5>], &[&Invalid::<6>]];
+    const RULES: [&[&dyn crate::DynProjection]; 14] = [
+        &[&Invalid::<0>],
+        &[&Invalid::<1>],
+        &[&Invalid::<2>],
+        &[&Invalid::<3>],
+        &[&Invalid::<4>],
+        &[&Invalid::<5>],
+        &[&Invalid::<6>],
+        &[&Invalid::<7>],
+        &[&Invalid::<8>],
+        &[&Invalid::<9>],
+        &[&Invalid::<10>],
+        &[&Invalid::<11>],
+        &[&Invalid::<12>],
+        &[&Invalid::<13>],
+    ];
     for (rules, (.., expected)) in RULES.into_iter().zip(INVALID) {
         for message in [panic_of(|| given(rules[0])), panic_of(|| Registry::new(rules))] {
             assert!(message.starts_with(expected), "{message}");

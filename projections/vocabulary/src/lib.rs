@@ -51,6 +51,7 @@
 //! | test | [`testkit::given`], [`data!`] |
 //! | make up histories for `projector generate` | [`sample`] |
 //! | list the projections of a worker | [`Registry`] |
+//! | read a row into a type of your own | [`row`](fn@row) |
 //!
 //! # What the worker uses
 //!
@@ -67,6 +68,7 @@ mod projection;
 mod row;
 pub mod sample;
 pub mod testkit;
+mod token;
 mod value;
 
 // Compiled here, so that the guide's example is a test.
@@ -77,9 +79,10 @@ pub use change::{
     Attributes, Base, Cell, Change, Contribution, Contributions, Inapplicable, Kind, Own, OwnOp, RESERVED, Resolved, RowKey, Shared, Sums,
     nothing, own, retract, shared, transfer,
 };
-pub use de::Misfit;
+pub use de::{Misfit, row};
 pub use decimal::{Decimal, DecimalError};
 pub use event::{AggregateId, NotATimestamp, Recorded, RecordedEvent, Timestamp, Version};
 pub use projection::{DynProjection, Index, IndexKey, IndexOf, Projection, Refusal, Registry};
 pub use row::{HomeRow, Mark, Rows, Watermark};
+pub use token::{ConsistencyToken, NotAToken};
 pub use value::{DEPTH_MAX, NotAValue, Value, literal};

@@ -21,7 +21,7 @@ LAYERS = [
     ["clients", "embedded"],
     ["store"],
     ["age", "engine", "sources"],
-    ["operations"],
+    ["operations", "queries"],
     ["doctor"],
     ["cli", "lambda"],
 ]

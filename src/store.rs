@@ -12,6 +12,8 @@ pub mod home;
 pub mod item;
 pub mod limits;
 pub mod parking;
+#[cfg(feature = "queries")]
+pub mod reads;
 pub mod rows;
 pub mod segment;
 pub mod shared;
@@ -82,10 +84,20 @@ impl Store {
         deadline: Deadline,
         send: impl Fn() -> F,
     ) -> Result<T, StoreError> {
-        self.send_with_retries((operation, None), deadline, || async {
+        self.send_about((operation, None), deadline, send).await
+    }
+
+    /// The same; with the projection if the request is for its rows.
+    async fn send_about<T, E: ProvideErrorMetadata, F: Future<Output = Result<T, SdkError<E>>>>(
+        &self,
+        about: (&'static str, Option<&dyn DynProjection>),
+        deadline: Deadline,
+        send: impl Fn() -> F,
+    ) -> Result<T, StoreError> {
+        self.send_with_retries(about, deadline, || async {
             match send().await.map_err(classify) {
                 Ok(answer) => Attempt::Decided(Ok(answer)),
-                Err(failure) => retry_or_fail(operation, failure),
+                Err(failure) => retry_or_fail(about.0, failure),
             }
         })
         .await?

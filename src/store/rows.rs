@@ -484,7 +484,7 @@ impl Transaction<'_> {
 }
 
 /// A row with the attributes to show. `None` if it has only its key, because it was parked before its first event and then unparked.
-fn shown_row(rule: &dyn DynProjection, item: SdkItem, shown: Shown) -> Result<Option<(RowKey, ShownRow)>, StoreError> {
+pub(super) fn shown_row(rule: &dyn DynProjection, item: SdkItem, shown: Shown) -> Result<Option<(RowKey, ShownRow)>, StoreError> {
     let mut row = attributes(item).map_err(|_| foreign_row("it contains a value that no rule writes"))?;
     let Some(Value::Text(key)) = row.remove(rule.key()) else { return Err(foreign_row("its key is not a string")) };
     let owned = match row.get("owned") {

@@ -49,6 +49,15 @@ mod operations {
     mod verify;
 }
 
+/// Typed reads of rows.
+mod queries {
+    mod cache;
+    mod fresh;
+    mod pages;
+    mod rows;
+    mod waiting;
+}
+
 /// The Lambda as a process, under a Runtime API.
 mod lambda {
     mod deliveries;

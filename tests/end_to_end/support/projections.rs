@@ -1,7 +1,8 @@
 //! Projections that only the tests use.
 
 use projection_vocabulary::{
-    Attributes, Change, Decimal, DynProjection, Index, Projection, Recorded, RecordedEvent, Refusal, Value, nothing, own, retract, shared,
+    Attributes, Change, Decimal, DynProjection, Index, IndexKey, IndexOf, Projection, Recorded, RecordedEvent, Refusal, Value, nothing,
+    own, retract, shared,
 };
 use serde::Deserialize;
 
@@ -277,5 +278,63 @@ impl DynProjection for Panicking {
 
     fn change(&self, event: &RecordedEvent, _: &Attributes) -> Result<Change, Refusal> {
         panic!("the data is {:?}", event.data)
+    }
+}
+
+/// Orders in one table: by customer and status, sorted by what is due; and by shop and day. The shop's row counts them.
+pub struct Orders;
+
+/// The rules of [`Orders`].
+pub const ORDERS: &[&dyn DynProjection] = &[&Orders];
+
+#[derive(Deserialize)]
+pub enum Ordered {
+    Placed { customer: String, shop: String, day: String, due: Decimal },
+    Paid { amount: Decimal },
+    Shipped {},
+    Cancelled {},
+}
+
+impl Orders {
+    pub const BY_CUSTOMER: IndexOf<Self> = IndexOf::new(Index {
+        name: "by-customer",
+        partition: &[IndexKey::Text("customer"), IndexKey::Text("status")],
+        sort: &[IndexKey::Number("due"), IndexKey::Text("orderId")],
+        include: &["shop", "version"],
+    });
+    pub const BY_SHOP: IndexOf<Self> = IndexOf::new(Index {
+        name: "by-shop",
+        partition: &[IndexKey::Text("shop")],
+        sort: &[IndexKey::Text("day"), IndexKey::Text("status"), IndexKey::Number("due")],
+        include: &[],
+    });
+    /// Its sort key does not tell rows apart.
+    pub const BY_DAY: IndexOf<Self> =
+        IndexOf::new(Index { name: "by-day", partition: &[IndexKey::Text("day")], sort: &[], include: &["customer"] });
+    /// One that is not in the list.
+    pub const UNLISTED: IndexOf<Self> =
+        IndexOf::new(Index { name: "by-due", partition: &[IndexKey::Number("due")], sort: &[], include: &[] });
+}
+
+impl Projection for Orders {
+    type Event = Ordered;
+    const NAME: &str = "orders";
+    const KEY: &str = "orderId";
+    const INDEXES: &[Index] = &[Self::BY_CUSTOMER.index(), Self::BY_SHOP.index(), Self::BY_DAY.index()];
+
+    fn project(&self, event: &Recorded<'_, Ordered>) -> Result<Change, Refusal> {
+        Ok(match &event.event {
+            Ordered::Placed { customer, shop, day, due } => own()
+                .set("customer", customer)
+                .set("shop", shop)
+                .set("day", day)
+                .set("status", "OPEN")
+                .add("due", due)
+                .and(shared(shop).add("orders", 1)),
+            Ordered::Paid { amount } => own().add("due", -amount).into(),
+            Ordered::Shipped {} => own().set("status", "SHIPPED").into(),
+            // Out of every index.
+            Ordered::Cancelled {} => own().remove("status").remove("day").and(retract()),
+        })
     }
 }

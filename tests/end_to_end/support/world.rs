@@ -17,7 +17,7 @@ use aws_smithy_runtime_api::{
 use futures::future::BoxFuture;
 use projection_vocabulary::{Attributes, DynProjection, RecordedEvent, Registry, RowKey, Rows, Value, sample::Fact};
 use projection_worker::{
-    Worker,
+    Queries, Worker,
     internals::{
         embedded::Embedded,
         engine::report::Report,
@@ -87,6 +87,23 @@ impl World {
             hung: hung.clone(),
         });
         Tapped { worker, hung, calls }
+    }
+
+    /// Queries on the same database.
+    pub fn queries(&self, rules: &'static [&'static dyn DynProjection]) -> Queries {
+        self.reader(rules, |_| Fault::None).queries
+    }
+
+    /// Queries on the same database, over a network that treats each call as planned.
+    pub fn reader(
+        &self,
+        rules: &'static [&'static dyn DynProjection],
+        plan: impl Fn(&Call<'_>) -> Fault + Send + Sync + 'static,
+    ) -> Reader {
+        let (calls, hung) = (Arc::<Mutex<Vec<String>>>::default(), Arc::<Notify>::default());
+        let client = self.embedded.client_with(|inner| Network { inner, plan: Box::new(plan), calls: calls.clone(), hung });
+        let store = Arc::new(Store::new(client, names(Registry::new(rules))));
+        Reader { queries: Queries::new(store.clone()), store, calls }
     }
 
     /// Serves the database over HTTP, and returns its address.
@@ -204,6 +221,20 @@ impl Tapped {
     /// The operations called so far.
     pub fn calls(&self) -> Vec<String> {
         self.calls.lock().expect("no test panics while it holds this").clone()
+    }
+}
+
+/// Queries, and the calls their network saw.
+pub struct Reader {
+    pub queries: Queries,
+    pub store: Arc<Store>,
+    calls: Arc<Mutex<Vec<String>>>,
+}
+
+impl Reader {
+    /// The operations called since this was last asked.
+    pub fn calls(&self) -> Vec<String> {
+        std::mem::take(&mut *self.calls.lock().expect("no test panics while it holds this"))
     }
 }
 

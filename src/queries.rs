@@ -17,6 +17,8 @@ use projection_vocabulary::{DynProjection, Projection};
 pub use cache::local::LocalCache;
 pub use cache::{CacheKey, CachedRow, Read, RowCache};
 pub use error::QueryError;
+#[cfg(feature = "cli")]
+pub(crate) use index::unknown_index;
 pub use index::{IndexRows, Selection};
 pub use page::{Page, PageToken, PageTokenError, Row, TokenKey};
 pub use reader::PAGE_ROWS_MAX;

@@ -125,7 +125,7 @@ pub async fn run(options: &Options, cx: &mut Context) -> anyhow::Result<u8> {
                 }
                 let more = if all > rows.len() { format!(" of {all}; to see more: --show N") } else { String::new() };
                 out.line("");
-                out.text(&row_tables::draw(*rule, rows, &more, terminal::columns()));
+                out.text(&row_tables::draw(*rule, &*rows, &more, terminal::columns()));
             }
             let mut lines = Lines::default();
             for entry in &parked {

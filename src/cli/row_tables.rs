@@ -25,14 +25,22 @@ const INDENT: &str = "    ";
 struct Kind<'a> {
     /// The attributes that their aggregates own: of all rows of this kind together.
     owned: BTreeSet<&'a str>,
-    rows: Vec<(&'a RowKey, &'a ShownRow)>,
+    /// Each with its place among all rows.
+    rows: Vec<(usize, &'a RowKey, &'a ShownRow)>,
 }
 
-/// Draws rows of a projection in at most so many columns. `more` says how many there are besides these, in words.
-pub fn draw(rule: &dyn DynProjection, rows: &BTreeMap<RowKey, ShownRow>, more: &str, columns: usize) -> String {
+/// Draws rows of a projection in at most so many columns, in their order within each kind. `more` says how many there are besides
+/// these, in words.
+pub fn draw<'a>(
+    rule: &dyn DynProjection,
+    rows: impl IntoIterator<Item = (&'a RowKey, &'a ShownRow)>,
+    more: &str,
+    columns: usize,
+) -> String {
+    let rows: Vec<_> = rows.into_iter().collect();
     let mut lines = Lines::default();
     lines.add(format_args!("{}: {}{more}", rule.name(), count_of(rows.len(), "row")));
-    let kinds = kinds(rows);
+    let kinds = kinds(&rows);
     for (number, kind) in kinds.iter().enumerate() {
         if kinds.len() > 1 {
             if number > 0 {
@@ -46,10 +54,10 @@ pub fn draw(rule: &dyn DynProjection, rows: &BTreeMap<RowKey, ShownRow>, more: &
 }
 
 /// Sorts rows into kinds. Two rows are of one kind if they have most of the smaller one's owned attributes in common.
-fn kinds(rows: &BTreeMap<RowKey, ShownRow>) -> Vec<Kind<'_>> {
-    let mut by_owned: BTreeMap<BTreeSet<&str>, Vec<(&RowKey, &ShownRow)>> = BTreeMap::new();
-    for (key, row) in rows {
-        by_owned.entry(row.owned.iter().map(String::as_str).collect()).or_default().push((key, row));
+fn kinds<'a>(rows: &[(&'a RowKey, &'a ShownRow)]) -> Vec<Kind<'a>> {
+    let mut by_owned: BTreeMap<BTreeSet<&str>, Vec<(usize, &RowKey, &ShownRow)>> = BTreeMap::new();
+    for (place, (key, row)) in rows.iter().enumerate() {
+        by_owned.entry(row.owned.iter().map(String::as_str).collect()).or_default().push((place, key, row));
     }
     // The largest first, because a smaller one may be a part of it; the sort keeps the alphabet among equals.
     let mut by_owned: Vec<_> = by_owned.into_iter().collect();
@@ -65,7 +73,7 @@ fn kinds(rows: &BTreeMap<RowKey, ShownRow>) -> Vec<Kind<'_>> {
         }
     }
     for kind in &mut kinds {
-        kind.rows.sort_by_key(|(key, _)| *key);
+        kind.rows.sort_by_key(|(place, ..)| *place);
     }
     kinds.sort_by(|one, two| one.owned.iter().cmp(two.owned.iter()));
     // Rows without an owner come last.
@@ -87,7 +95,7 @@ impl Kind<'_> {
 
     /// The attributes of these rows: those that their aggregates own, those that others share, the watermark.
     fn names(&self) -> Vec<&str> {
-        let present: BTreeSet<&str> = self.rows.iter().flat_map(|(_, row)| row.attributes.keys().map(String::as_str)).collect();
+        let present: BTreeSet<&str> = self.rows.iter().flat_map(|(.., row)| row.attributes.keys().map(String::as_str)).collect();
         let last = ["version", "parked"];
         let (owned, shared): (Vec<_>, Vec<_>) =
             present.iter().copied().filter(|name| !last.contains(name)).partition(|name| self.owned.contains(name));
@@ -96,13 +104,13 @@ impl Kind<'_> {
 
     fn draw(&self, rule: &dyn DynProjection, columns: usize, lines: &mut Lines) {
         let names = self.names();
-        let (empty, filled): (Vec<_>, Vec<_>) = self.rows.iter().partition(|(_, row)| is_empty(row));
+        let (empty, filled): (Vec<_>, Vec<_>) = self.rows.iter().partition(|(.., row)| is_empty(row));
         let table = table(rule, &names, &filled);
         if filled.is_empty() {
         } else if table.lines().next().is_some_and(|border| width(border) <= columns) {
             lines.drawn(&table);
         } else {
-            for (key, row) in filled {
+            for (_, key, row) in filled {
                 let attributes = names.iter().filter_map(|name| Some(format!("{name}={}", shown(row.attributes.get(*name)?))));
                 lines.paragraph(
                     "  ",
@@ -123,8 +131,8 @@ fn is_empty(row: &ShownRow) -> bool {
     row.attributes.keys().all(|name| name == "version")
 }
 
-fn of_empty(rows: &[&(&RowKey, &ShownRow)]) -> String {
-    let mut names: Vec<_> = rows.iter().take(EMPTY_SHOWN).map(|(key, _)| shortened(key.as_str(), CELL_COLUMNS)).collect();
+fn of_empty(rows: &[&(usize, &RowKey, &ShownRow)]) -> String {
+    let mut names: Vec<_> = rows.iter().take(EMPTY_SHOWN).map(|(_, key, _)| shortened(key.as_str(), CELL_COLUMNS)).collect();
     if rows.len() > names.len() {
         names.push(format!("{} more", rows.len() - names.len()));
     }
@@ -132,10 +140,10 @@ fn of_empty(rows: &[&(&RowKey, &ShownRow)]) -> String {
     format!("and {rows}: {}. Events removed every attribute; {stays}, so that no event counts twice.", names.join(", "))
 }
 
-fn table(rule: &dyn DynProjection, names: &[&str], rows: &[&(&RowKey, &ShownRow)]) -> String {
+fn table(rule: &dyn DynProjection, names: &[&str], rows: &[&(usize, &RowKey, &ShownRow)]) -> String {
     let mut table = terminal::table();
     table.set_header(terminal::header(std::iter::once(rule.key()).chain(names.iter().copied())));
-    for (key, row) in rows {
+    for (_, key, row) in rows {
         let cells = names.iter().map(|name| {
             let value = row.attributes.get(*name);
             let alignment = if matches!(value, Some(Value::Number(_))) { CellAlignment::Right } else { CellAlignment::Left };
@@ -190,7 +198,16 @@ mod tests {
     }
 
     fn drawn(rows: &[(&str, ShownRow)], columns: usize) -> String {
-        draw(&Shop, &rows.iter().map(|(key, row)| (RowKey::from(*key), row.clone())).collect(), "", columns)
+        let rows: Vec<_> = rows.iter().map(|(key, row)| (RowKey::from(*key), row)).collect();
+        draw(&Shop, rows.iter().map(|(key, row)| (key, *row)), "", columns)
+    }
+
+    #[test]
+    fn rows_stay_in_the_order_in_which_they_come() {
+        let rows = ["b", "c", "a"].map(|key| (key, row("buyer", "buyer=ann version=1")));
+        let drawn = drawn(&rows, 80);
+        let at = |key: &str| drawn.find(&format!("│ {key} ")).expect("a row");
+        assert!(at("b") < at("c") && at("c") < at("a"), "{drawn}");
     }
 
     #[test]

@@ -49,6 +49,13 @@ impl<'a, P: ?Sized> Rows<'a, P> {
         self
     }
 
+    /// Also shows the worker's bookkeeping. Fresh rows have none.
+    #[cfg(feature = "cli")]
+    pub(crate) fn showing(mut self, shown: Shown) -> Self {
+        self.reader.shown = shown;
+        self
+    }
+
     /// One row; `None` if it does not exist. Await it, or first say how recent it must be.
     pub fn get<T>(&self, key: impl Into<RowKey>) -> Get<'a, T> {
         Get { reader: self.reader, key: key.into(), fresh: false, after: None, within: Duration::ZERO, of: PhantomData }

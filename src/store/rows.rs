@@ -381,16 +381,6 @@ impl Store {
         }
     }
 
-    /// One row of a projection by consistent read; `None` if it does not exist.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub async fn read_row(&self, rule: &dyn DynProjection, key: &str, shown: Shown) -> Result<Option<ShownRow>, StoreError> {
-        let items = self.get_all(Some(rule), vec![row_key(rule, key)], Deadline::NONE).await?;
-        let row = items.into_iter().next().map(|item| shown_row(rule, item, shown)).transpose()?;
-        Ok(row.flatten().map(|(_, row)| row))
-    }
-
     /// One page of a scan of a segment of a read model, by consistent read, and the key after which to continue.
     pub(super) async fn scan_items(
         &self,

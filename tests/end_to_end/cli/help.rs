@@ -7,12 +7,13 @@ use std::process::{Command, Output, Stdio};
 use expect_test::{expect, expect_file};
 
 /// Every command, as one types it.
-const COMMANDS: [&str; 29] = [
+const COMMANDS: [&str; 30] = [
     "",
     "replay",
     "rows",
     "rows get",
     "rows list",
+    "rows query",
     "events",
     "events append",
     "events import",

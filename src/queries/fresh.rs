@@ -13,7 +13,7 @@ use crate::{
     },
     store::{
         events::{PAGE_EVENTS, Stored},
-        item::VERSION_MAX,
+        item::{VERSION_MAX, is_aggregate},
         reads::{ReadRow, parts},
     },
 };
@@ -159,6 +159,10 @@ impl History<'_> {
     }
 
     async fn load(&self, first: Version) -> Result<Vec<Stored>, QueryError> {
+        // The key of a shared row may be longer than the event store has room for.
+        if !is_aggregate(&self.id) {
+            return Ok(Vec::new());
+        }
         self.reader.deadline.check()?;
         Ok(self.reader.store.load_page(&self.id, first..=VERSION_MAX, PAGE_EVENTS, self.reader.deadline).await?)
     }

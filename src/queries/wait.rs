@@ -10,7 +10,7 @@ use crate::{
     engine::content::concerns,
     retry::{Attempt, Deadline, retry},
     store::{
-        item::{SdkItem, VERSION_MAX},
+        item::{SdkItem, VERSION_MAX, is_aggregate},
         reads::parts,
     },
 };
@@ -25,6 +25,9 @@ const WITHIN_MAX: Duration = Duration::from_hours(24);
 /// A row does not move for events that its projection does not handle, so of those up to the token's version only the last one that it
 /// does handle must be counted.
 pub async fn wait(reader: &Reader<'_>, token: &ConsistencyToken, within: Duration) -> Result<Option<SdkItem>, QueryError> {
+    if !is_aggregate(&token.aggregate) {
+        return Err(QueryError::NoSuchVersion { aggregate: token.aggregate.clone(), version: token.version });
+    }
     let end = Instant::now() + within.min(WITHIN_MAX);
     let end = reader.deadline.instant().map_or(end, |deadline| end.min(Instant::from_std(deadline)));
     let waiting = Waiting { reader, token, key: RowKey::from(&token.aggregate), deadline: reader.deadline };

@@ -78,6 +78,12 @@ pub fn aggregate_of(partition_key: &str) -> Option<AggregateId> {
         .map(AggregateId::from)
 }
 
+/// Whether the event store has room for an aggregate of this id.
+#[must_use]
+pub fn is_aggregate(id: &AggregateId) -> bool {
+    aggregate_of(&partition_key(id)).is_some()
+}
+
 /// The sort key of an event.
 #[must_use]
 pub fn sort_key(version: Version) -> String {

@@ -129,6 +129,12 @@ async fn a_full_cache_makes_room() {
         assert_eq!(version(&queries, &format!("nobody-{at}"), 0).await, Ok(None));
     }
     assert!((1..=10).contains(&cache.len()), "{}", cache.len());
+    // One that has no room is none.
+    let queries = world.queries(ALL).with_cache(LocalCache::new(0, TTL));
+    world.process(&account("alice", &["1"])).await;
+    for at_least in [0, 1] {
+        assert_eq!(version(&queries, "alice", at_least).await, Ok(Some(1)));
+    }
 }
 
 /// A cache of which the test keeps a handle.

@@ -178,6 +178,17 @@ async fn a_fresh_row_costs_two_requests_and_one_more_for_a_thousand_events() {
     assert_fresh(&reader.queries, rule, &exact, "bob").await;
 }
 
+/// Of 2,048 bytes that a key may have, the event store needs ten for itself.
+#[tokio::test]
+async fn a_row_whose_key_is_too_long_for_an_aggregate_is_as_others_have_written_it() {
+    let world = World::new().await;
+    let long = "x".repeat(2_048);
+    let created = Value::Map([("categoryId", &*long), ("title", "Hello"), ("authorId", "ann")].map(|(a, b)| (a.into(), b.into())).into());
+    world.process(&recorded([("t1", "TopicCreated", created)])).await;
+    let row = fresh(&world.queries(ALL), rule(ALL, "forum-counters"), &long).await.expect("read").expect("a row");
+    assert_eq!(row["topicCount"], "1");
+}
+
 // What the row may be.
 
 #[tokio::test]

@@ -330,6 +330,17 @@ async fn what_no_index_can_be_asked_is_refused_by_name_and_nothing_is_sent() {
     assert_eq!(reader.calls(), [""; 0]);
 }
 
+#[tokio::test]
+async fn a_table_without_the_index_is_an_error_that_says_so() {
+    let world = World::with(Registry::new(crate::support::projections::ORDERS_UNINDEXED)).await;
+    let queries = world.queries(ORDERS);
+    let error = open(&queries.rows(&Orders)).page::<Order>(1, None).await.expect_err("there is no index");
+    assert!(error.to_string().starts_with("Query of an index cannot succeed (the table does not have the index"), "{error}");
+    let world = World::new().await;
+    let error = open(&world.queries(ORDERS).rows(&Orders)).page::<Order>(1, None).await.expect_err("there is no table");
+    assert!(error.to_string().contains("ResourceNotFoundException"), "{error}");
+}
+
 // Any limits.
 
 #[derive(Clone, Copy, Debug)]

@@ -162,6 +162,11 @@ async fn a_version_that_nobody_has_written_is_an_error_at_once() {
         let said = error.to_string();
         assert!(said.ends_with("is the token of another event store, or was this one restored?"), "{said}");
     }
+    for aggregate in [String::new(), "x".repeat(2_039), "x".repeat(2_048)] {
+        let token = ConsistencyToken { aggregate: (&*aggregate).into(), version: Version(1) };
+        let error = queries.rows(&AccountSummary).get::<()>("alice").after(&token).within(LONG).untyped().await.expect_err("no aggregate");
+        assert!(matches!(error, QueryError::NoSuchVersion { .. }), "{error:?}");
+    }
     assert_eq!(begun.elapsed(), Duration::ZERO);
 }
 

@@ -338,3 +338,19 @@ impl Projection for Orders {
         })
     }
 }
+
+/// [`Orders`] before it had indexes.
+pub struct Unindexed;
+
+/// `orders` in a table without indexes.
+pub const ORDERS_UNINDEXED: &[&dyn DynProjection] = &[&Unindexed];
+
+impl Projection for Unindexed {
+    type Event = Ordered;
+    const NAME: &str = Orders::NAME;
+    const KEY: &str = Orders::KEY;
+
+    fn project(&self, event: &Recorded<'_, Ordered>) -> Result<Change, Refusal> {
+        Orders.project(event)
+    }
+}

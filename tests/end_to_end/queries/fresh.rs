@@ -84,7 +84,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: u32::try_from(size(24, 512)).expect("a small number"), failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: u32::try_from(size(12, 512)).expect("a small number"), failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn a_fresh_row_is_the_fold_of_the_event_store_at_every_moment(seed: u64, aggregates in 1..8_usize, steps in steps()) {

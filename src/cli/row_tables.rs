@@ -1,12 +1,12 @@
 //! Rows as tables: one table for each kind of row, laid out to fit the terminal.
 //!
 //! A projection may keep rows of several kinds in one table. What kind a row is shows in the attributes that its aggregate owns or
-//! has owned: they stay known when an event removes them, so an emptied row stays with its kind.
+//! has owned: they stay known when an event removes them, so an emptied row stays with its kind. Child rows are a kind of their own.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use comfy_table::{Cell, CellAlignment};
-use projection_vocabulary::{DynProjection, RowKey, Timestamp, Value};
+use projection_vocabulary::{DynProjection, RowId, Timestamp, Value};
 
 use super::{
     terminal,
@@ -25,11 +25,13 @@ const INDENT: &str = "    ";
 struct Kind<'a> {
     /// The attributes that their aggregates own: of all rows of this kind together.
     owned: BTreeSet<&'a str>,
-    rows: Vec<(&'a RowKey, &'a ShownRow)>,
+    /// Whether they are child rows.
+    children: bool,
+    rows: Vec<(&'a RowId, &'a ShownRow)>,
 }
 
 /// Draws rows of a projection in at most so many columns. `more` says how many there are besides these, in words.
-pub fn draw(rule: &dyn DynProjection, rows: &BTreeMap<RowKey, ShownRow>, more: &str, columns: usize) -> String {
+pub fn draw(rule: &dyn DynProjection, rows: &BTreeMap<RowId, ShownRow>, more: &str, columns: usize) -> String {
     let mut lines = Lines::default();
     lines.add(format_args!("{}: {}{more}", rule.name(), count_of(rows.len(), "row")));
     let kinds = kinds(rows);
@@ -46,8 +48,9 @@ pub fn draw(rule: &dyn DynProjection, rows: &BTreeMap<RowKey, ShownRow>, more: &
 }
 
 /// Sorts rows into kinds. Two rows are of one kind if they have most of the smaller one's owned attributes in common.
-fn kinds(rows: &BTreeMap<RowKey, ShownRow>) -> Vec<Kind<'_>> {
-    let mut by_owned: BTreeMap<BTreeSet<&str>, Vec<(&RowKey, &ShownRow)>> = BTreeMap::new();
+fn kinds(rows: &BTreeMap<RowId, ShownRow>) -> Vec<Kind<'_>> {
+    let mut by_owned: BTreeMap<BTreeSet<&str>, Vec<(&RowId, &ShownRow)>> = BTreeMap::new();
+    let (children, rows): (Vec<_>, Vec<_>) = rows.iter().partition(|(id, _)| id.child.is_some());
     for (key, row) in rows {
         by_owned.entry(row.owned.iter().map(String::as_str).collect()).or_default().push((key, row));
     }
@@ -61,7 +64,7 @@ fn kinds(rows: &BTreeMap<RowKey, ShownRow>) -> Vec<Kind<'_>> {
             kind.owned.extend(owned);
             kind.rows.extend(rows);
         } else {
-            kinds.push(Kind { owned, rows });
+            kinds.push(Kind { owned, rows, children: false });
         }
     }
     for kind in &mut kinds {
@@ -71,11 +74,17 @@ fn kinds(rows: &BTreeMap<RowKey, ShownRow>) -> Vec<Kind<'_>> {
     // Rows without an owner come last.
     let owners = kinds.iter().take_while(|kind| kind.owned.is_empty()).count();
     kinds.rotate_left(owners);
+    if !children.is_empty() {
+        kinds.push(Kind { owned: BTreeSet::new(), children: true, rows: children });
+    }
     kinds
 }
 
 impl Kind<'_> {
     fn title(&self) -> String {
+        if self.children {
+            return format!("{}:", count_of(self.rows.len(), "child row"));
+        }
         let rows = count_of(self.rows.len(), "row");
         if self.owned.is_empty() {
             let their = if self.rows.len() == 1 { "its" } else { "their" };
@@ -96,17 +105,18 @@ impl Kind<'_> {
 
     fn draw(&self, rule: &dyn DynProjection, columns: usize, lines: &mut Lines) {
         let names = self.names();
-        let (empty, filled): (Vec<_>, Vec<_>) = self.rows.iter().partition(|(_, row)| is_empty(row));
-        let table = table(rule, &names, &filled);
+        let (empty, filled): (Vec<_>, Vec<_>) = self.rows.iter().partition(|(_, row)| !self.children && is_empty(row));
+        let keys: Vec<_> = [Some(rule.key()), rule.children().filter(|_| self.children)].into_iter().flatten().collect();
+        let table = table(&keys, &names, &filled);
         if filled.is_empty() {
         } else if table.lines().next().is_some_and(|border| width(border) <= columns) {
             lines.drawn(&table);
         } else {
-            for (key, row) in filled {
+            for (id, row) in filled {
                 let attributes = names.iter().filter_map(|name| Some(format!("{name}={}", shown(row.attributes.get(*name)?))));
                 lines.paragraph(
                     "  ",
-                    &format!("{}: {}", printable(key.as_str()), attributes.collect::<Vec<_>>().join(" ")),
+                    &format!("{}: {}", printable(&id.to_string()), attributes.collect::<Vec<_>>().join(" ")),
                     INDENT,
                     columns,
                 );
@@ -123,8 +133,8 @@ fn is_empty(row: &ShownRow) -> bool {
     row.attributes.keys().all(|name| name == "version")
 }
 
-fn of_empty(rows: &[&(&RowKey, &ShownRow)]) -> String {
-    let mut names: Vec<_> = rows.iter().take(EMPTY_SHOWN).map(|(key, _)| shortened(key.as_str(), CELL_COLUMNS)).collect();
+fn of_empty(rows: &[&(&RowId, &ShownRow)]) -> String {
+    let mut names: Vec<_> = rows.iter().take(EMPTY_SHOWN).map(|(id, _)| shortened(id.key.as_str(), CELL_COLUMNS)).collect();
     if rows.len() > names.len() {
         names.push(format!("{} more", rows.len() - names.len()));
     }
@@ -132,16 +142,17 @@ fn of_empty(rows: &[&(&RowKey, &ShownRow)]) -> String {
     format!("and {rows}: {}. Events removed every attribute; {stays}, so that no event counts twice.", names.join(", "))
 }
 
-fn table(rule: &dyn DynProjection, names: &[&str], rows: &[&(&RowKey, &ShownRow)]) -> String {
+fn table(keys: &[&str], names: &[&str], rows: &[&(&RowId, &ShownRow)]) -> String {
     let mut table = terminal::table();
-    table.set_header(terminal::header(std::iter::once(rule.key()).chain(names.iter().copied())));
-    for (key, row) in rows {
+    table.set_header(terminal::header(keys.iter().chain(names).copied()));
+    for (id, row) in rows {
         let cells = names.iter().map(|name| {
             let value = row.attributes.get(*name);
             let alignment = if matches!(value, Some(Value::Number(_))) { CellAlignment::Right } else { CellAlignment::Left };
             Cell::new(value.map_or_else(String::new, |value| shortened(&shown(value), CELL_COLUMNS))).set_alignment(alignment)
         });
-        table.add_row(std::iter::once(Cell::new(shortened(key.as_str(), CELL_COLUMNS))).chain(cells));
+        let keys = std::iter::once(id.key.as_str()).chain(id.child.as_deref()).map(|key| Cell::new(shortened(key, CELL_COLUMNS)));
+        table.add_row(keys.chain(cells));
     }
     terminal::drawn(table)
 }
@@ -190,7 +201,7 @@ mod tests {
     }
 
     fn drawn(rows: &[(&str, ShownRow)], columns: usize) -> String {
-        draw(&Shop, &rows.iter().map(|(key, row)| (RowKey::from(*key), row.clone())).collect(), "", columns)
+        draw(&Shop, &rows.iter().map(|(key, row)| (RowId::from(*key), row.clone())).collect(), "", columns)
     }
 
     #[test]

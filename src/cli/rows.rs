@@ -1,7 +1,7 @@
 //! `projector rows`: shows rows without replaying anything.
 
 use clap::{Args, Subcommand};
-use projection_vocabulary::{DynProjection, RowKey};
+use projection_vocabulary::{DynProjection, RowId};
 
 use super::{
     Context, EXIT_FINDINGS, EXIT_OK,
@@ -77,20 +77,20 @@ async fn get(options: &GetOptions, cx: &mut Context) -> anyhow::Result<u8> {
         terminal::error(format_args!("{projection} has no row {}", printable(key)));
         return Ok(EXIT_FINDINGS);
     };
-    let key = RowKey::from(key.as_str());
+    let id = RowId::from(key.as_str());
     if shown.format.is_json() {
-        cx.out.line(json(rule, &key, &found));
+        cx.out.line(json(rule, &id, &found));
     } else {
-        cx.out.text(&attribute_lines(rule, &key, &found));
+        cx.out.text(&attribute_lines(rule, &id, &found));
     }
     Ok(EXIT_OK)
 }
 
 /// One attribute a line, in full.
-fn attribute_lines(rule: &dyn DynProjection, key: &RowKey, row: &ShownRow) -> String {
+fn attribute_lines(rule: &dyn DynProjection, id: &RowId, row: &ShownRow) -> String {
     let mut lines = Lines::default();
     let columns = row.attributes.keys().map(String::len).chain([rule.key().len()]).max().unwrap_or_default();
-    lines.add(format_args!("{:columns$}  {}", rule.key(), printable(key.as_str())));
+    lines.add(format_args!("{:columns$}  {}", rule.key(), printable(id.key.as_str())));
     for (name, value) in &row.attributes {
         lines.add(format_args!("{:columns$}  {}", printable(name), printable(&value.to_string())));
     }
@@ -102,8 +102,8 @@ async fn list(options: &ListOptions, cx: &mut Context) -> anyhow::Result<u8> {
     let rule = cx.rule(projection)?;
     let (rows, more) = cx.open_existing_store().await?.read_model(rule, *limit, shown.shown()).await?;
     if shown.format.is_json() {
-        for (key, row) in &rows {
-            cx.out.line(json(rule, key, row));
+        for (id, row) in &rows {
+            cx.out.line(json(rule, id, row));
         }
     } else {
         let more = if more { ", and more; to see them: --limit N" } else { "" };
@@ -112,6 +112,6 @@ async fn list(options: &ListOptions, cx: &mut Context) -> anyhow::Result<u8> {
     Ok(EXIT_OK)
 }
 
-fn json(rule: &dyn DynProjection, key: &RowKey, found: &ShownRow) -> String {
-    row(rule, key, &found.attributes).get().to_owned()
+fn json(rule: &dyn DynProjection, id: &RowId, found: &ShownRow) -> String {
+    row(rule, id, &found.attributes).get().to_owned()
 }

@@ -360,17 +360,17 @@ impl Verification<'_> {
         let mut next = None;
         loop {
             self.deadline.check()?;
-            let (rows, after) = self.store().scan_rows(self.rule, segment, next, self.deadline).await?;
-            suspects.rows += rows.len() as u64;
-            suspects.home.extend(suspects.footing.count(self.store(), &rows, self.deadline).await?);
-            for row in rows {
+            let page = self.store().scan_rows(self.rule, segment, next, self.deadline).await?;
+            suspects.rows += page.rows.len() as u64;
+            suspects.home.extend(suspects.footing.count(self.store(), &page.rows, self.deadline).await?);
+            for row in page.rows {
                 // It contributes without having a version, if its re-projection is unfinished.
                 if row.home.unfinished.is_some() {
                     suspects.home.insert(AggregateId::from(row.key.as_str()));
                 }
                 suspects.cells.add(row);
             }
-            next = after;
+            next = page.next;
             if next.is_none() {
                 return Ok(());
             }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use projection_vocabulary::{AggregateId, ChildOp, Children, DynProjection, HomeRow, RowKey, Rows, Version};
+use projection_vocabulary::{AggregateId, Change, ChildOp, Children, DynProjection, HomeRow, RowKey, Rows, Version};
 
 use crate::{
     engine::content::{Blocked, Content, content, payload_of},
@@ -60,24 +60,30 @@ impl HistoryFold {
         Self { rule, aggregate, rows: Rows::default(), due: Version::NONE.next(), stop: None }
     }
 
-    /// Adds the next item of the event store, unless the fold has stopped.
-    pub fn push(&mut self, stored: Stored) {
+    /// Adds the next item of the event store, unless the fold has stopped, and returns what it changes.
+    pub fn push(&mut self, stored: Stored) -> Change {
         if self.stop.is_some() {
-            return;
+            return Change::default();
         }
-        self.stop = if stored.version() == self.due { self.fold(stored).err() } else { Some(FoldStop::Hole) };
-        if self.stop.is_none() {
-            self.due = self.due.next();
+        match if stored.version() == self.due { self.fold(stored) } else { Err(FoldStop::Hole) } {
+            Ok(change) => {
+                self.due = self.due.next();
+                change
+            }
+            Err(stop) => {
+                self.stop = Some(stop);
+                Change::default()
+            }
         }
     }
 
-    fn fold(&mut self, stored: Stored) -> Result<(), FoldStop> {
+    fn fold(&mut self, stored: Stored) -> Result<Change, FoldStop> {
         match content(self.rule, stored) {
-            Content::Irrelevant => Ok(()),
+            Content::Irrelevant => Ok(Change::default()),
             Content::Poison { reason, payload } => Err(FoldStop::Poison { reason, payload }),
             Content::Event(event) => {
                 let folded = self.rows.fold(self.rule, &event);
-                folded.map(drop).map_err(|unfolded| FoldStop::Poison { reason: unfolded.to_string(), payload: payload_of(&event) })
+                folded.map_err(|unfolded| FoldStop::Poison { reason: unfolded.to_string(), payload: payload_of(&event) })
             }
         }
     }

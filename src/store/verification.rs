@@ -30,6 +30,8 @@ pub struct ScannedRows {
     pub children: BTreeMap<RowKey, u64>,
     /// Where to continue, if there is more.
     pub next: Option<RowPosition>,
+    /// The key of the last row on the page.
+    pub last: Option<RowKey>,
 }
 
 /// Where a scan of a read model continues.
@@ -49,7 +51,8 @@ impl Store {
         deadline: Deadline,
     ) -> Result<ScannedRows, StoreError> {
         let (items, next) = self.scan_items(rule, segment, after.map(|RowPosition(key)| key), deadline).await?;
-        let mut page = ScannedRows { rows: Vec::new(), children: BTreeMap::new(), next: next.map(RowPosition) };
+        let mut page = ScannedRows { rows: Vec::new(), children: BTreeMap::new(), next: next.map(RowPosition), last: None };
+        page.last = items.last().and_then(|item| Some(RowKey::from(item.get(rule.key())?.as_s().ok()?)));
         for item in items {
             match (child_sort(rule, &item), item.get(rule.key())) {
                 (Some(_), Some(AttributeValue::S(key))) => *page.children.entry(key.into()).or_default() += 1,

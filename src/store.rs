@@ -1,6 +1,7 @@
 //! Every call to DynamoDB: the event store, the read models and the parking table.
 
 pub mod append;
+pub mod children;
 #[cfg(feature = "cli")]
 pub mod corrections;
 pub mod cursors;
@@ -20,7 +21,7 @@ pub mod shared;
 pub(crate) mod spans;
 pub mod tables;
 mod usage;
-mod verification;
+pub mod verification;
 
 use std::{cell::RefCell, collections::BTreeMap, error::Error, time::SystemTime};
 

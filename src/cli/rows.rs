@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use clap::{Args, Subcommand};
-use projection_vocabulary::{DynProjection, IndexKey, IndexOf, RowKey, Value};
+use projection_vocabulary::{DynProjection, IndexKey, IndexOf, RowId, RowKey, Value};
 
 use super::{
     Context, EXIT_FINDINGS, EXIT_OK,
@@ -134,14 +134,14 @@ async fn get(options: &GetOptions, cx: &mut Context) -> anyhow::Result<u8> {
             continue;
         };
         if shown.format.is_json() {
-            cx.out.line(json(rule, &key, &found));
+            cx.out.line(json(rule, &key.into(), &found));
             continue;
         }
         if !is_first {
             cx.out.line("");
         }
         is_first = false;
-        cx.out.text(&attribute_lines(rule, &key, &found));
+        cx.out.text(&attribute_lines(rule, &key.into(), &found));
     }
     Ok(exit)
 }
@@ -158,10 +158,10 @@ async fn fresh_rows(rows: &AnyRows<'_>, keys: &[String]) -> Result<Vec<(RowKey, 
 }
 
 /// One attribute a line, in full.
-fn attribute_lines(rule: &dyn DynProjection, key: &RowKey, row: &ShownRow) -> String {
+fn attribute_lines(rule: &dyn DynProjection, id: &RowId, row: &ShownRow) -> String {
     let mut lines = Lines::default();
     let columns = row.attributes.keys().map(String::len).chain([rule.key().len()]).max().unwrap_or_default();
-    lines.add(format_args!("{:columns$}  {}", rule.key(), printable(key.as_str())));
+    lines.add(format_args!("{:columns$}  {}", rule.key(), printable(id.key.as_str())));
     for (name, value) in &row.attributes {
         lines.add(format_args!("{:columns$}  {}", printable(name), printable(&value.to_string())));
     }
@@ -179,7 +179,7 @@ async fn list(options: &ListOptions, cx: &mut Context) -> anyhow::Result<u8> {
     })
     .await?;
     // The order of a scan tells nothing.
-    found.sort_by(|one, other| one.key.cmp(&other.key));
+    found.sort_by(|one, other| one.id.cmp(&other.id));
     show(rule, &found, next, shown.format, cx);
     Ok(EXIT_OK)
 }
@@ -226,12 +226,12 @@ async fn pages(
 
 fn show(rule: &dyn DynProjection, found: &[ReadRow], next: Option<PageToken>, format: Format, cx: &mut Context) {
     if format.is_json() {
-        for ReadRow { key, shown, .. } in found {
-            cx.out.line(json(rule, key, shown));
+        for ReadRow { id, shown, .. } in found {
+            cx.out.line(json(rule, id, shown));
         }
     } else {
         let more = if next.is_some() { ", and more; to see them: --limit N" } else { "" };
-        let rows = found.iter().map(|row| (&row.key, &row.shown));
+        let rows = found.iter().map(|row| (&row.id, &row.shown));
         cx.out.text(&row_tables::draw(rule, rows, more, terminal::columns()));
     }
     if let Some(token) = next {
@@ -239,6 +239,6 @@ fn show(rule: &dyn DynProjection, found: &[ReadRow], next: Option<PageToken>, fo
     }
 }
 
-fn json(rule: &dyn DynProjection, key: &RowKey, found: &ShownRow) -> String {
-    row(rule, key, &found.attributes).get().to_owned()
+fn json(rule: &dyn DynProjection, id: &RowId, found: &ShownRow) -> String {
+    row(rule, id, &found.attributes).get().to_owned()
 }

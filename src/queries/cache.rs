@@ -19,7 +19,7 @@ use projection_vocabulary::{DynProjection, RowKey, Version};
 
 use super::error::QueryError;
 use crate::store::{
-    reads::{ReadRow, read_row},
+    reads::{ReadRow, item_key, read_row},
     rows::Shown,
 };
 
@@ -63,7 +63,7 @@ impl CacheKey {
     /// The key of its item, as `GetItem` takes it.
     #[must_use]
     pub fn item(&self) -> HashMap<String, AttributeValue> {
-        HashMap::from([(self.rule.key().to_owned(), AttributeValue::S(self.key.as_str().to_owned()))])
+        item_key(self.rule, &self.key)
     }
 
     /// The row that `GetItem` answered with.

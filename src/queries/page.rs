@@ -11,7 +11,7 @@
 //! if one is configured. Without a key, a token is safe from accidents, and whoever makes one up only reads other rows of the same
 //! query. The position is not encrypted: it holds the values of keys.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -30,6 +30,8 @@ use crate::store::{
 pub struct Row<T> {
     /// Its key.
     pub key: RowKey,
+    /// Its sort key, if it is a child row.
+    pub child: Option<Arc<str>>,
     /// The last version of its aggregate that it counts. `None` for a row that aggregates only share, and for a row of an index that does
     /// not include `version`.
     pub version: Option<Version>,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use projection_vocabulary::{Attributes, DynProjection, RowKey, Version, row};
+use projection_vocabulary::{Attributes, DynProjection, RowId, RowKey, Value, Version, row};
 use serde::de::DeserializeOwned;
 
 use super::{
@@ -67,18 +67,21 @@ impl Reader<'_> {
 
     /// A row in the reader's type.
     pub fn typed<T: DeserializeOwned>(&self, read: ReadRow) -> Result<Row<T>, QueryError> {
-        let Row { key, version, parked, data } = self.untyped(read);
+        let Row { key, child, version, parked, data } = self.untyped(read);
         match row(data) {
-            Ok(data) => Ok(Row { key, version, parked, data }),
+            Ok(data) => Ok(Row { key, child, version, parked, data }),
             Err(misfit) => Err(QueryError::Misfit { projection: self.rule.name(), key, misfit }),
         }
     }
 
     /// A row with all its attributes, its key among them.
-    pub fn untyped(&self, ReadRow { key, version, parked, shown }: ReadRow) -> Row<Attributes> {
+    pub fn untyped(&self, ReadRow { id: RowId { key, child }, version, parked, shown }: ReadRow) -> Row<Attributes> {
         let mut data = shown.attributes;
         data.insert(self.rule.key().to_owned(), key.as_str().into());
-        Row { key, version: (version > Version::NONE).then_some(version), parked, data }
+        if let (Some(name), Some(sort)) = (self.rule.children(), &child) {
+            data.insert(name.to_owned(), Value::Text(sort.clone()));
+        }
+        Row { key, child, version: (version > Version::NONE).then_some(version), parked, data }
     }
 
     pub fn typed_page<T: DeserializeOwned>(&self, page: ReadPage) -> Result<Page<T>, QueryError> {

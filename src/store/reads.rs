@@ -8,13 +8,13 @@ use aws_sdk_dynamodb::{
     },
     types::{AttributeValue, KeysAndAttributes, ReturnConsumedCapacity},
 };
-use projection_vocabulary::{Attributes, Decimal, DynProjection, HomeRow, Index, IndexKey, RowKey, Value, Version};
+use projection_vocabulary::{Attributes, Decimal, DynProjection, HomeRow, Index, IndexKey, RowId, RowKey, Value, Version};
 
 use super::{
     Store, StoreError,
     error::{classify, retry_or_fail},
     expression::Expression,
-    home::{Row, SharedCell, foreign_row, row_key, row_of},
+    home::{Row, SharedCell, child_sort, foreign_row, row_key, row_of},
     item::{SdkItem, from_value},
     limits::BATCH_GET_KEYS_MAX,
     rows::{Shown, ShownRow, shown_row},
@@ -74,7 +74,7 @@ pub struct Unanswered {
 /// The keys of a projection's table.
 #[must_use]
 pub fn table_keys(rule: &dyn DynProjection) -> Vec<IndexKey> {
-    vec![IndexKey::Text(rule.key())]
+    [Some(rule.key()), rule.children()].into_iter().flatten().map(IndexKey::Text).collect()
 }
 
 /// The attributes that identify the position of a row in an index, besides the partition key: those of the sort key, then the table's.
@@ -93,8 +93,8 @@ pub fn position_keys(rule: &dyn DynProjection, index: &Index) -> Vec<IndexKey> {
 /// A row as readers see it, or with the worker's bookkeeping.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ReadRow {
-    /// Its key.
-    pub key: RowKey,
+    /// Its key, and the sort key of a child row.
+    pub id: RowId,
     /// The last version of its aggregate that it counts; [`Version::NONE`] if it has none, or if an index does not include it.
     pub version: Version,
     /// Whether its aggregate is parked.
@@ -108,10 +108,11 @@ pub struct ReadRow {
 /// # Errors
 /// [`StoreError`] if something else has written to the table.
 pub fn read_row(rule: &dyn DynProjection, item: SdkItem, shown: Shown) -> Result<ReadRow, StoreError> {
-    let (key, parked) = (key_of(rule, &item)?, item.contains_key("parkedAt"));
+    let id = RowId { key: key_of(rule, &item)?, child: child_sort(rule, &item) };
+    let parked = item.contains_key("parkedAt");
     let empty = || ShownRow { attributes: Attributes::new(), owned: BTreeSet::new() };
     let shown = shown_row(rule, item, shown)?.map_or_else(empty, |(_, row)| row);
-    Ok(ReadRow { key, version: version_of(&shown.attributes), parked, shown })
+    Ok(ReadRow { id, version: version_of(&shown.attributes), parked, shown })
 }
 
 fn version_of(attributes: &Attributes) -> Version {
@@ -133,7 +134,7 @@ impl ReadRow {
         if parked {
             attributes.insert("parked".into(), true.into());
         }
-        Self { key, version: home.version, parked, shown: ShownRow { attributes, owned: home.owned.clone() } }
+        Self { id: key.into(), version: home.version, parked, shown: ShownRow { attributes, owned: home.owned.clone() } }
     }
 
     /// Whether readers see nothing of it: it was parked before its first event, and then unparked.
@@ -141,6 +142,12 @@ impl ReadRow {
     pub fn is_empty(&self) -> bool {
         self.shown.attributes.is_empty()
     }
+}
+
+/// The key of the item of a home row or a shared row.
+#[must_use]
+pub fn item_key(rule: &dyn DynProjection, key: &RowKey) -> SdkItem {
+    row_key(rule, key.as_str())
 }
 
 /// The error for an item that the worker cannot have written.

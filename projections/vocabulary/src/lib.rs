@@ -45,6 +45,7 @@
 //! | define a projection | [`Projection`], [`Recorded`] (its argument), [`Refusal`], [`Index`], [`IndexOf`] |
 //! | change the aggregate's own row | [`own`] with [`add`](Own::add), [`set`](Own::set), [`remove`](Own::remove) |
 //! | change a row that aggregates share | [`shared`] with [`add`](Shared::add), [`max`](Shared::max), [`insert`](Shared::insert) |
+//! | change child rows, a list under the aggregate's row | [`child`] with [`set`](Child::set), [`remove`](Child::remove) |
 //! | move or take back contributions | [`transfer`], [`retract`] |
 //! | move only the watermark | [`nothing`] |
 //! | hold amounts and values | [`Decimal`], [`Value`], [`Timestamp`] |
@@ -76,8 +77,8 @@ mod value;
 pub mod guide {}
 
 pub use change::{
-    Attributes, Base, Cell, Change, Contribution, Contributions, Inapplicable, Kind, Own, OwnOp, RESERVED, Resolved, RowKey, Shared, Sums,
-    nothing, own, retract, shared, transfer,
+    Attributes, Base, Cell, Change, Child, ChildOp, ChildRow, Children, Contribution, Contributions, HOME_SORT, Inapplicable, Kind, Own,
+    OwnOp, RESERVED, Resolved, RowId, RowKey, Shared, Sums, child, nothing, own, retract, shared, transfer,
 };
 pub use de::{Misfit, row};
 pub use decimal::{Decimal, DecimalError};

@@ -15,7 +15,7 @@ use aws_smithy_runtime_api::{
     http::StatusCode,
 };
 use futures::future::BoxFuture;
-use projection_vocabulary::{Attributes, DynProjection, RecordedEvent, Registry, RowKey, Rows, Value, sample::Fact};
+use projection_vocabulary::{Attributes, DynProjection, RecordedEvent, Registry, RowId, Rows, Value, sample::Fact};
 use projection_worker::{
     Queries, Worker,
     internals::{
@@ -36,7 +36,7 @@ pub struct World {
 }
 
 /// Visible rows by projection.
-pub type Everything = BTreeMap<&'static str, BTreeMap<RowKey, Attributes>>;
+pub type Everything = BTreeMap<&'static str, BTreeMap<RowId, Attributes>>;
 
 pub fn registry() -> Registry {
     Registry::new(projections::ALL)
@@ -144,7 +144,7 @@ impl World {
 
     /// One visible row as `name=value name=value`; empty if there is none.
     pub async fn row(&self, projection: &str, key: &str) -> String {
-        let row = self.rows().await[projection].get(&RowKey::from(key)).cloned().unwrap_or_default();
+        let row = self.rows().await[projection].get(&RowId::from(key)).cloned().unwrap_or_default();
         row.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" ")
     }
 

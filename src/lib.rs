@@ -36,8 +36,8 @@ pub use engine::{
 pub use queries::LocalCache;
 #[cfg(feature = "queries")]
 pub use queries::{
-    CacheKey, CachedRow, Get, IndexRows, PAGE_ROWS_MAX, Page, PageToken, PageTokenError, Queries, QueryError, Read, Row, RowCache, Rows,
-    Selection, TokenKey,
+    CacheKey, CachedRow, ChildRows, Get, IndexRows, PAGE_ROWS_MAX, Page, PageToken, PageTokenError, Queries, QueryError, Read, Row,
+    RowCache, Rows, Selection, TokenKey,
 };
 pub use retry::Deadline;
 pub use store::{Dynamo, Store, StoreError, TableNames, Usage};

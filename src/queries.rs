@@ -1,6 +1,7 @@
 #![doc = include_str!("queries/README.md")]
 
 mod cache;
+mod children;
 mod error;
 mod fresh;
 mod index;
@@ -16,6 +17,7 @@ use projection_vocabulary::{DynProjection, Projection};
 #[cfg(feature = "cache")]
 pub use cache::local::LocalCache;
 pub use cache::{CacheKey, CachedRow, Read, RowCache};
+pub use children::ChildRows;
 pub use error::QueryError;
 #[cfg(feature = "cli")]
 pub(crate) use index::unknown_index;

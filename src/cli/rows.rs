@@ -33,6 +33,9 @@ pub enum Command {
     /// Show rows through an index, in the order of its sort key
     #[command(after_help = "Example: projector --data demo.db rows query {projection} INDEX VALUE --newest")]
     Query(QueryOptions),
+    /// Show the child rows of a row, in the order of their sort keys
+    #[command(after_help = "Example: projector --data demo.db rows children {projection} alice --newest")]
+    Children(ChildrenOptions),
 }
 
 /// Which rows, by key.
@@ -71,16 +74,37 @@ pub struct QueryOptions {
     /// The values of the index's partition key, and then of its sort key, as many as wanted
     #[arg(required = true, value_name = "VALUE", allow_negative_numbers = true)]
     values: Vec<String>,
+    #[command(flatten)]
+    order: OrderOptions,
+    #[command(flatten)]
+    page: PageOptions,
+    #[command(flatten)]
+    format: Format,
+}
+
+/// Whose child rows.
+#[derive(Args)]
+pub struct ChildrenOptions {
+    /// The projection
+    projection: String,
+    /// The key of the row whose child rows they are
+    key: String,
+    #[command(flatten)]
+    order: OrderOptions,
+    #[command(flatten)]
+    page: PageOptions,
+    #[command(flatten)]
+    format: Format,
+}
+
+#[derive(Args)]
+struct OrderOptions {
     /// Show the highest sort keys first; if they are times, the newest rows
     #[arg(long, conflicts_with = "oldest")]
     newest: bool,
     /// Show the lowest sort keys first, which is the default
     #[arg(long)]
     oldest: bool,
-    #[command(flatten)]
-    page: PageOptions,
-    #[command(flatten)]
-    format: Format,
 }
 
 #[derive(Args)]
@@ -117,6 +141,7 @@ pub async fn run(command: &Command, cx: &mut Context) -> anyhow::Result<u8> {
         Command::Get(options) => get(options, cx).await,
         Command::List(options) => list(options, cx).await,
         Command::Query(options) => query(options, cx).await,
+        Command::Children(options) => children(options, cx).await,
     }
 }
 
@@ -185,7 +210,7 @@ async fn list(options: &ListOptions, cx: &mut Context) -> anyhow::Result<u8> {
 }
 
 async fn query(options: &QueryOptions, cx: &mut Context) -> anyhow::Result<u8> {
-    let QueryOptions { projection, index, values, newest, page, format, .. } = options;
+    let QueryOptions { projection, index, values, order, page, format } = options;
     let rule = cx.rule(projection)?;
     let known = rule.indexes().iter().find(|known| known.name == index);
     let index = *known.ok_or_else(|| unknown_index(rule, index))?;
@@ -198,9 +223,24 @@ async fn query(options: &QueryOptions, cx: &mut Context) -> anyhow::Result<u8> {
     });
     let partition: Vec<_> = values.by_ref().take(index.partition.len()).collect();
     let selection = queries.rows_of(rule).index(IndexOf::new(index)).of(partition).with(values);
-    let selection = if *newest { selection.newest_first() } else { selection };
+    let selection = if order.newest { selection.newest_first() } else { selection };
     let (found, next) = pages(page, async |limit, token| {
         let page = selection.page_read(limit, token).await?;
+        Ok((page.rows, page.next))
+    })
+    .await?;
+    show(rule, &found, next, *format, cx);
+    Ok(EXIT_OK)
+}
+
+async fn children(options: &ChildrenOptions, cx: &mut Context) -> anyhow::Result<u8> {
+    let ChildrenOptions { projection, key, order, page, format } = options;
+    let rule = cx.rule(projection)?;
+    let queries = Queries::new(Arc::new(cx.open_existing_store().await?));
+    let children = queries.rows_of(rule).children(key);
+    let children = if order.newest { children.newest_first() } else { children };
+    let (found, next) = pages(page, async |limit, token| {
+        let page = children.page_read(limit, token).await?;
         Ok((page.rows, page.next))
     })
     .await?;

@@ -54,6 +54,12 @@ pub enum QueryError {
         /// The indexes that it has, each with its keys.
         known: Vec<String>,
     },
+    /// The projection has no child rows.
+    #[error("`{projection}` has no child rows")]
+    NoChildren {
+        /// The projection.
+        projection: &'static str,
+    },
     /// The values of a query do not match the keys of the index.
     #[error("the index `{index}` has {keys}: {fault}")]
     IndexValues {

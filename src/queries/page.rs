@@ -143,6 +143,12 @@ impl Binding {
         Self { query: digest.first(), keys, key: key.cloned() }
     }
 
+    /// Of the child rows of a row of this table.
+    pub fn of_children(table: &str, row: &RowKey, newest_first: bool, keys: Vec<IndexKey>, key: Option<&TokenKey>) -> Self {
+        let order = if newest_first { "newest first" } else { "oldest first" };
+        Self { query: Parts::of(["children", table, row.as_str(), order]).first(), keys, key: key.cloned() }
+    }
+
     /// Of a scan of this table.
     pub fn of_scan(table: &str, keys: Vec<IndexKey>, key: Option<&TokenKey>) -> Self {
         Self { query: Parts::of(["scan", table]).first(), keys, key: key.cloned() }

@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 
 use super::{
     cache::RowCache,
+    children::ChildRows,
     error::QueryError,
     fresh::fresh,
     index::IndexRows,
@@ -83,6 +84,11 @@ impl<'a, P: ?Sized> Rows<'a, P> {
     /// [`QueryError`].
     pub async fn scan<T: DeserializeOwned>(&self, limit: usize, token: Option<&PageToken>) -> Result<Page<T>, QueryError> {
         self.reader.typed_page(self.scan_read(limit, token).await?)
+    }
+
+    /// The child rows of a row.
+    pub fn children(&self, key: impl Into<RowKey>) -> ChildRows<'a> {
+        ChildRows::new(self.reader, key.into())
     }
 
     /// The rows in one of the projection's indexes.

@@ -137,6 +137,12 @@ impl ReadRow {
         Self { id: key.into(), version: home.version, parked, shown: ShownRow { attributes, owned: home.owned.clone() } }
     }
 
+    /// A child row, which has only attributes.
+    #[must_use]
+    pub fn child(id: RowId, attributes: Attributes) -> Self {
+        Self { id, version: Version::NONE, parked: false, shown: ShownRow { attributes, owned: BTreeSet::new() } }
+    }
+
     /// Whether readers see nothing of it: it was parked before its first event, and then unparked.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -52,6 +52,7 @@ mod operations {
 /// Typed reads of rows.
 mod queries {
     mod cache;
+    mod children;
     mod fresh;
     mod pages;
     mod rows;

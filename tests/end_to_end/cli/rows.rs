@@ -182,6 +182,8 @@ async fn an_index_that_is_not_there_is_answered_with_those_that_are() {
     assert!(said.ends_with(keys), "{said}");
     let said = query(&["forum-counters", "topics-by-category", ""]).await;
     assert!(said.contains("the value for `categoryId` is empty"), "{said}");
+    let (code, _, said) = projector(&["--endpoint-url", &url, "rows", "children", "account-summary", "alice"]).await;
+    assert!(code == 2 && said.ends_with("error: `account-summary` has no child rows\n"), "{said}");
     let said = query(&["forum", "topics-by-category", "news"]).await;
     assert!(said.contains("account-summary, forum-counters"), "{said}");
 }

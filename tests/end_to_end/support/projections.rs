@@ -1,8 +1,8 @@
 //! Projections that only the tests use.
 
 use projection_vocabulary::{
-    Attributes, Change, Decimal, DynProjection, Index, IndexKey, IndexOf, Projection, Recorded, RecordedEvent, Refusal, Value, nothing,
-    own, retract, shared,
+    Attributes, Change, Decimal, DynProjection, Index, IndexKey, IndexOf, Projection, Recorded, RecordedEvent, Refusal, Value, child,
+    nothing, own, retract, shared,
 };
 use serde::Deserialize;
 
@@ -352,5 +352,38 @@ impl Projection for Unindexed {
 
     fn project(&self, event: &Recorded<'_, Ordered>) -> Result<Change, Refusal> {
         Orders.project(event)
+    }
+}
+
+/// The statement of an account: a child row for each movement. The account's row counts them.
+pub struct Statement;
+
+/// The rules of [`Statement`].
+pub const STATEMENTS: &[&dyn DynProjection] = &[&Statement];
+
+#[derive(Deserialize)]
+pub enum Moved {
+    Moved { at: String, amount: Decimal },
+    Erased { at: String },
+}
+
+impl Statement {
+    /// Movements of all accounts, by amount.
+    pub const BY_KIND: IndexOf<Self> =
+        IndexOf::new(Index { name: "by-kind", partition: &[IndexKey::Text("kind")], sort: &[IndexKey::Number("amount")], include: &[] });
+}
+
+impl Projection for Statement {
+    type Event = Moved;
+    const NAME: &str = "statement";
+    const KEY: &str = "accountId";
+    const CHILDREN: Option<&str> = Some("movedAt");
+    const INDEXES: &[Index] = &[Self::BY_KIND.index()];
+
+    fn project(&self, event: &Recorded<'_, Moved>) -> Result<Change, Refusal> {
+        Ok(match &event.event {
+            Moved::Moved { at, amount } => own().add("movements", 1).and(child(at).set("amount", amount).set("kind", "MOVED")),
+            Moved::Erased { at } => own().add("movements", -1).and(child(at).remove()),
+        })
     }
 }

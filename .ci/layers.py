@@ -21,7 +21,7 @@ LAYERS = [
     ["clients", "embedded"],
     ["store"],
     ["age", "commands", "engine", "sources"],
-    ["operations"],
+    ["operations", "queries"],
     ["doctor"],
     ["cli", "lambda"],
 ]

@@ -20,6 +20,8 @@ mod escape;
 pub mod lambda;
 mod operations;
 mod progress;
+#[cfg(feature = "queries")]
+mod queries;
 mod retry;
 #[cfg(any(feature = "cli", feature = "lambda"))]
 mod sources;
@@ -33,6 +35,13 @@ pub use engine::{
     decode::{Ignored, SequenceNumber},
     report::{Checkpoint, Outcome, Report, Tally},
     worker::Worker,
+};
+#[cfg(feature = "cache")]
+pub use queries::LocalCache;
+#[cfg(feature = "queries")]
+pub use queries::{
+    CacheKey, CachedRow, ChildRows, Get, IndexRows, PAGE_ROWS_MAX, Page, PageToken, PageTokenError, Queries, QueryError, Read, Row,
+    RowCache, Rows, Selection, TokenKey,
 };
 pub use retry::Deadline;
 pub use store::{Dynamo, Store, StoreError, TableNames, Usage};

@@ -55,6 +55,12 @@ impl Deadline {
         self.0.is_some_and(|instant| instant <= now())
     }
 
+    /// The instant, if there is a deadline.
+    #[cfg(feature = "queries")]
+    pub(crate) fn instant(self) -> Option<Instant> {
+        self.0
+    }
+
     fn end(self) -> Instant {
         self.0.unwrap_or_else(|| now() + PATIENCE)
     }

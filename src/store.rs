@@ -1,6 +1,7 @@
 //! Every call to DynamoDB: the event store, the read models and the parking table.
 
 pub mod append;
+pub mod children;
 #[cfg(feature = "commands")]
 pub mod commands;
 #[cfg(feature = "cli")]
@@ -14,6 +15,8 @@ pub mod home;
 pub mod item;
 pub mod limits;
 pub mod parking;
+#[cfg(feature = "queries")]
+pub mod reads;
 pub mod rows;
 pub mod segment;
 pub mod shared;
@@ -21,7 +24,7 @@ pub(crate) mod spans;
 pub mod tables;
 mod transaction;
 mod usage;
-mod verification;
+pub mod verification;
 
 use std::{cell::RefCell, collections::BTreeMap, error::Error, time::SystemTime};
 
@@ -85,10 +88,20 @@ impl Store {
         deadline: Deadline,
         send: impl Fn() -> F,
     ) -> Result<T, StoreError> {
-        self.send_with_retries((operation, None), deadline, || async {
+        self.send_about((operation, None), deadline, send).await
+    }
+
+    /// The same; with the projection if the request is for its rows.
+    async fn send_about<T, E: ProvideErrorMetadata, F: Future<Output = Result<T, SdkError<E>>>>(
+        &self,
+        about: (&'static str, Option<&dyn DynProjection>),
+        deadline: Deadline,
+        send: impl Fn() -> F,
+    ) -> Result<T, StoreError> {
+        self.send_with_retries(about, deadline, || async {
             match send().await.map_err(classify) {
                 Ok(answer) => Attempt::Decided(Ok(answer)),
-                Err(failure) => retry_or_fail(operation, failure),
+                Err(failure) => retry_or_fail(about.0, failure),
             }
         })
         .await?

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, path::PathBuf, sync::atomic::Ordering::Relaxed, time::Instant};
 
 use clap::{Args, ValueEnum};
-use projection_vocabulary::{DynProjection, Registry, RowKey};
+use projection_vocabulary::{DynProjection, Registry, RowId};
 use serde::Serialize;
 use serde_json::{json, value::RawValue};
 use tokio::sync::mpsc;
@@ -125,7 +125,7 @@ pub async fn run(options: &Options, cx: &mut Context) -> anyhow::Result<u8> {
                 }
                 let more = if all > rows.len() { format!(" of {all}; to see more: --show N") } else { String::new() };
                 out.line("");
-                out.text(&row_tables::draw(*rule, rows, &more, terminal::columns()));
+                out.text(&row_tables::draw(*rule, &*rows, &more, terminal::columns()));
             }
             let mut lines = Lines::default();
             for entry in &parked {
@@ -172,9 +172,9 @@ pub async fn run(options: &Options, cx: &mut Context) -> anyhow::Result<u8> {
     })
 }
 
-/// The rows of each projection, by key, and what is parked.
+/// The rows of each projection, and what is parked.
 #[allow(clippy::type_complexity, reason = "it is taken apart at once")]
-async fn state_of(worker: &Worker) -> Result<(Vec<(&'static dyn DynProjection, BTreeMap<RowKey, ShownRow>)>, Vec<Parked>), StoreError> {
+async fn state_of(worker: &Worker) -> Result<(Vec<(&'static dyn DynProjection, BTreeMap<RowId, ShownRow>)>, Vec<Parked>), StoreError> {
     let mut rows = Vec::new();
     for rule in worker.registry().projections() {
         rows.push((*rule, worker.store().read_model(*rule, usize::MAX, Shown::ToReaders).await?.0));

@@ -1,12 +1,12 @@
 //! Rows as tables: one table for each kind of row, laid out to fit the terminal.
 //!
 //! A projection may keep rows of several kinds in one table. What kind a row is shows in the attributes that its aggregate owns or
-//! has owned: they stay known when an event removes them, so an emptied row stays with its kind.
+//! has owned: they stay known when an event removes them, so an emptied row stays with its kind. Child rows are a kind of their own.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use comfy_table::{Cell, CellAlignment};
-use projection_vocabulary::{DynProjection, RowKey, Timestamp, Value};
+use projection_vocabulary::{DynProjection, RowId, Timestamp, Value};
 
 use super::{
     terminal,
@@ -25,14 +25,19 @@ const INDENT: &str = "    ";
 struct Kind<'a> {
     /// The attributes that their aggregates own: of all rows of this kind together.
     owned: BTreeSet<&'a str>,
-    rows: Vec<(&'a RowKey, &'a ShownRow)>,
+    /// Whether they are child rows.
+    children: bool,
+    /// Each with its place among all rows.
+    rows: Vec<(usize, &'a RowId, &'a ShownRow)>,
 }
 
-/// Draws rows of a projection in at most so many columns. `more` says how many there are besides these, in words.
-pub fn draw(rule: &dyn DynProjection, rows: &BTreeMap<RowKey, ShownRow>, more: &str, columns: usize) -> String {
+/// Draws rows of a projection in at most so many columns, in their order within each kind. `more` says how many there are besides
+/// these, in words.
+pub fn draw<'a>(rule: &dyn DynProjection, rows: impl IntoIterator<Item = (&'a RowId, &'a ShownRow)>, more: &str, columns: usize) -> String {
+    let rows: Vec<_> = rows.into_iter().collect();
     let mut lines = Lines::default();
     lines.add(format_args!("{}: {}{more}", rule.name(), count_of(rows.len(), "row")));
-    let kinds = kinds(rows);
+    let kinds = kinds(&rows);
     for (number, kind) in kinds.iter().enumerate() {
         if kinds.len() > 1 {
             if number > 0 {
@@ -46,10 +51,12 @@ pub fn draw(rule: &dyn DynProjection, rows: &BTreeMap<RowKey, ShownRow>, more: &
 }
 
 /// Sorts rows into kinds. Two rows are of one kind if they have most of the smaller one's owned attributes in common.
-fn kinds(rows: &BTreeMap<RowKey, ShownRow>) -> Vec<Kind<'_>> {
-    let mut by_owned: BTreeMap<BTreeSet<&str>, Vec<(&RowKey, &ShownRow)>> = BTreeMap::new();
-    for (key, row) in rows {
-        by_owned.entry(row.owned.iter().map(String::as_str).collect()).or_default().push((key, row));
+fn kinds<'a>(rows: &[(&'a RowId, &'a ShownRow)]) -> Vec<Kind<'a>> {
+    let mut by_owned: BTreeMap<BTreeSet<&str>, Vec<(usize, &RowId, &ShownRow)>> = BTreeMap::new();
+    let placed = rows.iter().enumerate().map(|(place, (id, row))| (place, *id, *row));
+    let (children, rows): (Vec<_>, Vec<_>) = placed.partition(|(_, id, _)| id.child.is_some());
+    for (place, id, row) in rows {
+        by_owned.entry(row.owned.iter().map(String::as_str).collect()).or_default().push((place, id, row));
     }
     // The largest first, because a smaller one may be a part of it; the sort keeps the alphabet among equals.
     let mut by_owned: Vec<_> = by_owned.into_iter().collect();
@@ -61,21 +68,27 @@ fn kinds(rows: &BTreeMap<RowKey, ShownRow>) -> Vec<Kind<'_>> {
             kind.owned.extend(owned);
             kind.rows.extend(rows);
         } else {
-            kinds.push(Kind { owned, rows });
+            kinds.push(Kind { owned, rows, children: false });
         }
     }
     for kind in &mut kinds {
-        kind.rows.sort_by_key(|(key, _)| *key);
+        kind.rows.sort_by_key(|(place, ..)| *place);
     }
     kinds.sort_by(|one, two| one.owned.iter().cmp(two.owned.iter()));
     // Rows without an owner come last.
     let owners = kinds.iter().take_while(|kind| kind.owned.is_empty()).count();
     kinds.rotate_left(owners);
+    if !children.is_empty() {
+        kinds.push(Kind { owned: BTreeSet::new(), children: true, rows: children });
+    }
     kinds
 }
 
 impl Kind<'_> {
     fn title(&self) -> String {
+        if self.children {
+            return format!("{}:", count_of(self.rows.len(), "child row"));
+        }
         let rows = count_of(self.rows.len(), "row");
         if self.owned.is_empty() {
             let their = if self.rows.len() == 1 { "its" } else { "their" };
@@ -87,7 +100,7 @@ impl Kind<'_> {
 
     /// The attributes of these rows: those that their aggregates own, those that others share, the watermark.
     fn names(&self) -> Vec<&str> {
-        let present: BTreeSet<&str> = self.rows.iter().flat_map(|(_, row)| row.attributes.keys().map(String::as_str)).collect();
+        let present: BTreeSet<&str> = self.rows.iter().flat_map(|(.., row)| row.attributes.keys().map(String::as_str)).collect();
         let last = ["version", "parked"];
         let (owned, shared): (Vec<_>, Vec<_>) =
             present.iter().copied().filter(|name| !last.contains(name)).partition(|name| self.owned.contains(name));
@@ -96,17 +109,18 @@ impl Kind<'_> {
 
     fn draw(&self, rule: &dyn DynProjection, columns: usize, lines: &mut Lines) {
         let names = self.names();
-        let (empty, filled): (Vec<_>, Vec<_>) = self.rows.iter().partition(|(_, row)| is_empty(row));
-        let table = table(rule, &names, &filled);
+        let (empty, filled): (Vec<_>, Vec<_>) = self.rows.iter().partition(|(.., row)| !self.children && is_empty(row));
+        let keys: Vec<_> = [Some(rule.key()), rule.children().filter(|_| self.children)].into_iter().flatten().collect();
+        let table = table(&keys, &names, &filled);
         if filled.is_empty() {
         } else if table.lines().next().is_some_and(|border| width(border) <= columns) {
             lines.drawn(&table);
         } else {
-            for (key, row) in filled {
+            for (_, id, row) in filled {
                 let attributes = names.iter().filter_map(|name| Some(format!("{name}={}", shown(row.attributes.get(*name)?))));
                 lines.paragraph(
                     "  ",
-                    &format!("{}: {}", printable(key.as_str()), attributes.collect::<Vec<_>>().join(" ")),
+                    &format!("{}: {}", printable(&id.to_string()), attributes.collect::<Vec<_>>().join(" ")),
                     INDENT,
                     columns,
                 );
@@ -123,8 +137,8 @@ fn is_empty(row: &ShownRow) -> bool {
     row.attributes.keys().all(|name| name == "version")
 }
 
-fn of_empty(rows: &[&(&RowKey, &ShownRow)]) -> String {
-    let mut names: Vec<_> = rows.iter().take(EMPTY_SHOWN).map(|(key, _)| shortened(key.as_str(), CELL_COLUMNS)).collect();
+fn of_empty(rows: &[&(usize, &RowId, &ShownRow)]) -> String {
+    let mut names: Vec<_> = rows.iter().take(EMPTY_SHOWN).map(|(_, id, _)| shortened(id.key.as_str(), CELL_COLUMNS)).collect();
     if rows.len() > names.len() {
         names.push(format!("{} more", rows.len() - names.len()));
     }
@@ -132,16 +146,17 @@ fn of_empty(rows: &[&(&RowKey, &ShownRow)]) -> String {
     format!("and {rows}: {}. Events removed every attribute; {stays}, so that no event counts twice.", names.join(", "))
 }
 
-fn table(rule: &dyn DynProjection, names: &[&str], rows: &[&(&RowKey, &ShownRow)]) -> String {
+fn table(keys: &[&str], names: &[&str], rows: &[&(usize, &RowId, &ShownRow)]) -> String {
     let mut table = terminal::table();
-    table.set_header(terminal::header(std::iter::once(rule.key()).chain(names.iter().copied())));
-    for (key, row) in rows {
+    table.set_header(terminal::header(keys.iter().chain(names).copied()));
+    for (_, id, row) in rows {
         let cells = names.iter().map(|name| {
             let value = row.attributes.get(*name);
             let alignment = if matches!(value, Some(Value::Number(_))) { CellAlignment::Right } else { CellAlignment::Left };
             Cell::new(value.map_or_else(String::new, |value| shortened(&shown(value), CELL_COLUMNS))).set_alignment(alignment)
         });
-        table.add_row(std::iter::once(Cell::new(shortened(key.as_str(), CELL_COLUMNS))).chain(cells));
+        let keys = std::iter::once(id.key.as_str()).chain(id.child.as_deref()).map(|key| Cell::new(shortened(key, CELL_COLUMNS)));
+        table.add_row(keys.chain(cells));
     }
     terminal::drawn(table)
 }
@@ -190,7 +205,16 @@ mod tests {
     }
 
     fn drawn(rows: &[(&str, ShownRow)], columns: usize) -> String {
-        draw(&Shop, &rows.iter().map(|(key, row)| (RowKey::from(*key), row.clone())).collect(), "", columns)
+        let rows: Vec<_> = rows.iter().map(|(key, row)| (RowId::from(*key), row)).collect();
+        draw(&Shop, rows.iter().map(|(id, row)| (id, *row)), "", columns)
+    }
+
+    #[test]
+    fn rows_stay_in_the_order_in_which_they_come() {
+        let rows = ["b", "c", "a"].map(|key| (key, row("buyer", "buyer=ann version=1")));
+        let drawn = drawn(&rows, 80);
+        let at = |key: &str| drawn.find(&format!("│ {key} ")).expect("a row");
+        assert!(at("b") < at("c") && at("c") < at("a"), "{drawn}");
     }
 
     #[test]

@@ -11,7 +11,7 @@
 use std::{collections::BTreeMap, fmt::Write as _, path::Path};
 
 use anyhow::Context as _;
-use projection_vocabulary::{Attributes, DynProjection, RowKey, Value};
+use projection_vocabulary::{Attributes, DynProjection, RowId, Value};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use similar::TextDiff;
@@ -48,21 +48,24 @@ impl From<Parked> for ParkedEntry {
     }
 }
 
-/// A row with its key, as JSON with exact numbers.
-pub fn row(rule: &dyn DynProjection, key: &RowKey, row: &Attributes) -> Box<RawValue> {
+/// A row with its key, and a child row with its sort key, as JSON with exact numbers.
+pub fn row(rule: &dyn DynProjection, id: &RowId, row: &Attributes) -> Box<RawValue> {
     let mut members = row.clone();
-    members.insert(rule.key().to_owned(), key.as_str().into());
+    members.insert(rule.key().to_owned(), id.key.as_str().into());
+    if let (Some(name), Some(sort)) = (rule.children(), &id.child) {
+        members.insert(name.to_owned(), Value::Text(sort.clone()));
+    }
     Value::Map(members).to_json()
 }
 
 impl Snapshot {
     /// Of these rows, by projection.
-    pub fn of<'a, R: IntoIterator<Item = (&'a RowKey, &'a Attributes)>>(
+    pub fn of<'a, R: IntoIterator<Item = (&'a RowId, &'a Attributes)>>(
         rows: impl IntoIterator<Item = (&'a dyn DynProjection, R)>,
         parked: Vec<Parked>,
     ) -> Self {
         let json = |(rule, rows): (&'a dyn DynProjection, R)| {
-            (rule.name().to_owned(), rows.into_iter().map(|(key, attributes)| row(rule, key, attributes)).collect())
+            (rule.name().to_owned(), rows.into_iter().map(|(id, attributes)| row(rule, id, attributes)).collect())
         };
         Self { rows: rows.into_iter().map(json).collect(), parked: parked.into_iter().map(Into::into).collect(), report: None }
     }

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use clap::Args;
-use projection_vocabulary::{Cell, Value};
+use projection_vocabulary::{Cell, RowId, Value};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
@@ -19,7 +19,7 @@ use super::{
 use crate::{
     Worker,
     operations::verify::{
-        self, Repair, RowFinding, SharedFinding, Verified,
+        self, ChildFinding, Repair, RowFinding, SharedFinding, Verified,
         diff::{self, Differences, Differs},
     },
     retry::Deadline,
@@ -129,7 +129,7 @@ pub async fn run(options: &Options, cx: &mut Context) -> anyhow::Result<u8> {
 
 fn lines(verified: &Verified, diff: &Differences, options: &Options) -> String {
     let mut lines = Lines::default();
-    let Verified { events, aggregates, rows, sums, home, shared, .. } = verified;
+    let Verified { events, aggregates, rows, sums, home, children, shared, .. } = verified;
     let extent = options.sample.map_or_else(String::new, |percent| format!(" in a sample of about {percent} %"));
     if options.aggregate.is_empty() {
         lines.add(format_args!(
@@ -144,8 +144,9 @@ fn lines(verified: &Verified, diff: &Differences, options: &Options) -> String {
         lines.add(format_args!("{}: {} compared, no shared rows", options.projection, count(*aggregates, "aggregate")));
     }
     let counts = RowFinding::ALL.map(|finding| (verified.count(finding), format!("{} {}", verified.count(finding), finding.text())));
-    let shared_count = (shared.len() as u64, count_of(shared.len(), "shared attribute"));
-    let counts: Vec<_> = counts.into_iter().chain([shared_count]).filter(|(count, _)| *count > 0).map(|(_, text)| text).collect();
+    let others = [(children.len(), "child row"), (shared.len(), "shared attribute")];
+    let others = others.map(|(found, what)| (found as u64, count_of(found, what)));
+    let counts: Vec<_> = counts.into_iter().chain(others).filter(|(count, _)| *count > 0).map(|(_, text)| text).collect();
     if !counts.is_empty() {
         lines.add(counts.join(", "));
     }
@@ -154,6 +155,10 @@ fn lines(verified: &Verified, diff: &Differences, options: &Options) -> String {
         let line = format!("{}: {}{}", finding.text(), shortened(id.as_str(), NAME_COLUMNS), would(Action::on_row(*finding)));
         (line, diff.home.get(id).into_iter().flatten().map(differs_line).collect::<Vec<_>>())
     });
+    let each = each.chain(children.iter().map(|(id, finding)| {
+        let line = format!("child {}: {}{}", finding.text(), child_name(id), would(Action::on_child(*finding)));
+        (line, diff.children.get(id).into_iter().flatten().map(differs_line).collect())
+    }));
     let each = each.chain(shared.iter().map(|(cell, finding)| {
         let line = shared_line(cell, finding) + &would(Action::on_shared(finding));
         (line, diff.shared.get(cell).map(differs_line).into_iter().collect())
@@ -165,7 +170,7 @@ fn lines(verified: &Verified, diff: &Differences, options: &Options) -> String {
             lines.add(format_args!("    {difference}"));
         }
     }
-    let found = home.len() + shared.len();
+    let found = home.len() + children.len() + shared.len();
     if found > show {
         lines.add(format_args!("  and {} more; to see all: --show {found}", found - show));
     }
@@ -178,8 +183,10 @@ fn lines(verified: &Verified, diff: &Differences, options: &Options) -> String {
 }
 
 fn verdict(verified: &Verified, options: &Options) -> String {
-    let found = (verified.home.len() + verified.shared.len()) as u64;
-    let repairable = verified.home.values().map(|finding| Action::on_row(*finding)).chain(verified.shared.values().map(Action::on_shared));
+    let found = verified.found();
+    let home = verified.home.values().map(|finding| Action::on_row(*finding));
+    let children = verified.children.values().map(|finding| Action::on_child(*finding));
+    let repairable = home.chain(children).chain(verified.shared.values().map(Action::on_shared));
     let repairable = repairable.filter(|action| *action != Action::Nothing).count();
     let repaired = verified.repaired;
     match (found, options.repair.repair) {
@@ -217,6 +224,13 @@ impl Action {
             RowFinding::Drifted | RowFinding::Outdated => Self::Reproject,
             RowFinding::Ahead | RowFinding::Orphaned => Self::TakeBack,
             RowFinding::Parked => Self::Nothing,
+        }
+    }
+
+    fn on_child(finding: ChildFinding) -> Self {
+        match finding {
+            ChildFinding::Missing | ChildFinding::Different | ChildFinding::Extra => Self::Reproject,
+            ChildFinding::Orphaned => Self::TakeBack,
         }
     }
 
@@ -262,6 +276,12 @@ fn differs_line(Differs { attribute, contributed_to, is, must_be }: &Differs) ->
     format!("{}{of}: is {}, must be {}", printable(attribute), value(is), value(must_be))
 }
 
+/// A child row by its key and its sort key.
+fn child_name(id: &RowId) -> String {
+    let sort = id.child.as_deref().unwrap_or_default();
+    format!("{}/{}", shortened(id.key.as_str(), NAME_COLUMNS), shortened(sort, NAME_COLUMNS))
+}
+
 fn shared_line((row, attribute): &Cell, finding: &SharedFinding) -> String {
     let row = shortened(row.as_str(), NAME_COLUMNS);
     match finding {
@@ -305,6 +325,9 @@ fn json(verified: &Verified, diff: &Differences, options: &Options, store: &Name
         aggregate_id: Option<&'a str>,
         #[serde(skip_serializing_if = "Option::is_none")]
         row: Option<&'a str>,
+        /// The sort key of a child row.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        child: Option<&'a str>,
         #[serde(skip_serializing_if = "Option::is_none")]
         attribute: Option<&'a str>,
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -320,6 +343,7 @@ fn json(verified: &Verified, diff: &Differences, options: &Options, store: &Name
         finding: finding.text(),
         aggregate_id: Some(id.as_str()),
         row: None,
+        child: None,
         attribute: None,
         difference: None,
         repair: would(Action::on_row(*finding)),
@@ -336,10 +360,29 @@ fn json(verified: &Verified, diff: &Differences, options: &Options, store: &Name
             SharedFinding::TakenBack => ("takenBack", None),
             SharedFinding::Unsettled => ("unsettled", None),
         };
-        Line { finding, aggregate_id: None, row: Some(row.as_str()), attribute: Some(attribute), difference, repair, differences }
+        Line {
+            finding,
+            aggregate_id: None,
+            row: Some(row.as_str()),
+            child: None,
+            attribute: Some(attribute),
+            difference,
+            repair,
+            differences,
+        }
+    });
+    let children = verified.children.iter().map(|(id, finding)| Line {
+        finding: finding.text(),
+        aggregate_id: Some(id.key.as_str()),
+        row: None,
+        child: id.child.as_deref(),
+        attribute: None,
+        difference: None,
+        repair: would(Action::on_child(*finding)),
+        differences: options.diff.then(|| diff.children.get(id).into_iter().flatten().map(DiffersJson::of).collect()),
     });
     let mut text = String::new();
-    for finding in home.chain(shared).take(options.show.unwrap_or(usize::MAX)) {
+    for finding in home.chain(children).chain(shared).take(options.show.unwrap_or(usize::MAX)) {
         writeln!(text, "{}", pretty_json::line(&finding)?)?;
     }
     let Verified { events, aggregates, rows, sums, repaired, shared, .. } = verified;
@@ -347,7 +390,7 @@ fn json(verified: &Verified, diff: &Differences, options: &Options, store: &Name
         RowFinding::ALL.iter().map(|finding| (finding.text().to_owned(), verified.count(*finding).into())).collect();
     let total = serde_json::json!({ "total": {
         "projection": options.projection, "events": events, "aggregates": aggregates, "rows": rows, "sums": sums, "findings": counts,
-        "shared": shared.len(), "repaired": repaired, "clean": verified.is_clean(), "dryRun": options.repair.dry_run, "unknown": verified.unknown.len(),
+        "children": verified.children.len(), "shared": shared.len(), "repaired": repaired, "clean": verified.is_clean(), "dryRun": options.repair.dry_run, "unknown": verified.unknown.len(),
         "refused": options.repair.is_refused(verified), "rowsWithoutEvent": verified.footing.without_event,
         "in": store,
     } });

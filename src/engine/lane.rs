@@ -15,22 +15,25 @@
 //! | is within the span | drop the applied part and continue |
 //! | is at the last event of the span or beyond | duplicate |
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    sync::Arc,
+};
 
-use projection_vocabulary::{AggregateId, DynProjection, HomeRow, RecordedEvent, Version, Watermark, fold};
+use projection_vocabulary::{AggregateId, Change, ChildOp, DynProjection, HomeRow, RecordedEvent, Version, Watermark, fold};
 
 use crate::{
     engine::{
         content::{Blocked, Content, content, payload_of},
         error::AdvanceError,
         report::{Outcome, Tally},
-        reproject::{HOLE_REASON, HistoryFold, Trust, next_step, replacement_refused},
+        reproject::{HOLE_REASON, HistoryFold, NextStep, STEP_ROWS_MAX, Trust, next_step, replacement_refused},
         shares::{Shares, TWO_OWNERS, shares_between, shares_of},
     },
     store::{
         events::Stored,
-        home::{CLAUSES_MAX, HomeWrite},
-        limits::TRANSACTION_ACTIONS_MAX,
+        home::{CLAUSES_MAX, ChildWrites, HomeWrite},
+        limits::{TRANSACTION_ACTIONS_MAX, TRANSACTION_BYTES_MAX},
     },
 };
 
@@ -65,12 +68,18 @@ pub struct Lane {
 
 /// A row on its way to another one.
 struct Replacing {
+    /// The row before the next step.
+    stale: HomeRow,
     /// The next step.
     write: Box<Write>,
     /// The row after the next step.
     next: HomeRow,
     /// The row after the last step.
     fresh: HomeRow,
+    /// What is written to child rows after the next step.
+    children: ChildWrites,
+    /// The most rows that a step changes: halved when DynamoDB refuses a step of several.
+    rows_max: usize,
 }
 
 /// Who parked an aggregate.
@@ -103,10 +112,10 @@ pub enum Step {
     Steps(Box<HomeRow>, Version),
 }
 
-/// A write of the lane's row and of the rows that it shares.
+/// A write of the lane's row, its child rows and the rows that it shares.
 #[derive(Clone)]
 pub struct Write {
-    /// The home row's part.
+    /// The part of the home row and its child rows.
     pub home: HomeWrite,
     /// The part of the shared rows.
     pub shares: Shares,
@@ -233,7 +242,7 @@ impl Lane {
             let empty = HomeRow::default();
             let row = self.row.as_ref().unwrap_or(&empty);
             let events = run.iter().filter_map(|entry| entry.event());
-            let merged = fold::merge(self.rule, events.take(self.limit), row);
+            let merged = fold::merge(self.rule, events.take(self.limit), row, &children_fit);
             if merged.concerning == 0 {
                 if let Some(blocked) = self.blocked_by(&run, merged.stop) {
                     self.park_at(after, blocked);
@@ -267,7 +276,8 @@ impl Lane {
             }
             let resolved = merged.change.resolve(self.row.as_ref().map(|row| &row.contributions));
             let clauses = resolved.contributions().count() + resolved.removes.len();
-            if resolved.rows().len() >= TRANSACTION_ACTIONS_MAX || clauses > CLAUSES_MAX {
+            let rows = resolved.rows().len() + merged.change.children().len();
+            if rows >= TRANSACTION_ACTIONS_MAX || clauses > CLAUSES_MAX || !children_fit(&merged.change) {
                 if merged.concerning > 1 {
                     self.limit = merged.concerning / 2;
                     continue;
@@ -326,9 +336,9 @@ impl Lane {
         self.row = None;
         self.unexplained = 0;
         if let Some(replacing) = self.replacing.take() {
-            let Replacing { next, fresh, .. } = *replacing;
+            let Replacing { next, fresh, children, rows_max, .. } = *replacing;
             if next.unfinished.is_some() {
-                self.replace_step(&next, fresh);
+                self.replace_step(next, fresh, children, rows_max);
                 return;
             }
             self.tally.reprojected += 1;
@@ -451,8 +461,9 @@ impl Lane {
         Entry { first: version, last: version, content: content(self.rule, stored), records: Vec::new() }
     }
 
-    /// Replaces the row by the fold of its history; or parks the aggregate where the row stands, if that is not possible.
-    pub fn replace(&mut self, stale: &HomeRow, folded: &HistoryFold, trust: Trust) {
+    /// Replaces the row by the fold of its history, with these writes to its child rows; or parks the aggregate where the row stands, if
+    /// that is not possible.
+    pub fn replace(&mut self, stale: &HomeRow, folded: &HistoryFold, children: ChildWrites, trust: Trust) {
         let revision = self.rule.revision();
         let fresh = folded.in_place_of(stale, trust);
         let taken = fresh.as_ref().ok().and_then(|fresh| shared_by_others(fresh.owned.difference(&stale.owned), stale, revision));
@@ -461,24 +472,24 @@ impl Lane {
             (Ok(_), Some(_)) => {
                 self.stuck = Some(Park { after: stale.watermark(), blocked: replacement_refused(stale.version, TWO_OWNERS) });
             }
-            (Ok(fresh), None) => self.replace_step(stale, fresh),
+            (Ok(fresh), None) => self.replace_step(stale.clone(), fresh, children, STEP_ROWS_MAX),
             (Err(blocked), _) => self.stuck = Some(Park { after: stale.watermark(), blocked }),
         }
     }
 
     /// The answer to [`Step::Steps`]: applies the next event by replacing the row by the fold of the history up to it.
-    pub fn in_steps(&mut self, row: &HomeRow, folded: &HistoryFold, to: Version) {
+    pub fn in_steps(&mut self, row: &HomeRow, folded: &HistoryFold, children: ChildWrites, to: Version) {
         let event = self.entries.iter().find(|entry| entry.last == to);
         let is_folded = event.and_then(Entry::event).is_some_and(|event| folded.row().last_event_id.as_ref() == Some(&event.event_id));
         if is_folded {
-            self.replace(row, folded, Trust::Row);
+            self.replace(row, folded, children, Trust::Row);
             return;
         }
         let reason = if folded.due > to {
             "the event store has another event with this version: was the event store restored?".to_owned()
         } else {
             format!(
-                "the event changes more than {} shared rows, so it is applied in steps, which need it and all before it in the event store",
+                "the event changes more than {} shared rows or child rows, so it is applied in steps, which need it and all before it in the event store",
                 TRANSACTION_ACTIONS_MAX - 1
             )
         };
@@ -486,16 +497,24 @@ impl Lane {
         self.park_at(row.version, Blocked { version: to, reason, payload });
     }
 
-    fn replace_step(&mut self, stale: &HomeRow, fresh: HomeRow) {
-        let next = next_step(stale, &fresh, self.rule.revision());
-        let home = HomeWrite::between(self.aggregate.clone(), stale, &next);
-        let write = Box::new(Write { home, shares: shares_between(stale, &next), entries: 0, concerning: 1 });
-        self.replacing = Some(Box::new(Replacing { write, next, fresh }));
+    fn replace_step(&mut self, stale: HomeRow, fresh: HomeRow, mut children: ChildWrites, rows_max: usize) {
+        let NextStep { row: next, children: written } = next_step(&stale, &fresh, &children, self.rule.revision(), rows_max);
+        children.retain(|sort, _| !written.contains_key(sort));
+        let home = HomeWrite::between(self.aggregate.clone(), &stale, &next).with_children(written);
+        let write = Box::new(Write { home, shares: shares_between(&stale, &next), entries: 0, concerning: 1 });
+        self.replacing = Some(Box::new(Replacing { stale, write, next, fresh, children, rows_max }));
     }
 
     /// DynamoDB refuses the content of the write, and this lane alone is the cause.
     pub fn invalid(&mut self, write: &Write, reason: &'static str) {
-        if self.replacing.take().is_some() {
+        if let Some(replacing) = self.replacing.take() {
+            let rows = write.rows();
+            if rows > 1 {
+                let Replacing { stale, fresh, mut children, .. } = *replacing;
+                children.extend(write.home.children().clone());
+                self.replace_step(stale, fresh, children, rows / 2);
+                return;
+            }
             let after = write.home.after;
             self.stuck = Some(Park { after, blocked: replacement_refused(after.version, reason) });
             return;
@@ -548,6 +567,31 @@ impl Lane {
             front.first = version.next();
         }
     }
+}
+
+impl Write {
+    /// How many rows it writes besides the home row.
+    #[must_use]
+    pub fn rows(&self) -> usize {
+        let shared: BTreeSet<_> = self.shares.keys().map(|(row, _)| row).collect();
+        shared.len() + self.home.children().len()
+    }
+
+    /// About how many bytes it writes to child rows.
+    #[must_use]
+    pub fn child_bytes(&self) -> usize {
+        self.home.children().values().map(ChildOp::bytes).sum()
+    }
+}
+
+/// Whether one transaction holds the child rows of a change, and its shared rows as far as the change names them.
+fn children_fit(change: &Change) -> bool {
+    let children = change.children();
+    let sets = |op: &ChildOp| if let ChildOp::Set(attributes) = op { attributes.len() } else { 0 };
+    children.is_empty()
+        || (children.len() + change.shared_rows().len() < TRANSACTION_ACTIONS_MAX
+            && children.values().all(|op| sets(op) <= CLAUSES_MAX)
+            && children.values().map(ChildOp::bytes).sum::<usize>() <= TRANSACTION_BYTES_MAX)
 }
 
 const DIVERGED_REASON: &str = "history diverged: another event with this version was applied before; was the event store restored?";

@@ -7,7 +7,7 @@ use crate::{
         lane::{Lane, Write},
         shares::go_together,
     },
-    store::limits::TRANSACTION_ACTIONS_MAX,
+    store::limits::{TRANSACTION_ACTIONS_MAX, TRANSACTION_BYTES_MAX},
 };
 
 /// A lane with its next write.
@@ -49,8 +49,8 @@ pub fn group(planned: Vec<Planned>) -> Vec<Vec<Planned>> {
     groups
 }
 
-/// Splits the writes of a group into transactions: at most 100 actions, no row twice, each attribute combined in one way. A write
-/// without shared rows stands alone.
+/// Splits the writes of a group into transactions: at most 100 actions, no row twice, each attribute combined in one way, and no more
+/// bytes than a transaction holds. A write without shared rows stands alone.
 #[must_use]
 pub fn pack(planned: Vec<Planned>) -> Vec<Vec<Planned>> {
     let (alone, with_shared): (Vec<_>, Vec<_>) = planned.into_iter().partition(|planned| planned.write.shares.is_empty());
@@ -58,18 +58,27 @@ pub fn pack(planned: Vec<Planned>) -> Vec<Vec<Planned>> {
     let mut pack: Vec<Planned> = Vec::new();
     let (mut homes, mut shared): (HashSet<String>, HashSet<String>) = Default::default();
     let mut kinds = BTreeMap::new();
+    // Child rows are under the key of a home row, so none of them is another's.
+    let (mut children, mut bytes) = (0, 0);
     for planned in with_shared {
         let home = planned.lane.aggregate.to_string();
         let rows: HashSet<String> = planned.write.shares.keys().map(|(row, _)| row.to_string()).collect();
-        let actions = homes.len() + 1 + shared.union(&rows).count();
+        let (more_children, more_bytes) = (planned.write.home.children().len(), planned.write.child_bytes());
+        let actions = homes.len() + 1 + shared.union(&rows).count() + children + more_children;
         let twice = shared.contains(&home) || homes.iter().any(|home| rows.contains(home));
-        let fits = actions <= TRANSACTION_ACTIONS_MAX && !twice && go_together(&kinds, &planned.write.shares);
+        let fits = actions <= TRANSACTION_ACTIONS_MAX
+            && bytes + more_bytes <= TRANSACTION_BYTES_MAX
+            && !twice
+            && go_together(&kinds, &planned.write.shares);
         if !pack.is_empty() && !fits {
             packs.push(std::mem::take(&mut pack));
             homes.clear();
             shared.clear();
             kinds.clear();
+            (children, bytes) = (0, 0);
         }
+        children += more_children;
+        bytes += more_bytes;
         kinds.extend(planned.write.shares.iter().map(|(cell, share)| (cell.clone(), share.kind)));
         homes.insert(home);
         shared.extend(rows);
@@ -86,7 +95,7 @@ mod tests {
     use std::sync::Arc;
 
     use projection_vocabulary::{
-        Change, DynProjection, Projection, Recorded, Refusal, Value, own,
+        Change, ChildOp, DynProjection, Projection, Recorded, Refusal, Value, own,
         sample::{Fact, record},
         shared,
     };
@@ -282,6 +291,21 @@ mod tests {
         assert_eq!(over.iter().map(actions).collect::<Vec<_>>(), [60, 100], "the next transaction begins empty");
         let widest = pack(vec![traveller("ann", 99), traveller("bob", 1)]);
         assert_eq!(widest.iter().map(actions).collect::<Vec<_>>(), [100, 2]);
+    }
+
+    #[test]
+    fn child_rows_count_as_actions_and_their_bytes_do_too() {
+        let with_children = |guest: &str, children: usize, bytes: usize| {
+            let mut planned = stayed(guest, &["12"]);
+            let row = |_| ChildOp::Replace([("text".to_owned(), "x".repeat(bytes).into())].into());
+            let children = (0..children).map(|at| (Arc::from(format!("{at:05}")), row(at)));
+            planned.write.home = planned.write.home.with_children(children.collect());
+            planned
+        };
+        let sizes = |planned: Vec<Planned>| pack(planned).iter().map(Vec::len).collect::<Vec<_>>();
+        assert_eq!(sizes(vec![with_children("ann", 48, 1), with_children("bob", 49, 1)]), [2]);
+        assert_eq!(sizes(vec![with_children("ann", 49, 1), with_children("bob", 49, 1)]), [1, 1]);
+        assert_eq!(sizes((0..10).map(|at| with_children(&format!("guest-{at}"), 3, 300_000)).collect()), [3, 3, 3, 1]);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use projection_vocabulary::{AggregateId, DynProjection, HomeRow, RowKey, Rows, Version};
+use projection_vocabulary::{AggregateId, Change, ChildOp, Children, DynProjection, HomeRow, RowKey, Rows, Version};
 
 use crate::{
     engine::content::{Blocked, Content, content, payload_of},
@@ -12,8 +12,8 @@ use crate::{
         Store, StoreError,
         events::{PAGE_EVENTS, Stored},
         fresh_id,
-        home::CLAUSES_MAX,
-        limits::TRANSACTION_ACTIONS_MAX,
+        home::{CLAUSES_MAX, ChildWrites},
+        limits::{TRANSACTION_ACTIONS_MAX, TRANSACTION_BYTES_MAX},
     },
 };
 
@@ -28,7 +28,7 @@ pub enum Trust {
 }
 
 /// The fold of an aggregate's history from its first event on, with the current rule, event by event: however long the history is, this
-/// holds one row.
+/// holds one row and its child rows.
 pub struct HistoryFold {
     rule: &'static dyn DynProjection,
     aggregate: AggregateId,
@@ -60,24 +60,30 @@ impl HistoryFold {
         Self { rule, aggregate, rows: Rows::default(), due: Version::NONE.next(), stop: None }
     }
 
-    /// Adds the next item of the event store, unless the fold has stopped.
-    pub fn push(&mut self, stored: Stored) {
+    /// Adds the next item of the event store, unless the fold has stopped, and returns what it changes.
+    pub fn push(&mut self, stored: Stored) -> Change {
         if self.stop.is_some() {
-            return;
+            return Change::default();
         }
-        self.stop = if stored.version() == self.due { self.fold(stored).err() } else { Some(FoldStop::Hole) };
-        if self.stop.is_none() {
-            self.due = self.due.next();
+        match if stored.version() == self.due { self.fold(stored) } else { Err(FoldStop::Hole) } {
+            Ok(change) => {
+                self.due = self.due.next();
+                change
+            }
+            Err(stop) => {
+                self.stop = Some(stop);
+                Change::default()
+            }
         }
     }
 
-    fn fold(&mut self, stored: Stored) -> Result<(), FoldStop> {
+    fn fold(&mut self, stored: Stored) -> Result<Change, FoldStop> {
         match content(self.rule, stored) {
-            Content::Irrelevant => Ok(()),
+            Content::Irrelevant => Ok(Change::default()),
             Content::Poison { reason, payload } => Err(FoldStop::Poison { reason, payload }),
             Content::Event(event) => {
                 let folded = self.rows.fold(self.rule, &event);
-                folded.map(drop).map_err(|unfolded| FoldStop::Poison { reason: unfolded.to_string(), payload: payload_of(&event) })
+                folded.map_err(|unfolded| FoldStop::Poison { reason: unfolded.to_string(), payload: payload_of(&event) })
             }
         }
     }
@@ -86,6 +92,13 @@ impl HistoryFold {
     #[must_use]
     pub fn row(&self) -> HomeRow {
         self.rows.home.get(&self.aggregate).cloned().unwrap_or_default()
+    }
+
+    /// The resulting child rows.
+    #[must_use]
+    pub fn children(&self) -> &Children {
+        const NONE: &Children = &Children::new();
+        self.rows.children.get(&self.aggregate).unwrap_or(NONE)
     }
 
     /// The row that replaces `stale`.
@@ -106,17 +119,52 @@ impl HistoryFold {
     }
 }
 
-/// The most shared rows that one step of a re-projection changes: what a transaction holds besides the home row.
-const STEP_ROWS_MAX: usize = TRANSACTION_ACTIONS_MAX - 1;
-
-/// The next step from a row to the one that replaces it: the whole way, if one transaction can go it.
+/// What must be written to an aggregate's child rows to make them those of a fold: only what differs, and what the fold does not have
+/// is removed. Costs no request if the rule has no child rows.
 ///
-/// Otherwise the row gets the contributions to some shared rows, gives up attributes that it will not own, keeps everything else, and is
-/// unfinished. Such a row takes no write but a re-projection, which anybody can continue from what the row holds.
+/// Read the home row first. Every write of a child row changes its home row in the same transaction, so as long as the home row is the one
+/// that was read, these are the writes.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn differing_children(
+    store: &Store,
+    rule: &dyn DynProjection,
+    aggregate: &AggregateId,
+    fresh: &Children,
+    deadline: Deadline,
+) -> Result<ChildWrites, StoreError> {
+    let (mut writes, mut same) = (ChildWrites::new(), BTreeSet::new());
+    let compare = |sort, present| match fresh.get(&sort) {
+        Some(row) if *row == present => _ = same.insert(sort),
+        Some(_) => {}
+        None => _ = writes.insert(sort, ChildOp::Remove),
+    };
+    store.each_child(rule, &aggregate.into(), deadline, compare).await?;
+    let differing = fresh.iter().filter(|(sort, _)| !same.contains(*sort));
+    writes.extend(differing.map(|(sort, row)| (sort.clone(), ChildOp::Replace(row.clone()))));
+    Ok(writes)
+}
+
+/// The most rows that one step of a re-projection changes: what a transaction holds besides the home row.
+pub const STEP_ROWS_MAX: usize = TRANSACTION_ACTIONS_MAX - 1;
+
+/// A step from a row to the one that replaces it.
+pub struct NextStep {
+    /// The home row after it.
+    pub row: HomeRow,
+    /// What it writes to child rows.
+    pub children: ChildWrites,
+}
+
+/// The next step from a row to the one that replaces it, with what must be written to child rows: the whole way, if one transaction can go
+/// it and changes at most `rows_max` rows besides the home row.
+///
+/// Otherwise the row gets the contributions to some shared rows, some child rows are written, the row gives up attributes that it will not
+/// own, keeps everything else, and is unfinished. Such a row takes no write but a re-projection, which anybody can continue from what the
+/// rows hold.
 #[must_use]
-pub fn next_step(stale: &HomeRow, fresh: &HomeRow, revision: u32) -> HomeRow {
-    let mut step =
-        HomeRow { shared: stale.shared.clone(), parked_at: None, unfinished: None, rewritten: fresh_id().into(), ..fresh.clone() };
+pub fn next_step(stale: &HomeRow, fresh: &HomeRow, children: &ChildWrites, revision: u32, rows_max: usize) -> NextStep {
     let differing = |row: &HomeRow, other: &HomeRow| -> Vec<_> {
         let contributes = row.contributions.iter().filter(|(cell, value)| other.contributions.get(*cell) != Some(*value));
         contributes.map(|(cell, _)| cell.clone()).chain(row.left.difference(&other.left).cloned()).collect()
@@ -126,20 +174,33 @@ pub fn next_step(stale: &HomeRow, fresh: &HomeRow, revision: u32) -> HomeRow {
     cells.dedup();
     let mut rows: BTreeSet<&RowKey> = BTreeSet::new();
     let first = cells.iter().take(CLAUSES_MAX).take_while(|(row, _)| {
-        rows.insert(row);
-        rows.len() <= STEP_ROWS_MAX
+        let fits = rows.contains(row) || rows.len() < rows_max;
+        if fits {
+            rows.insert(row);
+        }
+        fits
     });
     let first: BTreeSet<_> = first.collect();
-    if first.len() < cells.len() {
-        step = give_up(stale, fresh, revision);
-        for cell in first {
-            step.contributions.remove(cell);
-            step.left.remove(cell);
-            step.contributions.extend(fresh.contributions.get_key_value(cell).map(|(cell, value)| (cell.clone(), value.clone())));
-            step.left.extend(fresh.left.get(cell).cloned());
-        }
+    let mut bytes = 0;
+    let written = children.iter().take(rows_max - rows.len()).take_while(|(_, op)| {
+        bytes += op.bytes();
+        // One alone always goes, so that there is no step that changes nothing.
+        bytes <= TRANSACTION_BYTES_MAX || bytes == op.bytes()
+    });
+    let written: ChildWrites = written.map(|(sort, op)| (sort.clone(), op.clone())).collect();
+    if first.len() == cells.len() && written.len() == children.len() {
+        let row =
+            HomeRow { shared: stale.shared.clone(), parked_at: None, unfinished: None, rewritten: fresh_id().into(), ..fresh.clone() };
+        return NextStep { row, children: written };
     }
-    step
+    let mut step = give_up(stale, fresh, revision);
+    for cell in first {
+        step.contributions.remove(cell);
+        step.left.remove(cell);
+        step.contributions.extend(fresh.contributions.get_key_value(cell).map(|(cell, value)| (cell.clone(), value.clone())));
+        step.left.extend(fresh.left.get(cell).cloned());
+    }
+    NextStep { row: step, children: written }
 }
 
 /// The step in which a row gives up the attributes that the one that replaces it will not own. It depends on no other row.
@@ -459,9 +520,10 @@ mod tests {
 
     /// The steps from a row to the one that replaces it.
     fn steps(stale: &HomeRow, fresh: &HomeRow) -> Vec<HomeRow> {
-        let mut steps = vec![next_step(stale, fresh, 2)];
+        let next = |row: &HomeRow| next_step(row, fresh, &ChildWrites::new(), 2, STEP_ROWS_MAX).row;
+        let mut steps = vec![next(stale)];
         while let Some(last) = steps.last().filter(|step| step.unfinished.is_some()) {
-            steps.push(next_step(last, fresh, 2));
+            steps.push(next(last));
         }
         steps
     }

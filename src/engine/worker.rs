@@ -24,14 +24,14 @@ use crate::{
         lane::{AfterRefusal, Lane, Park, Step, UNEXPLAINED_MAX},
         plan::{self, Planned},
         report::{Ledger, Report},
-        reproject::{Trust, fold_history, give_up},
+        reproject::{HistoryFold, Trust, differing_children, fold_history, give_up},
         shares::{Clash, Known, shared_writes},
     },
     retry::{Deadline, DeadlineExceeded},
     store::{
         Store, StoreError,
         events::PAGE_EVENTS,
-        home::HomeWrite,
+        home::{ChildWrites, HomeWrite},
         parking::{NO_PROJECTION, Parking},
         rows::{Cause, Commit},
     },
@@ -214,9 +214,13 @@ impl Worker {
                 continue;
             }
             let folded = fold_history(&self.store, *rule, id, row.version, deadline).await?;
-            if folded.due > row.version && !row.is_same_as(&folded.row()) {
+            if folded.due <= row.version {
+                continue;
+            }
+            let children = differing_children(&self.store, *rule, id, folded.children(), deadline).await?;
+            if !row.is_same_as(&folded.row()) || !children.is_empty() {
                 let mut lane = Lane::new(*rule, id.clone());
-                lane.replace(&row, &folded, Trust::Row);
+                lane.replace(&row, &folded, children, Trust::Row);
                 lanes.push(lane);
             }
         }
@@ -416,13 +420,20 @@ impl Worker {
 
     /// Plans the steps of an event that changes more than one transaction holds.
     async fn plan_steps(&self, mut lane: Lane, row: Box<HomeRow>, to: Version, limits: Limits<'_>) -> Lane {
-        match fold_history(&self.store, lane.rule, &lane.aggregate, to, limits.deadline).await {
-            Ok(folded) => {
-                lane.in_steps(&row, &folded, to);
+        match self.fold(&lane, to, limits.deadline).await {
+            Ok((folded, children)) => {
+                lane.in_steps(&row, &folded, children, to);
                 lane
             }
             Err(error) => failed(lane, error.into()),
         }
+    }
+
+    /// The fold of the history of a lane's aggregate, and what must be written to its child rows. The home row must have been read before.
+    async fn fold(&self, lane: &Lane, up_to: Version, deadline: Deadline) -> Result<(HistoryFold, ChildWrites), StoreError> {
+        let folded = fold_history(&self.store, lane.rule, &lane.aggregate, up_to, deadline).await?;
+        let children = differing_children(&self.store, lane.rule, &lane.aggregate, folded.children(), deadline).await?;
+        Ok((folded, children))
     }
 
     /// Reads the home rows of lanes of one projection.
@@ -567,10 +578,11 @@ impl Worker {
                     return failed(lane, AdvanceError::ReprojectionBudgetSpent { projection });
                 }
                 AfterRefusal::Reproject(row) => {
-                    match fold_history(&self.store, lane.rule, &lane.aggregate, Version(u64::MAX), deadline).await {
-                        Ok(folded) => {
-                            limits.spend(folded.due.previous().0.saturating_sub(row.version.0));
-                            lane.replace(&row, &folded, Trust::Row);
+                    match self.fold(&lane, Version(u64::MAX), deadline).await {
+                        Ok((folded, children)) => {
+                            // Writing a child row takes longer than reading an event.
+                            limits.spend(folded.due.previous().0.saturating_sub(row.version.0) + children.len() as u64);
+                            lane.replace(&row, &folded, children, Trust::Row);
                             return lane;
                         }
                         Err(error) => return failed(lane, error.into()),

@@ -290,7 +290,7 @@ async fn verify(worker: &Worker, Verify { projection, sample }: Verify, time: Du
         "verification"
     );
     let findings = RowFinding::ALL.iter().map(|finding| (finding.text(), count(*finding))).collect();
-    let differing = (verified.home.len() + shared) as u64;
+    let differing = verified.found();
     let answer = VerifyAnswer { projection, clean, events: verified.events, aggregates: verified.aggregates, findings, shared };
     Ok(TaskResult { answer: Answer::Verify(answer), projection: rule.name(), count: TaskCount::Differing(differing) })
 }

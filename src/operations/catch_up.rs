@@ -8,7 +8,7 @@ use crate::{
         content::concerns,
         error::AdvanceError,
         lane::{Lane, ParkedBy, UNEXPLAINED_MAX},
-        reproject::{Trust, fold_history},
+        reproject::{Trust, differing_children, fold_history},
         worker::{CONCURRENCY, IfStuck, Worker},
     },
     operations::error::{OperationError, refuse_newer_revision},
@@ -120,7 +120,9 @@ impl CatchUp<'_> {
             }
             before = found;
             let mut lane = Lane::new(rule, id.clone());
-            let doubted = trust == Trust::Store && row.version > Version::NONE && !caught_up.reprojected;
+            // A home row that is lost may have left child rows behind.
+            let may_differ = row.version > Version::NONE || rule.children().is_some();
+            let doubted = trust == Trust::Store && may_differ && !caught_up.reprojected;
             let position = if doubted { Position::OtherHistory } else { compare(worker, rule, id, &row, deadline).await? };
             match position {
                 Position::AtHead => {
@@ -133,7 +135,8 @@ impl CatchUp<'_> {
                 }
                 Position::OtherHistory => {
                     let folded = fold_history(worker.store(), rule, id, Version(u64::MAX), deadline).await?;
-                    lane.replace(&row, &folded, trust);
+                    let children = differing_children(worker.store(), rule, id, folded.children(), deadline).await?;
+                    lane.replace(&row, &folded, children, trust);
                 }
             }
             let lanes = worker.advance(vec![lane], self.if_stuck, deadline).await;

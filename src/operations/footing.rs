@@ -74,9 +74,9 @@ impl Footing {
 pub async fn sampled_doubt(store: &Store, rule: &dyn DynProjection, deadline: Deadline) -> Result<Option<Doubt>, OperationError> {
     let (mut footing, mut next) = (Footing::default(), None);
     loop {
-        let (rows, after) = store.scan_rows(rule, Segment::ALL, next, deadline).await?;
-        footing.count(store, &rows, deadline).await?;
-        next = after;
+        let page = store.scan_rows(rule, Segment::ALL, next, deadline).await?;
+        footing.count(store, &page.rows, deadline).await?;
+        next = page.next;
         if next.is_none() || footing.rows >= SAMPLED_ROWS {
             return Ok(footing.doubt(store, rule));
         }

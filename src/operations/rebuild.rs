@@ -9,13 +9,14 @@ pub mod segment;
 
 use std::collections::BTreeMap;
 
+use futures::{StreamExt as _, TryStreamExt as _, stream};
 use projection_vocabulary::{AggregateId, DynProjection, HomeRow, Version};
 
 use crate::{
     engine::{
         lane::Lane,
-        reproject::{FoldStop, Trust, fold_history},
-        worker::{IfStuck, Worker},
+        reproject::{FoldStop, Trust, differing_children, fold_history},
+        worker::{CONCURRENCY, IfStuck, Worker},
     },
     operations::{
         catch_up::catch_up_all,
@@ -24,7 +25,7 @@ use crate::{
     },
     progress::Counts,
     retry::Deadline,
-    store::events::Stored,
+    store::{events::Stored, home::ChildWrites},
 };
 
 /// What to do with the rows of the histories.
@@ -90,7 +91,7 @@ impl<'a> Rebuild<'a> {
     }
 
     async fn apply(&mut self, visits: Vec<Visit>, deadline: Deadline) -> Result<(), OperationError> {
-        let (mut replacements, mut behind) = (BTreeMap::new(), Vec::new());
+        let (mut stale, mut behind) = (BTreeMap::new(), Vec::new());
         for visit in visits {
             self.counts.aggregates += 1;
             let row = &visit.row;
@@ -99,17 +100,23 @@ impl<'a> Rebuild<'a> {
                 self.counts.parked += 1;
                 continue;
             }
-            let stale = row.is_outdated(self.rule.revision());
-            let missing = !stale && row.version == Version::NONE && visit.beyond > 0;
-            // If a history comes in parts, an earlier part may have planned a replacement already. The rest is caught up.
-            let again = replacements.contains_key(&visit.aggregate);
-            if (stale || missing) && self.task != Task::CatchUp && !again {
-                let aggregate = visit.aggregate.clone();
-                if let Some(replacement) = self.replacement(visit, &mut behind, deadline).await? {
-                    replacements.insert(aggregate, replacement);
-                }
-            } else if stale || visit.beyond > 0 {
+            let outdated = row.is_outdated(self.rule.revision());
+            let missing = !outdated && row.version == Version::NONE && visit.beyond > 0;
+            // If a history comes in parts, an earlier part may be among these already. The rest is caught up.
+            let again = stale.contains_key(&visit.aggregate);
+            if (outdated || missing) && self.task != Task::CatchUp && !again {
+                stale.insert(visit.aggregate.clone(), visit);
+            } else if outdated || visit.beyond > 0 {
                 behind.push(visit.aggregate);
+            }
+        }
+        let folded = stale.into_values().map(|visit| self.fold(visit, deadline));
+        let folded: Vec<_> = stream::iter(folded).buffer_unordered(CONCURRENCY).try_collect().await?;
+        let mut replacements = BTreeMap::new();
+        for (visit, children) in folded {
+            let aggregate = visit.aggregate.clone();
+            if let Some(replacement) = self.replacement(visit, children, &mut behind) {
+                replacements.insert(aggregate, replacement);
             }
         }
         let overtaken = self.replace(replacements, deadline).await?;
@@ -119,27 +126,28 @@ impl<'a> Rebuild<'a> {
         self.catch_up(behind, deadline).await
     }
 
-    /// Plans the replacement of a row, if it needs one. An aggregate whose history has a hole is also added to `behind`: catching up
-    /// finds the missing event or parks the aggregate.
-    async fn replacement(
-        &mut self,
-        visit: Visit,
-        behind: &mut Vec<AggregateId>,
-        deadline: Deadline,
-    ) -> Result<Option<Planned>, OperationError> {
-        let Visit { aggregate, row, folded, first, .. } = visit;
-        let whole = first == Version::NONE.next() && folded.stop.as_ref().is_none_or(FoldStop::is_poison);
+    /// Completes the fold of a history, and compares it with the child rows.
+    async fn fold(&self, mut visit: Visit, deadline: Deadline) -> Result<(Visit, ChildWrites), OperationError> {
+        let (store, Visit { aggregate, row, folded, first, .. }) = (self.worker.store(), &visit);
+        let whole = *first == Version::NONE.next() && folded.stop.as_ref().is_none_or(FoldStop::is_poison);
         // The scan may have returned only a part of the history, or less than the row counts, because the row was read later. The event
         // store has the rest by now.
-        let folded = if !whole || (folded.due <= row.version && folded.stop.is_none()) {
-            fold_history(self.worker.store(), self.rule, &aggregate, Version(u64::MAX), deadline).await?
-        } else {
-            folded
-        };
+        if !whole || (folded.due <= row.version && folded.stop.is_none()) {
+            visit.folded = fold_history(store, self.rule, aggregate, Version(u64::MAX), deadline).await?;
+        }
+        let children = differing_children(store, self.rule, &visit.aggregate, visit.folded.children(), deadline).await?;
+        Ok((visit, children))
+    }
+
+    /// Plans the replacement of a row, if it needs one. An aggregate whose history has a hole is also added to `behind`: catching up
+    /// finds the missing event or parks the aggregate.
+    fn replacement(&mut self, visit: Visit, children: ChildWrites, behind: &mut Vec<AggregateId>) -> Option<Planned> {
+        let Visit { aggregate, row, folded, .. } = visit;
         let fresh = folded.row();
         let existed = row.version > Version::NONE || row.unfinished.is_some();
         let writes = existed || fresh.version > Version::NONE;
-        let changes = writes && (row.own != fresh.own || row.contributions != fresh.contributions || row.left != fresh.left);
+        let differs = row.own != fresh.own || row.contributions != fresh.contributions || row.left != fresh.left;
+        let changes = writes && (differs || !children.is_empty());
         let reaches = folded.due > row.version;
         let poison = match &folded.stop {
             Some(FoldStop::Poison { reason, payload }) => Some((reason.clone(), payload.clone())),
@@ -149,7 +157,7 @@ impl<'a> Rebuild<'a> {
             Task::DryRun => {
                 self.counts.stopped += u64::from(folded.stop.is_some() || !reaches);
                 self.counts.replaced(existed, changes, writes && reaches);
-                return Ok(None);
+                return None;
             }
             // A fold that does not reach its row is counted when its lane ends.
             Task::IntoTable => self.counts.stopped += u64::from(poison.is_some() && reaches),
@@ -160,14 +168,14 @@ impl<'a> Rebuild<'a> {
         }
         let mut lane = Lane::new(self.rule, aggregate);
         if writes {
-            lane.replace(&row, &folded, Trust::Row);
+            lane.replace(&row, &folded, children, Trust::Row);
         }
         let parks = poison.filter(|_| self.task == Task::Rebuild && reaches);
         let needed = writes || parks.is_some();
         if let Some((reason, payload)) = parks {
             lane.push_poison_after(fresh.version, folded.due, reason, payload);
         }
-        Ok(needed.then_some(Planned { lane, existed, writes, changes }))
+        needed.then_some(Planned { lane, existed, writes, changes })
     }
 
     /// Replaces rows, and returns the aggregates whose rows another writer has changed meanwhile, to an unknown version.

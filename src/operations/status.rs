@@ -36,7 +36,7 @@ pub struct Status {
 /// The rows of a read model, in numbers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rows {
-    /// Rows that a reader sees, including shared ones.
+    /// Rows that a reader sees, including shared ones and child rows.
     pub seen: u64,
     /// Home rows that are not parked, by the revision that wrote them last. A parked row keeps its revision until it is redriven,
     /// whatever else one does.
@@ -110,11 +110,12 @@ async fn count_rows(store: &Store, rule: &'static dyn DynProjection, segments: u
     let counted = Segment::all(segments).map(|segment| async move {
         let (mut rows, mut after) = (Rows::default(), None);
         loop {
-            let (page, next) = store.scan_rows(rule, segment, after, deadline).await?;
-            for row in &page {
+            let page = store.scan_rows(rule, segment, after, deadline).await?;
+            for row in &page.rows {
                 rows.count(row);
             }
-            after = next;
+            rows.seen += page.children.values().sum::<u64>();
+            after = page.next;
             if after.is_none() {
                 return Ok::<_, StoreError>(rows);
             }

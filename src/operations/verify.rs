@@ -3,8 +3,9 @@
 //!
 //! It runs while the worker runs. A home row is one item and a history only grows, so the two can be compared at any time: the
 //! fold is taken at the row's version. A shared row is compared with what the home rows say they have contributed to it. Findings that depend on the time between two reads (a row behind, missing, or ahead of what
-//! was scanned) are checked again before they are reported.
+//! was scanned) are checked again before they are reported. Child rows are compared with the same fold as their home row.
 
+mod children;
 #[cfg(feature = "cli")]
 mod chosen;
 #[cfg(feature = "cli")]
@@ -20,9 +21,10 @@ use std::{
 
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use projection_vocabulary::{
-    AggregateId, Cell, Contribution, Contributions, Decimal, DynProjection, HomeRow, Kind, Mark, RowKey, Sums, Value, Version,
+    AggregateId, Cell, Contribution, Contributions, Decimal, DynProjection, HomeRow, Kind, Mark, RowId, RowKey, Sums, Value, Version,
 };
 
+use children::Homes;
 #[cfg(feature = "cli")]
 pub use chosen::verify_chosen;
 use sums::Difference;
@@ -91,6 +93,32 @@ impl RowFinding {
     }
 }
 
+/// What is wrong with a child row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ChildFinding {
+    /// The fold of its aggregate's history has it, and the table does not.
+    Missing,
+    /// It is not what the fold has.
+    Different,
+    /// The fold does not have it.
+    Extra,
+    /// The event store has no event of its aggregate.
+    Orphaned,
+}
+
+impl ChildFinding {
+    /// The finding in one word.
+    #[must_use]
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::Missing => "missing",
+            Self::Different => "different",
+            Self::Extra => "extra",
+            Self::Orphaned => "orphaned",
+        }
+    }
+}
+
 /// What is wrong with an attribute of a shared row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SharedFinding {
@@ -137,7 +165,7 @@ pub struct Verified {
     pub events: u64,
     /// Aggregates whose events were read.
     pub aggregates: u64,
-    /// Rows of the read model read, shared ones included.
+    /// Rows of the read model read, shared ones and child rows included.
     pub rows: u64,
     /// Sums that were compared with the contributions to them.
     pub sums: u64,
@@ -145,6 +173,8 @@ pub struct Verified {
     pub home: BTreeMap<AggregateId, RowFinding>,
     /// What is wrong with shared rows.
     pub shared: BTreeMap<Cell, SharedFinding>,
+    /// What is wrong with child rows, where their home row is at a version that the event store has.
+    pub children: BTreeMap<RowId, ChildFinding>,
     /// How many of the findings were repaired.
     pub repaired: u64,
     /// Chosen aggregates of which there is neither an event nor a row.
@@ -159,7 +189,27 @@ impl Verified {
     /// Whether every checked row is right, now.
     #[must_use]
     pub fn is_clean(&self) -> bool {
-        self.unknown.is_empty() && self.repaired == self.home.len() as u64 + self.shared.len() as u64
+        self.unknown.is_empty() && self.repaired == self.found()
+    }
+
+    /// How many findings there are.
+    #[must_use]
+    pub fn found(&self) -> u64 {
+        (self.home.len() + self.shared.len() + self.children.len()) as u64
+    }
+
+    /// How many of these findings another look does not have.
+    fn gone_in(&self, again: &Self) -> u64 {
+        let home = self.home.keys().filter(|id| !again.home.contains_key(*id)).count();
+        let shared = self.shared.keys().filter(|cell| !again.shared.contains_key(*cell)).count();
+        (home + shared + self.children.keys().filter(|id| !again.children.contains_key(*id)).count()) as u64
+    }
+
+    /// Takes what another look has found besides.
+    fn extend(&mut self, again: Self) {
+        self.home.extend(again.home);
+        self.shared.extend(again.shared);
+        self.children.extend(again.children);
     }
 
     /// How many rows have this finding.
@@ -227,6 +277,7 @@ impl AddAssign for Suspects {
 /// The result of checking one aggregate.
 struct Checked {
     finding: Option<RowFinding>,
+    children: BTreeMap<RowId, ChildFinding>,
     row: HomeRow,
     /// The contributions that the row must have at its version.
     contributions: Option<Contributions>,
@@ -278,7 +329,7 @@ impl Verification<'_> {
             Some(percent) => sampled(percent),
         };
         let (mut verified, amounts) = self.look(&segments, options).await?;
-        let wrong = !verified.home.is_empty() || !verified.shared.is_empty();
+        let wrong = verified.found() > 0;
         let repairs = match options.repair {
             Repair::Nothing => false,
             Repair::Findings => verified.doubt.is_none(),
@@ -288,13 +339,8 @@ impl Verification<'_> {
             self.repair(&verified, amounts).await?;
             // What is repaired is what a second look no longer finds.
             let (again, _) = self.look(&segments, options).await?;
-            let repaired = |verified: &Verified| {
-                let home = verified.home.keys().filter(|id| !again.home.contains_key(*id)).count();
-                home + verified.shared.keys().filter(|cell| !again.shared.contains_key(*cell)).count()
-            };
-            verified.repaired = repaired(&verified) as u64;
-            verified.home.extend(again.home);
-            verified.shared.extend(again.shared);
+            verified.repaired = verified.gone_in(&again);
+            verified.extend(again);
         }
         Ok(verified)
     }
@@ -341,36 +387,40 @@ impl Verification<'_> {
             let (page, after) = self.store().scan_events(segment, next.as_ref(), self.deadline).await?;
             suspects.events += page.len() as u64;
             let ended = histories.page(self.store(), page, self.deadline).await?;
-            for visit in ended {
-                suspects.visit(self.rule, visit)?;
-            }
+            self.suspect(ended, &mut suspects).await?;
             next = after;
             if next.is_none() {
                 break;
             }
         }
-        if let Some(visit) = histories.end() {
+        self.suspect(histories.end().into_iter().collect(), &mut suspects).await?;
+        Ok(suspects)
+    }
+
+    async fn suspect(&self, visits: Vec<Visit>, suspects: &mut Suspects) -> Result<(), OperationError> {
+        for visit in &visits {
             suspects.visit(self.rule, visit)?;
         }
-        Ok(suspects)
+        self.suspect_children(visits, suspects).await
     }
 
     /// Reads the rows of a segment: do they stand on events, and what do they hold and contribute?
     async fn suspect_rows(&self, segment: Segment, suspects: &mut Suspects) -> Result<(), OperationError> {
-        let mut next = None;
+        let (mut next, mut homes) = (None, Homes::default());
         loop {
             self.deadline.check()?;
-            let (rows, after) = self.store().scan_rows(self.rule, segment, next, self.deadline).await?;
-            suspects.rows += rows.len() as u64;
-            suspects.home.extend(suspects.footing.count(self.store(), &rows, self.deadline).await?);
-            for row in rows {
+            let page = self.store().scan_rows(self.rule, segment, next, self.deadline).await?;
+            suspects.rows += page.rows.len() as u64 + page.children.values().sum::<u64>();
+            self.suspect_orphaned_children(homes.without(&page), suspects).await?;
+            suspects.home.extend(suspects.footing.count(self.store(), &page.rows, self.deadline).await?);
+            for row in page.rows {
                 // It contributes without having a version, if its re-projection is unfinished.
                 if row.home.unfinished.is_some() {
                     suspects.home.insert(AggregateId::from(row.key.as_str()));
                 }
                 suspects.cells.add(row);
             }
-            next = after;
+            next = page.next;
             if next.is_none() {
                 return Ok(());
             }
@@ -384,7 +434,8 @@ impl Verification<'_> {
         verified: &mut Verified,
     ) -> Result<BTreeMap<AggregateId, Sums>, OperationError> {
         let mut drifts = BTreeMap::new();
-        for (id, Checked { finding, row, contributions }) in self.check_until_they_move(ids).await? {
+        for (id, Checked { finding, row, contributions, children }) in self.check_until_they_move(ids).await? {
+            verified.children.extend(children);
             let Some(finding) = finding else { continue };
             verified.home.insert(id.clone(), finding);
             if finding == RowFinding::Drifted {
@@ -428,19 +479,28 @@ impl Verification<'_> {
         refuse_newer_revision(rule, &row)?;
         if row.is_outdated(rule.revision()) {
             let finding = if row.parked_at.is_some() { RowFinding::Parked } else { RowFinding::Outdated };
-            return Ok(Checked { finding: Some(finding), row, contributions: None });
+            return Ok(Checked { finding: Some(finding), row, contributions: None, children: BTreeMap::new() });
         }
         let folded = fold_history(self.store(), rule, id, row.version, deadline).await?;
-        let mut checked = Checked { finding: compared(&row, &folded), contributions: Some(folded.row().contributions), row };
-        if checked.finding == Some(RowFinding::Ahead) && folded.due == Version::NONE.next() {
-            let any = self.store().load_page(id, folded.due..=Version(u64::MAX), 1, deadline).await?;
-            checked.finding = Some(if any.is_empty() { RowFinding::Orphaned } else { RowFinding::Ahead });
+        let mut checked =
+            Checked { finding: compared(&row, &folded), contributions: Some(folded.row().contributions), children: BTreeMap::new(), row };
+        if checked.finding == Some(RowFinding::Ahead) && folded.due == Version::NONE.next() && !self.has_events(id).await? {
+            checked.finding = Some(RowFinding::Orphaned);
         }
+        checked.children = self.check_children(id, &checked.row, folded).await?;
         if checked.finding.is_none() && checked.row.parked_at.is_some() {
             checked.finding = Some(RowFinding::Parked);
         }
         if checked.finding.is_none() && is_behind(worker, rule, id, &checked.row, deadline).await? {
             checked.finding = Some(if checked.row.version == Version::NONE { RowFinding::Missing } else { RowFinding::Behind });
+        }
+        match checked.finding {
+            // They are what they were when their home row was lost.
+            Some(RowFinding::Missing) => checked.children.clear(),
+            None if checked.row.version == Version::NONE && !checked.children.is_empty() && !self.has_events(id).await? => {
+                checked.children.values_mut().for_each(|finding| *finding = ChildFinding::Orphaned);
+            }
+            _ => {}
         }
         Ok(checked)
     }
@@ -448,10 +508,14 @@ impl Verification<'_> {
     /// Brings home rows in line with their histories, and returns those that are.
     async fn repair_rows(&self, verified: &Verified) -> Result<Vec<AggregateId>, OperationError> {
         let Self { worker, rule, deadline } = *self;
-        let repaired = verified.home.iter().map(|(id, finding)| async move {
-            let trust = if *finding == RowFinding::Behind { Trust::Row } else { Trust::Store };
-            let caught_up = catch_up(worker, rule, id, trust, deadline).await?;
-            Ok::<_, OperationError>((caught_up.standing == Standing::Head).then(|| id.clone()))
+        let mut ways: BTreeMap<_, _> =
+            verified.children.keys().map(|child| (AggregateId::from(child.key.as_str()), Trust::Store)).collect();
+        for (id, finding) in &verified.home {
+            ways.entry(id.clone()).or_insert(if *finding == RowFinding::Behind { Trust::Row } else { Trust::Store });
+        }
+        let repaired = ways.into_iter().map(|(id, trust)| async move {
+            let caught_up = catch_up(worker, rule, &id, trust, deadline).await?;
+            Ok::<_, OperationError>((caught_up.standing == Standing::Head).then_some(id))
         });
         let repaired: Vec<_> = stream::iter(repaired).buffer_unordered(CONCURRENCY).try_collect().await?;
         Ok(repaired.into_iter().flatten().collect())
@@ -486,15 +550,15 @@ impl Verification<'_> {
 }
 
 impl Suspects {
-    fn visit(&mut self, rule: &'static dyn DynProjection, visit: Visit) -> Result<(), OperationError> {
+    fn visit(&mut self, rule: &'static dyn DynProjection, visit: &Visit) -> Result<(), OperationError> {
         self.aggregates += 1;
         let Visit { aggregate, row, folded, beyond, first, .. } = visit;
-        refuse_newer_revision(rule, &row)?;
+        refuse_newer_revision(rule, row)?;
         let outdated = row.is_outdated(rule.revision());
         let suspect =
-            outdated || first != Version::NONE.next() || row.parked_at.is_some() || beyond > 0 || compared(&row, &folded).is_some();
+            outdated || *first != Version::NONE.next() || row.parked_at.is_some() || *beyond > 0 || compared(row, folded).is_some();
         if suspect {
-            self.home.insert(aggregate);
+            self.home.insert(aggregate.clone());
         }
         Ok(())
     }

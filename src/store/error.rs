@@ -127,10 +127,12 @@ pub fn invalid_reason(message: Option<&str>) -> &'static str {
         "an amount was added to an attribute that is not a number"
     } else if says("item size") || says("400 kb") || says("maximum allowed size") {
         "the item would exceed DynamoDB's limit of 400 KB"
+    } else if says("specified index") {
+        "the table does not have the index: `projector doctor` names what differs"
     } else if says("key") || says("empty") {
         "DynamoDB refuses the key: it is empty, too long, or not of the type that the table or an index needs"
     } else {
-        "DynamoDB refuses the write (ValidationException)"
+        "DynamoDB refuses the request (ValidationException)"
     }
 }
 

@@ -7,8 +7,8 @@ use std::{
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use projection_vocabulary::{
-    AggregateId, Attributes, Base, Cell, Change, Contribution, DynProjection, HomeRow, Kind, Mark, OwnOp, RESERVED, RecordedEvent,
-    Resolved, RowKey, Value, Version, Watermark,
+    AggregateId, Attributes, Base, Cell, Change, ChildOp, Contribution, DynProjection, HOME_SORT, HomeRow, Kind, Mark, OwnOp, RESERVED,
+    RecordedEvent, Resolved, RowKey, Value, Version, Watermark,
 };
 
 use super::{StoreError, expression::Expression};
@@ -39,7 +39,11 @@ pub const CLAUSES_MAX: usize = 200;
 /// Conditions on single attributes that one write may have besides. They are three times as long.
 pub const CONDITIONS_MAX: usize = 50;
 
-/// A write of one home row, from one exact watermark to another.
+/// What is written to child rows of an aggregate, by their sort keys.
+pub type ChildWrites = BTreeMap<Arc<str>, ChildOp>;
+
+/// A write of one home row, from one exact watermark to another, and of its child rows in the same transaction. Child rows have no
+/// conditions of their own: whoever writes one also moves their home row, which takes the write only if nobody else has.
 #[derive(Clone)]
 pub struct HomeWrite {
     /// The aggregate of the row.
@@ -65,6 +69,8 @@ pub struct HomeWrite {
     rewritten: Option<Arc<str>>,
     /// Whether a parked row takes the write.
     though_parked: bool,
+    /// The child rows.
+    pub(super) children: ChildWrites,
 }
 
 impl HomeWrite {
@@ -85,7 +91,16 @@ impl HomeWrite {
             read: row.map(Read::of),
             rewritten: None,
             though_parked: false,
+            children: change.children().clone(),
         };
+        if after == Version::NONE {
+            // The aggregate has none yet. A home row that was lost may have left some behind: their attributes must not stay.
+            for op in write.children.values_mut() {
+                if let ChildOp::Set(attributes) = op {
+                    *op = ChildOp::Replace(std::mem::take(attributes));
+                }
+            }
+        }
         for (cell, contribution) in resolved.contributions() {
             let (name, value) = (contribution_name(contribution.kind(), &cell), contribution.value());
             match contribution {
@@ -152,6 +167,7 @@ impl HomeWrite {
             read: Some(Read::of(stale)),
             rewritten: Some(next.rewritten.clone()),
             though_parked: false,
+            children: ChildWrites::new(),
         };
         write.changes(&stale.own, &next.own);
         for name in next.owned.difference(&stale.owned) {
@@ -176,6 +192,18 @@ impl HomeWrite {
     #[must_use]
     pub fn though_parked(self) -> Self {
         Self { though_parked: true, ..self }
+    }
+
+    /// The same write, with these child rows.
+    #[must_use]
+    pub fn with_children(self, children: ChildWrites) -> Self {
+        Self { children, ..self }
+    }
+
+    /// What it writes to child rows.
+    #[must_use]
+    pub fn children(&self) -> &ChildWrites {
+        &self.children
     }
 
     fn changes(&mut self, before: &Attributes, after: &Attributes) {
@@ -397,15 +425,27 @@ pub struct SharedCell {
     pub unsettled: Arc<str>,
 }
 
-/// The key of a row, for requests.
+/// The key of a home row or a shared row, for requests.
 pub(super) fn row_key(rule: &dyn DynProjection, key: &str) -> SdkItem {
-    SdkItem::from([(rule.key().to_owned(), AttributeValue::S(key.to_owned()))])
+    item_key(rule, key, HOME_SORT)
+}
+
+/// The key of an item, for requests. Only a table of child rows has sort keys.
+pub(super) fn item_key(rule: &dyn DynProjection, key: &str, sort: &str) -> SdkItem {
+    let sort = rule.children().map(|name| (name.to_owned(), AttributeValue::S(sort.to_owned())));
+    std::iter::once((rule.key().to_owned(), AttributeValue::S(key.to_owned()))).chain(sort).collect()
+}
+
+/// The sort key of an item that is a child row; `None` for home rows and shared rows.
+pub(super) fn child_sort(rule: &dyn DynProjection, item: &SdkItem) -> Option<Arc<str>> {
+    item.get(rule.children()?)?.as_s().ok().filter(|sort| *sort != HOME_SORT).map(|sort| sort.as_str().into())
 }
 
 /// Reads an item of a read model.
 pub(super) fn row_of(rule: &dyn DynProjection, item: SdkItem) -> Result<Row, StoreError> {
     let mut all = attributes(item).map_err(|_| foreign_row("it contains a value that no rule writes"))?;
     let Some(Value::Text(key)) = all.remove(rule.key()) else { return Err(foreign_row("its key is not a string")) };
+    rule.children().and_then(|sort| all.remove(sort));
     let whole = |value: Option<Value>, what: &str| -> Result<u64, StoreError> {
         value.map_or(Ok(0), |value| value.as_number().and_then(|n| u64::try_from(n.to_i128()?).ok()).ok_or_else(|| foreign_row(what)))
     };

@@ -78,8 +78,7 @@ pub fn aggregate_of(partition_key: &str) -> Option<AggregateId> {
         .map(AggregateId::from)
 }
 
-/// Whether this can be an aggregate's id.
-#[cfg(feature = "commands")]
+/// Whether the event store has room for an aggregate of this id.
 #[must_use]
 pub fn is_aggregate(id: &AggregateId) -> bool {
     aggregate_of(&partition_key(id)).is_some()

@@ -3,6 +3,9 @@
 /// The most actions in one transaction.
 /// <https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_TransactWriteItems.html>
 pub const TRANSACTION_ACTIONS_MAX: usize = 100;
+/// About the most bytes that one transaction may write: DynamoDB's limit of 4 MB, less what the rows are beyond what is written to them.
+/// <https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_TransactWriteItems.html>
+pub const TRANSACTION_BYTES_MAX: usize = 3_000_000;
 /// The most keys in one BatchGetItem.
 /// <https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_BatchGetItem.html>
 pub const BATCH_GET_KEYS_MAX: usize = 100;

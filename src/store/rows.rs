@@ -1,4 +1,4 @@
-//! Read models: conditional commits of home rows, together with the amounts they add to shared rows.
+//! Read models: conditional commits of home rows, together with their child rows and the amounts they add to shared rows.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -13,18 +13,18 @@ use aws_sdk_dynamodb::{
         update_item::{UpdateItemError, UpdateItemInput, builders::UpdateItemInputBuilder},
     },
     types::{
-        AttributeValue, CancellationReason, KeysAndAttributes, ReturnConsumedCapacity, ReturnValuesOnConditionCheckFailure,
+        AttributeValue, CancellationReason, Delete, KeysAndAttributes, Put, ReturnConsumedCapacity, ReturnValuesOnConditionCheckFailure,
         TransactWriteItem, Update,
     },
 };
-use projection_vocabulary::{AggregateId, Attributes, DynProjection, HomeRow, RowKey, Value, Watermark};
+use projection_vocabulary::{AggregateId, Attributes, ChildOp, DynProjection, HomeRow, RowId, RowKey, Value, Watermark};
 
 use super::{
     Store, StoreError,
     error::{Failure, classify, invalid_reason, retry_or_fail},
     expression::Expression,
     fresh_id,
-    home::{HomeWrite, Row, condition, foreign_row, is_bookkeeping, row_key, row_of},
+    home::{HomeWrite, Row, child_sort, condition, foreign_row, is_bookkeeping, item_key, row_key, row_of},
     limits::{BATCH_GET_KEYS_MAX, SCAN_ITEMS_MAX},
     now,
     parking::Parking,
@@ -33,7 +33,7 @@ use super::{
 };
 use crate::{
     retry::{Attempt, Deadline},
-    store::item::{SdkItem, attributes},
+    store::item::{SdkItem, attributes, from_value},
 };
 
 /// The outcome of a commit.
@@ -102,7 +102,9 @@ impl Store {
         applied_maybe: bool,
         deadline: Deadline,
     ) -> Result<Commit, StoreError> {
-        if let ([write], []) = (writes, shared) {
+        if let ([write], []) = (writes, shared)
+            && write.children.is_empty()
+        {
             return self.commit_one(rule, write, applied_maybe, deadline).await;
         }
         let homes = writes.iter().map(|write| {
@@ -113,11 +115,14 @@ impl Store {
             let (expression, condition) = write.expression();
             self.update(rule, write.row.as_str(), &expression, Some(condition))
         });
+        let children = writes.iter().flat_map(|write| write.children.iter().map(|(sort, op)| self.child_action(rule, write, sort, op)));
+        let actions: Vec<_> = homes.chain(updates).chain(children).collect();
         let transaction = Transaction {
             operation: "TransactWriteItems on home and shared rows",
             homes: writes.len(),
-            actions: homes.chain(updates).collect(),
+            actions,
             shared,
+            children: writes.iter().map(|write| write.children.len()).collect(),
         };
         self.transact(rule, &transaction, applied_maybe, deadline).await
     }
@@ -174,14 +179,15 @@ impl Store {
         let condition = condition(&mut expression, after);
         let home = self.update(rule, aggregate.as_str(), &expression, Some(condition));
         let actions = std::iter::once(home).chain(self.parking_actions(aggregate.as_str(), rule.name(), parking)).collect();
-        let transaction = Transaction { operation: "TransactWriteItems on the parking table", homes: 1, actions, shared: &[] };
+        let transaction =
+            Transaction { operation: "TransactWriteItems on the parking table", homes: 1, actions, shared: &[], children: Vec::new() };
         self.transact(rule, &transaction, false, deadline).await
     }
 
     fn update_item(&self, rule: &dyn DynProjection, key: &str, expression: &Expression) -> UpdateItemInputBuilder {
         UpdateItemInput::builder()
             .table_name(self.table_of(rule))
-            .key(rule.key(), AttributeValue::S(key.to_owned()))
+            .set_key(Some(row_key(rule, key)))
             .update_expression(expression.update())
             .set_expression_attribute_names(Some(expression.names.clone()))
             .set_expression_attribute_values(expression.some_values())
@@ -192,7 +198,7 @@ impl Store {
     fn update(&self, rule: &dyn DynProjection, key: &str, expression: &Expression, condition: Option<String>) -> TransactWriteItem {
         let update = Update::builder()
             .table_name(self.table_of(rule))
-            .key(rule.key(), AttributeValue::S(key.to_owned()))
+            .set_key(Some(row_key(rule, key)))
             .update_expression(expression.update())
             .set_condition_expression(condition)
             .set_expression_attribute_names(Some(expression.names.clone()))
@@ -201,6 +207,28 @@ impl Store {
             .build()
             .expect("table, key and expression are given");
         TransactWriteItem::builder().update(update).build()
+    }
+
+    /// The write of a child row as an action of the transaction that writes its home row.
+    fn child_action(&self, rule: &dyn DynProjection, home: &HomeWrite, sort: &str, op: &ChildOp) -> TransactWriteItem {
+        const GIVEN: &str = "table and key are given";
+        let (table, key) = (self.table_of(rule), item_key(rule, home.aggregate.as_str(), sort));
+        let action = TransactWriteItem::builder();
+        match op {
+            ChildOp::Set(attributes) => {
+                let mut expression = Expression::default();
+                attributes.iter().for_each(|(name, value)| expression.set(name, from_value(value)));
+                let update = Update::builder().table_name(table).set_key(Some(key)).update_expression(expression.update());
+                let update = update.set_expression_attribute_names(Some(expression.names.clone()));
+                action.update(update.set_expression_attribute_values(expression.some_values()).build().expect(GIVEN))
+            }
+            ChildOp::Replace(attributes) => {
+                let item = key.into_iter().chain(attributes.iter().map(|(name, value)| (name.clone(), from_value(value))));
+                action.put(Put::builder().table_name(table).set_item(Some(item.collect())).build().expect(GIVEN))
+            }
+            ChildOp::Remove => action.delete(Delete::builder().table_name(table).set_key(Some(key)).build().expect(GIVEN)),
+        }
+        .build()
     }
 
     async fn transact(
@@ -340,11 +368,11 @@ impl Store {
         .await?
     }
 
-    /// Every row of a projection as a reader sees it, by key. Home rows have `version`, and parked ones have `parked`.
+    /// Every row of a projection as a reader sees it. Home rows have `version`, and parked ones have `parked`.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn visible_rows(&self, rule: &dyn DynProjection) -> Result<BTreeMap<RowKey, Attributes>, StoreError> {
+    pub async fn visible_rows(&self, rule: &dyn DynProjection) -> Result<BTreeMap<RowId, Attributes>, StoreError> {
         let (rows, _) = self.read_model(rule, usize::MAX, Shown::ToReaders).await?;
         Ok(rows.into_iter().map(|(key, row)| (key, row.attributes)).collect())
     }
@@ -359,7 +387,7 @@ impl Store {
         rule: &dyn DynProjection,
         limit: usize,
         shown: Shown,
-    ) -> Result<(BTreeMap<RowKey, ShownRow>, bool), StoreError> {
+    ) -> Result<(BTreeMap<RowId, ShownRow>, bool), StoreError> {
         let mut rows = BTreeMap::new();
         let mut from = None;
         loop {
@@ -367,11 +395,11 @@ impl Store {
             let wanted = i32::try_from(limit.saturating_sub(rows.len()).saturating_add(1)).unwrap_or(i32::MAX).min(SCAN_ITEMS_MAX);
             let (items, next) = self.scan_page(rule, Segment::ALL, from, wanted, Deadline::NONE).await?;
             for item in items {
-                if let Some((key, row)) = shown_row(rule, item, shown)? {
+                if let Some((id, row)) = shown_row(rule, item, shown)? {
                     if rows.len() == limit {
                         return Ok((rows, true));
                     }
-                    rows.insert(key, row);
+                    rows.insert(id, row);
                 }
             }
             from = next;
@@ -379,16 +407,6 @@ impl Store {
                 return Ok((rows, false));
             }
         }
-    }
-
-    /// One row of a projection by consistent read; `None` if it does not exist.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub async fn read_row(&self, rule: &dyn DynProjection, key: &str, shown: Shown) -> Result<Option<ShownRow>, StoreError> {
-        let items = self.get_all(Some(rule), vec![row_key(rule, key)], Deadline::NONE).await?;
-        let row = items.into_iter().next().map(|item| shown_row(rule, item, shown)).transpose()?;
-        Ok(row.flatten().map(|(_, row)| row))
     }
 
     /// One page of a scan of a segment of a read model, by consistent read, and the key after which to continue.
@@ -420,15 +438,29 @@ impl Store {
     }
 }
 
-/// A transaction: actions on home rows, then on shared rows, then others.
+/// A transaction: actions on home rows, then on shared rows, then on child rows, then others.
 struct Transaction<'a> {
     operation: &'static str,
     actions: Vec<TransactWriteItem>,
     homes: usize,
     shared: &'a [SharedWrite],
+    /// How many child rows each home row has in it.
+    children: Vec<usize>,
 }
 
 impl Transaction<'_> {
+    /// The number of the home row whose child row an action writes; `None` if it writes none.
+    fn home_of_child(&self, action: usize) -> Option<usize> {
+        let mut child = action.checked_sub(self.homes + self.shared.len())?;
+        self.children.iter().position(|children| match child.checked_sub(*children) {
+            Some(beyond) => {
+                child = beyond;
+                false
+            }
+            None => true,
+        })
+    }
+
     fn after_cancellation(
         &self,
         rule: &dyn DynProjection,
@@ -464,7 +496,10 @@ impl Transaction<'_> {
             if at < homes {
                 causes.push(cause);
             } else if let Cause::Invalid(reason) = cause {
-                unattributed = Some(reason);
+                match self.home_of_child(at) {
+                    Some(home) => causes[home] = Cause::Invalid(reason),
+                    None => unattributed = Some(reason),
+                }
             }
         }
         // If a home row has a cause of its own, its lane plans again at once, because waiting would not help.
@@ -484,9 +519,11 @@ impl Transaction<'_> {
 }
 
 /// A row with the attributes to show. `None` if it has only its key, because it was parked before its first event and then unparked.
-fn shown_row(rule: &dyn DynProjection, item: SdkItem, shown: Shown) -> Result<Option<(RowKey, ShownRow)>, StoreError> {
+pub(super) fn shown_row(rule: &dyn DynProjection, item: SdkItem, shown: Shown) -> Result<Option<(RowId, ShownRow)>, StoreError> {
+    let child = child_sort(rule, &item);
     let mut row = attributes(item).map_err(|_| foreign_row("it contains a value that no rule writes"))?;
     let Some(Value::Text(key)) = row.remove(rule.key()) else { return Err(foreign_row("its key is not a string")) };
+    rule.children().and_then(|sort| row.remove(sort));
     let owned = match row.get("owned") {
         Some(Value::TextSet(names)) => names.iter().map(ToString::to_string).collect(),
         _ => BTreeSet::new(),
@@ -498,7 +535,8 @@ fn shown_row(rule: &dyn DynProjection, item: SdkItem, shown: Shown) -> Result<Op
             row.insert("parked".into(), true.into());
         }
     }
-    Ok((!row.is_empty()).then(|| (RowKey::from(&*key), ShownRow { attributes: row, owned })))
+    let id = RowId { key: RowKey::from(&*key), child };
+    Ok((!row.is_empty()).then_some((id, ShownRow { attributes: row, owned })))
 }
 
 /// The row that DynamoDB returned with a failed condition.

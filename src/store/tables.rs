@@ -138,7 +138,7 @@ pub(crate) fn of_parked(name: &str) -> CreateTableInputBuilder {
 /// The table of a rule's rows.
 pub(crate) fn of_rows(rule: &dyn DynProjection, name: &str) -> CreateTableInputBuilder {
     let index_keys: Vec<_> = rule.indexes().iter().flat_map(|index| index.partition.iter().chain(index.sort)).copied().collect();
-    let mut table = table(name, rule.key(), None, &index_keys);
+    let mut table = table(name, rule.key(), rule.children(), &index_keys);
     for Index { name, partition, sort, include } in rule.indexes() {
         let kind = if include.is_empty() { ProjectionType::KeysOnly } else { ProjectionType::Include };
         table = table.global_secondary_indexes(index(name, partition, sort, kind, include));

@@ -13,7 +13,7 @@ use super::{
     error::{Failure, cancellation_class, classify, retry_or_fail},
     expression::Expression,
     fresh_id,
-    home::{CORRECTED, Row, SharedCell, mark_text, row_key, row_of, shared_name, unsettled_name},
+    home::{CORRECTED, Row, SharedCell, child_sort, mark_text, row_key, row_of, shared_name, unsettled_name},
     segment::Segment,
     shared::{CellOp, CellWrite, SharedWrite},
 };
@@ -22,8 +22,24 @@ use crate::{
     store::item::{SdkItem, from_value, partition_key, sort_key},
 };
 
+/// A page of a scan of a read model.
+pub struct ScannedRows {
+    /// Home rows and shared rows.
+    pub rows: Vec<Row>,
+    /// The keys of child rows: how many there are under each key.
+    pub children: BTreeMap<RowKey, u64>,
+    /// Where to continue, if there is more.
+    pub next: Option<RowPosition>,
+    /// The key of the last row on the page.
+    pub last: Option<RowKey>,
+}
+
+/// Where a scan of a read model continues.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RowPosition(SdkItem);
+
 impl Store {
-    /// One page of a scan of a segment of a read model, by consistent read, and the key after which to continue.
+    /// One page of a scan of a segment of a read model, by consistent read.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -31,16 +47,22 @@ impl Store {
         &self,
         rule: &dyn DynProjection,
         segment: Segment,
-        after: Option<RowKey>,
+        after: Option<RowPosition>,
         deadline: Deadline,
-    ) -> Result<(Vec<Row>, Option<RowKey>), StoreError> {
-        let (items, next) = self.scan_items(rule, segment, after.map(|key| row_key(rule, key.as_str())), deadline).await?;
-        let next = next.and_then(|key| Some(RowKey::from(key.get(rule.key())?.as_s().ok()?)));
-        let rows = items.into_iter().map(|item| row_of(rule, item));
-        Ok((rows.collect::<Result<_, _>>()?, next))
+    ) -> Result<ScannedRows, StoreError> {
+        let (items, next) = self.scan_items(rule, segment, after.map(|RowPosition(key)| key), deadline).await?;
+        let mut page = ScannedRows { rows: Vec::new(), children: BTreeMap::new(), next: next.map(RowPosition), last: None };
+        page.last = items.last().and_then(|item| Some(RowKey::from(item.get(rule.key())?.as_s().ok()?)));
+        for item in items {
+            match (child_sort(rule, &item), item.get(rule.key())) {
+                (Some(_), Some(AttributeValue::S(key))) => *page.children.entry(key.into()).or_default() += 1,
+                _ => page.rows.push(row_of(rule, item)?),
+            }
+        }
+        Ok(page)
     }
 
-    /// Gives every row of a read model to `take`, by consistent reads.
+    /// Gives every home row and shared row of a read model to `take`, by consistent reads.
     ///
     /// # Errors
     /// [`StoreError`]: some rows were not given.
@@ -48,9 +70,9 @@ impl Store {
         let mut next = None;
         loop {
             deadline.check()?;
-            let (rows, after) = self.scan_rows(rule, Segment::ALL, next, deadline).await?;
-            rows.into_iter().for_each(&mut take);
-            next = after;
+            let page = self.scan_rows(rule, Segment::ALL, next, deadline).await?;
+            page.rows.into_iter().for_each(&mut take);
+            next = page.next;
             if next.is_none() {
                 return Ok(());
             }

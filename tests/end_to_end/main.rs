@@ -52,6 +52,16 @@ mod operations {
     mod verify;
 }
 
+/// Typed reads of rows.
+mod queries {
+    mod cache;
+    mod children;
+    mod fresh;
+    mod pages;
+    mod rows;
+    mod waiting;
+}
+
 /// The Lambda as a process, under a Runtime API.
 mod lambda {
     mod deliveries;

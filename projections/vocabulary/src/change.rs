@@ -25,7 +25,10 @@ use crate::{
 /// Names of row attributes that belong to the worker. A rule cannot use them.
 pub const RESERVED: [&str; 9] = ["version", "revision", "lastEventId", "parkedAt", "owned", "rewritten", "unfinished", "left", "corrected"];
 
-/// The key of one row of a read model.
+/// The sort key of home rows and shared rows in a table of child rows. It sorts before every child.
+pub const HOME_SORT: &str = "!";
+
+/// The partition key of one row of a read model.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RowKey(Arc<str>);
 
@@ -73,12 +76,36 @@ impl fmt::Debug for RowKey {
     }
 }
 
+/// Which row of a read model: by its key, and a child row also by its sort key. It is shown as `alice` or `alice/0000000001`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RowId {
+    /// The key of the row, or of the child's home row.
+    pub key: RowKey,
+    /// The sort key of a child row; `None` for home rows and shared rows.
+    pub child: Option<Arc<str>>,
+}
+
+impl<K: Into<RowKey>> From<K> for RowId {
+    fn from(key: K) -> Self {
+        Self { key: key.into(), child: None }
+    }
+}
+
+impl fmt::Display for RowId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.key.fmt(f)?;
+        self.child.iter().try_for_each(|sort| write!(f, "/{sort}"))
+    }
+}
+
 /// One attribute of one shared row.
 pub type Cell = (RowKey, String);
 /// Amounts by shared row and attribute.
 pub type Sums = BTreeMap<Cell, Decimal>;
 /// A row's attributes by name.
 pub type Attributes = BTreeMap<String, Value>;
+/// The child rows of one aggregate, by sort key.
+pub type Children = BTreeMap<Arc<str>, Attributes>;
 /// What one aggregate has written to shared rows so far, by row and attribute.
 pub type Contributions = BTreeMap<Cell, Contribution>;
 
@@ -172,6 +199,12 @@ pub enum Inapplicable {
     /// The key of a shared row is not allowed.
     #[error("the rule writes to a shared row whose key is empty or longer than DynamoDB's 2,048 bytes")]
     Key,
+    /// The sort key of a child row is not allowed.
+    #[error(
+        "the rule writes a child row whose sort key is empty, longer than DynamoDB's 1,024 bytes, or does not sort after `!`, where home \
+         rows stand"
+    )]
+    ChildSort,
     /// A value has a set without members.
     #[error("the rule writes a set without members, which DynamoDB does not hold: remove the attribute instead")]
     EmptySet,
@@ -192,7 +225,56 @@ pub struct Change {
     touched: BTreeSet<Cell>,
     max: BTreeMap<Cell, Value>,
     insert: BTreeMap<Cell, BTreeSet<Arc<str>>>,
+    children: BTreeMap<Arc<str>, ChildOp>,
 }
+
+/// The change of one child row.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ChildOp {
+    /// Sets these attributes, and keeps the others.
+    Set(Attributes),
+    /// The row has these attributes and no others.
+    Replace(Attributes),
+    /// There is no such row.
+    Remove,
+}
+
+impl ChildOp {
+    /// This change and then `later`, as one.
+    fn then(self, later: Self) -> Self {
+        match (self, later) {
+            (Self::Set(mut attributes), Self::Set(more)) => {
+                attributes.extend(more);
+                Self::Set(attributes)
+            }
+            (Self::Replace(mut attributes), Self::Set(more)) => {
+                attributes.extend(more);
+                Self::Replace(attributes)
+            }
+            (Self::Remove, Self::Set(attributes)) => Self::Replace(attributes),
+            (_, later) => later,
+        }
+    }
+
+    /// The attributes that it writes; none if it removes the row.
+    #[must_use]
+    pub fn attributes(&self) -> Option<&Attributes> {
+        match self {
+            Self::Set(attributes) | Self::Replace(attributes) => Some(attributes),
+            Self::Remove => None,
+        }
+    }
+
+    /// About how many bytes it writes.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let of = |(name, value): (&String, &Value)| name.len() + value.bytes();
+        KEY_BYTES + self.attributes().into_iter().flatten().map(of).sum::<usize>()
+    }
+}
+
+/// About what the keys of an item take, and what DynamoDB adds to an item.
+const KEY_BYTES: usize = 200;
 
 /// The change of one attribute of the home row: first `base`, then `add`.
 #[derive(Clone, Debug, PartialEq)]
@@ -313,6 +395,13 @@ impl Change {
         for (cell, texts) in later.insert {
             self.insert.entry(cell).or_default().extend(texts);
         }
+        for (sort, op) in later.children {
+            let both = match self.children.remove(&sort) {
+                Some(first) => first.then(op),
+                None => op,
+            };
+            self.children.insert(sort, both);
+        }
         self
     }
 
@@ -338,6 +427,29 @@ impl Change {
     #[must_use]
     pub fn insert(&self) -> &BTreeMap<Cell, BTreeSet<Arc<str>>> {
         &self.insert
+    }
+
+    /// The changes of the aggregate's child rows, by sort key.
+    #[must_use]
+    pub fn children(&self) -> &BTreeMap<Arc<str>, ChildOp> {
+        &self.children
+    }
+
+    /// Applies the changes of child rows.
+    pub fn apply_to_children(&self, children: &mut Children) {
+        for (sort, op) in &self.children {
+            match op {
+                ChildOp::Set(attributes) => children.entry(sort.clone()).or_default().extend(attributes.clone()),
+                ChildOp::Replace(attributes) => _ = children.insert(sort.clone(), attributes.clone()),
+                ChildOp::Remove => _ = children.remove(sort),
+            }
+        }
+    }
+
+    /// The shared rows whose attributes it names. Contributions that it moves or takes back may be on others.
+    #[must_use]
+    pub fn shared_rows(&self) -> BTreeSet<&RowKey> {
+        self.cells().map(|(row, _)| row).collect()
     }
 
     /// Whether the effect of this change depends on the aggregate's earlier contributions.
@@ -414,8 +526,9 @@ impl Change {
     /// # Errors
     /// [`Inapplicable`]: write fewer events at once. If a single event fails, it can never be applied.
     pub fn check(&self, aggregate: &AggregateId) -> Result<(), Inapplicable> {
+        let of_children = || self.children.values().filter_map(ChildOp::attributes);
         let attributes = self.own.keys().chain(self.cells().map(|(_, attribute)| attribute));
-        attributes.into_iter().try_for_each(|attribute| check_name(attribute))?;
+        attributes.chain(of_children().flat_map(Attributes::keys)).try_for_each(|attribute| check_name(attribute))?;
         let targets = || self.route.moved.values().filter_map(|way| way.to.as_ref());
         if self.cells().map(|(row, _)| row).chain(targets()).any(|row| row.0.is_empty() || row.0.len() > KEY_BYTES_MAX) {
             return Err(Inapplicable::Key);
@@ -426,6 +539,10 @@ impl Change {
                 check_value(value, 0)?;
             }
         }
+        if self.children.keys().any(|sort| !is_child_sort(sort)) {
+            return Err(Inapplicable::ChildSort);
+        }
+        of_children().flat_map(Attributes::values).try_for_each(|value| check_value(value, 0))?;
         self.adds.values().try_for_each(Decimal::check)?;
         for value in self.max.values() {
             match value {
@@ -460,7 +577,8 @@ impl Change {
         let maxima = self.max.iter().filter(move |(cell, _)| of(cell)).map(|(_, value)| Written::Value(value));
         let sums = self.touched.iter().filter(move |cell| of(cell)).map(|_| Written::Sum);
         let sets = self.insert.keys().filter(move |cell| of(cell)).map(|_| Written::Set);
-        own.into_iter().chain(maxima).chain(sums).chain(sets)
+        let children = self.children.values().filter_map(move |op| op.attributes()?.get(attribute)).map(Written::Value);
+        own.into_iter().chain(maxima).chain(sums).chain(sets).chain(children)
     }
 }
 
@@ -477,6 +595,13 @@ pub(crate) enum Written<'a> {
 /// The most bytes of a partition key.
 /// <https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Constraints.html>
 pub(crate) const KEY_BYTES_MAX: usize = 2_048;
+/// The most bytes of a sort key.
+/// <https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Constraints.html>
+pub(crate) const SORT_KEY_BYTES_MAX: usize = 1_024;
+
+pub(crate) fn is_child_sort(sort: &str) -> bool {
+    sort > HOME_SORT && sort.len() <= SORT_KEY_BYTES_MAX
+}
 
 fn check_name(attribute: &str) -> Result<(), Inapplicable> {
     if let Some(reserved) = RESERVED.into_iter().find(|reserved| *reserved == attribute) {
@@ -554,6 +679,14 @@ pub struct Own(Change);
 #[derive(Clone, Debug)]
 pub struct Shared(RowKey, Change);
 
+/// One child row of the aggregate: made by [`child`]. It becomes a change with [`Child::set`] or [`Child::remove`].
+#[derive(Clone, Debug)]
+pub struct Child(Arc<str>);
+
+/// Attributes of one child row. Made by [`Child::set`].
+#[derive(Clone, Debug)]
+pub struct ChildRow(Arc<str>, Attributes);
+
 /// Changes nothing, but moves the watermark. For an event type that a rule declares without acting on it (see
 /// [`Projection::Event`](crate::Projection::Event)).
 #[must_use]
@@ -625,6 +758,51 @@ pub fn own() -> Own {
 /// ```
 pub fn shared(row: impl Into<RowKey>) -> Shared {
     Shared(row.into(), Change::default())
+}
+
+/// Starts a change of a child row of the aggregate: one line of a list under its home row, such as a movement of an account.
+///
+/// Child rows have the key of the home row and this sort key, by which readers get them in order. The projection names the attribute
+/// with the sort key in [`CHILDREN`](crate::Projection::CHILDREN). A sort key has 1 to 1,024 bytes and sorts after `!`, where home rows
+/// stand: it does not begin with a space or a control character.
+///
+/// ```
+/// # use projection_vocabulary::{Change, Decimal, Projection, Recorded, Refusal, child, data, own, testkit::given};
+/// # struct Carts;
+/// #[derive(serde::Deserialize)]
+/// enum Event {
+///     Added { article: String, price: Decimal },
+///     Repriced { article: String, price: Decimal },
+///     Dropped { article: String },
+/// }
+///
+/// # impl Projection for Carts {
+/// #     type Event = Event;
+/// #     const NAME: &str = "carts";
+/// #     const KEY: &str = "cartId";
+/// const CHILDREN: Option<&str> = Some("article");
+///
+/// fn project(&self, event: &Recorded<'_, Event>) -> Result<Change, Refusal> {
+///     Ok(match &event.event {
+///         Event::Added { article, price } => child(article).set("price", price).set("addedAt", event.timestamp).into(),
+///         Event::Repriced { article, price } => child(article).set("price", price).into(),
+///         Event::Dropped { article } => child(article).remove(),
+///     })
+/// }
+/// # }
+/// let rows = given(&Carts)
+///     .event("cart-1", "Added", data! { article: "hat", price: 20 })
+///     .event("cart-1", "Added", data! { article: "scarf", price: 9.99 })
+///     .event("cart-1", "Repriced", data! { article: "hat", price: 15 })
+///     .event("cart-1", "Dropped", data! { article: "scarf" })
+///     .rows();
+/// assert_eq!(rows, "\
+/// cart-1: version=4
+/// cart-1/hat: addedAt=2026-01-01T00:00:01.000Z price=15
+/// ");
+/// ```
+pub fn child(sort: impl AsRef<str>) -> Child {
+    Child(sort.as_ref().into())
 }
 
 /// Moves this aggregate's contributions: all that it has added to the shared row `from` counts for the row `to` instead.
@@ -707,6 +885,41 @@ pub fn transfer(from: impl Into<RowKey>, to: impl Into<RowKey>) -> Change {
 #[must_use]
 pub fn retract() -> Change {
     Change { route: Route { moved: BTreeMap::new(), retracted: true }, ..Change::default() }
+}
+
+impl Child {
+    /// Sets an attribute of the child row to a value. A row that does not exist is made; other attributes of an existing one stay.
+    #[must_use]
+    pub fn set(self, attribute: &str, value: impl Into<Value>) -> ChildRow {
+        ChildRow(self.0, Attributes::from([(attribute.to_owned(), value.into())]))
+    }
+
+    /// Removes the child row, if it exists.
+    #[must_use]
+    pub fn remove(self) -> Change {
+        Change { children: BTreeMap::from([(self.0, ChildOp::Remove)]), ..Change::default() }
+    }
+}
+
+impl ChildRow {
+    /// Sets another attribute of the same child row.
+    #[must_use]
+    pub fn set(mut self, attribute: &str, value: impl Into<Value>) -> Self {
+        self.1.insert(attribute.to_owned(), value.into());
+        self
+    }
+
+    /// Combines this with another change of the same event.
+    #[must_use]
+    pub fn and(self, more: impl Into<Change>) -> Change {
+        Change::from(self).and(more)
+    }
+}
+
+impl From<ChildRow> for Change {
+    fn from(ChildRow(sort, attributes): ChildRow) -> Self {
+        Self { children: BTreeMap::from([(sort, ChildOp::Set(attributes))]), ..Self::default() }
+    }
 }
 
 impl Own {
@@ -891,6 +1104,10 @@ mod tests {
             transfer("a", "c").and(shared("a").add("posts", 1)),
             retract(),
             own().set("gone", true).and(retract()).and(shared("c").add("posts", 1)),
+            child("1").set("n", 1).set("t", "text").into(),
+            child("1").set("n", 2).and(child("2").set("n", 1)),
+            child("1").remove(),
+            child("1").remove().and(child("1").set("u", 3)).and(child("2").remove()),
         ]
     }
 
@@ -933,6 +1150,17 @@ mod tests {
     }
 
     #[test]
+    fn a_child_row_that_is_removed_forgets_what_was_set_and_one_that_is_set_again_is_another() {
+        let merged = |changes: Vec<Change>| changes.into_iter().fold(nothing(), Change::then).children()["1"].clone();
+        let set = |name: &str, value: i32| Change::from(child("1").set(name, value));
+        let attributes = |pairs: &[(&str, i32)]| pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).into())).collect();
+        assert_eq!(merged(vec![set("a", 1), set("b", 2), set("a", 3)]), ChildOp::Set(attributes(&[("a", 3), ("b", 2)])));
+        assert_eq!(merged(vec![set("a", 1), child("1").remove()]), ChildOp::Remove);
+        assert_eq!(merged(vec![set("a", 1), child("1").remove(), set("b", 2)]), ChildOp::Replace(attributes(&[("b", 2)])));
+        assert_eq!(merged(vec![child("1").remove(), set("a", 1), set("b", 2)]), ChildOp::Replace(attributes(&[("a", 1), ("b", 2)])));
+    }
+
+    #[test]
     fn only_a_transfer_or_a_retraction_needs_contributions() {
         assert!(!Change::from(shared("a").add("posts", 1)).needs_contributions());
         assert!(!transfer("a", "a").needs_contributions());
@@ -950,7 +1178,7 @@ mod tests {
 
     #[test]
     fn a_change_that_no_row_can_hold_fails_the_check_with_its_reason() {
-        use Inapplicable::{EmptySet, Key, Name, NotComparable, Reserved, SharesItself, TooDeep, TwoKinds};
+        use Inapplicable::{ChildSort, EmptySet, Key, Name, NotComparable, Reserved, SharesItself, TooDeep, TwoKinds};
         let nested = |depth| (0..depth).fold(Value::Null, |inner, _| Value::List(vec![inner]));
         let cases: Vec<(Change, Result<(), Inapplicable>)> = vec![
             (own().set("version", 1).into(), Err(Reserved("version"))),
@@ -974,6 +1202,17 @@ mod tests {
             (shared("a").add("n", 1).max("n", 2).into(), Err(TwoKinds)),
             (shared("x").add("n", 1).into(), Err(SharesItself)),
             (transfer("a", "x"), Err(SharesItself)),
+            (child("").set("n", 1).into(), Err(ChildSort)),
+            (child("!").set("n", 1).into(), Err(ChildSort)),
+            (child(" 1").remove(), Err(ChildSort)),
+            (child("!1").set("n", 1).into(), Ok(())),
+            (child("a".repeat(1_024)).remove(), Ok(())),
+            (child("a".repeat(1_025)).set("n", 1).into(), Err(ChildSort)),
+            (child("1").set("version", 1).into(), Err(Reserved("version"))),
+            (child("1").set("n#m", 1).into(), Err(Name)),
+            (child("1").set("n", nested(DEPTH_MAX + 1)).into(), Err(TooDeep)),
+            // What is removed again has no attributes.
+            (child("1").set("n#m", 1).and(child("1").remove()), Ok(())),
         ];
         for (change, expected) in cases {
             assert_eq!(change.check(&"x".into()), expected, "{change:?}");

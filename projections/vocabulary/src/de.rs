@@ -1,4 +1,4 @@
-//! Reads an event's data into a rule's own type.
+//! Reads an event's data into a rule's own type, and a row into a reader's.
 //!
 //! A rule's events are an `enum` whose variants are event types: `eventType` picks the variant and `eventData` fills it.
 //! The same `enum` lists the event types that the rule handles, so the list is written only once.
@@ -14,9 +14,9 @@ use serde::{
     forward_to_deserialize_any,
 };
 
-use crate::{Value, decimal::NEWTYPE};
+use crate::{Attributes, Value, decimal::NEWTYPE};
 
-/// Why an event's data cannot be read into a rule's type. The message names attributes and kinds of value, never a value.
+/// Why an event's data cannot be read into a rule's type, or a row into a reader's. The message names attributes and kinds of value, never a value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Misfit(String);
@@ -178,6 +178,33 @@ pub fn event<E: DeserializeOwned>(event_type: &str, data: &Value) -> Result<E, M
 /// [`Misfit`] if the value does not match the type.
 pub fn value<T: DeserializeOwned>(value: &Value) -> Result<T, Misfit> {
     T::deserialize(Borrowed(value))
+}
+
+/// Reads a row into a reader's own type, which names the attributes that it wants. Numbers stay exact: a field is a [`Decimal`], or an
+/// integer that holds the number; floats are refused.
+///
+/// ```
+/// # use projection_vocabulary::{Attributes, Decimal, Value, row};
+/// #[derive(serde::Deserialize)]
+/// #[serde(rename_all = "camelCase")]
+/// struct Account {
+///     balance: Decimal,
+///     status: String,
+///     updated_at: Option<String>,
+/// }
+///
+/// let attributes = Attributes::from([("balance".to_owned(), Value::from(5)), ("status".to_owned(), Value::from("ACTIVE"))]);
+/// let account: Account = row(attributes)?;
+/// assert_eq!((account.balance, account.updated_at), (5.into(), None));
+/// # Ok::<(), projection_vocabulary::Misfit>(())
+/// ```
+///
+/// # Errors
+/// [`Misfit`] if the row does not have what the type asks for.
+///
+/// [`Decimal`]: crate::Decimal
+pub fn row<T: DeserializeOwned>(attributes: Attributes) -> Result<T, Misfit> {
+    value(&Value::Map(attributes))
 }
 
 /// Lets serde read a value without copying it.
@@ -440,6 +467,31 @@ mod tests {
             misfit("Sorted", &data! { kind: {"Boxed": {"height": 1, "width": "4711"}} }),
             "`kind`: `width`: expected u32, found a string"
         );
+    }
+
+    #[test]
+    fn a_row_is_read_exactly_and_a_misfit_names_the_attribute() {
+        #[derive(Debug, Deserialize, PartialEq)]
+        struct Account {
+            balance: Decimal,
+            version: u64,
+            tags: Option<Vec<String>>,
+        }
+        #[derive(Debug, Deserialize)]
+        struct Rounded {
+            #[allow(dead_code, reason = "the test expects an error")]
+            balance: f64,
+        }
+        let attributes = |data: Value| if let Value::Map(attributes) = data { attributes } else { panic!("a map") };
+        let of = || attributes(data! { balance: 0.10000000000000000000000000000000000001, version: 7, secret: 0.5 });
+        let balance = "0.10000000000000000000000000000000000001".parse().expect("valid");
+        assert_eq!(row(of()), Ok(Account { balance, version: 7, tags: None }));
+        let rounded = row::<Rounded>(of()).expect_err("floats are not exact").to_string();
+        assert_eq!(rounded, "`balance`: floats are not exact: declare the field as `Decimal`");
+        let absent = row::<Account>(attributes(data! { version: 7 })).expect_err("no balance").to_string();
+        assert_eq!(absent, "missing field `balance`");
+        let text = row::<Account>(attributes(data! { balance: "4711", version: 7 })).expect_err("a string").to_string();
+        assert_eq!(text, "`balance`: expected an exact number, found a string");
     }
 
     #[test]

@@ -32,15 +32,21 @@ pub fn concerns(rule: &dyn DynProjection, event: &RecordedEvent) -> bool {
     rule.event_types().contains(&&*event.event_type)
 }
 
-/// Merges the changes of contiguous events until one write can hold no more.
+/// Merges the changes of contiguous events until one write can hold no more: `fits` tells whether one can hold a change. It is not asked
+/// about a single event.
 ///
 /// `row` is the aggregate's row before the first event. Only a rule that sets `READS_ROW` uses it.
 #[must_use]
-pub fn merge<'a>(rule: &dyn DynProjection, events: impl IntoIterator<Item = &'a RecordedEvent>, row: &HomeRow) -> Merged {
+pub fn merge<'a>(
+    rule: &dyn DynProjection,
+    events: impl IntoIterator<Item = &'a RecordedEvent>,
+    row: &HomeRow,
+    fits: &dyn Fn(&Change) -> bool,
+) -> Merged {
     let mut merged = Merged { change: Change::default(), taken: 0, concerning: 0, stop: None };
     let mut row = rule.reads_row().then(|| row.clone());
     for event in events {
-        if let ControlFlow::Break(stop) = merge_one(rule, event, &mut row, &mut merged) {
+        if let ControlFlow::Break(stop) = merge_one(rule, event, &mut row, fits, &mut merged) {
             merged.stop = Some(stop);
             break;
         }
@@ -49,7 +55,13 @@ pub fn merge<'a>(rule: &dyn DynProjection, events: impl IntoIterator<Item = &'a 
     merged
 }
 
-fn merge_one(rule: &dyn DynProjection, event: &RecordedEvent, row: &mut Option<HomeRow>, merged: &mut Merged) -> ControlFlow<MergeStop> {
+fn merge_one(
+    rule: &dyn DynProjection,
+    event: &RecordedEvent,
+    row: &mut Option<HomeRow>,
+    fits: &dyn Fn(&Change) -> bool,
+    merged: &mut Merged,
+) -> ControlFlow<MergeStop> {
     if !concerns(rule, event) {
         return ControlFlow::Continue(());
     }
@@ -76,7 +88,7 @@ fn merge_one(rule: &dyn DynProjection, event: &RecordedEvent, row: &mut Option<H
         });
     }
     let both = merged.change.clone().then(change);
-    if both.check(&event.aggregate).is_err() {
+    if both.check(&event.aggregate).is_err() || (merged.concerning > 0 && !fits(&both)) {
         return ControlFlow::Break(MergeStop::Full);
     }
     merged.change = both;

@@ -45,12 +45,14 @@
 //! | define a projection | [`Projection`], [`Recorded`] (its argument), [`Refusal`], [`Index`], [`IndexOf`] |
 //! | change the aggregate's own row | [`own`] with [`add`](Own::add), [`set`](Own::set), [`remove`](Own::remove) |
 //! | change a row that aggregates share | [`shared`] with [`add`](Shared::add), [`max`](Shared::max), [`insert`](Shared::insert) |
+//! | change child rows, a list under the aggregate's row | [`child`] with [`set`](Child::set), [`remove`](Child::remove) |
 //! | move or take back contributions | [`transfer`], [`retract`] |
 //! | move only the watermark | [`nothing`] |
 //! | hold amounts and values | [`Decimal`], [`Value`], [`Timestamp`] |
 //! | test | [`testkit::given`], [`data!`] |
 //! | make up histories for `projector generate` | [`sample`] |
 //! | list the projections of a worker | [`Registry`] |
+//! | read a row into a type of your own | [`row`](fn@row) |
 //!
 //! # What the worker uses
 //!
@@ -69,6 +71,7 @@ mod row;
 pub mod sample;
 mod ser;
 pub mod testkit;
+mod token;
 mod value;
 
 // Compiled here, so that the guide's example is a test.
@@ -76,14 +79,15 @@ mod value;
 pub mod guide {}
 
 pub use change::{
-    Attributes, Base, Cell, Change, Contribution, Contributions, Inapplicable, Kind, Own, OwnOp, RESERVED, Resolved, RowKey, Shared, Sums,
-    nothing, own, retract, shared, transfer,
+    Attributes, Base, Cell, Change, Child, ChildOp, ChildRow, Children, Contribution, Contributions, HOME_SORT, Inapplicable, Kind, Own,
+    OwnOp, RESERVED, Resolved, RowId, RowKey, Shared, Sums, child, nothing, own, retract, shared, transfer,
 };
-pub use de::{Misfit, event as read_event, value as read_value, variants_of};
+pub use de::{Misfit, event as read_event, row, value as read_value, variants_of};
 pub use decider::{Aggregate, Claim, Decided, Decider, Deciders, DynDecider, Undecided};
 pub use decimal::{Decimal, DecimalError};
 pub use event::{AggregateId, NotATimestamp, Recorded, RecordedEvent, Timestamp, Version};
 pub use projection::{DynProjection, Index, IndexKey, IndexOf, Projection, Refusal, Registry};
 pub use row::{HomeRow, Mark, Rows, Watermark};
 pub use ser::{Unwritable, event as write_event, to_value};
+pub use token::{ConsistencyToken, NotAToken};
 pub use value::{DEPTH_MAX, NotAValue, Value, literal};

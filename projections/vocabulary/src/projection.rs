@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 
 use crate::{
     Attributes, Base, Change, Misfit, Recorded, RecordedEvent, Value,
-    change::{KEY_BYTES_MAX, RESERVED, Written},
+    change::{KEY_BYTES_MAX, RESERVED, SORT_KEY_BYTES_MAX, Written},
     de,
 };
 
@@ -31,8 +31,12 @@ pub trait Projection: Send + Sync + 'static {
     /// the table that `ACCOUNT_SUMMARY_TABLE` names.
     const NAME: &'static str;
 
-    /// The partition key attribute of its table, which has no sort key. The key of a home row is the aggregate's id.
+    /// The partition key attribute of its table. The key of a home row is the aggregate's id.
     const KEY: &'static str;
+
+    /// The sort key attribute of its table, if the rule writes child rows with [`crate::child`]; `None` for a table without a sort key.
+    /// Home rows and shared rows then stand at the sort key [`crate::HOME_SORT`]. It cannot change: a table keeps its keys.
+    const CHILDREN: Option<&'static str> = None;
 
     /// Raise this when the rule gives different rows for the same history. Rows of an older revision are then re-projected
     /// from the event store. Never lower it.
@@ -188,6 +192,12 @@ pub enum Refusal {
         /// What the rule does to the attribute.
         fault: &'static str,
     },
+    /// The rule writes child rows without having declared them.
+    #[error(
+        "the rule writes child rows and does not declare them: add `const CHILDREN: Option<&str> = Some(..)` with the name of their sort \
+         key to the projection, whose table must have it"
+    )]
+    ChildrenNotDeclared,
     /// The rule reads its row without having asked for it.
     #[error("the rule calls `row()` and does not declare it: add `const READS_ROW: bool = true` to the projection")]
     RowNotDeclared,
@@ -202,6 +212,10 @@ pub trait DynProjection: Send + Sync {
     fn name(&self) -> &'static str;
     /// See [`Projection::KEY`].
     fn key(&self) -> &'static str;
+    /// See [`Projection::CHILDREN`].
+    fn children(&self) -> Option<&'static str> {
+        None
+    }
     /// See [`Projection::REVISION`].
     fn revision(&self) -> u32;
     /// See [`Projection::INDEXES`].
@@ -227,6 +241,10 @@ impl<P: Projection> DynProjection for P {
         P::KEY
     }
 
+    fn children(&self) -> Option<&'static str> {
+        P::CHILDREN
+    }
+
     fn revision(&self) -> u32 {
         P::REVISION
     }
@@ -249,22 +267,23 @@ impl<P: Projection> DynProjection for P {
             let typed = de::event::<P::Event>(&event.event_type, &event.data)?;
             let row = P::READS_ROW.then_some(row);
             let change = self.project(&Recorded::new(event, typed, row))?;
-            check_keys(&change, P::KEY, P::INDEXES)?;
+            check_keys(&change, P::KEY, P::CHILDREN, P::INDEXES)?;
             Ok(change)
         }))
         .unwrap_or_else(|panic| Err(panic.downcast::<Refusal>().map_or(Refusal::Panicked, |refusal| *refusal)))
     }
 }
 
-/// The most bytes of a sort key.
-/// <https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Constraints.html>
-const SORT_KEY_BYTES_MAX: usize = 1_024;
-
 /// Refuses what DynamoDB would refuse of the keys of rows and indexes. DynamoDB's message names neither attribute nor index, and the
 /// worker could not repeat it, because it may quote event data.
-fn check_keys(change: &Change, key: &'static str, indexes: &'static [Index]) -> Result<(), Refusal> {
-    if change.own().contains_key(key) || change.cells().any(|(_, attribute)| attribute == key) {
-        return Err(Refusal::Key(key));
+fn check_keys(change: &Change, key: &'static str, children: Option<&'static str>, indexes: &'static [Index]) -> Result<(), Refusal> {
+    if children.is_none() && !change.children().is_empty() {
+        return Err(Refusal::ChildrenNotDeclared);
+    }
+    let of_child = |name: &str| change.children().values().any(|op| op.attributes().is_some_and(|row| row.contains_key(name)));
+    let written = |name: &str| change.own().contains_key(name) || change.cells().any(|(_, attribute)| attribute == name) || of_child(name);
+    if let Some(name) = [Some(key), children].into_iter().flatten().find(|name| written(name)) {
+        return Err(Refusal::Key(name));
     }
     for Index { name: index, partition, sort, .. } in indexes {
         let partition = partition.iter().map(|key| (key, KEY_BYTES_MAX));
@@ -319,6 +338,12 @@ pub(crate) fn assert_valid(rule: &dyn DynProjection) {
     assert!(kebab && name.len() >= 3, "`{name}` is not a valid name: use kebab-case, with at least three characters");
     assert!(!RESERVED.contains(&rule.key()), "`{}` cannot be the key of `{name}`: the worker reserves that attribute", rule.key());
     assert!(is_attribute(rule.key()), "`{}` cannot be the key of `{name}`: a name must not be empty or contain `#`", rule.key());
+    if let Some(sort) = rule.children() {
+        assert!(
+            !RESERVED.contains(&sort) && is_attribute(sort) && sort != rule.key(),
+            "`{sort}` cannot be the sort key of `{name}`: the worker reserves it, it is the key, or its name is empty or has a `#`"
+        );
+    }
     assert!(!rule.event_types().is_empty(), "`{name}` handles no event: its `Event` must be an enum with one variant per event type");
     assert!(rule.revision() > 0, "the revision of `{name}` is 0: revisions start at 1");
     assert_indexes_valid(rule);
@@ -328,7 +353,8 @@ fn assert_indexes_valid(rule: &dyn DynProjection) {
     let (name, indexes) = (rule.name(), rule.indexes());
     assert!(indexes.len() <= INDEXES_MAX, "`{name}` has {} indexes: a table has at most {INDEXES_MAX}", indexes.len());
     // A table has one type for each attribute that is a key.
-    let mut kinds = BTreeMap::from([(rule.key(), IndexKey::Text(rule.key()))]);
+    let of_table = [Some(rule.key()), rule.children()].into_iter().flatten();
+    let mut kinds: BTreeMap<_, _> = of_table.map(|name| (name, IndexKey::Text(name))).collect();
     for (at, Index { name: index, partition, sort, .. }) in indexes.iter().enumerate() {
         let valid = (3..=255).contains(&index.len()) && index.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b));
         assert!(valid, "`{index}` of `{name}` is not a valid name of an index: use 3 to 255 letters, digits, `_`, `.` and `-`");

@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::{
-    AggregateId, Attributes, Base, Change, Contribution, Contributions, Inapplicable, Kind, Resolved, RowKey, Value, Version,
+    AggregateId, Attributes, Base, Change, Children, Contribution, Contributions, Inapplicable, Kind, Resolved, RowId, Value, Version,
     change::{Cell, OwnOp},
 };
 
@@ -167,6 +167,8 @@ pub(crate) fn resolve(op: &OwnOp, present: Option<&Value>) -> Result<Option<Valu
 pub struct Rows {
     /// Home rows, by aggregate.
     pub home: BTreeMap<AggregateId, HomeRow>,
+    /// Child rows, by aggregate; none for an aggregate without any.
+    pub children: BTreeMap<AggregateId, Children>,
     /// What all aggregates together have written to shared rows.
     pub shared: Contributions,
 }
@@ -190,28 +192,40 @@ impl Rows {
         self.shared.extend(shared);
         (row.version, row.revision) = (to.version, to.revision);
         row.last_event_id = Some(event_id);
+        if !change.children().is_empty() {
+            let children = self.children.entry(aggregate.clone()).or_default();
+            change.apply_to_children(children);
+            if children.is_empty() {
+                self.children.remove(aggregate);
+            }
+        }
         self.home.insert(aggregate.clone(), row);
         Ok(())
     }
 
-    /// The rows as a reader sees them, by key: own and shared attributes together, plus the home row's `version`.
+    /// The rows as a reader sees them: own and shared attributes together, plus the home row's `version`; child rows after their home
+    /// row.
     ///
     /// # Panics
     /// If an attribute of a row has two owners: a mistake in the rule.
     #[must_use]
-    pub fn visible(&self) -> BTreeMap<RowKey, Attributes> {
-        let mut rows: BTreeMap<RowKey, Attributes> = BTreeMap::new();
+    pub fn visible(&self) -> BTreeMap<RowId, Attributes> {
+        let mut rows: BTreeMap<RowId, Attributes> = BTreeMap::new();
         for (aggregate, home) in &self.home {
             let row = rows.entry(aggregate.into()).or_default();
             row.extend(home.own.clone());
             row.insert("version".into(), home.version.0.into());
         }
         for ((key, attribute), value) in &self.shared {
-            let before = rows.entry(key.clone()).or_default().insert(attribute.clone(), value.value());
+            let before = rows.entry(key.clone().into()).or_default().insert(attribute.clone(), value.value());
             assert!(
                 before.is_none(),
                 "`{attribute}` of row `{key}` has two owners, its own aggregate and one that shares the row: use two attributes"
             );
+        }
+        for (aggregate, children) in &self.children {
+            let child = |sort: &Arc<str>| RowId { key: aggregate.into(), child: Some(sort.clone()) };
+            rows.extend(children.iter().map(|(sort, attributes)| (child(sort), attributes.clone())));
         }
         rows
     }

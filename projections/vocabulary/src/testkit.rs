@@ -28,7 +28,9 @@ use std::{
 };
 
 use crate::{
-    AggregateId, Cell, Change, Contribution, DynProjection, HomeRow, Inapplicable, Kind, RecordedEvent, Rows, Value, Watermark, fold,
+    AggregateId, Cell, Change, Contribution, DynProjection, HomeRow, Inapplicable, Kind, RecordedEvent, Rows, Value, Watermark,
+    change::is_child_sort,
+    fold,
     fold::{MergeStop, Unfolded},
     projection::assert_valid,
     row,
@@ -103,7 +105,7 @@ impl Given<'_> {
         self
     }
 
-    /// Returns the rows, one per line: `key: attribute=value ...`.
+    /// Returns the rows, one per line: `key: attribute=value ...`, and child rows as `key/sort key: attribute=value ...`.
     ///
     /// It also checks what the worker relies on: the rows are the same whether the events are applied one by one, all at once,
     /// or in two batches with any split between them, and whatever the order of the aggregates within a batch. Of more than 64
@@ -208,6 +210,10 @@ fn two_owners(rows: &Rows, event: &RecordedEvent, change: &Change) -> Option<Str
 fn place(rows: &Rows, rule: &dyn DynProjection, event: &RecordedEvent, reason: Inapplicable) -> String {
     let before = rows.home.get(&event.aggregate).cloned().unwrap_or_default();
     let Ok(change) = rule.change(event, &before.own) else { return String::new() };
+    if reason == Inapplicable::ChildSort {
+        let wrong = change.children().keys().find(|sort| !is_child_sort(sort));
+        return wrong.map(|sort| format!(" (child row `{sort}`)")).unwrap_or_default();
+    }
     let cell = match reason {
         Inapplicable::SharesItself => change.cells().find(|(row, _)| row.as_str() == event.aggregate.as_str()).cloned(),
         Inapplicable::TwoKinds => of_two_kinds(rows, &before, &change),
@@ -251,7 +257,7 @@ fn in_spans(rule: &dyn DynProjection, events: &[RecordedEvent], split: usize) ->
             let mut rest = &events[..];
             while !rest.is_empty() {
                 let row = rows.home.get(aggregate).cloned().unwrap_or_default();
-                let merged = fold::merge(rule, rest.iter().copied(), &row);
+                let merged = fold::merge(rule, rest.iter().copied(), &row, &|_| true);
                 let applies = merged.taken > 0 && !matches!(merged.stop, Some(MergeStop::Poison(_)));
                 assert!(applies, "a span of applicable events merges: {:?}", merged.stop);
                 let last = rest[merged.taken - 1];

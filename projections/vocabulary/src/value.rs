@@ -89,6 +89,22 @@ impl Value {
         }
     }
 
+    /// About how many bytes of an item it takes, and not less than DynamoDB counts.
+    /// <https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/CapacityUnitCalculations.html>
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Null | Self::Bool(_) => 1,
+            // Two digits a byte, and at most 38 digits.
+            Self::Number(_) => 21,
+            Self::Text(text) => text.len(),
+            Self::Bytes(bytes) => bytes.len(),
+            Self::TextSet(texts) => texts.iter().map(|text| 1 + text.len()).sum(),
+            Self::List(elements) => 3 + elements.iter().map(|element| 1 + element.bytes()).sum::<usize>(),
+            Self::Map(members) => 3 + members.iter().map(|(name, member)| 1 + name.len() + member.bytes()).sum::<usize>(),
+        }
+    }
+
     /// The string, if this is one.
     #[must_use]
     pub fn as_text(&self) -> Option<&str> {

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use projection_vocabulary::{
-    Change, Contribution, Contributions, Decimal, Kind, Projection, Recorded, Refusal, Value, nothing, own,
+    Change, Contribution, Contributions, Decimal, Kind, Projection, Recorded, Refusal, Value, child, nothing, own,
     sample::{Fact, record},
     shared, transfer,
 };
@@ -19,6 +19,7 @@ use crate::{
     store::{item::Malformed, shared::CellOp},
 };
 
+mod children;
 mod endings;
 mod healing;
 mod preparing;
@@ -81,6 +82,42 @@ impl Projection for Best {
         let best = event.row().get("best").and_then(Value::as_number);
         Ok(if best.is_none_or(|best| best < points) { own().set("best", points).into() } else { nothing() })
     }
+}
+
+/// A projection with child rows: each event puts a number of them, from a first one on, and may write to shared rows as well.
+struct Pages;
+
+#[derive(Deserialize)]
+enum Written {
+    Wrote { first: u32, pages: u32, shared: u32 },
+    Tore { page: u32 },
+}
+
+impl Projection for Pages {
+    type Event = Written;
+    const NAME: &str = "pages";
+    const KEY: &str = "id";
+    const CHILDREN: Option<&str> = Some("page");
+    const REVISION: u32 = 2;
+
+    fn project(&self, event: &Recorded<'_, Written>) -> Result<Change, Refusal> {
+        Ok(match &event.event {
+            Written::Wrote { first, pages, shared: rows } => {
+                let pages = (*first..first + pages).map(|page| child(format!("{page:05}")).set("text", "x".repeat(100)).into());
+                let shared = (0..*rows).map(|row| shared(format!("row-{row}")).add("hits", 1).into());
+                pages.chain(shared).fold(nothing(), |all, change: Change| all.and(change))
+            }
+            Written::Tore { page } => child(format!("{page:05}")).remove(),
+        })
+    }
+}
+
+fn wrote(first: u64, pages: u64, shared: u64) -> Happened {
+    ("Wrote", data([("first", first.into()), ("pages", pages.into()), ("shared", shared.into())]))
+}
+
+fn tore(page: u64) -> Happened {
+    ("Tore", data([("page", page.into())]))
 }
 
 /// An event's type and data.

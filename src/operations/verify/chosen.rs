@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use projection_vocabulary::{AggregateId, DynProjection, HomeRow, Version};
+use projection_vocabulary::{AggregateId, DynProjection, HomeRow};
 
 use super::{Repair, RowFinding, Verification, Verified};
 use crate::{
@@ -26,11 +26,11 @@ pub async fn verify_chosen(
     let this = Verification { worker, rule, deadline };
     let mut verified = this.look_at(chosen).await?;
     let takes_back = |finding: &RowFinding| !matches!(finding, RowFinding::Missing | RowFinding::Behind | RowFinding::Parked);
-    if verified.home.values().any(takes_back) {
+    if verified.home.values().any(takes_back) || !verified.children.is_empty() {
         verified.doubt = sampled_doubt(worker.store(), rule, deadline).await?;
     }
     let repairs = repair == Repair::AllOrphans || repair == Repair::Findings && verified.doubt.is_none();
-    if repairs && !verified.home.is_empty() {
+    if repairs && verified.found() > 0 {
         let before = this.rows_of(&verified).await?;
         this.repair_rows(&verified).await?;
         let after = this.rows_of(&verified).await?;
@@ -39,8 +39,8 @@ pub async fn verify_chosen(
             settle(worker.store(), rule, deadline).await?;
         }
         let again = this.look_at(chosen).await?;
-        verified.repaired = verified.home.keys().filter(|id| !again.home.contains_key(*id)).count() as u64;
-        verified.home.extend(again.home);
+        verified.repaired = verified.gone_in(&again);
+        verified.extend(again);
     }
     Ok(verified)
 }
@@ -50,11 +50,12 @@ impl Verification<'_> {
         let mut verified = Verified { aggregates: chosen.len() as u64, ..Verified::default() };
         for (id, checked) in self.check_until_they_move(chosen.clone()).await? {
             verified.rows += u64::from(checked.row != HomeRow::default());
+            let has_children = !checked.children.is_empty();
+            verified.children.extend(checked.children);
             match checked.finding {
                 Some(finding) => _ = verified.home.insert(id, finding),
-                None if checked.row == HomeRow::default() => {
-                    let all = Version::NONE.next()..=Version(u64::MAX);
-                    if self.store().load_page(&id, all, 1, self.deadline).await?.is_empty() {
+                None if checked.row == HomeRow::default() && !has_children => {
+                    if !self.has_events(&id).await? {
                         verified.unknown.insert(id);
                     }
                 }

@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use projection_vocabulary::{AggregateId, Attributes, Cell, Contribution, DynProjection, HomeRow, Kind, Value, Version};
+use projection_vocabulary::{
+    AggregateId, Attributes, Cell, Children, Contribution, DynProjection, HomeRow, Kind, RowId, RowKey, Value, Version,
+};
 
 use super::{RowFinding, SharedFinding, Verified};
 use crate::{
@@ -29,6 +31,8 @@ pub struct Differs {
 pub struct Differences {
     /// By aggregate: its own attributes, its version, and what it contributes to shared rows.
     pub home: BTreeMap<AggregateId, Vec<Differs>>,
+    /// By child row: its attributes.
+    pub children: BTreeMap<RowId, Vec<Differs>>,
     /// By attribute of a shared row: what it holds, and what home rows contribute to it.
     pub shared: BTreeMap<Cell, Differs>,
 }
@@ -53,7 +57,23 @@ pub async fn differences(
         let fresh = fold_history(store, rule, id, up_to, deadline).await?.row();
         differences.home.insert(id.clone(), between(&row, &fresh));
     }
-    let cells: BTreeSet<_> = verified.shared.iter().take(limit.saturating_sub(verified.home.len())).map(|(cell, _)| cell).collect();
+    let limit = limit.saturating_sub(verified.home.len());
+    let mut by_aggregate: BTreeMap<AggregateId, Vec<&RowId>> = BTreeMap::new();
+    for child in verified.children.keys().take(limit) {
+        by_aggregate.entry(AggregateId::from(child.key.as_str())).or_default().push(child);
+    }
+    for (id, children) in by_aggregate {
+        let row = store.home_row(rule, &id, deadline).await?;
+        let folded = fold_history(store, rule, &id, row.version, deadline).await?;
+        let mut found = Children::new();
+        store.each_child(rule, &RowKey::from(&id), deadline, |sort, child| _ = found.insert(sort, child)).await?;
+        for child in children {
+            let of = |all: &Children| child.child.as_ref().and_then(|sort| all.get(sort)).cloned().unwrap_or_default();
+            differences.children.insert(child.clone(), of_attributes(&of(&found), &of(folded.children())));
+        }
+    }
+    let limit = limit.saturating_sub(verified.children.len());
+    let cells: BTreeSet<_> = verified.shared.iter().take(limit).map(|(cell, _)| cell).collect();
     if cells.is_empty() {
         return Ok(differences);
     }
@@ -75,18 +95,24 @@ pub async fn differences(
     Ok(differences)
 }
 
+/// The attribute, if it is not what it must be.
+fn own(attribute: &str, is: Option<Value>, must_be: Option<Value>) -> Option<Differs> {
+    (is != must_be).then(|| Differs { attribute: attribute.to_owned(), contributed_to: None, is, must_be })
+}
+
+/// In which attributes a row differs from what it must be.
+fn of_attributes(row: &Attributes, fresh: &Attributes) -> Vec<Differs> {
+    let names: BTreeSet<_> = row.keys().chain(fresh.keys()).collect();
+    names.into_iter().filter_map(|name| own(name, row.get(name).cloned(), fresh.get(name).cloned())).collect()
+}
+
 /// In what a home row differs from the one that it must be.
 fn between(row: &HomeRow, fresh: &HomeRow) -> Vec<Differs> {
     let version = |row: &HomeRow| (row.version > Version::NONE).then(|| Value::Number(row.version.0.into()));
     let last = |row: &HomeRow| row.last_event_id.clone().map(Value::Text);
-    let own = |attribute: &str, is: Option<Value>, must_be: Option<Value>| {
-        (is != must_be).then(|| Differs { attribute: attribute.to_owned(), contributed_to: None, is, must_be })
-    };
     let mut all: Vec<_> = own("version", version(row), version(fresh)).into_iter().collect();
     all.extend(own("lastEventId", last(row), last(fresh)));
-    let names: BTreeSet<_> = row.own.keys().chain(fresh.own.keys()).collect();
-    let of = |attributes: &Attributes, name: &str| attributes.get(name).cloned();
-    all.extend(names.into_iter().filter_map(|name| own(name, of(&row.own, name), of(&fresh.own, name))));
+    all.extend(of_attributes(&row.own, &fresh.own));
     let cells: BTreeSet<_> = [row, fresh].into_iter().flat_map(|row| row.contributions.keys().chain(&row.left)).collect();
     let contribution = |row: &HomeRow, cell: &Cell| {
         let left = row.left.contains(cell).then(|| Value::Number(0.into()));

@@ -7,12 +7,14 @@ use std::process::{Command, Output, Stdio};
 use expect_test::{expect, expect_file};
 
 /// Every command, as one types it.
-const COMMANDS: [&str; 29] = [
+const COMMANDS: [&str; 31] = [
     "",
     "replay",
     "rows",
     "rows get",
     "rows list",
+    "rows query",
+    "rows children",
     "events",
     "events append",
     "events import",

@@ -151,7 +151,7 @@ async fn a_rebuild_killed_many_times_under_live_traffic_ends_exact() {
         row.retain(|name, value| {
             name != "topicCount" && name != "writings"
                 || !value.as_number().is_some_and(projection_vocabulary::Decimal::is_zero)
-                || !key.as_str().starts_with("in-")
+                || !key.key.as_str().starts_with("in-")
         });
         !row.is_empty()
     });

@@ -179,7 +179,7 @@ async fn a_quick_status_scans_nothing_and_the_number_of_segments_makes_no_differ
 async fn rows_of_a_newer_program_are_for_that_program() {
     let world = applied().await;
     let url = world.serve().await;
-    let key = world.rows().await["account-summary"].keys().next().expect("a row").as_str().to_owned();
+    let key = world.rows().await["account-summary"].keys().next().expect("a row").key.as_str().to_owned();
     let set = world.embedded.client().update_item().table_name("account-summary").key("accountId", AttributeValue::S(key));
     let set = set.update_expression("SET revision = :two").expression_attribute_values(":two", AttributeValue::N("2".into()));
     set.send().await.expect("updated");

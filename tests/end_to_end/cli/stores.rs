@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use crate::support::projector::fixture;
 
 /// Commands that work on what is there.
-const OF_EXISTING: [&str; 15] = [
+const OF_EXISTING: [&str; 17] = [
     "status",
     "verify account-summary",
     "verify account-summary --repair",
@@ -27,6 +27,8 @@ const OF_EXISTING: [&str; 15] = [
     "rebuild-projection account-summary --into aside",
     "rows list account-summary",
     "rows get account-summary a",
+    "rows get account-summary a --fresh",
+    "rows query forum-counters topics-by-category a",
     "events show a",
     "events by-type AccountOpened",
 ];

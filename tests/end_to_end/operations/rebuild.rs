@@ -291,7 +291,7 @@ async fn a_refused_event_parks_in_the_live_table_and_only_stops_the_row_in_a_new
         assert_eq!(parked_row.remove("parked"), Some(true.into()));
         let expected_row = if row_exists { &old[&row] } else { &until[&row] };
         assert_eq!(parked_row, *expected_row, "{row_exists}");
-        let others = |rows: &Visible| rows.iter().filter(|(key, _)| **key != row && key.as_str().starts_with("guest")).count();
+        let others = |rows: &Visible| rows.iter().filter(|(key, _)| **key != row && key.key.as_str().starts_with("guest")).count();
         assert_eq!((others(&rows), world.parked().await.len()), (9, 1));
 
         // Once it is corrected, a redrive recovers it.

@@ -1,7 +1,8 @@
 //! Projections that only the tests use.
 
 use projection_vocabulary::{
-    Attributes, Change, Decimal, DynProjection, Index, Projection, Recorded, RecordedEvent, Refusal, Value, nothing, own, retract, shared,
+    Attributes, Change, Decimal, DynProjection, Index, IndexKey, IndexOf, Projection, Recorded, RecordedEvent, Refusal, Value, child,
+    nothing, own, retract, shared,
 };
 use serde::Deserialize;
 
@@ -277,5 +278,112 @@ impl DynProjection for Panicking {
 
     fn change(&self, event: &RecordedEvent, _: &Attributes) -> Result<Change, Refusal> {
         panic!("the data is {:?}", event.data)
+    }
+}
+
+/// Orders in one table: by customer and status, sorted by what is due; and by shop and day. The shop's row counts them.
+pub struct Orders;
+
+/// The rules of [`Orders`].
+pub const ORDERS: &[&dyn DynProjection] = &[&Orders];
+
+#[derive(Deserialize)]
+pub enum Ordered {
+    Placed { customer: String, shop: String, day: String, due: Decimal },
+    Paid { amount: Decimal },
+    Shipped {},
+    Cancelled {},
+}
+
+impl Orders {
+    pub const BY_CUSTOMER: IndexOf<Self> = IndexOf::new(Index {
+        name: "by-customer",
+        partition: &[IndexKey::Text("customer"), IndexKey::Text("status")],
+        sort: &[IndexKey::Number("due"), IndexKey::Text("orderId")],
+        include: &["shop", "version"],
+    });
+    pub const BY_SHOP: IndexOf<Self> = IndexOf::new(Index {
+        name: "by-shop",
+        partition: &[IndexKey::Text("shop")],
+        sort: &[IndexKey::Text("day"), IndexKey::Text("status"), IndexKey::Number("due")],
+        include: &[],
+    });
+    /// Its sort key does not tell rows apart.
+    pub const BY_DAY: IndexOf<Self> =
+        IndexOf::new(Index { name: "by-day", partition: &[IndexKey::Text("day")], sort: &[], include: &["customer"] });
+    /// One that is not in the list.
+    pub const UNLISTED: IndexOf<Self> =
+        IndexOf::new(Index { name: "by-due", partition: &[IndexKey::Number("due")], sort: &[], include: &[] });
+}
+
+impl Projection for Orders {
+    type Event = Ordered;
+    const NAME: &str = "orders";
+    const KEY: &str = "orderId";
+    const INDEXES: &[Index] = &[Self::BY_CUSTOMER.index(), Self::BY_SHOP.index(), Self::BY_DAY.index()];
+
+    fn project(&self, event: &Recorded<'_, Ordered>) -> Result<Change, Refusal> {
+        Ok(match &event.event {
+            Ordered::Placed { customer, shop, day, due } => own()
+                .set("customer", customer)
+                .set("shop", shop)
+                .set("day", day)
+                .set("status", "OPEN")
+                .add("due", due)
+                .and(shared(shop).add("orders", 1)),
+            Ordered::Paid { amount } => own().add("due", -amount).into(),
+            Ordered::Shipped {} => own().set("status", "SHIPPED").into(),
+            // Out of every index.
+            Ordered::Cancelled {} => own().remove("status").remove("day").and(retract()),
+        })
+    }
+}
+
+/// [`Orders`] before it had indexes.
+pub struct Unindexed;
+
+/// `orders` in a table without indexes.
+pub const ORDERS_UNINDEXED: &[&dyn DynProjection] = &[&Unindexed];
+
+impl Projection for Unindexed {
+    type Event = Ordered;
+    const NAME: &str = Orders::NAME;
+    const KEY: &str = Orders::KEY;
+
+    fn project(&self, event: &Recorded<'_, Ordered>) -> Result<Change, Refusal> {
+        Orders.project(event)
+    }
+}
+
+/// The statement of an account: a child row for each movement. The account's row counts them.
+pub struct Statement;
+
+/// The rules of [`Statement`].
+pub const STATEMENTS: &[&dyn DynProjection] = &[&Statement];
+
+#[derive(Deserialize)]
+pub enum Moved {
+    Moved { at: String, amount: Decimal },
+    Erased { at: String },
+}
+
+impl Statement {
+    /// Movements of all accounts, by amount.
+    pub const BY_KIND: IndexOf<Self> =
+        IndexOf::new(Index { name: "by-kind", partition: &[IndexKey::Text("kind")], sort: &[IndexKey::Number("amount")], include: &[] });
+}
+
+impl Projection for Statement {
+    type Event = Moved;
+    const NAME: &str = "statement";
+    const KEY: &str = "accountId";
+    const CHILDREN: Option<&str> = Some("movedAt");
+    const INDEXES: &[Index] = &[Self::BY_KIND.index()];
+
+    fn project(&self, event: &Recorded<'_, Moved>) -> Result<Change, Refusal> {
+        Ok(match &event.event {
+            Moved::Moved { at, amount } => own().add("movements", 1).and(child(at).set("amount", amount).set("kind", "MOVED")),
+            Moved::Erased { at } => own().add("movements", -1).and(child(at).remove()),
+        })
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use fastrand::Rng;
-use projection_vocabulary::{Attributes, RecordedEvent, Registry, RowKey, Value};
+use projection_vocabulary::{Attributes, RecordedEvent, Registry, RowId, Value};
 use projection_worker::internals::store::Store;
 
 use crate::support::{
@@ -47,7 +47,7 @@ pub async fn world_of_stays(events: &[RecordedEvent]) -> World {
     world
 }
 
-pub type Visible = BTreeMap<RowKey, Attributes>;
+pub type Visible = BTreeMap<RowId, Attributes>;
 
 /// The visible rows, without shared rows in which every counter is zero.
 pub async fn rows_in(store: &Store) -> Visible {

@@ -15,9 +15,9 @@ use aws_smithy_runtime_api::{
     http::StatusCode,
 };
 use futures::future::BoxFuture;
-use projection_vocabulary::{Attributes, DynProjection, RecordedEvent, Registry, RowKey, Rows, Value, sample::Fact};
+use projection_vocabulary::{Attributes, DynProjection, RecordedEvent, Registry, RowId, Rows, Value, sample::Fact};
 use projection_worker::{
-    Worker,
+    Queries, Worker,
     internals::{
         embedded::Embedded,
         engine::report::Report,
@@ -36,7 +36,7 @@ pub struct World {
 }
 
 /// Visible rows by projection.
-pub type Everything = BTreeMap<&'static str, BTreeMap<RowKey, Attributes>>;
+pub type Everything = BTreeMap<&'static str, BTreeMap<RowId, Attributes>>;
 
 pub fn registry() -> Registry {
     Registry::new(projections::ALL)
@@ -89,6 +89,23 @@ impl World {
         Tapped { worker, hung, calls }
     }
 
+    /// Queries on the same database.
+    pub fn queries(&self, rules: &'static [&'static dyn DynProjection]) -> Queries {
+        self.reader(rules, |_| Fault::None).queries
+    }
+
+    /// Queries on the same database, over a network that treats each call as planned.
+    pub fn reader(
+        &self,
+        rules: &'static [&'static dyn DynProjection],
+        plan: impl Fn(&Call<'_>) -> Fault + Send + Sync + 'static,
+    ) -> Reader {
+        let (calls, hung) = (Arc::<Mutex<Vec<String>>>::default(), Arc::<Notify>::default());
+        let client = self.embedded.client_with(|inner| Network { inner, plan: Box::new(plan), calls: calls.clone(), hung });
+        let store = Arc::new(Store::new(client, names(Registry::new(rules))));
+        Reader { queries: Queries::new(store.clone()), store, calls }
+    }
+
     /// Serves the database over HTTP, and returns its address.
     pub async fn serve(&self) -> String {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
@@ -127,7 +144,7 @@ impl World {
 
     /// One visible row as `name=value name=value`; empty if there is none.
     pub async fn row(&self, projection: &str, key: &str) -> String {
-        let row = self.rows().await[projection].get(&RowKey::from(key)).cloned().unwrap_or_default();
+        let row = self.rows().await[projection].get(&RowId::from(key)).cloned().unwrap_or_default();
         row.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" ")
     }
 
@@ -204,6 +221,20 @@ impl Tapped {
     /// The operations called so far.
     pub fn calls(&self) -> Vec<String> {
         self.calls.lock().expect("no test panics while it holds this").clone()
+    }
+}
+
+/// Queries, and the calls their network saw.
+pub struct Reader {
+    pub queries: Queries,
+    pub store: Arc<Store>,
+    calls: Arc<Mutex<Vec<String>>>,
+}
+
+impl Reader {
+    /// The operations called since this was last asked.
+    pub fn calls(&self) -> Vec<String> {
+        std::mem::take(&mut *self.calls.lock().expect("no test panics while it holds this"))
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use projection_vocabulary::{
-    Change, Decimal, DynProjection, Projection, Recorded, RecordedEvent, Refusal, RowKey, Rows, Timestamp, Value, Version, fold::Unfolded,
+    Change, Decimal, DynProjection, Projection, Recorded, RecordedEvent, Refusal, RowId, Rows, Timestamp, Value, Version, fold::Unfolded,
     own,
 };
 use projection_worker::internals::store::item::{decode_event, encode_event};
@@ -103,7 +103,7 @@ fn value(json: &RawValue) {
 fn exact(rows: &Rows, data: &Value) {
     let Value::Map(data) = data else { unreachable!("only maps are read") };
     let rows = rows.visible();
-    let row = &rows[&RowKey::from("a")];
+    let row = &rows[&RowId::from("a")];
     if let (Some(amount), Some(stated)) = (row.get("amount"), data.get("amount")) {
         assert_eq!(amount, stated);
     }

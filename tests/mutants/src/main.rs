@@ -402,7 +402,81 @@ const ALL: &[Mutant] = &[
         "a rebuild takes a part of a history for the whole",
         &[Switched(REBUILD, "!whole || (folded.due <= row.version && folded.stop.is_none())", "{ let _ = whole; false }")],
     ),
-    mutant("behind-not-seen", "a catch-up takes every row to be at the head", &[Switched(REBUILD, "stale || visit.beyond > 0", "stale")]),
+    mutant(
+        "behind-not-seen",
+        "a catch-up takes every row to be at the head",
+        &[Switched(REBUILD, "outdated || visit.beyond > 0", "outdated")],
+    ),
+    mutant(
+        "child-outside-the-transaction",
+        "child rows are written before the home row, whose condition may fail",
+        &[Text(
+            ROWS,
+            "let actions: Vec<_> = homes.chain(updates).chain(children).collect();",
+            r#"let mut children = children;
+        if crate::mutant("child-outside-the-transaction") {
+            let actions: Vec<_> = children.by_ref().collect();
+            if !actions.is_empty() {
+                let apart = Transaction { operation: "child rows", homes: 0, actions, shared: &[], children: Vec::new() };
+                self.transact(rule, &apart, false, deadline).await?;
+            }
+        }
+        let actions: Vec<_> = homes.chain(updates).chain(children).collect();"#,
+        )],
+    ),
+    mutant(
+        "child-left-behind-by-a-rebuild",
+        "a re-projection leaves child rows that the rule no longer makes",
+        &[Switched(REPROJECT, "_ = writes.insert(sort, ChildOp::Remove)", "()")],
+    ),
+    mutant(
+        "child-removal-dropped-from-a-span",
+        "a span does not remove child rows",
+        &[Text(
+            HOME,
+            "children: change.children().clone(),",
+            r#"children: {
+                let mut children = change.children().clone();
+                children.retain(|_, op| !crate::mutant("child-removal-dropped-from-a-span") || *op != ChildOp::Remove);
+                children
+            },"#,
+        )],
+    ),
+    mutant(
+        "child-attributes-outlive-it",
+        "a child row that is made again keeps the attributes that it had before",
+        &[Switched(
+            ROWS,
+            "action.put(Put::builder().table_name(table).set_item(Some(item.collect())).build().expect(GIVEN))",
+            "drop(item); return self.child_action(rule, home, sort, &ChildOp::Set(attributes.clone()))",
+        )],
+    ),
+    mutant(
+        "span-with-too-many-children",
+        "a span is not cut, and what a transaction does not hold is left out",
+        &[
+            Text(
+                LANE,
+                "let children = change.children();",
+                r#"let children = change.children();
+    if crate::mutant("span-with-too-many-children") {
+        return true;
+    }"#,
+            ),
+            Switched(LANE, "rows >= TRANSACTION_ACTIONS_MAX", "false"),
+            Text(
+                ROWS,
+                "homes: writes.len(),\n            actions,",
+                r#"homes: writes.len(),
+            actions: if crate::mutant("span-with-too-many-children") { actions.into_iter().take(100).collect() } else { actions },"#,
+            ),
+        ],
+    ),
+    mutant(
+        "last-step-forgets-children",
+        "a re-projection in steps ends when the contributions are done",
+        &[Switched(REPROJECT, "first.len() == cells.len() && written.len() == children.len()", "first.len() == cells.len()")],
+    ),
     mutant(
         "correction-made-twice",
         "a sum is corrected although another process has corrected it",

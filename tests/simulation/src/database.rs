@@ -25,7 +25,7 @@ use aws_sdk_dynamodb::{
     },
 };
 
-use crate::expression::{self, Invalid, Item, Names, Values, holds, key_range, normal, updated, valid};
+use crate::expression::{self, Bounds, Invalid, Item, Names, Values, holds, key_range, normal, updated, valid};
 
 /// <https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_TransactWriteItems.html>
 const TRANSACTION_ACTIONS_MAX: usize = 100;
@@ -394,19 +394,25 @@ impl Database {
         let condition = input.key_condition_expression.as_deref().unwrap_or_default();
         expression::check(None, Some(condition), names, values)?;
         let (partition, bounds) = key_range(condition, (table.partition, table.sort), names, values)?;
-        if bounds.is_some_and(|(low, high)| low > high) {
+        if let Bounds::Between(low, high) = bounds
+            && low > high
+        {
             return Err(Invalid("The BETWEEN operator requires upper bound to be greater than or equal to lower bound").into());
         }
-        let in_bounds = |sort: &str| bounds.is_none_or(|(low, high)| (low..=high).contains(&sort));
-        let items = table.items.range((partition.to_owned(), String::new())..).take_while(|(key, _)| key.0 == partition);
-        let items = items.filter(|(key, _)| in_bounds(&key.1));
-        let newest_first = input.scan_index_forward == Some(false);
-        let mut items: Vec<_> = items.collect();
-        if newest_first {
-            items.reverse();
-        }
-        let start = (input.exclusive_start_key.as_ref(), newest_first);
-        let (items, last) = self.page(table, items.into_iter(), input.limit, start)?;
+        let in_bounds = |sort: &str| match bounds {
+            Bounds::All => true,
+            Bounds::Above(low) => sort > low,
+            Bounds::Between(low, high) => (low..=high).contains(&sort),
+        };
+        // No string sorts between a partition's key and the same key with a null character.
+        let (first, beyond) = ((partition.to_owned(), String::new()), (format!("{partition}\0"), String::new()));
+        let items = table.items.range(first..beyond).filter(|(key, _)| in_bounds(&key.1));
+        let start = input.exclusive_start_key.as_ref();
+        let (items, last) = if input.scan_index_forward == Some(false) {
+            self.page(table, items.rev(), input.limit, start, |key, start| key < start)?
+        } else {
+            self.page(table, items, input.limit, start, |key, start| key > start)?
+        };
         Ok(QueryOutput::builder().set_items(Some(items)).set_last_evaluated_key(last).build())
     }
 
@@ -424,7 +430,7 @@ impl Database {
             hashed % segment.1 == segment.0
         };
         let (items, last) =
-            self.page(table, table.items.iter().filter(within), input.limit, (input.exclusive_start_key.as_ref(), false))?;
+            self.page(table, table.items.iter().filter(within), input.limit, input.exclusive_start_key.as_ref(), |key, start| key > start)?;
         Ok(ScanOutput::builder().set_items(Some(items)).set_last_evaluated_key(last).build())
     }
 
@@ -433,11 +439,11 @@ impl Database {
         table: &Table,
         items: impl Iterator<Item = (&'a Key, &'a Item)>,
         limit: Option<i32>,
-        (after, newest_first): (Option<&Item>, bool),
+        after: Option<&Item>,
+        beyond: fn(&Key, &Key) -> bool,
     ) -> Result<(Vec<Item>, Option<Item>), Refused> {
         let after = after.map(|key| table.exact_key(key)).transpose()?;
         let limit = limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX).min(self.page_items_max);
-        let beyond = |key: &Key, after: &Key| if newest_first { key < after } else { key > after };
         let mut items = items.filter(|(key, _)| after.as_ref().is_none_or(|after| beyond(key, after)));
         let page: Vec<_> = items.by_ref().take(limit).collect();
         // DynamoDB stops at the limit without checking whether anything follows.

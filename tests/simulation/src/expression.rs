@@ -169,8 +169,19 @@ pub fn updated(update: &str, item: &Item, keys: [Option<&str>; 2], names: &Names
     Ok(after)
 }
 
-/// A partition, and the bounds of the sort key, both included.
-pub type KeyRange<'a> = (&'a str, Option<(&'a str, &'a str)>);
+/// A partition, and the bounds of the sort key.
+pub type KeyRange<'a> = (&'a str, Bounds<'a>);
+
+/// The bounds of a sort key.
+#[derive(Clone, Copy)]
+pub enum Bounds<'a> {
+    /// None.
+    All,
+    /// Above this one.
+    Above(&'a str),
+    /// Between these two, both included.
+    Between(&'a str, &'a str),
+}
 
 /// Parses a key condition.
 ///
@@ -184,11 +195,12 @@ pub fn key_range<'a>(
 ) -> Result<KeyRange<'a>, Invalid> {
     let parsed = cached(&CONDITIONS, condition, parse_condition)?;
     let text = |placeholder: &str| value(placeholder, values)?.as_s().map(String::as_str).map_err(|_| Invalid("key of another type"));
-    let (mut key, mut bounds) = (None, None);
+    let (mut key, mut bounds) = (None, Bounds::All);
     for test in parsed.conjunction().ok_or(Invalid("Query key condition not supported"))? {
         match test {
             Test::Compare(path, "=", placeholder) if name(path, names)? == partition => key = Some(text(placeholder)?),
-            Test::Between(path, low, high) if Some(name(path, names)?) == sort => bounds = Some((text(low)?, text(high)?)),
+            Test::Between(path, low, high) if Some(name(path, names)?) == sort => bounds = Bounds::Between(text(low)?, text(high)?),
+            Test::Compare(path, ">", low) if Some(name(path, names)?) == sort => bounds = Bounds::Above(text(low)?),
             _ => return Err(Invalid("Query key condition not supported")),
         }
     }

@@ -38,6 +38,7 @@ use projection_worker::internals::store::{Answer, Dynamo};
 use crate::{
     database::{Database, Refused},
     expression::Invalid,
+    rules::PART,
 };
 
 /// The database, and the requests on their way to and from it.
@@ -325,7 +326,10 @@ impl Request {
                         let condition = condition.map(|condition| format!("IF {}", plain(condition, names, values))).unwrap_or_default();
                         format!("[{}/{} {expression}{condition}]", update.table_name, keys(Some(&update.key)))
                     }
-                    (_, Some(put), _) => format!("[put {}/{}]", put.table_name, put.item.get("SK").map_or_else(String::new, shown)),
+                    (_, Some(put), _) => {
+                        let keys: Vec<_> = ["id", "SK", PART].into_iter().filter_map(|name| put.item.get(name)).map(shown).collect();
+                        format!("[put {}/{}]", put.table_name, keys.join("/"))
+                    }
                     (.., Some(delete)) => format!("[delete {}/{}]", delete.table_name, keys(Some(&delete.key))),
                     _ => String::new(),
                 })
@@ -333,7 +337,11 @@ impl Request {
                 .join(" "),
             Call::Query(query) => {
                 let condition = query.key_condition_expression.as_deref().unwrap_or_default();
-                format!("{} {}", text(query.table_name.as_deref()), plain(condition, None, query.expression_attribute_values.as_ref()))
+                format!(
+                    "{} {}",
+                    text(query.table_name.as_deref()),
+                    plain(condition, query.expression_attribute_names.as_ref(), query.expression_attribute_values.as_ref())
+                )
             }
             Call::BatchGetItem(get) => {
                 let keys_of = |(table, wanted): (&String, &aws_sdk_dynamodb::types::KeysAndAttributes)| {

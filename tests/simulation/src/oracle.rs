@@ -8,7 +8,7 @@ use std::{
 
 use aws_sdk_dynamodb::types::AttributeValue;
 
-use projection_vocabulary::{Attributes, DynProjection, RESERVED, Registry, RowKey, Rows, Value, Version};
+use projection_vocabulary::{Attributes, Children, DynProjection, HOME_SORT, RESERVED, Registry, RowId, Rows, Value, Version};
 use projection_worker::internals::store::{
     item::{attributes, decode_event, event_type_of, partition_key, sort_key},
     parking::NO_PROJECTION,
@@ -16,8 +16,9 @@ use projection_worker::internals::store::{
 use serde_dynamo::Item as StreamItem;
 
 use crate::{
-    database::{Database, Written},
+    database::{Database, Key, Written},
     expression::{Item, equal, order},
+    rules::{PART, Shelves},
     stream::StreamRecord,
 };
 
@@ -40,6 +41,10 @@ pub struct Oracle {
     /// The rows of [`SHELVES`], and what they have contributed: by attribute, kind and home row.
     rows: BTreeMap<String, Item>,
     contributions: BTreeMap<Cell, BTreeMap<(&'static str, String), AttributeValue>>,
+    /// The child rows of [`SHELVES`], by home row and sort key.
+    children: BTreeMap<String, BTreeMap<String, Item>>,
+    /// The events, by partition key and sort key.
+    events: BTreeMap<(String, String), Item>,
     /// The excess of shared rows over the contributions of existing home rows: the contributions of lost home rows.
     lost: BTreeMap<Cell, i64>,
     /// Every excess since the last correction.
@@ -67,8 +72,23 @@ impl Oracle {
                 return Err(format!("{} is parked for a hole that does not exist", key.0));
             }
         }
-        let mut touched = BTreeSet::new();
-        for (_, (row, _), before, after) in written.items.iter().filter(|(table, ..)| table == SHELVES) {
+        for (_, key, _, after) in written.items.iter().filter(|(table, ..)| table == EVENTS) {
+            match after {
+                Some(after) => _ = self.events.insert(key.clone(), after.clone()),
+                None => _ = self.events.remove(key),
+            }
+        }
+        let (mut touched, mut lists) = (BTreeSet::new(), BTreeSet::new());
+        for (_, (row, sort), before, after) in written.items.iter().filter(|(table, ..)| table == SHELVES) {
+            lists.insert(row);
+            if sort != HOME_SORT {
+                let children = self.children.entry(row.clone()).or_default();
+                match after {
+                    Some(after) => _ = children.insert(sort.clone(), after.clone()),
+                    None => _ = children.remove(sort),
+                }
+                continue;
+            }
             for (cell, kind, _) in before.iter().flat_map(contributions_of) {
                 self.contributions.entry(cell.clone()).or_default().remove(&(kind, row.clone()));
                 if lost {
@@ -91,7 +111,40 @@ impl Oracle {
                 None => _ = self.rows.remove(row),
             }
         }
+        lists.into_iter().try_for_each(|row| self.check_list(row))?;
         touched.into_iter().try_for_each(|cell| self.check(&cell, corrects(written), lost))
+    }
+
+    /// The child rows of a home row are those of the fold up to its version, unless a re-projection of it is unfinished.
+    fn check_list(&self, row: &str) -> Result<(), String> {
+        let home = self.rows.get(row);
+        let number = |name: &str| home.and_then(|home| home.get(name)?.as_n().ok()?.parse::<u64>().ok());
+        let unfinished = home.is_some_and(|home| home.contains_key("unfinished"));
+        if unfinished || self.disturbed.contains(row) {
+            return Ok(());
+        }
+        let version = number("version").unwrap_or_default();
+        let rule: &dyn DynProjection = if number("revision") == Some(2) { &Shelves::<2> } else { &Shelves::<1> };
+        let history = self.events.range((partition_key(&row.into()), sort_key(Version(1)))..);
+        let history =
+            history.take_while(|((partition, sort), _)| *partition == partition_key(&row.into()) && *sort <= sort_key(Version(version)));
+        let (mut rows, mut stops) = (Rows::default(), BTreeMap::new());
+        for (key, item) in history {
+            fold(rule, key, item, &mut rows, &mut stops);
+        }
+        let expected = rows.children.remove(&row.into()).unwrap_or_default();
+        let none = BTreeMap::new();
+        let found = self.children.get(row).unwrap_or(&none);
+        let of = |item: &Item| {
+            let mut row = attributes(item.clone()).expect("what rules write");
+            row.retain(|name, _| name != rule.key() && name != PART);
+            row
+        };
+        let found: Children = found.iter().map(|(sort, item)| (sort.as_str().into(), of(item))).collect();
+        if found == expected || !stops.is_empty() {
+            return Ok(());
+        }
+        Err(format!("the child rows of {row} at version {version} are {found:?} but the fold has {expected:?}"))
     }
 
     fn check(&mut self, cell: &Cell, corrects: bool, lost: bool) -> Result<(), String> {
@@ -198,7 +251,7 @@ impl Oracle {
             };
         };
         for rule in rules.iter().filter(|rule| rule.event_types().contains(&event_type.as_str())) {
-            let row = database.item(rule.name(), &(aggregate.clone(), String::new()));
+            let row = database.item(rule.name(), &home_key(*rule, aggregate));
             let at = row.and_then(|row| row.get("version")?.as_n().ok()?.parse::<u64>().ok()).unwrap_or(0);
             let parked = row.is_some_and(|row| row.contains_key("parkedAt"))
                 || database.item(PARKED, &(aggregate.clone(), rule.name().to_owned())).is_some();
@@ -261,37 +314,50 @@ impl Oracle {
 }
 
 /// The pure fold of the event store under a rule, as a reader sees it, and where it stops.
-fn expected(database: &Database, rule: &dyn DynProjection) -> (BTreeMap<RowKey, Attributes>, BTreeMap<String, u64>) {
+fn expected(database: &Database, rule: &dyn DynProjection) -> (BTreeMap<RowId, Attributes>, BTreeMap<String, u64>) {
     let (mut rows, mut stops) = (Rows::default(), BTreeMap::new());
-    for ((partition, sort), item) in database.items(EVENTS) {
-        let Some(version) = sort.strip_prefix("EVENT#").map(|version| version.parse::<u64>().expect("a version")) else { continue };
-        let aggregate = partition.strip_prefix("AGGREGATE#").expect("an event's key").to_owned();
-        if stops.contains_key(&aggregate) {
-            continue;
-        }
-        let item = StreamItem::from(item.clone());
-        let folded = match decode_event(&item) {
-            Ok(event) => rows.fold(rule, &event).is_ok(),
-            Err(_) => event_type_of(&item).is_some_and(|event_type| !rule.event_types().contains(&event_type)),
-        };
-        if !folded {
-            stops.insert(aggregate, version);
-        }
+    for (key, item) in database.items(EVENTS) {
+        fold(rule, key, item, &mut rows, &mut stops);
     }
     (rows.visible(), stops)
 }
 
+/// Adds an item of the event store to a fold, unless its aggregate has stopped. It may stop here.
+fn fold(rule: &dyn DynProjection, (partition, sort): &Key, item: &Item, rows: &mut Rows, stops: &mut BTreeMap<String, u64>) {
+    let aggregate = partition.strip_prefix("AGGREGATE#").expect("an event store's key").to_owned();
+    let Some(version) = sort.strip_prefix("EVENT#").map(|version| version.parse::<u64>().expect("a version")) else { return };
+    if stops.contains_key(&aggregate) {
+        return;
+    }
+    let item = StreamItem::from(item.clone());
+    let folded = match decode_event(&item) {
+        Ok(event) => rows.fold(rule, &event).is_ok(),
+        Err(_) => event_type_of(&item).is_some_and(|event_type| !rule.event_types().contains(&event_type)),
+    };
+    if !folded {
+        stops.insert(aggregate, version);
+    }
+}
+
+/// The key of a home row or a shared row.
+#[must_use]
+pub fn home_key(rule: &dyn DynProjection, key: &str) -> Key {
+    (key.to_owned(), rule.children().map_or_else(String::new, |_| HOME_SORT.to_owned()))
+}
+
 /// The rows of a projection as a reader sees them.
-fn actual(database: &Database, rule: &dyn DynProjection) -> BTreeMap<RowKey, Attributes> {
+fn actual(database: &Database, rule: &dyn DynProjection) -> BTreeMap<RowId, Attributes> {
     let row = |(key, item): (&(String, String), &Item)| {
         let mut row = attributes(item.clone()).expect("what rules write");
         row.remove(rule.key());
+        rule.children().and_then(|sort| row.remove(sort));
         let parked = row.contains_key("parkedAt");
         row.retain(|name, _| name == "version" || !(RESERVED.contains(&name.as_str()) || name.contains('#')));
         if parked {
             row.insert("parked".into(), true.into());
         }
-        (RowKey::from(&key.0), row)
+        let child = rule.children().filter(|_| key.1 != HOME_SORT).map(|_| key.1.as_str().into());
+        (RowId { child, ..RowId::from(key.0.as_str()) }, row)
     };
     database.items(rule.name()).map(row).collect()
 }

@@ -2,7 +2,9 @@
 
 use std::cmp::max;
 
-use projection_vocabulary::{Change, Decimal, DynProjection, Projection, Recorded, Refusal, RowKey, Value, own, retract, shared, transfer};
+use projection_vocabulary::{
+    Change, Decimal, DynProjection, Projection, Recorded, Refusal, RowKey, Value, child, nothing, own, retract, shared, transfer,
+};
 use serde::Deserialize;
 
 /// How a deployment differs from the first one.
@@ -58,7 +60,11 @@ impl<const MODE: u8> Projection for Ledger<MODE> {
     }
 }
 
-/// Writes to shared rows, some of which are home rows as well, in every way there is; moves and retracts contributions.
+/// The sort key of the child rows of [`Shelves`].
+pub const PART: &str = "part";
+
+/// Writes to shared rows, some of which are home rows as well, in every way there is; moves and retracts contributions. Its child rows are
+/// made, changed, removed and made again, some of them by many events.
 pub struct Shelves<const REVISION: u32>;
 
 /// The events that concern [`Shelves`].
@@ -81,12 +87,19 @@ pub enum ShelvesEvent {
         rows: u32,
         count: Decimal,
     },
+    /// Makes this many child rows.
+    Filed {
+        pages: u32,
+    },
+    /// Removes the child rows of the event before.
+    Shredded {},
 }
 
 impl<const REVISION: u32> Projection for Shelves<REVISION> {
     type Event = ShelvesEvent;
     const NAME: &str = "shelves";
     const KEY: &str = "id";
+    const CHILDREN: Option<&str> = Some(PART);
     const REVISION: u32 = REVISION;
 
     fn project(&self, event: &Recorded<'_, ShelvesEvent>) -> Result<Change, Refusal> {
@@ -95,7 +108,7 @@ impl<const REVISION: u32> Projection for Shelves<REVISION> {
         let key = |shelf: &str| RowKey::from(if next && shelf == "north" { "top" } else { shelf });
         let renamed = if next { "placed" } else { "put" };
         let giver = event.aggregate.as_str();
-        Ok(match &event.event {
+        let change: Change = match &event.event {
             ShelvesEvent::Opened {} if next => own().set("openedAt", event.timestamp).into(),
             ShelvesEvent::Opened {} => own().set("openedAt", event.timestamp).set("toShared", 10).into(),
             // Added to before and after it changes hands.
@@ -118,7 +131,31 @@ impl<const REVISION: u32> Projection for Shelves<REVISION> {
                 let slot = shared(format!("slot-{row}")).add("count", count);
                 all.and(if next { slot.max("largest", count) } else { slot })
             }),
-        })
+            ShelvesEvent::Filed { .. } | ShelvesEvent::Shredded {} => nothing(),
+        };
+        Ok(change.and(listed(event, next)))
+    }
+}
+
+/// What an event does to child rows. The next revision moves some to other sort keys, lacks some, and gives others other attributes.
+fn listed(event: &Recorded<'_, ShelvesEvent>, next: bool) -> Change {
+    let part = |version: u64, page: u32| format!("{}{version:03}-{page:03}", if next && page % 4 == 1 { "moved-" } else { "" });
+    let version = event.version.0;
+    match &event.event {
+        ShelvesEvent::Put { shelf, .. } if next && shelf == "north" => nothing(),
+        ShelvesEvent::Put { shelf, count } if next => child(part(version, 0)).set("shelf", shelf).set("weight", count).into(),
+        ShelvesEvent::Put { shelf, count } => child(part(version, 0)).set("shelf", shelf).set("count", count).into(),
+        // One row that many events change, and that begins anew after it was removed.
+        ShelvesEvent::Stamped {} => child("stamps").set(&format!("at{}", version % 3), event.timestamp).into(),
+        ShelvesEvent::Moved { to, .. } => child("stamps").set("to", to).into(),
+        ShelvesEvent::Cleared {} => child("stamps").remove(),
+        ShelvesEvent::Filed { pages } => {
+            let page = |page| child(part(version, page)).set("page", i64::from(page));
+            let kept = (0..*pages).filter(|page| !(next && page % 3 == 2));
+            kept.fold(nothing(), |all, at| all.and(if next && at % 2 == 0 { page(at).set("even", true) } else { page(at) }))
+        }
+        ShelvesEvent::Shredded {} => (0..3).fold(nothing(), |all, page| all.and(child(part(version - 1, page)).remove())),
+        ShelvesEvent::Opened {} | ShelvesEvent::Spread { .. } => nothing(),
     }
 }
 

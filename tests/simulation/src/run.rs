@@ -141,7 +141,7 @@ impl Run {
         network.database.create_table(EVENTS, "PK", Some("SK"));
         network.database.create_table(PARKED, "aggregateId", Some("projection"));
         for rule in DEPLOYMENTS[FIRST] {
-            network.database.create_table(rule.name(), rule.key(), None);
+            network.database.create_table(rule.name(), rule.key(), rule.children());
         }
         network.database.page_items_max = plan.page_items_max;
         network.database.segments_split = plan.segments_split;

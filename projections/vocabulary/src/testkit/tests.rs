@@ -4,7 +4,9 @@ use std::{
 };
 
 use super::{Given, given, splits};
-use crate::{Change, Decimal, Index, IndexKey, Projection, Recorded, Refusal, Registry, Value, data, nothing, own, shared, transfer};
+use crate::{
+    Change, Decimal, Index, IndexKey, Projection, Recorded, Refusal, Registry, Value, child, data, nothing, own, shared, transfer,
+};
 
 /// Each event is one change, so that a test chooses the changes.
 #[derive(serde::Deserialize)]
@@ -380,4 +382,87 @@ fn constants_that_no_table_can_have_are_refused_by_the_kit_and_by_the_registry()
             assert!(message.starts_with(expected), "{message}");
         }
     }
+}
+
+// Child rows.
+
+/// Lists under an aggregate's row. Without `DECLARED` it does not say so.
+struct Lists<const DECLARED: bool>;
+
+#[derive(serde::Deserialize)]
+enum Line {
+    Put { line: String, text: String },
+    Marked { line: String },
+    Dropped { line: String },
+    Keyed { line: String, name: String },
+}
+
+impl<const DECLARED: bool> Projection for Lists<DECLARED> {
+    type Event = Line;
+    const NAME: &str = "lists";
+    const KEY: &str = "id";
+    const CHILDREN: Option<&str> = if DECLARED { Some("line") } else { None };
+    const INDEXES: &[Index] = &[Index { name: "by-text", partition: &[Text("text")], sort: &[Text("line")], include: &[] }];
+
+    fn project(&self, event: &Recorded<'_, Line>) -> Result<Change, Refusal> {
+        Ok(match &event.event {
+            Line::Put { line, text } => own().add("lines", 1).and(child(line).set("text", text)),
+            Line::Marked { line } => child(line).set("marked", true).into(),
+            Line::Dropped { line } => own().add("lines", -1).and(child(line).remove()),
+            Line::Keyed { line, name } => child(line).set(name, 1).into(),
+        })
+    }
+}
+
+#[test]
+fn child_rows_follow_their_home_row_and_do_not_depend_on_batches() {
+    let rows = given(&Lists::<true>)
+        .event("b", "Put", data! { line: "2", text: "two" })
+        .event("a", "Put", data! { line: "1", text: "one" })
+        .event("a", "Marked", data! { line: "1" })
+        .event("b", "Put", data! { line: "1", text: "one" })
+        .event("a", "Dropped", data! { line: "1" })
+        .event("a", "Put", data! { line: "1", text: "again" })
+        .event("b", "Marked", data! { line: "2" })
+        .rows();
+    assert_eq!(rows, "a: lines=1 version=4\na/1: text=again\nb: lines=2 version=3\nb/1: text=one\nb/2: marked=true text=two\n");
+}
+
+#[test]
+fn what_no_child_row_can_hold_is_refused_by_name() {
+    let refused = |event_type: &'static str, data: Value| given(&Lists::<true>).event("a", event_type, data).refusal();
+    for (line, shown) in [("", "``"), ("!", "`!`"), (" 1", "` 1`")] {
+        let refusal = refused("Dropped", Value::Map([("line".to_owned(), line.into())].into()));
+        assert!(refusal.contains("does not sort after `!`") && refusal.ends_with(&format!("(child row {shown})")), "{refusal}");
+    }
+    for (name, reason) in [
+        ("id", "attribute `id`, which is the key of its rows"),
+        ("line", "attribute `line`, which is the key of its rows"),
+        ("version", "attribute `version`, which the worker reserves"),
+        ("a#b", "name is empty or contains `#`"),
+    ] {
+        let refusal = refused("Keyed", Value::Map([("line".to_owned(), "1".into()), ("name".to_owned(), name.into())].into()));
+        assert!(refusal.contains(reason), "{refusal}");
+    }
+    let indexed = refused("Put", data! { line: "1", text: "" });
+    assert!(indexed.contains("`text` is a key of the index `by-text`"), "{indexed}");
+    let undeclared = given(&Lists::<false>).event("a", "Dropped", data! { line: "1" }).refusal();
+    assert!(undeclared.contains("writes child rows and does not declare them: add `const CHILDREN"), "{undeclared}");
+}
+
+#[test]
+fn the_sort_key_of_child_rows_must_be_a_name_of_its_own() {
+    struct Wrong;
+    impl Projection for Wrong {
+        type Event = Line;
+        const NAME: &str = "wrong";
+        const KEY: &str = "id";
+        const CHILDREN: Option<&str> = Some("id");
+
+        fn project(&self, _: &Recorded<'_, Line>) -> Result<Change, Refusal> {
+            Ok(nothing())
+        }
+    }
+    let panic = catch_unwind(|| Registry::new(&[&Wrong])).map(drop).expect_err("refused");
+    assert!(panic.downcast_ref::<String>().is_some_and(|text| text.contains("`id` cannot be the sort key of `wrong`")));
 }

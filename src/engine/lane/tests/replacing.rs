@@ -15,7 +15,7 @@ fn replacing(count: usize) -> Lane {
     let (events, row) = (earnings(4), of_revision(1, row_at(2)));
     let mut lane = lane(&events[1..]);
     assert_eq!(lane.refused(Some(row.clone()), None), reproject(row.clone()));
-    lane.replace(&row, &folded(&events[..count]), Trust::Row);
+    lane.replace(&row, &folded(&events[..count]), ChildWrites::new(), Trust::Row);
     lane
 }
 
@@ -65,7 +65,7 @@ fn a_step_whose_answer_was_lost_is_followed_by_the_next() {
     let mut lane = lane(&events);
     let mut folded = HistoryFold::new(&Cards, "ann".into());
     folded.push(stored(&events).remove(0));
-    lane.in_steps(&HomeRow::default(), &folded, Version(1));
+    lane.in_steps(&HomeRow::default(), &folded, ChildWrites::new(), Version(1));
     let write = next_write(&mut lane);
     let unfinished = HomeRow { rewritten: write.home.rewritten().expect("a step").into(), unfinished: Some(2), ..HomeRow::default() };
     assert_eq!(lane.refused(Some(unfinished.clone()), Some(&write)), AfterRefusal::Continue);
@@ -78,7 +78,7 @@ fn a_step_whose_answer_was_lost_is_followed_by_the_next() {
 fn an_aggregate_that_cannot_be_re_projected_parks_with_the_row_that_it_has() {
     let (events, row) = (earnings(4), of_revision(1, row_at(2)));
     let mut lane = lane(&events[2..]);
-    lane.replace(&row, &folded(&[events[0].clone(), events[2].clone()]), Trust::Row);
+    lane.replace(&row, &folded(&[events[0].clone(), events[2].clone()]), ChildWrites::new(), Trust::Row);
     assert_eq!(state(&mut lane), stuck(2, 2, &format!("re-projection stopped: {HOLE_REASON}")));
     assert_eq!(lane.stuck().expect("it is stuck").after, row.watermark());
 }

@@ -83,7 +83,7 @@ fn an_event_among_others_that_changes_too_many_shared_rows_goes_alone_and_in_ste
     for event in stored(&events[..3]) {
         folded.push(event);
     }
-    lane.in_steps(&row, &folded, Version(3));
+    lane.in_steps(&row, &folded, ChildWrites::new(), Version(3));
     let mut rows = Vec::new();
     while let State::Writes(1, to) = state(&mut lane) {
         let write = next_write(&mut lane);
@@ -101,9 +101,8 @@ fn an_event_that_takes_several_steps_parks_if_the_event_store_does_not_have_it()
     let events = history([spread(0, 100)]);
     let mut lane = lane(&events);
     assert_eq!(state(&mut lane), State::Folds(1));
-    lane.in_steps(&HomeRow::default(), &HistoryFold::new(&Cards, "ann".into()), Version(1));
-    let reason =
-        "the event changes more than 99 shared rows, so it is applied in steps, which need it and all before it in the event store";
+    lane.in_steps(&HomeRow::default(), &HistoryFold::new(&Cards, "ann".into()), ChildWrites::new(), Version(1));
+    let reason = "the event changes more than 99 shared rows or child rows, so it is applied in steps, which need it and all before it in the event store";
     assert_eq!((state(&mut lane), kept_event(&lane).as_str()), (stuck(0, 1, reason), "ann-1"));
 }
 
@@ -114,7 +113,7 @@ fn an_event_that_takes_several_steps_parks_if_the_event_store_has_another_one() 
     for other in [earned(1), viewed()] {
         let mut folded = HistoryFold::new(&Cards, "ann".into());
         folded.push(Stored::Event(RecordedEvent { event_id: "another".into(), ..RecordedEvent::clone(&history([other])[0]) }));
-        lane.in_steps(&HomeRow::default(), &folded, Version(1));
+        lane.in_steps(&HomeRow::default(), &folded, ChildWrites::new(), Version(1));
         let reason = "the event store has another event with this version: was the event store restored?";
         assert_eq!((state(&mut lane), kept_event(&lane).as_str()), (stuck(0, 1, reason), "ann-1"));
     }

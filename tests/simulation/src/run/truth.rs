@@ -18,7 +18,7 @@ use crate::{
     expression::Item,
     faults::Fault,
     network::lock,
-    oracle::EVENTS,
+    oracle::{EVENTS, home_key},
     plan::{GIVERS, SHELVES},
     rules::{DEPLOYMENTS, FIRST},
     stream::{Delivered, StreamRecord},
@@ -62,7 +62,7 @@ impl Run {
         }
         let flawed = usize::from(self.plan.has(Fault::Poison));
         let spread = if self.plan.spreads { 3 } else { 0 };
-        match self.choices.weighted(&[(4, 0), (6, 1), (2, 2), (1, 3), (2, 4), (flawed, 5), (1, 6), (spread, 7)]) {
+        match self.choices.weighted(&[(4, 0), (6, 1), (2, 2), (1, 3), (2, 4), (flawed, 5), (1, 6), (spread, 7), (2 + spread, 8), (2, 9)]) {
             0 => ("Added", amount_of(amount)),
             1 => {
                 let which = self.choices.below(2);
@@ -79,6 +79,12 @@ impl Run {
                 let rows = [3, 99, 100, 101, 250][self.choices.below(5)];
                 ("Spread", Value::Map(BTreeMap::from([("rows".to_owned(), number(rows)), ("count".to_owned(), number(amount))])))
             }
+            8 => {
+                let sizes: &[i64] = if self.plan.spreads { &[3, 60, 99, 100, 101, 250] } else { &[3] };
+                let pages = sizes[self.choices.below(sizes.len())];
+                ("Filed", Value::Map(BTreeMap::from([("pages".to_owned(), number(pages))])))
+            }
+            9 => ("Shredded", data! {}),
             _ => ("Flawed", data! {}),
         }
     }
@@ -241,15 +247,20 @@ impl Run {
 
     pub(super) fn lose_row(&mut self) -> Result {
         let aggregate = GIVERS[self.choices.below(self.plan.givers)];
-        let table = DEPLOYMENTS[FIRST][self.choices.below(3)].name();
-        let key = (aggregate.to_owned(), String::new());
+        let rule = DEPLOYMENTS[FIRST][self.choices.below(3)];
+        let table = rule.name();
+        let mut key = home_key(rule, aggregate);
         let mut network = lock(&self.network);
         if network.database.item(table, &key).is_none() {
             return Ok(());
         }
-        network.database.set(table, key, None);
+        if rule.children().is_some() && self.choices.per_mille(500) {
+            let sorts: Vec<_> = network.database.items(table).filter(|(of, _)| of.0 == aggregate).map(|(of, _)| of.1.clone()).collect();
+            key.1.clone_from(&sorts[self.choices.below(sorts.len())]);
+        }
+        network.database.set(table, key.clone(), None);
         drop(network);
-        self.count(Fault::RowLost, || format!("** {table}/{aggregate} is deleted"));
+        self.count(Fault::RowLost, || format!("** {table}/{aggregate} {} is deleted", key.1));
         self.oracle.disturbed.insert(aggregate.to_owned());
         self.direct(true)
     }

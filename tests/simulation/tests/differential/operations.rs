@@ -522,9 +522,19 @@ impl Random {
                 .key_condition_expression("PK = :pk AND SK BETWEEN :first AND :last")
                 .expression_attribute_values(":first", bound(low.into()))
                 .expression_attribute_values(":last", bound(high));
+        } else if self.rng.bool() {
+            // Like child rows: everything above, in either order.
+            low = self.rng.u8(..4);
+            request = request
+                .key_condition_expression("#pk = :pk AND #sk > :first")
+                .expression_attribute_names("#pk", "PK")
+                .expression_attribute_names("#sk", "SK")
+                .expression_attribute_values(":first", s(&format!("EVENT#{low:012}")));
+            low = 3.min(low + 1);
         } else {
             request = request.key_condition_expression("PK = :pk");
         }
+        request = request.scan_index_forward(self.rng.bool());
         if self.one_in(3) {
             // Like the worker's next page: after an item within the bounds, which may have been deleted meanwhile.
             let version = self.rng.u16(u16::from(low).min(high)..=high.min(3).max(u16::from(low).min(high)));

@@ -31,7 +31,7 @@ use projection_worker::{
 use serde_json::value::RawValue;
 use simulation::{
     network::lock,
-    rules::DEPLOYMENTS,
+    rules::{DEPLOYMENTS, PART},
     stream::{Delivered, StreamRecord},
 };
 use tokio::sync::Mutex as Turn;
@@ -51,7 +51,7 @@ pub const TABLES: [Table; 5] = [
     (EVENTS, "PK", Some("SK")),
     (PARKED, "aggregateId", Some("projection")),
     ("ledger", "id", None),
-    ("shelves", "id", None),
+    ("shelves", "id", Some(PART)),
     ("peak", "id", None),
 ];
 
@@ -243,7 +243,7 @@ impl Story {
         self.facts += 1;
         let amount =
             self.of(&["1", "-2", "0.25", "1.50", "12345678901234567890.12345678", "99999999999999999999999999999999999999", "1E-7"]);
-        let (event_type, data) = match self.rng.u8(..14) {
+        let (event_type, data) = match self.rng.u8(..17) {
             0..2 => ("Opened", format!(r#"{{"amount": {amount}}}"#)),
             2..6 => ("Added", format!(r#"{{"amount": {amount}}}"#)),
             6 => ("Flawed", "{}".to_owned()),
@@ -252,6 +252,8 @@ impl Story {
             10 => ("Cleared", "{}".to_owned()),
             11 => ("Stamped", "{}".to_owned()),
             12 => ("Spread", format!(r#"{{"rows": {}, "count": {amount}}}"#, self.of(&[2, 98, 101]))),
+            13 | 14 => ("Filed", format!(r#"{{"pages": {}}}"#, self.of(&[3, 3, 98, 101]))),
+            15 => ("Shredded", "{}".to_owned()),
             _ => ("Unheard", r#"{"anything": ["", true, null]}"#.to_owned()),
         };
         let data = RawValue::from_string(data).expect("it is JSON");

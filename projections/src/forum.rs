@@ -2,3 +2,4 @@
 
 pub mod forum_counters;
 pub(crate) mod sample;
+pub mod topic_posts;

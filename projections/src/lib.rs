@@ -12,5 +12,7 @@ use projection_vocabulary::DynProjection;
 /// Every projection that the worker runs.
 pub const ALL: &[&dyn DynProjection] = &[
     &bank::account_summary::AccountSummary, //
+    &bank::account_statement::AccountStatement,
     &forum::forum_counters::ForumCounters,
+    &forum::topic_posts::TopicPosts,
 ];

@@ -42,6 +42,7 @@ mod sources {
 mod operations {
     mod brakes;
     mod changed_rules;
+    mod child_rows;
     mod corrections;
     mod rebuild;
     mod recent;

@@ -63,9 +63,9 @@ impl<const REVISION: u32> Projection for Posts<REVISION> {
     const REVISION: u32 = REVISION;
 
     fn project(&self, event: &Recorded<'_, Event>) -> Result<Change, Refusal> {
-        let sort = |post: u64| format!("{}{post:08}", if REVISION == 2 && post % 5 == 0 { "moved-" } else { "" });
+        let sort = |post: u64| format!("{}{post:08}", if REVISION == 2 && post.is_multiple_of(5) { "moved-" } else { "" });
         let posted = |post: u64| match REVISION {
-            2 if post % 3 == 0 => nothing(),
+            2 if post.is_multiple_of(3) => nothing(),
             2 => child(sort(post)).set("at", event.timestamp).into(),
             _ => child(sort(post)).set("postedAt", event.timestamp).into(),
         };

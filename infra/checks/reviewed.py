@@ -110,7 +110,9 @@ def function(name, role, log_group, memory, timeout):
                         "EVENT_STORE_TABLE": ref("EventStoreTable"),
                         "PARKED_TABLE": ref("ParkedTable"),
                         "ACCOUNT_SUMMARY_TABLE": ref("AccountSummaryTable"),
+                        "ACCOUNT_STATEMENT_TABLE": ref("AccountStatementTable"),
                         "FORUM_COUNTERS_TABLE": ref("ForumCountersTable"),
+                        "TOPIC_POSTS_TABLE": ref("TopicPostsTable"),
                     }
                 },
                 "the variables that the program reads, and no others",
@@ -169,7 +171,7 @@ def role(trusted, policy, *statements):
 
 
 PARK = ("Park", ["dynamodb:PutItem", "dynamodb:UpdateItem"], arn("ParkedTable"))
-ROWS = [arn("AccountSummaryTable"), arn("ForumCountersTable")]
+ROWS = [arn("AccountSummaryTable"), arn("AccountStatementTable"), arn("ForumCountersTable"), arn("TopicPostsTable")]
 OWN_BUCKET = {"StringEquals": {"s3:ResourceAccount": ref("AWS::AccountId")}}
 
 
@@ -343,6 +345,11 @@ RESOURCES = {
         "parked", [("aggregateId", "HASH"), ("projection", "RANGE")], {"AttributeDefinitions": attributes("aggregateId", "projection")}, kept=True
     ),
     "AccountSummaryTable": table("account-summary", [("accountId", "HASH")], {"AttributeDefinitions": attributes("accountId")}),
+    # Child rows sort after their home row.
+    "AccountStatementTable": table(
+        "account-statement", [("accountId", "HASH"), ("movement", "RANGE")], {"AttributeDefinitions": attributes("accountId", "movement")}
+    ),
+    "TopicPostsTable": table("topic-posts", [("topicId", "HASH"), ("postId", "RANGE")], {"AttributeDefinitions": attributes("topicId", "postId")}),
     "ForumCountersTable": table(
         "forum-counters",
         [("id", "HASH")],
@@ -423,7 +430,11 @@ RESOURCES = {
             arn("EventStoreTable", "StreamArn"),
         ),
         ("ReadMissingEvents", ["dynamodb:Query"], arn("EventStoreTable")),
-        ("AdvanceRows", ["dynamodb:BatchGetItem", "dynamodb:UpdateItem"], ROWS),
+        (
+            "AdvanceRows",
+            ["dynamodb:BatchGetItem", "dynamodb:DeleteItem", "dynamodb:PutItem", "dynamodb:Query", "dynamodb:UpdateItem"],
+            ROWS,
+        ),
         PARK,
         ("KeepRecordsGivenUp", ["s3:PutObject"], sub("${OnFailureBucket.Arn}/aws/lambda/*"), OWN_BUCKET),
         ("ListBucket", ["s3:ListBucket"], arn("OnFailureBucket"), OWN_BUCKET),
@@ -461,7 +472,19 @@ RESOURCES = {
         "operations",
         ("ReadHistories", ["dynamodb:BatchGetItem", "dynamodb:Query", "dynamodb:Scan"], arn("EventStoreTable")),
         ("ReadRecentEvents", ["dynamodb:Query"], sub("${EventStoreTable.Arn}/index/GSI1")),
-        ("ReplaceAndVerifyRows", ["dynamodb:BatchGetItem", "dynamodb:GetItem", "dynamodb:Scan", "dynamodb:UpdateItem"], ROWS),
+        (
+            "ReplaceAndVerifyRows",
+            [
+                "dynamodb:BatchGetItem",
+                "dynamodb:DeleteItem",
+                "dynamodb:GetItem",
+                "dynamodb:PutItem",
+                "dynamodb:Query",
+                "dynamodb:Scan",
+                "dynamodb:UpdateItem",
+            ],
+            ROWS,
+        ),
         PARK,
         log("OperationsLogs"),
     ),
@@ -505,7 +528,9 @@ RESOURCES = {
     },
     "CatchUpRole": role(trust("scheduler.amazonaws.com", OF_ACCOUNT), "catch-up", ("CatchUp", *INVOKE)),
     "AccountSummaryCatchUp": schedule("account-summary"),
+    "AccountStatementCatchUp": schedule("account-statement"),
     "ForumCountersCatchUp": schedule("forum-counters"),
+    "TopicPostsCatchUp": schedule("topic-posts"),
     "IteratorAgeAlarm": alarm(
         of_lambda("IteratorAge", "Maximum"), 5, 3, "late for minutes, and not for one batch", threshold=ref("LagAlarmMs")
     ),
@@ -541,7 +566,14 @@ RESOURCES = {
     "WorkerThrottlesAlarm": alarm(of_lambda("Throttles"), 5, 3, "throttled for minutes, and not by one burst"),
     "OperationsErrorsAlarm": alarm(of_lambda("Errors", period=300, of="OperationsFunction"), 1, 1, "one failed catch-up leaves rows behind"),
     "TableThrottlesAlarm": alarm(
-        total(60, accounts=throttled("AccountSummaryTable"), forum=throttled("ForumCountersTable"), parked=throttled("ParkedTable")),
+        total(
+            60,
+            accounts=throttled("AccountSummaryTable"),
+            statements=throttled("AccountStatementTable"),
+            forum=throttled("ForumCountersTable"),
+            posts=throttled("TopicPostsTable"),
+            parked=throttled("ParkedTable"),
+        ),
         10,
         5,
         "throttled for minutes: retries help against the rest",
@@ -603,7 +635,9 @@ OUTPUTS = {
             ("EventStoreTableName", "EventStoreTable"),
             ("ParkedTableName", "ParkedTable"),
             ("AccountSummaryTableName", "AccountSummaryTable"),
+            ("AccountStatementTableName", "AccountStatementTable"),
             ("ForumCountersTableName", "ForumCountersTable"),
+            ("TopicPostsTableName", "TopicPostsTable"),
             ("OnFailureBucketName", "OnFailureBucket"),
             ("WorkerStreamId", "WorkerStream"),
         ]

@@ -49,7 +49,9 @@ def _problems(client, stacks):
         "EventStoreTableName": (["PK", "SK"], ["GSI1"]),
         "ParkedTableName": (["aggregateId", "projection"], []),
         "AccountSummaryTableName": (["accountId"], []),
+        "AccountStatementTableName": (["accountId", "movement"], []),
         "ForumCountersTableName": (["id"], ["topics-by-category"]),
+        "TopicPostsTableName": (["topicId", "postId"], []),
     }
     for output, (keys, indexes) in wanted.items():
         table = tables.describe_table(TableName=outputs[output])["Table"]

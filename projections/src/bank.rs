@@ -1,6 +1,7 @@
 //! Bank accounts: how they are used, and what a balance is.
 
 pub mod account;
+pub mod account_statement;
 pub mod account_summary;
 pub(crate) mod sample;
 

@@ -4,6 +4,7 @@ pub mod category;
 pub mod forum_counters;
 pub(crate) mod sample;
 pub mod topic;
+pub mod topic_posts;
 
 use serde::{Deserialize, Serialize};
 

@@ -13,7 +13,9 @@ use projection_vocabulary::{DynDecider, DynProjection};
 /// Every projection that the worker runs.
 pub const ALL: &[&dyn DynProjection] = &[
     &bank::account_summary::AccountSummary, //
+    &bank::account_statement::AccountStatement,
     &forum::forum_counters::ForumCounters,
+    &forum::topic_posts::TopicPosts,
     &shop::users_and_orders::UsersAndOrders,
 ];
 

@@ -95,7 +95,9 @@ impl Store {
         while rule.children().is_some() {
             deadline.check()?;
             let (children, next) = self.query_children(rule, key, from, all, deadline).await?;
-            children.into_iter().for_each(|(sort, row)| take(sort, row));
+            for (sort, row) in children {
+                take(sort, row);
+            }
             from = next;
             if from.is_none() {
                 break;

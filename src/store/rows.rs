@@ -217,7 +217,9 @@ impl Store {
         match op {
             ChildOp::Set(attributes) => {
                 let mut expression = Expression::default();
-                attributes.iter().for_each(|(name, value)| expression.set(name, from_value(value)));
+                for (name, value) in attributes {
+                    expression.set(name, from_value(value));
+                }
                 let update = Update::builder().table_name(table).set_key(Some(key)).update_expression(expression.update());
                 let update = update.set_expression_attribute_names(Some(expression.names.clone()));
                 action.update(update.set_expression_attribute_values(expression.some_values()).build().expect(GIVEN))

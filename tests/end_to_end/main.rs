@@ -45,6 +45,7 @@ mod sources {
 mod operations {
     mod brakes;
     mod changed_rules;
+    mod child_rows;
     mod corrections;
     mod rebuild;
     mod recent;

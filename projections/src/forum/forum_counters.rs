@@ -12,7 +12,7 @@
 //!
 //! A category's row is the home row of the category and a shared row of its topics, which own the counters on it. A deleted
 //! topic leaves an empty row, whose watermark stops a late redelivery from counting the topic again. The index
-//! `topics-by-category` contains no attribute that a post changes, so a post does not rewrite an index entry.
+//! `topics-by-category` and `topics-by-author` contain no attribute that a post changes, so a post does not rewrite an index entry.
 
 use projection_vocabulary::{Change, Index, IndexKey, IndexOf, Own, Projection, Recorded, Refusal, own, retract, shared, transfer};
 
@@ -29,13 +29,20 @@ impl ForumCounters {
         sort: &[IndexKey::Text("id")],
         include: &["title", "authorId"],
     });
+    /// The topics of an author, by their ids.
+    pub const TOPICS_BY_AUTHOR: IndexOf<Self> = IndexOf::new(Index {
+        name: "topics-by-author",
+        partition: &[IndexKey::Text("authorId")],
+        sort: &[IndexKey::Text("id")],
+        include: &["title", "categoryId"],
+    });
 }
 
 impl Projection for ForumCounters {
     type Event = Event;
     const NAME: &str = "forum-counters";
     const KEY: &str = "id";
-    const INDEXES: &[Index] = &[Self::TOPICS_BY_CATEGORY.index()];
+    const INDEXES: &[Index] = &[Self::TOPICS_BY_CATEGORY.index(), Self::TOPICS_BY_AUTHOR.index()];
 
     fn project(&self, event: &Recorded<'_, Event>) -> Result<Change, Refusal> {
         let at = event.timestamp;

@@ -54,10 +54,8 @@ impl Verification<'_> {
             verified.children.extend(checked.children);
             match checked.finding {
                 Some(finding) => _ = verified.home.insert(id, finding),
-                None if checked.row == HomeRow::default() && !has_children => {
-                    if !self.has_events(&id).await? {
-                        verified.unknown.insert(id);
-                    }
+                None if checked.row == HomeRow::default() && !has_children && !self.has_events(&id).await? => {
+                    verified.unknown.insert(id);
                 }
                 None => {}
             }

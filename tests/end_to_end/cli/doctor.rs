@@ -476,7 +476,8 @@ async fn account(world: &World) -> Account {
         "Runtime": "provided.al2023", "Timeout": 60, "MemorySize": 512, "State": "Active", "LastUpdateStatus": "Successful",
         "Environment": { "Variables": {
             "EVENT_STORE_TABLE": "event-store", "PARKED_TABLE": "parked", "ACCOUNT_SUMMARY_TABLE": "account-summary",
-            "FORUM_COUNTERS_TABLE": "forum-counters", "STAGE": "dev",
+            "ACCOUNT_STATEMENT_TABLE": "account-statement", "FORUM_COUNTERS_TABLE": "forum-counters", "TOPIC_POSTS_TABLE": "topic-posts",
+            "STAGE": "dev",
         } },
         "LoggingConfig": { "LogFormat": "JSON", "ApplicationLogLevel": "INFO", "SystemLogLevel": "INFO", "LogGroup": "/aws/lambda/worker" },
     });
@@ -659,7 +660,9 @@ async fn what_is_deployed_is_judged_by_the_same_checks() {
         replicas("event-store"),
         replicas("parked"),
         replicas("account-summary"),
+        replicas("account-statement"),
         replicas("forum-counters"),
+        replicas("topic-posts"),
     ];
     assert_eq!(found_at(&world, more).await.0, expected);
 

@@ -7,7 +7,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
 
 use crate::support::{
     projector::{Gate, interrupt, projector, start_projector},
-    world::{World, account, fold, recorded, records, registry},
+    world::{ONE_EACH, World, account, fold, recorded, records, registry},
 };
 
 /// Part of event data; only `show` may print it.
@@ -22,7 +22,7 @@ fn poison(id: &str) -> Vec<RecordedEvent> {
 async fn park(world: &World, events: &[RecordedEvent]) {
     world.import(events).await;
     for event in events {
-        let worker = world.worker_of(projections::ALL);
+        let worker = world.worker_of(ONE_EACH);
         assert_eq!(worker.process(&records(std::slice::from_ref(event)), Deadline::NONE).await.total.parked, 1);
     }
 }
@@ -119,7 +119,7 @@ async fn an_empty_parking_table_is_a_success_and_incomplete_arguments_are_refuse
         (&["parked", "redrive", "--all", "--aggregate", "a"], "cannot be used with"),
         (
             &["parked", "redrive", "--projection", "accounts"],
-            "no projection `accounts` is in this program, which has account-summary, forum-counters",
+            "no projection `accounts` is in this program, which has account-summary, account-statement, forum-counters, topic-posts",
         ),
         (&["parked", "show", "--aggregate", "a"], "--projection"),
     ] {

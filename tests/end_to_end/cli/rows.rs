@@ -34,7 +34,7 @@ async fn a_row_is_shown_as_its_readers_see_it_and_on_request_with_the_bookkeepin
     assert_eq!((code, out.as_str()), (1, ""));
     assert!(said.ends_with("error: account-summary has no row bob\n"), "{said}");
     let (code, _, said) = get(&["accounts", "alice"]).await;
-    assert!(code == 2 && said.contains("account-summary, forum-counters"), "{said}");
+    assert!(code == 2 && said.contains("account-summary, account-statement, forum-counters, topic-posts"), "{said}");
 }
 
 #[tokio::test]

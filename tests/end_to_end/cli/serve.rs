@@ -59,7 +59,10 @@ async fn a_data_file_is_read_and_written_by_an_sdk_and_stays_whole() {
         let (child, url) = serve(&data).await;
         let client = client(&url);
         let tables = client.list_tables().send().await.expect("listed");
-        assert_eq!(tables.table_names(), ["account-summary", "event-store", "forum-counters", "parked"]);
+        assert_eq!(
+            tables.table_names(),
+            ["account-statement", "account-summary", "event-store", "forum-counters", "parked", "topic-posts"]
+        );
         let update = client.update_item().table_name("account-summary").key("accountId", key.clone());
         let update = update.update_expression("SET balance = :b").expression_attribute_values(":b", AttributeValue::N(balance.into()));
         update.send().await.expect("updated");

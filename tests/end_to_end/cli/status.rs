@@ -14,7 +14,7 @@ use serde_json::{Value as Json, json, value::RawValue};
 use crate::support::{
     projector::projector,
     records::deposit_of,
-    world::{Fault, World, account, history, registry},
+    world::{Fault, World, account, history, included},
 };
 
 /// Part of event data, and must not appear anywhere else.
@@ -31,7 +31,7 @@ fn newest(id: &str, amounts: &[&str]) -> Vec<RecordedEvent> {
 
 /// Bank and forum events, all applied.
 async fn applied() -> World {
-    let world = World::new().await;
+    let world = World::with(included()).await;
     let mut events = history("bank", 31, 60, 7);
     events.extend(history("forum", 32, 60, 9));
     world.append_all(&events).await;
@@ -56,9 +56,9 @@ async fn healthy_projections_are_reported_in_a_table_and_in_json() {
     let url = world.serve().await;
     let (code, table, lines) = status(&url, &[]).await;
     assert_eq!(code, 0, "{table}");
-    assert_eq!(table.lines().count(), 8, "the store, a head, a row for each projection, the border, and nothing to tell: {table}");
+    assert_eq!(table.lines().count(), 10, "the store, a head, a row for each projection, the border, and nothing to tell: {table}");
     let rows = world.rows().await;
-    for (line, rule) in lines.iter().zip(registry().projections()) {
+    for (line, rule) in lines.iter().zip(included().projections()) {
         let rows = &rows[rule.name()];
         let home = rows.values().filter(|row| row.contains_key("version")).count();
         let newest = line["newestEventAt"].as_str().expect("a time");
@@ -71,7 +71,7 @@ async fn healthy_projections_are_reported_in_a_table_and_in_json() {
         let newest = newest.replace('T', " ");
         assert!(shown.contains(&rows.len().to_string()) && shown.contains(newest.split_once('.').expect("ms").0), "{shown}");
     }
-    assert_eq!((lines.len(), &lines[2]["total"]["well"], &lines[2]["total"]["parkedRecords"]), (3, &json!(true), &json!(0)));
+    assert_eq!((lines.len(), &lines[4]["total"]["well"], &lines[4]["total"]["parkedRecords"]), (5, &json!(true), &json!(0)));
 
     let (code, _, lines) = status(&url, &["account-summary"]).await;
     assert_eq!((code, lines.len()), (0, 2), "one projection");
@@ -90,9 +90,9 @@ async fn a_row_behind_its_newest_event_is_reported_with_its_distance_and_since_w
     assert_eq!(code, 1, "{table}");
     let behind = json!([{ "aggregateId": "late", "version": 2, "head": 4, "since": "2026-06-01T00:00:03.000Z" }]);
     assert_eq!((&lines[0]["behind"], &lines[0]["newestEventAt"]), (&behind, &json!("2026-06-01T00:00:04.000Z")));
-    assert_eq!((&lines[1]["behind"], &lines[2]["total"]["well"]), (&json!([]), &json!(false)));
+    assert_eq!((&lines[2]["behind"], &lines[4]["total"]["well"]), (&json!([]), &json!(false)));
     assert!(table.contains("account-summary: late has been behind since 2026-06-01 00:00:03:\n  at version 2 of 4\n"), "{table}");
-    assert!(table.contains("≥ 1") && table.matches("projector").count() == 1, "one suggestion: {table}");
+    assert!(table.contains("≥ 1") && table.matches("projector").count() == 2, "one suggestion for each: {table}");
     assert!(table.contains("`projector catch-up account-summary`"), "{table}");
     let (code, ..) = status(&url, &["forum-counters"]).await;
     assert_eq!(code, 0, "it is not the forum's");
@@ -111,7 +111,7 @@ async fn parked_aggregates_are_counted_by_projection() {
     world.append_all(&spoilt).await;
     world.process(&spoilt).await;
     let (code, table, lines) = status(&url, &[]).await;
-    assert_eq!((code, &lines[0]["parked"], &lines[1]["parked"]), (1, &json!(1), &json!(0)), "{table}");
+    assert_eq!((code, &lines[0]["parked"], &lines[1]["parked"]), (1, &json!(1), &json!(1)), "{table}");
 
     assert_eq!(lines[0]["behind"], json!([]), "it is parked, and no catch-up moves it: {table}");
     assert!(table.contains("1 aggregate waits for a redrive:\n  `projector parked list --projection account-summary`"), "{table}");
@@ -122,7 +122,7 @@ async fn parked_aggregates_are_counted_by_projection() {
     other.worker.process(&[stray], Deadline::NONE).await;
     let url = other.serve().await;
     let (code, table, lines) = status(&url, &[]).await;
-    assert_eq!((code, &lines[2]["total"]["well"], &lines[2]["total"]["parkedRecords"]), (1, &json!(false), &json!(1)), "{table}");
+    assert_eq!((code, &lines[4]["total"]["well"], &lines[4]["total"]["parkedRecords"]), (1, &json!(false), &json!(1)), "{table}");
     assert!(table.contains("1 parked record names no event"), "{table}");
     assert_eq!(status(&url, &["account-summary"]).await.0, 0, "a stray belongs to no projection");
 }
@@ -131,7 +131,7 @@ async fn parked_aggregates_are_counted_by_projection() {
 async fn rows_of_another_revision_count_as_outdated_and_an_unfinished_rebuild_shows_its_progress() {
     let world = applied().await;
     let url = world.serve().await;
-    let rule = registry().get("account-summary").expect("the bank");
+    let rule = included().get("account-summary").expect("the bank");
     let rows = world.rows().await["account-summary"].clone();
     let (aged, _) = rows.first_key_value().expect("a row");
     let request = world.embedded.client().update_item().table_name("account-summary");
@@ -158,7 +158,7 @@ async fn a_quick_status_scans_nothing_and_the_number_of_segments_makes_no_differ
     let world = applied().await;
     let late = newest("late", &["1", "2"]);
     world.append_all(&late).await;
-    let rule = registry().get("account-summary").expect("the bank");
+    let rule = included().get("account-summary").expect("the bank");
     let tapped = world.tapped(|call| {
         assert_ne!(call.operation, "Scan");
         Fault::None

@@ -16,7 +16,7 @@ use serde_json::{Value as Json, json};
 use super::code::Code;
 use crate::support::{
     template::{Template, named_in, references},
-    world::registry,
+    world::included,
 };
 
 type Check = fn(&Template, &Code) -> Vec<String>;
@@ -49,9 +49,9 @@ fn doctor(template: &Template) -> Vec<String> {
     let mut problems = Vec::new();
     // The operations function runs the same program, and only tasks invoke it.
     for (function, expected) in [("WorkerFunction", None), ("OperationsFunction", Some("mapping"))] {
-        match template::read(&template.text, &[], Some(function), registry()) {
+        match template::read(&template.text, &[], Some(function), included()) {
             Ok(deployment) => {
-                let mut examination = examine(&deployment, registry());
+                let mut examination = examine(&deployment, included());
                 examination.findings.retain(|finding| Some(finding.check.name) != expected);
                 if expected.is_some() {
                     // Those that watch the stream are not about this function.

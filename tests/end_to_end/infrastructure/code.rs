@@ -10,7 +10,7 @@ use std::{
 };
 
 use aws_sdk_dynamodb::types::{AttributeValue, KeySchemaElement, ProjectionType, StreamViewType, TableDescription};
-use projection_vocabulary::RecordedEvent;
+use projection_vocabulary::{HOME_SORT, RecordedEvent};
 use projection_worker::internals::{lambda::read_environment, store::TableNames};
 use serde_json::{Value as Json, json};
 
@@ -19,7 +19,7 @@ use crate::support::{
     proxy::{Fault, Proxy},
     records::deposit_of,
     runtime_api::{Answer, Lambda, batch, environment_at},
-    world::{Call, World, account, history, names, records, registry},
+    world::{Call, World, account, history, included, names, records},
 };
 
 /// The tasks of the operations function, each with its answer. The checks of the state machine rely on this file.
@@ -83,7 +83,7 @@ impl Code {
         Self {
             variables: variables(),
             tables: tables(&world).await,
-            projections: registry().projections().iter().map(|rule| rule.name().to_owned()).collect(),
+            projections: included().projections().iter().map(|rule| rule.name().to_owned()).collect(),
             worker: worker_net.calls(),
             operations: operations_net.calls(),
             metrics: outputs.iter().flat_map(metrics).collect(),
@@ -99,16 +99,16 @@ fn variables() -> BTreeSet<String> {
         asked.lock().expect("no test panics while it holds this").insert(name.to_owned());
         None
     };
-    read_environment(registry(), var).expect_err("an empty environment is refused");
+    read_environment(included(), var).expect_err("an empty environment is refused");
     asked.into_inner().expect("no test panics while it holds this")
 }
 
 /// The tables as the embedded DynamoDB describes them once the code has created them.
 async fn tables(world: &World) -> BTreeMap<String, Table> {
     let flat = |names: TableNames| [names.event_store, names.parked].into_iter().chain(names.projections.into_values());
-    let variables = flat(TableNames::from_env_or_default(registry(), |name| Some(name.to_owned())));
+    let variables = flat(TableNames::from_env_or_default(included(), |name| Some(name.to_owned())));
     let mut tables = BTreeMap::new();
-    for (name, variable) in flat(names(registry())).zip(variables) {
+    for (name, variable) in flat(names(included())).zip(variables) {
         let described = world.embedded.client().describe_table().table_name(&name).send().await.expect("the table");
         tables.insert(name, Table { variable, definition: definition(&described.table.expect("a description")) });
     }
@@ -187,7 +187,7 @@ fn place(of: &Json) -> Place {
         ("event-store", Some(index)) => Place::Index(index.to_owned()),
         ("event-store", None) => Place::EventStore,
         ("parked", None) => Place::Parked,
-        (table, None) if registry().projections().iter().any(|rule| rule.name() == table) => Place::Rows,
+        (table, None) if included().projections().iter().any(|rule| rule.name() == table) => Place::Rows,
         (table, index) => panic!("nobody calls {table} {index:?}"),
     }
 }
@@ -262,7 +262,6 @@ async fn work_the_stream(world: &World, worker: &mut Lambda) {
     // In small batches, so that topics move and end in others than they began in.
     let mut batches: Vec<_> = delivered.chunks(10).map(<[_]>::to_vec).collect();
     batches.extend([delivered, records(&poison)]);
-    outdate_account(world, events[0].aggregate.as_str()).await;
     batches.push(records(&history("bank", 1, 90, 6)));
     let mut batches: Vec<_> = batches.iter().map(|records| batch(records)).collect();
     for folder in fs::read_dir(FIXTURES).expect("fixtures") {
@@ -271,6 +270,11 @@ async fn work_the_stream(world: &World, worker: &mut Lambda) {
     for batch in batches {
         let Answer::Response(_) = worker.invoke(batch).await else { panic!("a batch is answered") };
     }
+    // Now there are rows for it to re-project.
+    let opened = &events[0].aggregate;
+    outdate_account(world, opened.as_str()).await;
+    let later: Vec<_> = history("bank", 1, 120, 6).into_iter().filter(|event| event.aggregate == *opened).collect();
+    let Answer::Response(_) = worker.invoke(batch(&records(&later))).await else { panic!("a batch is answered") };
 }
 
 /// A history that begins with an event that no rule takes, too long to be parked in one item.
@@ -289,12 +293,15 @@ pub fn captured(folder: &Path) -> Vec<String> {
     files.iter().map(|path| fs::read_to_string(path).expect("a batch")).collect()
 }
 
-/// Makes a row look as if an older revision of the rule had written it.
+/// Makes rows look as if an older revision of the rule had written them.
 async fn outdate_account(world: &World, id: &str) {
-    let update = world.embedded.client().update_item().table_name("account-summary");
-    let update = update.key("accountId", AttributeValue::S(id.to_owned()));
-    let update = update.update_expression("SET revision = :zero").expression_attribute_values(":zero", AttributeValue::N("0".to_owned()));
-    update.send().await.expect("updated");
+    for (table, sort) in [("account-summary", None), ("account-statement", Some(("movement".to_owned(), HOME_SORT)))] {
+        let key = [("accountId".to_owned(), id)].into_iter().chain(sort).map(|(name, text)| (name, AttributeValue::S(text.to_owned())));
+        let update = world.embedded.client().update_item().table_name(table).set_key(Some(key.collect()));
+        let update =
+            update.update_expression("SET revision = :zero").expression_attribute_values(":zero", AttributeValue::N("0".to_owned()));
+        update.send().await.expect("updated");
+    }
 }
 
 /// Each task, with everything for it to do: rows that are missing, behind, outdated, orphaned and wrong, sums that are wrong, and events
@@ -306,12 +313,18 @@ async fn work_on_tasks(world: &World, operations: &mut Lambda) {
         let Answer::Response(answer) = operations.invoke(task.to_string()).await else { panic!("{task} is a task") };
         serde_json::from_str::<Json>(&answer).expect("JSON")
     };
-    for projection in ["account-summary", "forum-counters"] {
+    for projection in ["account-summary", "account-statement", "forum-counters", "topic-posts"] {
         invoke(json!({ "catchUp": { "projection": projection, "since": "9999d" } })).await;
     }
     outdate_account(world, "missing").await;
+    // A child row that its rule does not make.
+    let extra = [("accountId", "missing"), ("movement", "of nobody")].into_iter();
+    let extra = extra.fold(world.embedded.client().put_item().table_name("account-statement"), |put, (name, text)| {
+        put.item(name, AttributeValue::S(text.to_owned()))
+    });
+    extra.send().await.expect("put");
     world.append_all(&account("late", &["1", "2"])).await;
-    for projection in ["account-summary", "forum-counters"] {
+    for projection in ["account-summary", "account-statement", "forum-counters", "topic-posts"] {
         invoke(json!({ "rebuild": { "projection": projection } })).await;
     }
     let orphan = [("version", "1"), ("revision", "1")].into_iter();

@@ -26,9 +26,16 @@ pub const OF_FILES: &[(&str, File, &str, &str, &str)] = &[
     (
         "a read model has another key",
         Template,
-        "{AttributeName: accountId, KeyType: HASH}",
-        "{AttributeName: PK, KeyType: HASH}",
+        "KeySchema:\n        - {AttributeName: accountId, KeyType: HASH}",
+        "KeySchema:\n        - {AttributeName: PK, KeyType: HASH}",
         "KeySchema of AccountSummaryTable: is",
+    ),
+    (
+        "child rows have another sort key",
+        Template,
+        "{AttributeName: movement, KeyType: RANGE}",
+        "{AttributeName: SK, KeyType: RANGE}",
+        "KeySchema of AccountStatementTable: is",
     ),
     (
         "the index by category lacks a column",
@@ -204,7 +211,7 @@ pub const OF_FILES: &[(&str, File, &str, &str, &str)] = &[
     (
         "a wildcard of actions",
         Template,
-        r#"Action: ["dynamodb:BatchGetItem", "dynamodb:UpdateItem"]"#,
+        r#"Action: ["dynamodb:BatchGetItem", "dynamodb:DeleteItem", "dynamodb:PutItem", "dynamodb:Query", "dynamodb:UpdateItem"]"#,
         r#"Action: ["dynamodb:*"]"#,
         "WorkerRole may dynamodb:* on ${AccountSummaryTable.Arn}",
     ),
@@ -322,9 +329,9 @@ pub const OF_CODE: &[(&str, Change, &str)] = &[
         "WorkerRole may not dynamodb:DeleteItem on ${ParkedTable.Arn}",
     ),
     (
-        "the worker deletes rows",
-        |code| _ = code.worker.insert(call("DeleteItem", Place::Rows)),
-        "WorkerRole may not dynamodb:DeleteItem on ${AccountSummaryTable.Arn}",
+        "the worker scans rows",
+        |code| _ = code.worker.insert(call("Scan", Place::Rows)),
+        "WorkerRole may not dynamodb:Scan on ${AccountSummaryTable.Arn}",
     ),
     (
         "the worker scans",

@@ -166,7 +166,7 @@ async fn records_through_kinesis_count_and_a_failure_names_kinesis_own_sequence_
     let mut poison = events[0].clone();
     (poison.aggregate, poison.data) = ("poison".into(), deposit_of("a word"));
     assert_eq!(lambda.invoke(payload(&[kinesis(record(&poison, 1).get(), 101)])).await, done());
-    assert_eq!(world.worker.store().parked().await.expect("parked").len(), 1);
+    assert_eq!(world.worker.store().parked().await.expect("parked").len(), 2, "in both projections of accounts");
 }
 
 #[tokio::test]

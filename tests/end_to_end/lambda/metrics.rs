@@ -67,7 +67,7 @@ async fn metrics_add_up_to_the_report_of_a_replay_of_the_same_capture() {
         assert_eq!(lambda.invoke(batch(records)).await, done());
     }
     let lines = metric_lines(&lambda.stop().await);
-    assert_eq!(lines.len(), 3 * batches.len(), "one line for each of two projections, and one for the batch");
+    assert_eq!(lines.len(), 5 * batches.len(), "one line for each of four projections, and one for the batch");
     assert!(lines.iter().all(|line| line.dimensions["stage"] == "dev"));
 
     let replayed = unprojected(&events).await;

@@ -27,7 +27,7 @@ use serde_json::{Value as Json, json, value::RawValue};
 
 use crate::support::{
     projections::{HOUSES_1, HOUSES_2, LIFTED, UNCURSED, UNUSUAL},
-    world::{Call, Fault, Tapped, World, account, fold, impostor, record, recorded, records, registry},
+    world::{Call, Fault, ONE_EACH, Tapped, World, account, fold, impostor, record, recorded, records, registry},
 };
 
 fn post(category: &str) -> Value {
@@ -109,12 +109,12 @@ async fn assert_exact(world: &World, rules: &'static [&'static dyn DynProjection
 async fn after_the_event_store_is_corrected_a_redrive_yields_the_fold_including_events_that_came_while_parked() {
     let (world, truth) = parked_topic().await;
     assert_eq!(redrive_only(&world).await, recovered(3));
-    assert_exact(&world, projections::ALL, &truth, "").await;
+    assert_exact(&world, ONE_EACH, &truth, "").await;
     assert!(world.row("forum-counters", "old").await.ends_with("postCount=3 topicCount=1"));
     // Later events continue to count.
     let next = next_post(&truth);
     assert_eq!(world.process(std::slice::from_ref(&next)).await.total.applied, 1);
-    assert_exact(&world, projections::ALL, &[truth, vec![next]].concat(), "").await;
+    assert_exact(&world, ONE_EACH, &[truth, vec![next]].concat(), "").await;
 }
 
 #[tokio::test]
@@ -125,7 +125,7 @@ async fn redriving_a_topic_deleted_while_parked_retracts_all_its_counts() {
     assert_eq!(world.process(std::slice::from_ref(&deleted)).await.total.parked, 1);
     truth.push(deleted);
     assert_eq!(redrive_only(&world).await, recovered(4));
-    assert_exact(&world, projections::ALL, &truth, "").await;
+    assert_exact(&world, ONE_EACH, &truth, "").await;
     assert_eq!(world.row("forum-counters", "t1").await, "version=6");
 }
 
@@ -164,7 +164,7 @@ async fn an_event_that_is_still_poison_is_parked_again_and_keeps_its_first_sight
     assert_eq!((&second.reason, world.rows().await), (&reason, before));
     world.correct(&truth[4]).await;
     assert_eq!(redrive_only(&world).await, recovered(3));
-    assert_exact(&world, projections::ALL, &truth, "").await;
+    assert_exact(&world, ONE_EACH, &truth, "").await;
 }
 
 #[tokio::test]
@@ -182,7 +182,7 @@ async fn a_second_poison_event_parks_at_its_own_version_and_the_events_before_it
     world.correct(&poison).await;
     truth.push(poison);
     assert_eq!(redrive_only(&world).await, recovered(1));
-    assert_exact(&world, projections::ALL, &truth, "").await;
+    assert_exact(&world, ONE_EACH, &truth, "").await;
 }
 
 /// Another worker receives the next event before the `k`-th call of a redrive, for every `k`: also between removing the mark and
@@ -212,7 +212,7 @@ async fn an_event_delivered_at_any_moment_of_a_redrive_counts_once() {
         }
         assert!(matches!(redriven, Redriven::Done { .. }), "at call {k}: {redriven:?}");
         truth.push(next);
-        assert_exact(&world, projections::ALL, &truth, &format!("at call {k}")).await;
+        assert_exact(&world, ONE_EACH, &truth, &format!("at call {k}")).await;
     }
 }
 
@@ -250,7 +250,7 @@ async fn a_redrive_leaves_a_mark_that_is_newer_than_the_one_it_read() {
     );
     assert_eq!(only_entry(&world).await, entry);
     assert!(matches!(redrive_only(&world).await, Redriven::Done { .. }));
-    assert_exact(&world, projections::ALL, &truth, "redriven again").await;
+    assert_exact(&world, ONE_EACH, &truth, "redriven again").await;
 }
 
 /// A network that interleaves the calls of different workers, depending on the seed.
@@ -297,7 +297,7 @@ async fn redrives_that_race_each_other_and_the_stream_yield_the_fold() {
             redrive(&world.worker, &entry).await;
         }
         truth.extend(more);
-        assert_exact(&world, projections::ALL, &truth, &format!("seed {seed}")).await;
+        assert_exact(&world, ONE_EACH, &truth, &format!("seed {seed}")).await;
     }
 }
 
@@ -317,7 +317,7 @@ async fn kill_at_every_call(hang: fn() -> Fault) {
         for entry in left {
             assert!(matches!(redrive(&world.worker, &entry).await, Redriven::Done { .. }), "killed at call {k}");
         }
-        assert_exact(&world, projections::ALL, &truth, &format!("killed at call {k}")).await;
+        assert_exact(&world, ONE_EACH, &truth, &format!("killed at call {k}")).await;
         if !killed {
             assert!(k > 6, "a redrive takes some calls");
             return;
@@ -342,7 +342,7 @@ async fn a_lost_answer_of_any_call_changes_neither_rows_nor_counts() {
         let lost = move |call: &Call<'_>| if call.number == k { Fault::Lost } else { Fault::None };
         let tapped = world.tapped(lost);
         assert_eq!(redrive(&tapped.worker, &only_entry(&world).await).await, recovered(3), "at call {k}");
-        assert_exact(&world, projections::ALL, &truth, &format!("at call {k}")).await;
+        assert_exact(&world, ONE_EACH, &truth, &format!("at call {k}")).await;
         if tapped.calls().len() < k {
             break;
         }
@@ -397,7 +397,7 @@ async fn parked_again_before_its_entry_is_deleted(lose_first: bool, another_redr
     poison.data = post("old");
     world.correct(&poison).await;
     assert_eq!(redrive_only(&world).await, recovered(1));
-    assert_exact(&world, projections::ALL, &[truth, vec![poison]].concat(), "").await;
+    assert_exact(&world, ONE_EACH, &[truth, vec![poison]].concat(), "").await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -422,7 +422,7 @@ async fn a_row_of_a_diverged_history_is_re_projected_to_the_head_of_the_event_st
     let entry = only_entry(&world).await;
     assert!(entry.reason.starts_with("history diverged"), "{}", entry.reason);
     assert_eq!(redrive(&world.worker, &entry).await, Redriven::Done { applied: 0, reprojected: true });
-    assert_exact(&world, projections::ALL, &truth, "").await;
+    assert_exact(&world, ONE_EACH, &truth, "").await;
 }
 
 #[tokio::test]
@@ -588,7 +588,7 @@ async fn a_payload_in_several_parts_is_shown_and_deleted_as_a_whole() {
     assert_eq!(short["eventData"]["M"]["note"]["S"], "short");
     world.correct(&truth[1]).await;
     assert_eq!(redrive_only(&world).await, recovered(1));
-    assert_exact(&world, projections::ALL, &truth, "").await;
+    assert_exact(&world, ONE_EACH, &truth, "").await;
     assert_eq!(items_parked(&world).await, 0);
 }
 
@@ -608,7 +608,7 @@ async fn a_stray_record_is_recovered_by_the_stored_event_of_its_version() {
     let entry = only_entry(&world).await;
     assert_eq!((entry.projection.as_str(), entry.version), (NO_PROJECTION, Some(Version(2))));
     assert_eq!(redrive(&world.worker, &entry).await, recovered(2));
-    assert_exact(&world, projections::ALL, &events, "").await;
+    assert_exact(&world, ONE_EACH, &events, "").await;
     assert_eq!(redrive(&world.worker, &entry).await, recovered(0), "it is gone");
 }
 
@@ -651,7 +651,7 @@ async fn redriving_many_unreadable_records_does_not_trip_the_breaker() {
     for at in 0..12 {
         let record = serde_json::value::to_raw_value(&json!({"eventID": format!("odd-{at}")})).expect("JSON");
         // Each is delivered to a new worker, so that no breaker trips.
-        assert_eq!(world.worker_of(projections::ALL).process(&[record], Deadline::NONE).await.total.parked, 1);
+        assert_eq!(world.worker_of(ONE_EACH).process(&[record], Deadline::NONE).await.total.parked, 1);
     }
     for entry in entries(&world).await {
         still_parked(redrive(&world.worker, &entry).await);
@@ -673,7 +673,7 @@ async fn a_record_stays_parked_while_its_aggregate_is_parked() {
     assert_eq!((stray, alice.version), (&record, Some(Version(3))));
     assert_eq!(redrive(&world.worker, alice).await, recovered(1));
     assert_eq!(redrive(&world.worker, &record).await, recovered(0));
-    assert_exact(&world, projections::ALL, &truth, "").await;
+    assert_exact(&world, ONE_EACH, &truth, "").await;
 }
 
 #[tokio::test]
@@ -683,7 +683,7 @@ async fn a_record_that_this_version_can_read_is_processed_like_one_from_the_stre
     let parking = Parking { version: Some(Version(1)), reason: "as planned", payload: Some(payload.get()) };
     world.worker.store().park_record("once", &parking, Deadline::NONE).await.expect("parked");
     assert_eq!(redrive_only(&world).await, recovered(1));
-    assert_exact(&world, projections::ALL, &events, "").await;
+    assert_exact(&world, ONE_EACH, &events, "").await;
 }
 
 /// An account with this number of irrelevant events between its opening and a deposit.
@@ -733,7 +733,7 @@ async fn a_gap_in_the_event_store_parks_until_it_is_filled_and_then_the_next_gap
             world.correct(&last).await;
         }
         assert!(matches!(redrive_only(&world).await, Redriven::Done { reprojected: false, .. }), "{holes:?}");
-        assert_exact(&world, projections::ALL, &events, &format!("{holes:?}")).await;
+        assert_exact(&world, ONE_EACH, &events, &format!("{holes:?}")).await;
     }
 }
 
@@ -749,7 +749,7 @@ async fn an_event_after_thousands_of_irrelevant_ones_is_found() {
         assert_eq!(only_entry(&world).await.version, Some(Version(deposit as u64 + 1)));
         world.correct(&truth[deposit]).await;
         assert_eq!(redrive_only(&world).await, recovered(1), "{unnamed}");
-        assert_exact(&world, projections::ALL, &truth, &format!("{unnamed}")).await;
+        assert_exact(&world, ONE_EACH, &truth, &format!("{unnamed}")).await;
     }
 }
 
@@ -781,7 +781,7 @@ async fn aggregates_of_one_shared_row_can_be_redriven_concurrently() {
     events.iter_mut().filter(|event| &*event.event_type == "PostAdded").for_each(|event| event.data = data! { categoryId: 7 });
     world.import(&events).await;
     for event in &events {
-        world.worker_of(projections::ALL).process(&records(std::slice::from_ref(event)), Deadline::NONE).await;
+        world.worker_of(ONE_EACH).process(&records(std::slice::from_ref(event)), Deadline::NONE).await;
     }
     for event in &truth {
         world.correct(event).await;
@@ -791,5 +791,5 @@ async fn aggregates_of_one_shared_row_can_be_redriven_concurrently() {
     let redriven: BTreeSet<_> =
         join_all(parked.iter().map(|entry| redrive(&tapped.worker, entry))).await.iter().map(|redriven| format!("{redriven:?}")).collect();
     assert_eq!(redriven.len(), 1, "{redriven:?}");
-    assert_exact(&world, projections::ALL, &truth, "").await;
+    assert_exact(&world, ONE_EACH, &truth, "").await;
 }

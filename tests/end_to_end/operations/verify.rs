@@ -14,7 +14,7 @@ use projection_worker::internals::{
 use crate::support::{
     projections::{HOUSES_1, HOUSES_2},
     projector::projector,
-    world::{World, account, fold, history, recorded, records, registry},
+    world::{ONE_EACH, World, account, fold, history, recorded, records, registry},
 };
 
 type Items = BTreeMap<String, HashMap<String, AttributeValue>>;
@@ -166,7 +166,7 @@ async fn a_wrong_sum_is_reported_with_its_difference_and_concurrent_repairs_fix_
     ];
     assert_eq!((home(&found), shared(&found)), (vec![], expected));
     // Two concurrent repairs remove the difference once.
-    let other = world.worker_of(projections::ALL);
+    let other = world.worker_of(ONE_EACH);
     let rule = registry().get("forum-counters").expect("a projection");
     let (one, two) = futures::join!(verified(&world, "forum-counters", REPAIR), verify(&other, rule, REPAIR, Deadline::NONE));
     assert!(one.is_clean() && two.expect("verified").is_clean());
@@ -234,7 +234,7 @@ async fn a_deleted_row_and_the_contributions_it_left_are_both_repaired() {
 async fn rows_that_change_during_verification_are_not_reported() {
     let world = World::new().await;
     let events = history("forum", 11, 1_500, 40);
-    let worker = world.worker_of(projections::ALL);
+    let worker = world.worker_of(ONE_EACH);
     let live = async {
         for batch in events.chunks(25) {
             world.append_all(batch).await;

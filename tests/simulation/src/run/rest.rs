@@ -194,6 +194,9 @@ impl Run {
             if !home.is_empty() {
                 return Err(format!("at rest, {} is not clean: {home:?}", rule.name()));
             }
+            if !self.verified.children.is_empty() {
+                return Err(format!("at rest, child rows of {} are not clean: {:?}", rule.name(), self.verified.children));
+            }
             let sums = self.verified.shared.iter().map(|((row, attribute), finding)| match finding {
                 SharedFinding::Sum(sum) => Ok(((row.to_string(), attribute.clone()), sum.to_string())),
                 other => Err(format!("at rest, {attribute} of {row} is {other:?}")),

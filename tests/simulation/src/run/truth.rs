@@ -254,7 +254,7 @@ impl Run {
         if network.database.item(table, &key).is_none() {
             return Ok(());
         }
-        if rule.children().is_some() && self.choices.per_mille(500) {
+        if rule.children().is_some() && self.choices.per_mille(300) {
             let sorts: Vec<_> = network.database.items(table).filter(|(of, _)| of.0 == aggregate).map(|(of, _)| of.1.clone()).collect();
             key.1.clone_from(&sorts[self.choices.below(sorts.len())]);
         }

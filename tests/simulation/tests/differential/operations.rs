@@ -512,27 +512,28 @@ impl Random {
         let mut request = request.table_name(if self.one_in(30) { "absent" } else { EVENTS });
         request = request.expression_attribute_values(":pk", s(partition));
         let (mut low, mut high) = (0, 999);
-        if self.rng.bool() {
-            (low, high) = (self.rng.u8(..4), self.rng.u16(..4));
-            if !self.one_in(10) && u16::from(low) > high {
-                (low, high) = (0, 3);
+        match self.rng.u8(..4) {
+            0 | 1 => {
+                (low, high) = (self.rng.u8(..4), self.rng.u16(..4));
+                if !self.one_in(10) && u16::from(low) > high {
+                    (low, high) = (0, 3);
+                }
+                let bound = |version: u16| s(&format!("EVENT#{version:012}"));
+                request = request
+                    .key_condition_expression("PK = :pk AND SK BETWEEN :first AND :last")
+                    .expression_attribute_values(":first", bound(low.into()))
+                    .expression_attribute_values(":last", bound(high));
             }
-            let bound = |version: u16| s(&format!("EVENT#{version:012}"));
-            request = request
-                .key_condition_expression("PK = :pk AND SK BETWEEN :first AND :last")
-                .expression_attribute_values(":first", bound(low.into()))
-                .expression_attribute_values(":last", bound(high));
-        } else if self.rng.bool() {
-            // Like child rows: everything above, in either order.
-            low = self.rng.u8(..4);
-            request = request
-                .key_condition_expression("#pk = :pk AND #sk > :first")
-                .expression_attribute_names("#pk", "PK")
-                .expression_attribute_names("#sk", "SK")
-                .expression_attribute_values(":first", s(&format!("EVENT#{low:012}")));
-            low = 3.min(low + 1);
-        } else {
-            request = request.key_condition_expression("PK = :pk");
+            2 => {
+                // Like child rows: everything above.
+                low = self.rng.u8(1..4);
+                request = request
+                    .key_condition_expression("#pk = :pk AND #sk > :first")
+                    .expression_attribute_names("#pk", "PK")
+                    .expression_attribute_names("#sk", "SK")
+                    .expression_attribute_values(":first", s(&format!("EVENT#{:012}", low - 1)));
+            }
+            _ => request = request.key_condition_expression("PK = :pk"),
         }
         request = request.scan_index_forward(self.rng.bool());
         if self.one_in(3) {

@@ -142,7 +142,7 @@ fn report(aggregate: &str, outcome: Result<AnyHandled, Unhandled>, format: Forma
                 Unhandled::Refused { .. } | Unhandled::Taken { .. } => "refused: ",
                 _ => "",
             };
-            terminal::error(format_args!("{}: {before}{error}", printable(aggregate)));
+            terminal::error(format_args!("{}: {before}{}", printable(aggregate), printable(&error.to_string())));
             code
         }
     }

@@ -61,7 +61,7 @@ pub struct Options {
     /// Print for people, as one JSON document, or as JSON Lines with the report last
     #[arg(long, value_name = "FORMAT", value_enum, default_value_t = Output::Table)]
     output: Output,
-    /// Compare the rows and the parked aggregates with this file
+    /// Compare the rows and the parked aggregates with this file, in the projections that it names
     #[arg(long, value_name = "FILE")]
     expect: Option<PathBuf>,
 }
@@ -149,6 +149,9 @@ pub async fn run(options: &Options, cx: &mut Context) -> anyhow::Result<u8> {
         out.text(&format!("\nrows are not as expected:\n{difference}\n"));
     } else if options.output == Output::Table && expected.is_some() {
         out.text("\nrows are as expected\n");
+    }
+    if let Some(not_compared) = expected.as_ref().map(|expected| snapshot.not_expected(expected)).filter(|names| !names.is_empty()) {
+        terminal::note(format_args!("not compared, because the file of expected rows does not name it: {}", not_compared.join(", ")));
     }
     let Tally { parked, failed, .. } = replayed.report.total;
     // Parked aggregates that were expected are not findings.

@@ -81,6 +81,7 @@ mod infrastructure;
 mod cli {
     mod capture;
     mod captures;
+    mod command;
     mod doctor;
     mod escapes;
     mod help;

@@ -115,7 +115,7 @@ fn an_unreadable_input_exits_with_2_and_is_named() {
         (
             vec!["--aws", "tables", "create"],
             "EVENT_STORE_TABLE is not set; PARKED_TABLE is not set; ACCOUNT_SUMMARY_TABLE is not set; ACCOUNT_STATEMENT_TABLE is not set; \
-             FORUM_COUNTERS_TABLE is not set; TOPIC_POSTS_TABLE is not set",
+             FORUM_COUNTERS_TABLE is not set; TOPIC_POSTS_TABLE is not set; USERS_AND_ORDERS_TABLE is not set",
         ),
     ] {
         let output = projector(&arguments);

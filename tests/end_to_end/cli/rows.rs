@@ -34,7 +34,7 @@ async fn a_row_is_shown_as_its_readers_see_it_and_on_request_with_the_bookkeepin
     assert_eq!((code, out.as_str()), (1, ""));
     assert!(said.ends_with("error: account-summary has no row bob\n"), "{said}");
     let (code, _, said) = get(&["accounts", "alice"]).await;
-    assert!(code == 2 && said.contains("account-summary, account-statement, forum-counters, topic-posts"), "{said}");
+    assert!(code == 2 && said.contains("account-summary, account-statement, forum-counters, topic-posts, users-and-orders"), "{said}");
 }
 
 #[tokio::test]
@@ -172,7 +172,7 @@ async fn an_index_that_is_not_there_is_answered_with_those_that_are() {
         said
     };
     let said = query(&["forum-counters", "by-title\u{1b}[2J", "news"]).await;
-    let known = "has no index `by-title\\u001b[2J`; it has topics-by-category (by categoryId; sorted by id)\n";
+    let known = "has no index `by-title\\u001b[2J`; it has topics-by-category (by categoryId; sorted by id), topics-by-author (by authorId; sorted by id)\n";
     assert!(said.ends_with(known), "{said}");
     let said = query(&["account-summary", "by-status", "ACTIVE"]).await;
     assert!(said.ends_with("error: `account-summary` has no index `by-status`; it has none\n"), "{said}");

@@ -147,7 +147,8 @@ enum Command {
     /// Its decider refuses the command, or decides what happens; the events are appended exactly once. Exit code 1 if the command is refused or
     /// the aggregate is not at the expected version.
     #[command(after_help = "Example: projector --data demo.db command {kind} ID '{command}' --id REQUEST")]
-    Command(command::Options),
+    #[command(name = "command")]
+    Tell(command::Options),
     /// Append events, import them, or show them
     #[command(subcommand)]
     Events(events::Command),
@@ -345,7 +346,7 @@ impl Command {
         match &self {
             Self::Replay(options) => Box::pin(replay::run(options, cx)).await,
             Self::Rows(command) => rows::run(command, cx).await,
-            Self::Command(options) => Box::pin(command::run(options, cx)).await,
+            Self::Tell(options) => Box::pin(command::run(options, cx)).await,
             Self::Events(command) => events::run(command, cx).await,
             Self::Capture(options) => Box::pin(capture::run(options, cx)).await,
             Self::Parked(command) => parked::run(command, cx).await,

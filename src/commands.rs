@@ -11,7 +11,7 @@ mod run;
 use std::{collections::BTreeSet, fmt, future::Future, sync::Arc};
 
 use futures::{StreamExt as _, stream};
-use projection_vocabulary::{AggregateId, Decider, DynDecider, RecordedEvent, Value, Version, read_event, to_value};
+use projection_vocabulary::{AggregateId, ConsistencyToken, Decider, DynDecider, RecordedEvent, Value, Version, read_event, to_value};
 
 pub use error::{AnyRefusal, CommandError, Unhandled};
 
@@ -21,15 +21,25 @@ use run::{Answer, HandledOne, Order, Request, Requirement, run};
 
 /// Carries out commands against an event store.
 ///
+/// In an HTTP handler of one's own Lambda, which gives the request's id to the command, and answers each error as what it is:
+///
 /// ```no_run
-/// # use projection_worker::{CommandError, Commands, Handled, Store};
-/// # use projection_vocabulary::Decider;
-/// # async fn example<D: Decider<Command = String>>(store: &Store, account: &'static D) -> Result<(), CommandError<D::Refusal>> {
-/// let commands = Commands::new(store);
-/// let handled = commands.to(account, "alice").id("request-4711").handle(&"withdraw".to_owned()).await?;
-/// assert_eq!(handled.token(), format!("alice@{}", handled.version));
-/// # Ok(())
-/// # }
+/// use projection_vocabulary::Decider;
+/// use projection_worker::{CommandError, Commands, Store};
+///
+/// /// Returns a status and a body.
+/// async fn post<D: Decider>(store: &Store, decider: &'static D, aggregate: &str, request_id: &str, command: &D::Command) -> (u16, String) {
+///     match Commands::new(store).to(decider, aggregate).id(request_id).handle(command).await {
+///         // The client reads its own write with this token.
+///         Ok(handled) => (200, handled.token().to_string()),
+///         Err(error @ (CommandError::Refused { .. } | CommandError::Taken { .. })) => (422, error.to_string()),
+///         Err(error @ CommandError::Conflict { .. }) => (409, error.to_string()),
+///         Err(error @ (CommandError::Invalid(_) | CommandError::IdReused)) => (400, error.to_string()),
+///         // The client sends the same request again: with its id it has one effect.
+///         Err(error @ (CommandError::Contended { .. } | CommandError::Store(_))) => (503, error.to_string()),
+///         Err(error @ CommandError::Unreadable { .. }) => (500, error.to_string()),
+///     }
+/// }
 /// ```
 #[derive(Clone, Copy)]
 pub struct Commands<'a> {
@@ -261,8 +271,8 @@ impl<D: Decider> fmt::Debug for Handled<D> {
 impl<D: Decider> Handled<D> {
     /// The consistency token of what was done, `alice@8`. A read that takes it shows at least this.
     #[must_use]
-    pub fn token(&self) -> String {
-        format!("{}@{}", self.aggregate, self.version)
+    pub fn token(&self) -> ConsistencyToken {
+        ConsistencyToken { aggregate: self.aggregate.clone(), version: self.version }
     }
 }
 

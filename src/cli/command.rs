@@ -106,9 +106,9 @@ async fn run_file(decider: &'static dyn DynDecider, lines: Vec<Parsed>, format: 
     let mut outcomes = stream::iter(outcomes).buffered(AT_ONCE);
     while let Some((aggregate, outcome)) = outcomes.next().await {
         if outcome.is_ok() {
-            accepted += 1
+            accepted += 1;
         } else {
-            others += 1
+            others += 1;
         }
         exit = exit.max(report(&aggregate, outcome, format, cx));
     }
@@ -172,21 +172,25 @@ fn accepted(handled: &AnyHandled) -> String {
         state: Box<RawValue>,
     }
 
+    // The names of the event store's attributes.
     #[derive(Serialize)]
-    #[serde(rename_all = "camelCase")]
     struct Event<'a> {
-        event_version: u64,
-        event_id: &'a str,
-        event_type: &'a str,
-        event_data: Box<RawValue>,
+        #[serde(rename = "eventVersion")]
+        version: u64,
+        #[serde(rename = "eventId")]
+        id: &'a str,
+        #[serde(rename = "eventType")]
+        of_type: &'a str,
+        #[serde(rename = "eventData")]
+        data: Box<RawValue>,
     }
 
     let AnyHandled { aggregate, version, events, state, replayed } = handled;
     let events = events.iter().map(|event| Event {
-        event_version: event.version.0,
-        event_id: &event.event_id,
-        event_type: &event.event_type,
-        event_data: event.data.to_json(),
+        version: event.version.0,
+        id: &event.event_id,
+        of_type: &event.event_type,
+        data: event.data.to_json(),
     });
     let token = format!("{aggregate}@{version}");
     let accepted = Accepted {

@@ -166,7 +166,8 @@ mod tests {
         for other in [r#"{"rows": {"accounts": []}}"#, r#"{"rows": {"accounts": [{"id": "a"}], "movements": []}}"#, r#"{"rows": {}}"#] {
             assert!(found.difference(&snapshot(other)).expect("comparable").is_some(), "{other}");
         }
-        let of_no_projection = r#"{"rows": {"accounts": [{"id": "a"}]}, "parked": [{"projection": "-", "aggregateId": "x", "reason": "r"}]}"#;
+        let of_no_projection =
+            r#"{"rows": {"accounts": [{"id": "a"}]}, "parked": [{"projection": "-", "aggregateId": "x", "reason": "r"}]}"#;
         assert!(snapshot(of_no_projection).difference(&older).expect("comparable").is_some());
     }
 

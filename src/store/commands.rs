@@ -285,46 +285,7 @@ impl Store {
             Transacted::Invalid(reason) => return Ok(Committed::Invalid(reason)),
             Transacted::Refused(reasons) => reasons,
         };
-        self.after_refusal(commit, refused.into_iter().zip(purposes))
-    }
-
-    fn after_refusal(
-        &self,
-        commit: &Commit,
-        reasons: impl Iterator<Item = (CancellationReason, Purpose)>,
-    ) -> Result<Committed, StoreError> {
-        let (mut moved, mut claimed, mut own) = (None, None, false);
-        for (reason, purpose) in reasons.filter(|(reason, _)| reason.code() == Some("ConditionalCheckFailed")) {
-            match purpose {
-                Purpose::Answer => {
-                    let item = reason.item.ok_or_else(|| unreadable("it came without its attributes"))?;
-                    return Ok(Committed::Answered(Box::new(answer_of(item)?)));
-                }
-                Purpose::Version(aggregate, expected) => {
-                    let now = moved_to(&reason).unwrap_or(expected);
-                    moved = Some((aggregate, now));
-                }
-                Purpose::Event(aggregate, version) => {
-                    let there = reason.item.as_ref().and_then(|item| text(item, "eventId"));
-                    let ours = commit
-                        .parts
-                        .iter()
-                        .flat_map(|part| &part.events)
-                        .find(|event| event.aggregate == aggregate && event.version == version);
-                    own |= ours.is_some_and(|event| there.as_deref() == Some(&*event.event_id));
-                    moved.get_or_insert((aggregate, version));
-                }
-                Purpose::Claim(at) => claimed = Some(at),
-                Purpose::Snapshot => {}
-            }
-        }
-        Ok(match (own, moved, claimed) {
-            // Event ids are unique, and all of a transaction is written or nothing: an attempt of this very call was.
-            (true, ..) => Committed::Done,
-            (_, Some((aggregate, version)), _) => Committed::Moved(aggregate, version),
-            (.., Some(at)) => Committed::Claimed(at),
-            _ => return Err(unreadable("a condition failed that has none")),
-        })
+        after_refusal(commit, refused.into_iter().zip(purposes))
     }
 
     fn actions_of(&self, commit: &Commit) -> (Vec<TransactWriteItem>, Vec<Purpose>) {
@@ -384,32 +345,28 @@ impl Store {
         conditions.extend(held.map(|holder| expression.unchanged("aggregateId", holder.as_str())));
         let condition = conditions.join(" OR ");
         let action = TransactWriteItem::builder();
-        match to {
-            Some(holder) => {
-                let item = SdkItem::from([
-                    ("PK".to_owned(), partition),
-                    ("SK".to_owned(), sort),
-                    ("aggregateId".to_owned(), AttributeValue::S(holder.to_string())),
-                ]);
-                let put = Put::builder()
-                    .table_name(&self.names.event_store)
-                    .set_item(Some(item))
-                    .condition_expression(condition)
-                    .set_expression_attribute_values(expression.some_values())
-                    .set_expression_attribute_names(Some(expression.names));
-                action.put(put.build().expect("table and item are given")).build()
-            }
-            None => {
-                let delete = Delete::builder()
-                    .table_name(&self.names.event_store)
-                    .key("PK", partition)
-                    .key("SK", sort)
-                    .condition_expression(condition)
-                    .set_expression_attribute_values(expression.some_values())
-                    .set_expression_attribute_names(Some(expression.names));
-                action.delete(delete.build().expect("table and key are given")).build()
-            }
+        if let Some(holder) = to {
+            let item = SdkItem::from([
+                ("PK".to_owned(), partition),
+                ("SK".to_owned(), sort),
+                ("aggregateId".to_owned(), AttributeValue::S(holder.to_string())),
+            ]);
+            let put = Put::builder()
+                .table_name(&self.names.event_store)
+                .set_item(Some(item))
+                .condition_expression(condition)
+                .set_expression_attribute_values(expression.some_values())
+                .set_expression_attribute_names(Some(expression.names));
+            return action.put(put.build().expect("table and item are given")).build();
         }
+        let delete = Delete::builder()
+            .table_name(&self.names.event_store)
+            .key("PK", partition)
+            .key("SK", sort)
+            .condition_expression(condition)
+            .set_expression_attribute_values(expression.some_values())
+            .set_expression_attribute_names(Some(expression.names));
+        action.delete(delete.build().expect("table and key are given")).build()
     }
 
     /// The action that takes away an aggregate's snapshot: an event in it is corrected.
@@ -421,6 +378,42 @@ impl Store {
             .key("SK", AttributeValue::S(SNAPSHOT_SK.to_owned()));
         TransactWriteItem::builder().delete(delete.build().expect("table and key are given")).build()
     }
+}
+
+/// What a refused transaction means.
+fn after_refusal(commit: &Commit, reasons: impl Iterator<Item = (CancellationReason, Purpose)>) -> Result<Committed, StoreError> {
+    let (mut moved, mut claimed, mut own) = (None, None, false);
+    for (reason, purpose) in reasons.filter(|(reason, _)| reason.code() == Some("ConditionalCheckFailed")) {
+        match purpose {
+            Purpose::Answer => {
+                let item = reason.item.ok_or_else(|| unreadable("it came without its attributes"))?;
+                return Ok(Committed::Answered(Box::new(answer_of(item)?)));
+            }
+            Purpose::Version(aggregate, expected) => {
+                let now = moved_to(&reason).unwrap_or(expected);
+                moved = Some((aggregate, now));
+            }
+            Purpose::Event(aggregate, version) => {
+                let there = reason.item.as_ref().and_then(|item| text(item, "eventId"));
+                let ours = commit
+                    .parts
+                    .iter()
+                    .flat_map(|part| &part.events)
+                    .find(|event| event.aggregate == aggregate && event.version == version);
+                own |= ours.is_some_and(|event| there.as_deref() == Some(&*event.event_id));
+                moved.get_or_insert((aggregate, version));
+            }
+            Purpose::Claim(at) => claimed = Some(at),
+            Purpose::Snapshot => {}
+        }
+    }
+    Ok(match (own, moved, claimed) {
+        // Event ids are unique, and all of a transaction is written or nothing: an attempt of this very call was.
+        (true, ..) => Committed::Done,
+        (_, Some((aggregate, version)), _) => Committed::Moved(aggregate, version),
+        (.., Some(at)) => Committed::Claimed(at),
+        _ => return Err(unreadable("a condition failed that has none")),
+    })
 }
 
 fn command_key(id: &str) -> String {

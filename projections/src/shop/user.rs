@@ -58,14 +58,13 @@ impl Decider for User {
         let (Command::Register { email, .. } | Command::ChangeEmail { email }) = command;
         let valid = is_email(email);
         match (user, command) {
-            (State::Unknown, Command::Register { .. }) if !valid => Err(Refusal::NotAnEmail),
+            (State::Registered { .. } | State::Order, Command::Register { .. }) => Err(Refusal::InUse),
+            (State::Unknown | State::Order, Command::ChangeEmail { .. }) => Err(Refusal::Unknown),
+            _ if !valid => Err(Refusal::NotAnEmail),
             (State::Unknown, Command::Register { name, .. }) if name.trim().is_empty() => Err(Refusal::NoName),
             (State::Unknown, Command::Register { email, name }) => {
                 Ok(vec![Event::UserRegistered { email: email.clone(), name: name.clone() }])
             }
-            (_, Command::Register { .. }) => Err(Refusal::InUse),
-            (State::Unknown | State::Order, Command::ChangeEmail { .. }) => Err(Refusal::Unknown),
-            (State::Registered { .. }, Command::ChangeEmail { .. }) if !valid => Err(Refusal::NotAnEmail),
             (State::Registered { email: present }, Command::ChangeEmail { email }) if email == present => Err(Refusal::SameEmail),
             (State::Registered { .. }, Command::ChangeEmail { email }) => Ok(vec![Event::EmailChanged { email: email.clone() }]),
         }

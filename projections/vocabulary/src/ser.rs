@@ -53,14 +53,14 @@ struct Writer {
 /// The elements of a list, or of a variant's tuple.
 struct Elements {
     within: Writer,
-    elements: Vec<Value>,
+    listed: Vec<Value>,
     variant: Option<&'static str>,
 }
 
 /// The members of a map, or of a variant's fields.
 struct Members {
     within: Writer,
-    members: BTreeMap<String, Value>,
+    named: BTreeMap<String, Value>,
     name: Option<String>,
     variant: Option<&'static str>,
 }
@@ -75,12 +75,12 @@ impl Writer {
 
     fn elements(self, variant: Option<&'static str>) -> Result<Elements, Unwritable> {
         let within = if variant.is_some() { self.deeper()?.deeper()? } else { self.deeper()? };
-        Ok(Elements { within, elements: Vec::new(), variant })
+        Ok(Elements { within, listed: Vec::new(), variant })
     }
 
     fn members(self, variant: Option<&'static str>) -> Result<Members, Unwritable> {
         let within = if variant.is_some() { self.deeper()?.deeper()? } else { self.deeper()? };
-        Ok(Members { within, members: BTreeMap::new(), name: None, variant })
+        Ok(Members { within, named: BTreeMap::new(), name: None, variant })
     }
 }
 
@@ -231,14 +231,14 @@ impl ser::Serializer for Writer {
 
 impl Elements {
     fn push<T: Serialize + ?Sized>(&mut self, element: &T) -> Result<(), Unwritable> {
-        self.elements.push(element.serialize(self.within)?);
+        self.listed.push(element.serialize(self.within)?);
         Ok(())
     }
 }
 
 impl Members {
     fn insert<T: Serialize + ?Sized>(&mut self, name: String, member: &T) -> Result<(), Unwritable> {
-        self.members.insert(name, member.serialize(self.within)?);
+        self.named.insert(name, member.serialize(self.within)?);
         Ok(())
     }
 }
@@ -254,7 +254,7 @@ macro_rules! elements {
             }
 
             fn end(self) -> Result<Value, Unwritable> {
-                Ok(named(self.variant, Value::List(self.elements)))
+                Ok(named(self.variant, Value::List(self.listed)))
             }
         })*
     };
@@ -278,7 +278,7 @@ macro_rules! fields {
             }
 
             fn end(self) -> Result<Value, Unwritable> {
-                Ok(named(self.variant, Value::Map(self.members)))
+                Ok(named(self.variant, Value::Map(self.named)))
             }
         })*
     };
@@ -304,7 +304,7 @@ impl ser::SerializeMap for Members {
     }
 
     fn end(self) -> Result<Value, Unwritable> {
-        Ok(named(self.variant, Value::Map(self.members)))
+        Ok(named(self.variant, Value::Map(self.named)))
     }
 }
 

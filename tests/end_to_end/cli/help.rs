@@ -7,7 +7,7 @@ use std::process::{Command, Output, Stdio};
 use expect_test::{expect, expect_file};
 
 /// Every command, as one types it.
-const COMMANDS: [&str; 31] = [
+const COMMANDS: [&str; 32] = [
     "",
     "replay",
     "rows",

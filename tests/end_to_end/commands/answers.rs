@@ -21,7 +21,7 @@ async fn an_accepted_command_is_answered_once_more_with_what_it_did_then() {
     let commands = to(world.worker.store());
     let first = commands.to(&Account, "alice").id("r1").handle(&open("100")).await.expect("accepted");
     let second = commands.to(&Account, "alice").id("r2").handle(&withdraw("30")).await.expect("accepted");
-    assert_eq!((first.token(), second.token(), second.replayed), ("alice@1".into(), "alice@2".into(), false));
+    assert_eq!((first.token().to_string(), second.token().to_string(), second.replayed), ("alice@1".into(), "alice@2".into(), false));
     for _ in 0..2 {
         let again = commands.to(&Account, "alice").id("r1").handle(&open("100.00")).await.expect("answered before");
         assert_eq!((again.version, &again.events, &again.state, again.replayed), (Version(1), &first.events, &first.state, true));

@@ -73,6 +73,16 @@ def table(name, keys, more=None, kept=False):
     return {"Type": "AWS::DynamoDB::Table", **DELETED, "Metadata": skipped, "Properties": properties}
 
 
+def index(name, partition, sort, include):
+    """An index of a read model: its keys, and the attributes that it has besides."""
+    keys = [(partition, "HASH"), *((attribute, "RANGE") for attribute in sort)]
+    return {
+        "IndexName": name,
+        "KeySchema": [{"AttributeName": key, "KeyType": kind} for key, kind in keys],
+        "Projection": {"ProjectionType": "INCLUDE", "NonKeyAttributes": include},
+    }
+
+
 def attributes(*names):
     return Because([{"AttributeName": name, "AttributeType": "S"} for name in names], "the keys are texts")
 
@@ -113,6 +123,7 @@ def function(name, role, log_group, memory, timeout):
                         "ACCOUNT_STATEMENT_TABLE": ref("AccountStatementTable"),
                         "FORUM_COUNTERS_TABLE": ref("ForumCountersTable"),
                         "TOPIC_POSTS_TABLE": ref("TopicPostsTable"),
+                        "USERS_AND_ORDERS_TABLE": ref("UsersAndOrdersTable"),
                     }
                 },
                 "the variables that the program reads, and no others",
@@ -171,7 +182,7 @@ def role(trusted, policy, *statements):
 
 
 PARK = ("Park", ["dynamodb:PutItem", "dynamodb:UpdateItem"], arn("ParkedTable"))
-ROWS = [arn("AccountSummaryTable"), arn("AccountStatementTable"), arn("ForumCountersTable"), arn("TopicPostsTable")]
+ROWS = [arn(table) for table in ["AccountSummaryTable", "AccountStatementTable", "ForumCountersTable", "TopicPostsTable", "UsersAndOrdersTable"]]
 OWN_BUCKET = {"StringEquals": {"s3:ResourceAccount": ref("AWS::AccountId")}}
 
 
@@ -349,21 +360,42 @@ RESOURCES = {
     "AccountStatementTable": table(
         "account-statement", [("accountId", "HASH"), ("movement", "RANGE")], {"AttributeDefinitions": attributes("accountId", "movement")}
     ),
-    "TopicPostsTable": table("topic-posts", [("topicId", "HASH"), ("postId", "RANGE")], {"AttributeDefinitions": attributes("topicId", "postId")}),
+    "TopicPostsTable": table(
+        "topic-posts",
+        [("topicId", "HASH"), ("postId", "RANGE")],
+        {
+            "AttributeDefinitions": attributes("topicId", "postId", "authorId", "at"),
+            "GlobalSecondaryIndexes": Because(
+                [index("posts-by-author", "authorId", ["at", "postId"], ["text"])], "an author's posts by time; no two posts have the same keys"
+            ),
+        },
+    ),
     "ForumCountersTable": table(
         "forum-counters",
         [("id", "HASH")],
         {
-            "AttributeDefinitions": attributes("categoryId", "id"),
+            "AttributeDefinitions": attributes("authorId", "categoryId", "id"),
             "GlobalSecondaryIndexes": Because(
                 [
-                    {
-                        "IndexName": "topics-by-category",
-                        "KeySchema": [{"AttributeName": "categoryId", "KeyType": "HASH"}, {"AttributeName": "id", "KeyType": "RANGE"}],
-                        "Projection": {"ProjectionType": "INCLUDE", "NonKeyAttributes": ["title", "authorId"]},
-                    }
+                    index("topics-by-category", "categoryId", ["id"], ["title", "authorId"]),
+                    index("topics-by-author", "authorId", ["id"], ["title", "categoryId"]),
                 ],
-                "no counter is in it, so that counting does not rewrite the index",
+                "no counter is in them, so that counting does not rewrite an index",
+            ),
+        },
+    ),
+    "UsersAndOrdersTable": table(
+        "users-and-orders",
+        [("id", "HASH")],
+        {
+            "AttributeDefinitions": attributes("id", "email", "userId", "status", "placedAt"),
+            "GlobalSecondaryIndexes": Because(
+                [
+                    index("users-by-email", "email", ["id"], ["name"]),
+                    index("orders-by-user", "userId", ["placedAt", "id"], ["status", "total"]),
+                    index("orders-by-status", "status", ["placedAt", "id"], ["userId", "total"]),
+                ],
+                "orders by time, without their items; no two orders have the same keys",
             ),
         },
     ),
@@ -531,6 +563,7 @@ RESOURCES = {
     "AccountStatementCatchUp": schedule("account-statement"),
     "ForumCountersCatchUp": schedule("forum-counters"),
     "TopicPostsCatchUp": schedule("topic-posts"),
+    "UsersAndOrdersCatchUp": schedule("users-and-orders"),
     "IteratorAgeAlarm": alarm(
         of_lambda("IteratorAge", "Maximum"), 5, 3, "late for minutes, and not for one batch", threshold=ref("LagAlarmMs")
     ),
@@ -572,6 +605,7 @@ RESOURCES = {
             statements=throttled("AccountStatementTable"),
             forum=throttled("ForumCountersTable"),
             posts=throttled("TopicPostsTable"),
+            shop=throttled("UsersAndOrdersTable"),
             parked=throttled("ParkedTable"),
         ),
         10,
@@ -638,6 +672,7 @@ OUTPUTS = {
             ("AccountStatementTableName", "AccountStatementTable"),
             ("ForumCountersTableName", "ForumCountersTable"),
             ("TopicPostsTableName", "TopicPostsTable"),
+            ("UsersAndOrdersTableName", "UsersAndOrdersTable"),
             ("OnFailureBucketName", "OnFailureBucket"),
             ("WorkerStreamId", "WorkerStream"),
         ]

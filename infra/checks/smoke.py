@@ -50,8 +50,9 @@ def _problems(client, stacks):
         "ParkedTableName": (["aggregateId", "projection"], []),
         "AccountSummaryTableName": (["accountId"], []),
         "AccountStatementTableName": (["accountId", "movement"], []),
-        "ForumCountersTableName": (["id"], ["topics-by-category"]),
-        "TopicPostsTableName": (["topicId", "postId"], []),
+        "ForumCountersTableName": (["id"], ["topics-by-category", "topics-by-author"]),
+        "TopicPostsTableName": (["topicId", "postId"], ["posts-by-author"]),
+        "UsersAndOrdersTableName": (["id"], ["users-by-email", "orders-by-user", "orders-by-status"]),
     }
     for output, (keys, indexes) in wanted.items():
         table = tables.describe_table(TableName=outputs[output])["Table"]

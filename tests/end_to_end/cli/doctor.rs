@@ -477,7 +477,7 @@ async fn account(world: &World) -> Account {
         "Environment": { "Variables": {
             "EVENT_STORE_TABLE": "event-store", "PARKED_TABLE": "parked", "ACCOUNT_SUMMARY_TABLE": "account-summary",
             "ACCOUNT_STATEMENT_TABLE": "account-statement", "FORUM_COUNTERS_TABLE": "forum-counters", "TOPIC_POSTS_TABLE": "topic-posts",
-            "STAGE": "dev",
+            "USERS_AND_ORDERS_TABLE": "users-and-orders", "STAGE": "dev",
         } },
         "LoggingConfig": { "LogFormat": "JSON", "ApplicationLogLevel": "INFO", "SystemLogLevel": "INFO", "LogGroup": "/aws/lambda/worker" },
     });
@@ -663,6 +663,7 @@ async fn what_is_deployed_is_judged_by_the_same_checks() {
         replicas("account-statement"),
         replicas("forum-counters"),
         replicas("topic-posts"),
+        replicas("users-and-orders"),
     ];
     assert_eq!(found_at(&world, more).await.0, expected);
 

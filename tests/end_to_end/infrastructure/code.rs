@@ -313,7 +313,7 @@ async fn work_on_tasks(world: &World, operations: &mut Lambda) {
         let Answer::Response(answer) = operations.invoke(task.to_string()).await else { panic!("{task} is a task") };
         serde_json::from_str::<Json>(&answer).expect("JSON")
     };
-    for projection in ["account-summary", "account-statement", "forum-counters", "topic-posts"] {
+    for projection in included().projections().iter().map(|rule| rule.name()) {
         invoke(json!({ "catchUp": { "projection": projection, "since": "9999d" } })).await;
     }
     outdate_account(world, "missing").await;
@@ -324,7 +324,7 @@ async fn work_on_tasks(world: &World, operations: &mut Lambda) {
     });
     extra.send().await.expect("put");
     world.append_all(&account("late", &["1", "2"])).await;
-    for projection in ["account-summary", "account-statement", "forum-counters", "topic-posts"] {
+    for projection in included().projections().iter().map(|rule| rule.name()) {
         invoke(json!({ "rebuild": { "projection": projection } })).await;
     }
     let orphan = [("version", "1"), ("revision", "1")].into_iter();

@@ -13,7 +13,7 @@ use crate::support::{
     records::{deposit_of, with},
     runtime_api::{Answer, Lambda, batch, done, environment},
     stream::stream,
-    world::{Fault, World, account, fold, history, record, records, registry},
+    world::{Fault, World, account, fold, history, included, record, records, registry},
 };
 
 /// The sum of each metric, for a projection or (`None`) for whole invocations.
@@ -67,7 +67,8 @@ async fn metrics_add_up_to_the_report_of_a_replay_of_the_same_capture() {
         assert_eq!(lambda.invoke(batch(records)).await, done());
     }
     let lines = metric_lines(&lambda.stop().await);
-    assert_eq!(lines.len(), 5 * batches.len(), "one line for each of four projections, and one for the batch");
+    let each = included().projections().len() + 1;
+    assert_eq!(lines.len(), each * batches.len(), "one line for each projection, and one for the batch");
     assert!(lines.iter().all(|line| line.dimensions["stage"] == "dev"));
 
     let replayed = unprojected(&events).await;

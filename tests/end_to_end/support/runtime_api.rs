@@ -87,6 +87,7 @@ pub fn environment_at(dynamodb: &str) -> Environment {
         ("ACCOUNT_STATEMENT_TABLE", "account-statement"),
         ("FORUM_COUNTERS_TABLE", "forum-counters"),
         ("TOPIC_POSTS_TABLE", "topic-posts"),
+        ("USERS_AND_ORDERS_TABLE", "users-and-orders"),
         ("AWS_ENDPOINT_URL_DYNAMODB", dynamodb),
         ("AWS_REGION", "eu-central-1"),
         ("AWS_ACCESS_KEY_ID", "id"),

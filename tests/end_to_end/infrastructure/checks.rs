@@ -21,10 +21,11 @@ use crate::support::{
 
 type Check = fn(&Template, &Code) -> Vec<String>;
 
-const CHECKS: [Check; 13] = [
+const CHECKS: [Check; 15] = [
     |template, _| references(template),
     |template, _| doctor(template),
     tables::definitions,
+    tables::outputs,
     |template, _| tables::kept(template),
     functions::environment,
     |template, _| functions::settings(template),
@@ -35,6 +36,7 @@ const CHECKS: [Check; 13] = [
     operations::state_machine,
     |template, _| alarms::alarms(template),
     alarms::metrics,
+    alarms::tables,
 ];
 
 /// The problems of a template and its state machine.

@@ -285,6 +285,27 @@ pub const OF_FILES: &[(&str, File, &str, &str, &str)] = &[
         "MetricName: IteratorAge\n      Dimensions: [{Name: FunctionName, Value: !Ref WorkerStream}]",
         r#"FunctionName of IteratorAgeAlarm names: is "AWS::Lambda::EventSourceMapping""#,
     ),
+    (
+        "nobody watches the throttles of a table",
+        Template,
+        "Dimensions: [{Name: TableName, Value: !Ref UsersAndOrdersTable}]",
+        "Dimensions: [{Name: TableName, Value: !Ref TopicPostsTable}]",
+        "no alarm watches the throttles of users-and-orders",
+    ),
+    (
+        "the dashboard leaves out a table",
+        Template,
+        "            [\"...\",\"${UsersAndOrdersTable}\"],\n",
+        "",
+        "the dashboard does not show what is written to users-and-orders",
+    ),
+    (
+        "an output names another table",
+        Template,
+        "{Description: USERS_AND_ORDERS_TABLE, Value: !Ref UsersAndOrdersTable}",
+        "{Description: USERS_AND_ORDERS_TABLE, Value: !Ref TopicPostsTable}",
+        "no output has users-and-orders for USERS_AND_ORDERS_TABLE",
+    ),
     ("the dashboard is not JSON", Template, r#"{"widgets":["#, r#"{"widgets":[,"#, "the dashboard is not JSON"),
     (
         "a passing error ends a rebuild",

@@ -81,6 +81,11 @@ impl Template {
         &self.document.section("Parameters")[name]
     }
 
+    /// The outputs as they are declared.
+    pub fn outputs(&self) -> &Json {
+        self.document.section("Outputs")
+    }
+
     /// An attribute of a resource other than its properties: `DeletionPolicy`.
     pub fn attribute(&self, id: &str, name: &str) -> &Json {
         &self.document.section("Resources")[id][name]

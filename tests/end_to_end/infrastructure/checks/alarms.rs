@@ -91,6 +91,35 @@ pub fn metrics(template: &Template, code: &Code) -> Vec<String> {
     problems
 }
 
+/// Each table that the code writes is watched for throttles, and the dashboard shows how much is written to it.
+pub fn tables(template: &Template, code: &Code) -> Vec<String> {
+    let of_tables = |metrics: Vec<Metric>| -> BTreeSet<_> {
+        let of_table = |metric: Metric| match metric.dimensions.as_slice() {
+            [(name, table)] if name == "TableName" => Some((metric.name, table.clone())),
+            _ => None,
+        };
+        metrics.into_iter().filter_map(of_table).collect()
+    };
+    let alarmed = of_tables(template.of_kind("AWS::CloudWatch::Alarm").flat_map(|(_, alarm)| metrics_of(alarm)).collect());
+    let shown = of_tables(dashboard(template).unwrap_or_default());
+    let mut problems = Vec::new();
+    // The worker only reads the event store. Nothing is parked in the usual case, so only throttles of the parking table are of interest.
+    for table in code.tables.keys().filter(|table| *table != "event-store") {
+        let of = |name: &str| (name.to_owned(), format!("${{{}}}", template.table(table).unwrap_or(table)));
+        let throttles = of("WriteThrottleEvents");
+        if !alarmed.contains(&throttles) {
+            problems.push(format!("no alarm watches the throttles of {table}"));
+        }
+        if !shown.contains(&throttles) {
+            problems.push(format!("the dashboard does not show the throttles of {table}"));
+        }
+        if table != "parked" && !shown.contains(&of("ConsumedWriteCapacityUnits")) {
+            problems.push(format!("the dashboard does not show what is written to {table}"));
+        }
+    }
+    problems
+}
+
 fn named((dimensions, name): &(Vec<String>, String)) -> String {
     format!("{name} by {}", dimensions.join(" and "))
 }

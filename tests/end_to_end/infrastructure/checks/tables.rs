@@ -27,6 +27,20 @@ pub fn definitions(template: &Template, code: &Code) -> Vec<String> {
     problems
 }
 
+/// The stack tells what the command line needs: the name of each table, as the value of its variable.
+pub fn outputs(template: &Template, code: &Code) -> Vec<String> {
+    let told = |table: &str, variable: &str| {
+        let is = |output: &Json| output["Value"]["Ref"].as_str() == template.table(table) && described(output).starts_with(variable);
+        template.outputs().as_object().into_iter().flatten().any(|(_, output)| is(output))
+    };
+    let untold = code.tables.iter().filter(|(name, table)| !told(name, &table.variable));
+    untold.map(|(name, table)| format!("no output has {name} for {}", table.variable)).collect()
+}
+
+fn described(output: &Json) -> &str {
+    output["Description"].as_str().unwrap_or_default()
+}
+
 /// In the order that [`Code`] has.
 fn definition(properties: &Json) -> Json {
     let mut attributes = properties["AttributeDefinitions"].as_array().cloned().unwrap_or_default();

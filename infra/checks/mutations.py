@@ -61,6 +61,11 @@ RESOURCES = "Resources:\n"
 SECOND_BUCKET_RULE = "          - Id: event-data-expires\n"
 PUBLIC = "          - Sid: OnlyOverTls\n"
 
+READ_ROWS = '            Action: ["dynamodb:BatchGetItem", "dynamodb:GetItem", "dynamodb:Query"]\n'
+FRESH = "          - Sid: ReadEventsThatNoRowCounts\n            Effect: Allow\n            Action: [\"dynamodb:Query\"]\n            Resource: !GetAtt EventStoreTable.Arn\n"
+COMMANDS = '            Action: ["dynamodb:ConditionCheckItem", "dynamodb:GetItem", "dynamodb:PutItem", "dynamodb:Query", "dynamodb:UpdateItem"]\n'
+CLAIMS = '            Condition: {"ForAllValues:StringLike": {"dynamodb:LeadingKeys": ["CLAIM#*"]}}\n'
+
 # Valid, and wrong: reported because what was reviewed is something else.
 OF_REVIEWED = [
     # Nothing runs.
@@ -102,6 +107,7 @@ OF_REVIEWED = [
     ("missing data has no treatment", *of_alarm("ParkedAlarm", "      TreatMissingData: notBreaching\n", "")),
     ("an alarm watches the other function", *of_alarm("WorkerErrorsAlarm", "!Ref WorkerFunction", "!Ref OperationsFunction")),
     ("an alarm watches a version", *of_alarm("WorkerThrottlesAlarm", "Dimensions: [{Name: FunctionName, Value: !Ref WorkerFunction}]", 'Dimensions: [{Name: FunctionName, Value: !Ref WorkerFunction}, {Name: ExecutedVersion, Value: "1"}]')),
+    ("a table is left out of the alarm", *of_alarm("TableThrottlesAlarm", "FILL(shop, 0) + ", "")),
     ("an alarm watches another table", *of_alarm("TableThrottlesAlarm", "!Ref ForumCountersTable", "!Ref AccountSummaryTable")),
     ("an alarm is missing", *of_alarm("RebuildFailedAlarm", "Type: AWS::CloudWatch::Alarm", "Type: AWS::CloudWatch::Alarm\n    Condition: HasAlarmTopic")),
     ("the dashboard is of another region", TEMPLATE, '"title":"Cost","region":"${AWS::Region}"', '"title":"Cost","region":"us-east-1"'),
@@ -140,6 +146,27 @@ OF_REVIEWED = [
     ("only some event data expires", TEMPLATE, SECOND_BUCKET_RULE, SECOND_BUCKET_RULE + "            Prefix: other/\n"),
     ("event data is replicated", TEMPLATE, "      VersioningConfiguration:", "      ReplicationConfiguration: {Role: !GetAtt WorkerRole.Arn, Rules: [{Status: Enabled, Destination: {Bucket: 'arn:aws:s3:::other'}}]}\n      VersioningConfiguration:"),
     ("the bucket goes when it is replaced", TEMPLATE, "    Type: AWS::S3::Bucket\n    DeletionPolicy: Retain\n    UpdateReplacePolicy: Retain", "    Type: AWS::S3::Bucket\n    DeletionPolicy: Retain\n    UpdateReplacePolicy: Delete"),
+    # Indexes.
+    ("orders sort by one attribute", TEMPLATE, "            - {AttributeName: placedAt, KeyType: RANGE}\n", ""),
+    ("orders sort by their ids first", TEMPLATE, "            - {AttributeName: placedAt, KeyType: RANGE}\n            - {AttributeName: id, KeyType: RANGE}\n", "            - {AttributeName: id, KeyType: RANGE}\n            - {AttributeName: placedAt, KeyType: RANGE}\n"),
+    # What applications take.
+    ("readers may scan", TEMPLATE, READ_ROWS, READ_ROWS.replace('"]', '", "dynamodb:Scan"]')),
+    ("readers may write rows", TEMPLATE, READ_ROWS, READ_ROWS.replace('"]', '", "dynamodb:UpdateItem"]')),
+    ("readers may not read many rows", TEMPLATE, READ_ROWS, READ_ROWS.replace('"dynamodb:BatchGetItem", ', "")),
+    ("readers may read any table", TEMPLATE, '[!Sub "${ForumCountersTable.Arn}/index/*", ', '["*", '),
+    ("readers miss an index", TEMPLATE, '!Sub "${TopicPostsTable.Arn}/index/*", ', ""),
+    ("readers may not read events", TEMPLATE, FRESH, ""),
+    ("readers may read events by their types", TEMPLATE, FRESH, FRESH.replace("!GetAtt EventStoreTable.Arn", '[!GetAtt EventStoreTable.Arn, !Sub "${EventStoreTable.Arn}/index/*"]')),
+    ("commands may do anything", TEMPLATE, COMMANDS, '            Action: ["dynamodb:*"]\n'),
+    ("commands may not check", TEMPLATE, COMMANDS, COMMANDS.replace('"dynamodb:ConditionCheckItem", ', "")),
+    ("commands may put items in batches, without conditions", TEMPLATE, COMMANDS, COMMANDS.replace('"]', '", "dynamodb:BatchWriteItem"]')),
+    ("commands may delete events", TEMPLATE, CLAIMS, ""),
+    ("commands may delete any item", TEMPLATE, '["CLAIM#*"]', '["*"]'),
+    ("commands may give up no claims", TEMPLATE, '["CLAIM#*"]', '["CLAIMS#*"]'),
+    ("commands may write rows", TEMPLATE, COMMANDS + "            Resource: !GetAtt EventStoreTable.Arn\n", COMMANDS + "            Resource: [!GetAtt EventStoreTable.Arn, !GetAtt AccountSummaryTable.Arn]\n"),
+    ("the worker takes a policy of applications", TEMPLATE, "  CommandPolicy:\n    Type: AWS::IAM::ManagedPolicy\n    Properties:\n", "  CommandPolicy:\n    Type: AWS::IAM::ManagedPolicy\n    Properties:\n      Roles: [!Ref WorkerRole]\n"),
+    ("readers are given the policy of commands", TEMPLATE, "Value: !Ref ReaderPolicy", "Value: !Ref CommandPolicy"),
+    ("a policy is exported for one stage", TEMPLATE, '"${Stage}-projection-command-policy"', '"projection-command-policy-${Stage}"'),
     # The state machine.
     ("lost segments are tolerated", MACHINE, '"ToleratedFailureCount": 0', '"ToleratedFailureCount": 1'),
     ("a share of lost segments is tolerated", MACHINE, '"ToleratedFailureCount": 0', '"ToleratedFailureCount": 0, "ToleratedFailurePercentage": 50'),

@@ -149,6 +149,33 @@ def trust(service, condition=None):
 OF_ACCOUNT = {"StringEquals": {"aws:SourceAccount": ref("AWS::AccountId")}}
 
 
+def allowed(statements):
+    """(sid, actions, resources, condition), the last of them if there is one."""
+    return [
+        {
+            "Sid": sid,
+            "Effect": "Allow",
+            "Action": actions,
+            "Resource": resources,
+            **({"Condition": condition[0]} if condition else {}),
+        }
+        for sid, actions, resources, *condition in statements
+    ]
+
+
+def policy(*statements):
+    """A policy that applications attach to roles of their own."""
+    return {
+        "Type": "AWS::IAM::ManagedPolicy",
+        # Without Roles, Users and Groups: whoever takes it says so. Without ManagedPolicyName and Description, which cannot be changed.
+        "Properties": {
+            "PolicyDocument": Because(
+                {"Version": "2012-10-17", "Statement": allowed(statements)}, "exactly what the code calls in a service, on exactly these resources"
+            ),
+        },
+    }
+
+
 def role(trusted, policy, *statements):
     """A role with one policy of its own; (sid, actions, resources, condition)."""
     return {
@@ -162,16 +189,7 @@ def role(trusted, policy, *statements):
                         "PolicyName": policy,
                         "PolicyDocument": {
                             "Version": "2012-10-17",
-                            "Statement": [
-                                {
-                                    "Sid": sid,
-                                    "Effect": "Allow",
-                                    "Action": actions,
-                                    "Resource": resources,
-                                    **({"Condition": condition[0]} if condition else {}),
-                                }
-                                for sid, actions, resources, *condition in statements
-                            ],
+                            "Statement": allowed(statements),
                         },
                     }
                 ],
@@ -182,6 +200,7 @@ def role(trusted, policy, *statements):
 
 
 PARK = ("Park", ["dynamodb:PutItem", "dynamodb:UpdateItem"], arn("ParkedTable"))
+OF_CLAIMS = {"ForAllValues:StringLike": {"dynamodb:LeadingKeys": ["CLAIM#*"]}}
 ROWS = [arn(table) for table in ["AccountSummaryTable", "AccountStatementTable", "ForumCountersTable", "TopicPostsTable", "UsersAndOrdersTable"]]
 OWN_BUCKET = {"StringEquals": {"s3:ResourceAccount": ref("AWS::AccountId")}}
 
@@ -564,6 +583,23 @@ RESOURCES = {
     "ForumCountersCatchUp": schedule("forum-counters"),
     "TopicPostsCatchUp": schedule("topic-posts"),
     "UsersAndOrdersCatchUp": schedule("users-and-orders"),
+    "ReaderPolicy": policy(
+        ("ReadRows", ["dynamodb:BatchGetItem", "dynamodb:GetItem", "dynamodb:Query"], ROWS),
+        (
+            "ReadIndexes",
+            ["dynamodb:Query"],
+            [sub(f"${{{table}.Arn}}/index/*") for table in ["ForumCountersTable", "TopicPostsTable", "UsersAndOrdersTable"]],
+        ),
+        ("ReadEventsThatNoRowCounts", ["dynamodb:Query"], arn("EventStoreTable")),
+    ),
+    "CommandPolicy": policy(
+        (
+            "DecideAndAppend",
+            ["dynamodb:ConditionCheckItem", "dynamodb:GetItem", "dynamodb:PutItem", "dynamodb:Query", "dynamodb:UpdateItem"],
+            arn("EventStoreTable"),
+        ),
+        ("GiveUpClaims", ["dynamodb:DeleteItem"], arn("EventStoreTable"), OF_CLAIMS),
+    ),
     "IteratorAgeAlarm": alarm(
         of_lambda("IteratorAge", "Maximum"), 5, 3, "late for minutes, and not for one batch", threshold=ref("LagAlarmMs")
     ),
@@ -679,6 +715,13 @@ OUTPUTS = {
     },
     "OperationsFunctionName": {"Value": ref("OperationsFunction")},
     "RebuildStateMachineArn": {"Value": ref("RebuildStateMachine")},
+    **{
+        output: {"Description": TEXT, "Value": ref(of), "Export": {"Name": Because(sub("${Stage}-projection-" + name), "stacks of applications import it")}}
+        for output, of, name in [
+            ("ReaderPolicyArn", "ReaderPolicy", "reader-policy"),
+            ("CommandPolicyArn", "CommandPolicy", "command-policy"),
+        ]
+    },
 }
 
 TEMPLATE = {

@@ -21,7 +21,7 @@ use crate::support::{
 
 type Check = fn(&Template, &Code) -> Vec<String>;
 
-const CHECKS: [Check; 15] = [
+const CHECKS: [Check; 16] = [
     |template, _| references(template),
     |template, _| doctor(template),
     tables::definitions,
@@ -32,6 +32,7 @@ const CHECKS: [Check; 15] = [
     |template, _| mapping::settings(template),
     |template, _| mapping::filter(template),
     permissions::roles,
+    permissions::policies,
     operations::schedules,
     operations::state_machine,
     |template, _| alarms::alarms(template),

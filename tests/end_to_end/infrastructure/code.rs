@@ -6,12 +6,22 @@ use std::{
     path::Path,
     process::Output,
     sync::{Arc, Mutex},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use aws_sdk_dynamodb::types::{AttributeValue, KeySchemaElement, ProjectionType, StreamViewType, TableDescription};
-use projection_vocabulary::{HOME_SORT, RecordedEvent};
-use projection_worker::internals::{lambda::read_environment, store::TableNames};
+use projection_vocabulary::{ConsistencyToken, HOME_SORT, RecordedEvent, Version};
+use projection_worker::{
+    Commands, Deadline, LocalCache,
+    internals::{lambda::read_environment, store::TableNames},
+};
+use projections::{
+    ALL,
+    bank::account::{self as account_decider, Account},
+    forum::topic_posts::TopicPosts,
+    shop::user::{self, User},
+};
+use serde::de::IgnoredAny as Anything;
 use serde_json::{Value as Json, json};
 
 use crate::support::{
@@ -19,11 +29,12 @@ use crate::support::{
     proxy::{Fault, Proxy},
     records::deposit_of,
     runtime_api::{Answer, Lambda, batch, environment_at},
-    world::{Call, World, account, history, included, names, records},
+    world::{self, Call, World, account, history, included, names, records},
 };
 
 /// The tasks of the operations function, each with its answer. The checks of the state machine rely on this file.
 pub const TASKS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/infra/checks/tasks.json");
+const MINUTE: Duration = Duration::from_mins(1);
 const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures");
 
 /// What the template and the state machine must agree with.
@@ -36,6 +47,10 @@ pub struct Code {
     pub projections: Vec<String>,
     pub worker: Calls,
     pub operations: Calls,
+    /// Of a service that reads rows.
+    pub queries: Calls,
+    /// Of a service that carries out commands.
+    pub commands: Calls,
     /// Every metric of the two functions: its dimensions and its name.
     pub metrics: BTreeSet<(Vec<String>, String)>,
     /// In the form of [`TASKS`], as the function answered.
@@ -60,8 +75,12 @@ pub enum Place {
     EventStore,
     Index(String),
     Parked,
+    /// Items of the event store that make a value unique.
+    Claims,
     /// The code is the same for all projections, so a call for the rows of one may come for the rows of each.
     Rows,
+    /// The same for those with indexes.
+    RowIndexes,
 }
 
 impl Code {
@@ -86,6 +105,8 @@ impl Code {
             projections: included().projections().iter().map(|rule| rule.name().to_owned()).collect(),
             worker: worker_net.calls(),
             operations: operations_net.calls(),
+            queries: queries().await,
+            commands: commands().await,
             metrics: outputs.iter().flat_map(metrics).collect(),
             tasks,
             age_units,
@@ -151,10 +172,14 @@ impl Recorder {
     async fn proxy(&self, world: &World) -> Proxy {
         let recorder = self.clone();
         Proxy::new(world, move |call| {
-            recorder.0.lock().expect("no test panics while it holds this").extend(needed(call));
+            recorder.record(call);
             ("", Fault::None)
         })
         .await
+    }
+
+    fn record(&self, call: &Call<'_>) {
+        self.0.lock().expect("no test panics while it holds this").extend(needed(call));
     }
 
     fn calls(&self) -> Calls {
@@ -172,14 +197,22 @@ fn needed(call: &Call<'_>) -> Vec<(String, Place)> {
         return actions
             .map(|(kind, of)| {
                 let operation = if kind == "ConditionCheck" { "ConditionCheckItem".to_owned() } else { format!("{kind}Item") };
-                (action(&operation), place(of))
+                (action(&operation), if kind == "Delete" { place_of_delete(of) } else { place(of) })
             })
             .collect();
     }
     if let Some(tables) = body["RequestItems"].as_object() {
         return tables.keys().map(|table| (action(call.operation), place(&json!({ "TableName": table })))).collect();
     }
-    vec![(action(call.operation), place(&body))]
+    vec![(action(call.operation), if call.operation == "DeleteItem" { place_of_delete(&body) } else { place(&body) })]
+}
+
+/// Deletions are told apart by what they delete: an event must never be.
+fn place_of_delete(of: &Json) -> Place {
+    match place(of) {
+        Place::EventStore if of["Key"]["PK"]["S"].as_str().is_some_and(|key| key.starts_with("CLAIM#")) => Place::Claims,
+        place => place,
+    }
 }
 
 fn place(of: &Json) -> Place {
@@ -187,7 +220,9 @@ fn place(of: &Json) -> Place {
         ("event-store", Some(index)) => Place::Index(index.to_owned()),
         ("event-store", None) => Place::EventStore,
         ("parked", None) => Place::Parked,
-        (table, None) if included().projections().iter().any(|rule| rule.name() == table) => Place::Rows,
+        (table, index) if included().projections().iter().any(|rule| rule.name() == table) => {
+            index.map_or(Place::Rows, |_| Place::RowIndexes)
+        }
         (table, index) => panic!("nobody calls {table} {index:?}"),
     }
 }
@@ -343,4 +378,73 @@ async fn work_on_tasks(world: &World, operations: &mut Lambda) {
         invoke(json!({ "verify": task })).await;
     }
     invoke(json!({ "verify": { "projection": "account-summary", "sample": 100 } })).await;
+}
+
+/// Every query of rows but the scan, which is for tools.
+async fn queries() -> Calls {
+    let (world, net) = (World::new().await, Recorder::default());
+    let worker = world.worker_of(ALL);
+    for domain in ["bank", "forum", "shop"] {
+        let events = history(domain, 3, 60, 6);
+        world.append_all(&events).await;
+        worker.process(&records(&events), Deadline::NONE).await;
+    }
+    let recorder = net.clone();
+    let reader = world.reader(ALL, move |call| {
+        recorder.record(call);
+        world::Fault::None
+    });
+    for queries in
+        [reader.queries.clone(), reader.queries.clone().eventually(), reader.queries.clone().with_cache(LocalCache::new(10, MINUTE))]
+    {
+        for &rule in ALL {
+            let rows = queries.rows_of(rule);
+            let stored = worker.store().visible_rows(rule).await.expect("rows");
+            let id = stored.keys().next().expect("each domain has rows");
+            let token: ConsistencyToken = format!("{}@1", id.key).parse().expect("a token");
+            rows.get::<()>(id.key.clone()).untyped().await.expect("read");
+            rows.get::<()>(id.key.clone()).fresh().untyped().await.expect("read");
+            // A shared row, and a version that no aggregate has, have no answer; the calls are the same.
+            let _ = rows.get::<()>(id.key.clone()).after(&token).untyped().await;
+            rows.many::<Anything>([id.key.clone(), "nobody".into()]).await.expect("read");
+            if rule.children().is_some() {
+                rows.children(id.key.clone()).after(&token).page::<Anything>(10, None).await.expect("read");
+            }
+        }
+        let of_author = queries.rows(&TopicPosts).index(TopicPosts::POSTS_BY_AUTHOR).of(["ann"]);
+        of_author.newest_first().page::<Anything>(10, None).await.expect("read");
+    }
+    net.calls()
+}
+
+/// Commands with and without ids; refused, repeated, with claims, for several aggregates, and in competition.
+async fn commands() -> Calls {
+    let (world, net) = (World::new().await, Recorder::default());
+    let recorder = net.clone();
+    let tapped = world.tapped(move |call| {
+        recorder.record(call);
+        world::Fault::None
+    });
+    let (commands, text) = (Commands::new(tapped.worker.store()), str::to_owned);
+    let register = user::Command::Register { email: text("ann@example.org"), name: text("Ann") };
+    let change = user::Command::ChangeEmail { email: text("ann@example.com") };
+    let deposit = account_decider::Command::Deposit { amount: "1".parse().expect("an amount") };
+    for id in ["first", "first", "second"] {
+        // Accepted, answered again, refused.
+        let _ = commands.to(&User, "ann").id(id).handle(&register).await;
+        let _ = commands.to(&User, "ann").id(format!("{id}, changed")).handle(&change).await;
+        let _ = commands.to(&User, "other").handle(&register).await;
+        // For a version that is over: it may have been this command that moved it.
+        let _ = commands.to(&User, "ann").id(id).expecting(Version::NONE).handle(&register).await;
+        let _ = commands.to(&Account, "nobody's").handle(&deposit).await;
+        let open = account_decider::Command::Open { initial_deposit: "1".parse().expect("an amount") };
+        let both = commands.together().id(id).command(&Account, "alice", &open).command(&Account, "bob", &open);
+        let _ = both.requires(&User, "ann", |user| if *user == user::State::Unknown { Err(String::new()) } else { Ok(()) }).handle().await;
+    }
+    // Enough for snapshots, and for conflicts.
+    Commands::many((0..150).map(|_| commands.to(&Account, "alice").handle(&deposit)), 4).await;
+    let alice = commands.load(&Account, "alice").await.expect("readable");
+    let ann = commands.load(&User, "ann").await.expect("readable");
+    assert_eq!((alice.version.0 > 100, ann.version.0), (true, 2), "the commands were carried out");
+    net.calls()
 }

@@ -230,6 +230,55 @@ pub const OF_FILES: &[(&str, File, &str, &str, &str)] = &[
         "WorkerRole may not s3:ListBucket on ${OnFailureBucket.Arn}",
     ),
     (
+        "readers may scan",
+        Template,
+        r#"Action: ["dynamodb:BatchGetItem", "dynamodb:GetItem", "dynamodb:Query"]"#,
+        r#"Action: ["dynamodb:BatchGetItem", "dynamodb:GetItem", "dynamodb:Query", "dynamodb:Scan"]"#,
+        "ReaderPolicy may dynamodb:Scan on ${UsersAndOrdersTable.Arn}, which nothing does",
+    ),
+    (
+        "readers may not read many rows",
+        Template,
+        r#"Action: ["dynamodb:BatchGetItem", "dynamodb:GetItem", "dynamodb:Query"]"#,
+        r#"Action: ["dynamodb:GetItem", "dynamodb:Query"]"#,
+        "ReaderPolicy may not dynamodb:BatchGetItem on ${AccountSummaryTable.Arn}",
+    ),
+    (
+        "readers miss an index",
+        Template,
+        r#"!Sub "${TopicPostsTable.Arn}/index/*", "#,
+        "",
+        "ReaderPolicy may not dynamodb:Query on ${TopicPostsTable.Arn}/index/*",
+    ),
+    (
+        "commands may not check",
+        Template,
+        r#"Action: ["dynamodb:ConditionCheckItem", "#,
+        "Action: [",
+        "CommandPolicy may not dynamodb:ConditionCheckItem on ${EventStoreTable.Arn}",
+    ),
+    (
+        "commands may delete events",
+        Template,
+        "            Condition: {\"ForAllValues:StringLike\": {\"dynamodb:LeadingKeys\": [\"CLAIM#*\"]}}\n",
+        "",
+        "CommandPolicy may dynamodb:DeleteItem on ${EventStoreTable.Arn}, which nothing does",
+    ),
+    (
+        "the worker takes the policy of commands",
+        Template,
+        "  CommandPolicy:\n    Type: AWS::IAM::ManagedPolicy\n    Properties:\n",
+        "  CommandPolicy:\n    Type: AWS::IAM::ManagedPolicy\n    Properties:\n      Roles: [!Ref WorkerRole]\n",
+        "Roles of CommandPolicy: is",
+    ),
+    (
+        "orders sort by one attribute",
+        Template,
+        "            - {AttributeName: placedAt, KeyType: RANGE}\n",
+        "",
+        "GlobalSecondaryIndexes of UsersAndOrdersTable: is",
+    ),
+    (
         "the functions share a role",
         Template,
         "Role: !GetAtt OperationsRole.Arn",
@@ -368,6 +417,34 @@ pub const OF_CODE: &[(&str, Change, &str)] = &[
         "the tasks no longer read single rows",
         |code| _ = code.operations.remove(&call("GetItem", Place::Rows)),
         "OperationsRole may dynamodb:GetItem on ${AccountSummaryTable.Arn}, which nothing does",
+    ),
+    (
+        "queries read an index of events",
+        |code| _ = code.queries.insert(call("Query", Place::Index("GSI1".to_owned()))),
+        "ReaderPolicy may not dynamodb:Query on ${EventStoreTable.Arn}/index/GSI1",
+    ),
+    (
+        "queries no longer read events",
+        |code| _ = code.queries.remove(&call("Query", Place::EventStore)),
+        "ReaderPolicy may dynamodb:Query on ${EventStoreTable.Arn}, which nothing does",
+    ),
+    (
+        "a read model has its first index",
+        |code| {
+            let index = code.tables["topic-posts"].definition["GlobalSecondaryIndexes"].clone();
+            code.tables.get_mut("account-summary").expect("the table").definition["GlobalSecondaryIndexes"] = index;
+        },
+        "ReaderPolicy may not dynamodb:Query on ${AccountSummaryTable.Arn}/index/*",
+    ),
+    (
+        "commands delete an event",
+        |code| _ = code.commands.insert(call("DeleteItem", Place::EventStore)),
+        "CommandPolicy may not dynamodb:DeleteItem on ${EventStoreTable.Arn}",
+    ),
+    (
+        "commands have no claims",
+        |code| _ = code.commands.remove(&call("DeleteItem", Place::Claims)),
+        "CommandPolicy may dynamodb:DeleteItem on ${EventStoreTable.Arn} CLAIM#*, which nothing does",
     ),
     (
         "a task has another member",

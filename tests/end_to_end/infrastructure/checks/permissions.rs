@@ -1,4 +1,4 @@
-//! Each role may do what its code does and nothing else.
+//! Each role, and each policy that applications take, allows what its code does and nothing else.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,6 +19,8 @@ const LOG: [&str; 2] = ["logs:CreateLogStream", "logs:PutLogEvents"];
 const INVOKE: [&str; 1] = ["lambda:InvokeFunction"];
 /// What a distributed map does with its child executions.
 const CHILDREN: [&str; 3] = ["states:DescribeExecution", "states:RedriveExecution", "states:StopExecution"];
+/// A condition that restricts a statement to items, which are then a resource of their own.
+const KEYS: [&str; 2] = ["ForAllValues:StringLike", "dynamodb:LeadingKeys"];
 const MACHINE: &str = "<Stage>-projection-rebuild";
 
 /// The actions of each role are exactly those that were seen, or that AWS takes in its name.
@@ -30,18 +32,39 @@ pub fn roles(template: &Template, code: &Code) -> Vec<String> {
     for (role, wanted) in wanted {
         let properties = template.properties(role);
         problems.extend(differ(&format!("ManagedPolicyArns of {role}"), &properties["ManagedPolicyArns"], &Json::Null));
-        let granted = granted(properties);
-        let none = BTreeSet::new();
-        for resource in wanted.keys().chain(granted.keys()).collect::<BTreeSet<_>>() {
-            let (wanted, granted) = (wanted.get(resource).unwrap_or(&none), granted.get(resource).unwrap_or(&none));
-            let missing = wanted.difference(granted).map(|action| format!("{role} may not {action} on {resource}, which the code does"));
-            let superfluous = granted.difference(wanted).map(|action| format!("{role} may {action} on {resource}, which nothing does"));
-            problems.extend(missing.chain(superfluous));
-        }
+        let policies = properties["Policies"].as_array().into_iter().flatten();
+        problems.extend(actions_differ(role, &wanted, &granted(policies.map(|policy| &policy["PolicyDocument"]))));
     }
     let machine = template.properties("RebuildStateMachine");
     problems.extend(differ("Name of RebuildStateMachine", &machine["Name"], &json!(MACHINE)));
     problems.extend(differ("Role of RebuildStateMachine", &machine["Role"], &json!("${RebuildRole.Arn}")));
+    problems
+}
+
+/// The actions of each policy that applications take are exactly those that were seen, and nothing in the template has it.
+pub fn policies(template: &Template, code: &Code) -> Vec<String> {
+    let mut problems = Vec::new();
+    let wanted = [("CommandPolicy", &code.commands), ("ReaderPolicy", &code.queries)];
+    let policies: BTreeSet<_> = template.of_kind("AWS::IAM::ManagedPolicy").map(|(id, _)| id).collect();
+    problems.extend(differ("policies", &policies, &wanted.map(|(policy, _)| policy).into()));
+    for (policy, calls) in wanted {
+        let properties = template.properties(policy);
+        problems.extend(actions_differ(policy, &called(template, code, calls), &granted([&properties["PolicyDocument"]])));
+        for takers in ["Groups", "Roles", "Users"] {
+            problems.extend(differ(&format!("{takers} of {policy}"), &properties[takers], &Json::Null));
+        }
+    }
+    problems
+}
+
+fn actions_differ(of: &str, wanted: &Actions, granted: &Actions) -> Vec<String> {
+    let (mut problems, none) = (Vec::new(), BTreeSet::new());
+    for resource in wanted.keys().chain(granted.keys()).collect::<BTreeSet<_>>() {
+        let (wanted, granted) = (wanted.get(resource).unwrap_or(&none), granted.get(resource).unwrap_or(&none));
+        let missing = wanted.difference(granted).map(|action| format!("{of} may not {action} on {resource}, which the code does"));
+        let superfluous = granted.difference(wanted).map(|action| format!("{of} may {action} on {resource}, which nothing does"));
+        problems.extend(missing.chain(superfluous));
+    }
     problems
 }
 
@@ -77,7 +100,12 @@ fn called(template: &Template, code: &Code, calls: &Calls) -> Actions {
             Place::EventStore => vec![arn("event-store")],
             Place::Index(index) => vec![format!("{}/index/{index}", arn("event-store"))],
             Place::Parked => vec![arn("parked")],
+            Place::Claims => vec![format!("{} CLAIM#*", arn("event-store"))],
             Place::Rows => code.projections.iter().map(|projection| arn(projection)).collect(),
+            Place::RowIndexes => {
+                let has_indexes = |projection: &&String| code.tables[*projection].definition["GlobalSecondaryIndexes"] != json!([]);
+                code.projections.iter().filter(has_indexes).map(|projection| format!("{}/index/*", arn(projection))).collect()
+            }
         };
         for resource in resources {
             actions.entry(resource).or_default().insert(action.clone());
@@ -86,20 +114,21 @@ fn called(template: &Template, code: &Code, calls: &Calls) -> Actions {
     actions
 }
 
-fn granted(role: &Json) -> Actions {
+fn granted<'a>(documents: impl IntoIterator<Item = &'a Json>) -> Actions {
     let list = |value: &Json| match value {
         Json::Array(values) => values.clone(),
         one => vec![one.clone()],
     };
     let text = |value: Json| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     let mut actions = Actions::new();
-    let policies = role["Policies"].as_array().into_iter().flatten();
-    for statement in policies.flat_map(|policy| list(&policy["PolicyDocument"]["Statement"])) {
+    for statement in documents.into_iter().flat_map(|document| list(&document["Statement"])) {
+        let keys = &statement["Condition"][KEYS[0]][KEYS[1]];
+        let items = if keys.is_null() { String::new() } else { list(keys).into_iter().map(|key| format!(" {}", text(key))).collect() };
         for resource in list(&statement["Resource"]) {
             // A refusal is not a permission: it appears as an action that nothing takes.
             let allowed = statement["Effect"] == "Allow";
             let of = list(&statement["Action"]).into_iter().map(text).map(|action| if allowed { action } else { format!("not {action}") });
-            actions.entry(text(resource)).or_default().extend(of);
+            actions.entry(text(resource) + &items).or_default().extend(of);
         }
     }
     actions

@@ -128,6 +128,7 @@ enum Action {
     Restore,
     Overwrite,
     LoseRow,
+    LoseChild,
     Parking,
     Expire,
 }
@@ -226,6 +227,7 @@ impl Run {
             (may(Fault::Restored, 1), Action::Restore),
             (may(Fault::Overwritten, 1), Action::Overwrite),
             (may(Fault::RowLost, 1), Action::LoseRow),
+            (may(Fault::RowLost, 1), Action::LoseChild),
             (may(Fault::ParkingDown, 1), Action::Parking),
             (may(Fault::Discarded, 1), Action::Expire),
         ]);
@@ -280,6 +282,7 @@ impl Run {
             Action::Restore => self.restore()?,
             Action::Overwrite => self.overwrite()?,
             Action::LoseRow => self.lose_row()?,
+            Action::LoseChild => self.lose_child()?,
             Action::Parking => {
                 self.parking_down = !self.parking_down;
                 let down = self.parking_down;

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use aws_sdk_dynamodb::types::AttributeValue;
-use projection_vocabulary::{AggregateId, RecordedEvent, Timestamp, Value, Version, data};
+use projection_vocabulary::{AggregateId, HOME_SORT, RecordedEvent, Timestamp, Value, Version, data};
 use projection_worker::internals::store::{
     append::AppendError,
     item::{encode_event, partition_key, sort_key},
@@ -14,11 +14,11 @@ use super::{
     processes::{Ended, Role},
 };
 use crate::{
-    database::{Database, ItemWritten, Written},
+    database::{Database, ItemWritten, Key, Written},
     expression::Item,
     faults::Fault,
     network::lock,
-    oracle::{EVENTS, home_key},
+    oracle::{EVENTS, SHELVES as SHARED, home_key},
     plan::{GIVERS, SHELVES},
     rules::{DEPLOYMENTS, FIRST},
     stream::{Delivered, StreamRecord},
@@ -62,7 +62,7 @@ impl Run {
         }
         let flawed = usize::from(self.plan.has(Fault::Poison));
         let spread = if self.plan.spreads { 3 } else { 0 };
-        match self.choices.weighted(&[(4, 0), (6, 1), (2, 2), (1, 3), (2, 4), (flawed, 5), (1, 6), (spread, 7), (2 + spread, 8), (2, 9)]) {
+        match self.choices.weighted(&[(4, 0), (6, 1), (2, 2), (1, 3), (2, 4), (flawed, 5), (1, 6), (spread, 7), (1 + spread, 8), (1, 9)]) {
             0 => ("Added", amount_of(amount)),
             1 => {
                 let which = self.choices.below(2);
@@ -248,15 +248,24 @@ impl Run {
     pub(super) fn lose_row(&mut self) -> Result {
         let aggregate = GIVERS[self.choices.below(self.plan.givers)];
         let rule = DEPLOYMENTS[FIRST][self.choices.below(3)];
-        let table = rule.name();
-        let mut key = home_key(rule, aggregate);
-        let mut network = lock(&self.network);
-        if network.database.item(table, &key).is_none() {
+        self.delete_row(rule.name(), aggregate, &home_key(rule, aggregate))
+    }
+
+    pub(super) fn lose_child(&mut self) -> Result {
+        let aggregate = GIVERS[self.choices.below(self.plan.givers)];
+        let is_child = |(key, _): &(&Key, &Item)| key.0 == aggregate && key.1 != HOME_SORT;
+        let children: Vec<_> = lock(&self.network).database.items(SHARED).filter(is_child).map(|(key, _)| key.clone()).collect();
+        if children.is_empty() {
             return Ok(());
         }
-        if rule.children().is_some() && self.choices.per_mille(300) {
-            let sorts: Vec<_> = network.database.items(table).filter(|(of, _)| of.0 == aggregate).map(|(of, _)| of.1.clone()).collect();
-            key.1.clone_from(&sorts[self.choices.below(sorts.len())]);
+        let key = children[self.choices.below(children.len())].clone();
+        self.delete_row(SHARED, aggregate, &key)
+    }
+
+    fn delete_row(&mut self, table: &str, aggregate: &str, key: &Key) -> Result {
+        let mut network = lock(&self.network);
+        if network.database.item(table, key).is_none() {
+            return Ok(());
         }
         network.database.set(table, key.clone(), None);
         drop(network);

@@ -177,6 +177,7 @@ pub async fn tell(both: &Arc<Both>, seed: u64, chapters: usize) {
     for _ in 0..chapters {
         story.chapter().await;
     }
+    story.end().await;
 }
 
 struct Story {
@@ -251,11 +252,15 @@ impl Story {
             9 => ("Moved", r#"{"from": "north", "to": "south"}"#.to_owned()),
             10 => ("Cleared", "{}".to_owned()),
             11 => ("Stamped", "{}".to_owned()),
-            12 => ("Spread", format!(r#"{{"rows": {}, "count": {amount}}}"#, self.of(&[2, 98, 101]))),
-            13 | 14 => ("Filed", format!(r#"{{"pages": {}}}"#, self.of(&[3, 3, 98, 101]))),
+            12 | 13 => ("Spread", format!(r#"{{"rows": {}, "count": {amount}}}"#, self.of(&[2, 98, 101]))),
+            14 => ("Filed", format!(r#"{{"pages": {}}}"#, self.of(&[3, 3, 98, 101]))),
             15 => ("Shredded", "{}".to_owned()),
             _ => ("Unheard", r#"{"anything": ["", true, null]}"#.to_owned()),
         };
+        self.event_of(aggregate, version, event_type, data)
+    }
+
+    fn event_of(&self, aggregate: &AggregateId, version: u64, event_type: &str, data: String) -> RecordedEvent {
         let data = RawValue::from_string(data).expect("it is JSON");
         let data = Value::from_json(&data).expect("it is a value");
         RecordedEvent {
@@ -268,6 +273,19 @@ impl Story {
                 .expect("it is an instant"),
             metadata: None,
         }
+    }
+
+    /// Two amounts that make no number together meet in one transaction.
+    async fn end(&mut self) {
+        let (worker, first) = (Worker::new(self.store(), Registry::new(DEPLOYMENTS[0])), self.records.len());
+        for (id, amount) in [("cid", "99999999999999999999999999999999999999"), ("dot", "1.5")] {
+            self.facts += 1;
+            let event = self.event_of(&id.into(), 1, "Spread", format!(r#"{{"rows": 2, "count": {amount}}}"#));
+            _ = worker.store().append(Version::NONE, &[event]).await;
+            self.stream();
+        }
+        let batch: Vec<_> = self.records[first..].iter().map(|record| record.0.raw.clone()).collect();
+        _ = worker.process(&batch, Deadline::NONE).await;
     }
 
     /// Sometimes based on a version that is not the current one.

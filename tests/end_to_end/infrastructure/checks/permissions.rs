@@ -123,7 +123,8 @@ fn granted<'a>(documents: impl IntoIterator<Item = &'a Json>) -> Actions {
     let mut actions = Actions::new();
     for statement in documents.into_iter().flat_map(|document| list(&document["Statement"])) {
         let keys = &statement["Condition"][KEYS[0]][KEYS[1]];
-        let items = if keys.is_null() { String::new() } else { list(keys).into_iter().map(|key| format!(" {}", text(key))).collect() };
+        let items =
+            if keys.is_null() { String::new() } else { list(keys).into_iter().flat_map(|key| [" ".to_owned(), text(key)]).collect() };
         for resource in list(&statement["Resource"]) {
             // A refusal is not a permission: it appears as an action that nothing takes.
             let allowed = statement["Effect"] == "Allow";

@@ -324,8 +324,8 @@ fn expected(database: &Database, rule: &dyn DynProjection) -> (BTreeMap<RowId, A
 
 /// Adds an item of the event store to a fold, unless its aggregate has stopped. It may stop here.
 fn fold(rule: &dyn DynProjection, (partition, sort): &Key, item: &Item, rows: &mut Rows, stops: &mut BTreeMap<String, u64>) {
-    let aggregate = partition.strip_prefix("AGGREGATE#").expect("an event store's key").to_owned();
     let Some(version) = sort.strip_prefix("EVENT#").map(|version| version.parse::<u64>().expect("a version")) else { return };
+    let aggregate = partition.strip_prefix("AGGREGATE#").expect("an event's key").to_owned();
     if stops.contains_key(&aggregate) {
         return;
     }

@@ -159,7 +159,7 @@ impl<'a> Commands<'a> {
     /// A command whose types are not known, as the command line has it.
     ///
     /// # Errors
-    /// [`Unhandled`].
+    /// [`CommandError`].
     pub async fn handle_any(
         self,
         decider: &'static dyn DynDecider,

@@ -14,6 +14,7 @@ mod doctor;
 mod events;
 mod format;
 mod generate;
+mod json_lines;
 mod manual;
 mod out;
 mod parked;

@@ -8,7 +8,7 @@ mod error;
 mod history;
 mod run;
 
-use std::{collections::BTreeSet, fmt, future::Future, sync::Arc};
+use std::{fmt, future::Future};
 
 use futures::{StreamExt as _, stream};
 use projection_vocabulary::{AggregateId, ConsistencyToken, Decider, DynDecider, RecordedEvent, Value, Version, read_event, to_value};
@@ -169,11 +169,21 @@ impl<'a> Commands<'a> {
         expected: Option<Version>,
     ) -> std::result::Result<AnyHandled, Unhandled> {
         let order = Order { decider, aggregate: aggregate.into(), command, expected };
-        let Answer { mut handled, replayed } =
-            run(self.store, &Request { id, orders: vec![order], ..Request::default() }, self.deadline).await?;
-        let HandledOne { aggregate, version, events, state } = handled.pop().expect("one for each order");
+        let (HandledOne { aggregate, version, events, state }, replayed) = self.run_one(id, order, None).await?;
         let state = state.snapshot().map_err(|unwritable| Unhandled::of_type(&unwritable))?;
         Ok(AnyHandled { aggregate, version, events, state, replayed })
+    }
+
+    /// Carries out one command, and tells whether it was answered before.
+    async fn run_one(
+        self,
+        id: Option<String>,
+        order: Order,
+        metadata: Option<Value>,
+    ) -> std::result::Result<(HandledOne, bool), Unhandled> {
+        let request = Request { id, orders: vec![order], metadata, ..Request::default() };
+        let Answer { mut handled, replayed } = run(self.store, &request, self.deadline).await?;
+        Ok((handled.pop().expect("one for each order"), replayed))
     }
 }
 
@@ -203,9 +213,9 @@ impl<D: Decider> To<'_, D> {
     pub async fn handle(self, command: &D::Command) -> Result<D> {
         let Self { commands, decider, aggregate, id, expected, metadata } = self;
         let command = to_value(command).map_err(|unwritable| Unhandled::of_type(&unwritable).typed())?;
-        let request = Request { id, orders: vec![Order { decider, aggregate, command, expected }], required: Vec::new(), metadata };
-        let Answer { mut handled, replayed } = run(commands.store, &request, commands.deadline).await.map_err(Unhandled::typed)?;
-        typed(handled.pop().expect("one for each order"), replayed)
+        let order = Order { decider, aggregate, command, expected };
+        let (handled, replayed) = commands.run_one(id, order, metadata).await.map_err(Unhandled::typed)?;
+        typed(handled, replayed)
     }
 }
 
@@ -295,12 +305,6 @@ impl HandledTogether {
         let HandledOne { aggregate, version, events, state } = one.expect("it got a command");
         let one = HandledOne { aggregate: aggregate.clone(), version: *version, events: events.clone(), state: state.copy() };
         typed(one, self.answer.replayed)
-    }
-
-    /// The aggregates.
-    #[must_use]
-    pub fn aggregates(&self) -> BTreeSet<Arc<str>> {
-        self.answer.handled.iter().map(|one| Arc::from(one.aggregate.as_str())).collect()
     }
 }
 

@@ -30,6 +30,8 @@ use std::{cell::RefCell, collections::BTreeMap, error::Error, time::SystemTime};
 
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use projection_vocabulary::{DynProjection, Registry, Timestamp};
+#[cfg(feature = "commands")]
+use sha2::{Digest as _, Sha256};
 use tracing::Instrument as _;
 
 pub use dynamo::{Answer, Dynamo};
@@ -227,6 +229,14 @@ pub(crate) fn fresh_id() -> String {
         bytes
     });
     format!("{:032x}", u128::from_be_bytes(bytes))
+}
+
+/// A digest of a text, in 32 lower-case hexadecimal digits: half of its SHA-256.
+#[cfg(feature = "commands")]
+pub(crate) fn digest(text: &str) -> String {
+    let digest = Sha256::digest(text);
+    let (half, _) = digest.split_first_chunk().expect("it has 32 bytes");
+    format!("{:032x}", u128::from_be_bytes(*half))
 }
 
 /// A unique id for an event that happens at this time. Such ids sort by time: UUIDs of version 7.

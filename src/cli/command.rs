@@ -2,8 +2,6 @@
 
 use std::{
     fmt::Write as _,
-    fs::File,
-    io::{self, BufRead, BufReader},
     path::{Path, PathBuf},
 };
 
@@ -17,7 +15,7 @@ use serde_json::{json, value::RawValue};
 use super::{
     Context, EXIT_FINDINGS, EXIT_OK, EXIT_USAGE,
     format::Format,
-    terminal,
+    json_lines, terminal,
     text::{Lines, count_of, printable},
 };
 use crate::commands::{AnyHandled, Commands, Unhandled};
@@ -257,18 +255,9 @@ fn parsed(command: &str) -> anyhow::Result<Value> {
 
 /// Reads and checks all lines, before any is carried out.
 fn read(path: &Path) -> anyhow::Result<Vec<Parsed>> {
-    let input: Box<dyn BufRead> = if path == Path::new("-") {
-        terminal::note_waiting(true);
-        Box::new(io::stdin().lock())
-    } else {
-        Box::new(BufReader::new(File::open(path).with_context(|| format!("cannot open {}", path.display()))?))
-    };
     let mut commands = Vec::new();
-    for (line, number) in input.lines().zip(1_u64..) {
-        let line = line.with_context(|| format!("cannot read {}", path.display()))?;
-        if line.trim().is_empty() {
-            continue;
-        }
+    for line in json_lines::lines(path)? {
+        let (number, line) = line?;
         let place = || format!("{}:{number}", path.display());
         let Line { aggregate_id, command, id, expected_version } = serde_json::from_str(&line).map_err(|error| {
             anyhow::anyhow!("{} is not a valid command: see column {} and `projector command --help`", place(), error.column())

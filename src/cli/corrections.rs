@@ -29,9 +29,9 @@ use crate::{
     retry::Deadline,
     store::{
         Store,
-        corrections::{Audit, EventItem, SKIPPED_TYPE},
+        corrections::{Audit, EventItem},
         fresh_id,
-        item::{VERSION_MAX, decode_event, event_type_of},
+        item::{SKIPPED_TYPE, VERSION_MAX, decode_event, event_type_of},
         now,
         parking::NO_PROJECTION,
     },

@@ -3,8 +3,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    fs::File,
-    io::{self, BufRead, BufReader},
     path::{Path, PathBuf},
     sync::{Arc, atomic::Ordering::Relaxed},
 };
@@ -15,12 +13,12 @@ use comfy_table::Cell;
 use projection_vocabulary::{AggregateId, RecordedEvent, Timestamp, Value, Version};
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use sha2::{Digest as _, Sha256};
 
 use super::{
     Context, EXIT_FINDINGS, EXIT_OK, EXIT_USAGE,
     complaints::Complaints,
     corrections::{self, CorrectOptions},
+    json_lines,
     out::Out,
     terminal,
     text::{count, count_of, printable, shortened, to_the_second},
@@ -32,6 +30,7 @@ use crate::{
     store::{
         Store, StoreError,
         append::{APPEND_EVENTS_MAX, AppendError, Imported},
+        digest,
         events::{PAGE_EVENTS, Stored},
         now,
     },
@@ -152,18 +151,9 @@ struct Checked {
 
 /// Reads and checks all lines, before anything is written.
 fn read(path: &Path) -> anyhow::Result<Vec<Checked>> {
-    let input: Box<dyn BufRead> = if path == Path::new("-") {
-        terminal::note_waiting(true);
-        Box::new(io::stdin().lock())
-    } else {
-        Box::new(BufReader::new(File::open(path).with_context(|| format!("cannot open {}", path.display()))?))
-    };
     let (mut checked, mut equal, mut ids) = (Vec::new(), BTreeMap::new(), BTreeMap::new());
-    for (line, number) in input.lines().zip(1_u64..) {
-        let line = line.with_context(|| format!("cannot read {}", path.display()))?;
-        if line.trim().is_empty() {
-            continue;
-        }
+    for line in json_lines::lines(path)? {
+        let (number, line) = line?;
         let place = || format!("{}:{number}", path.display());
         // The parser's message may quote event data, so only the place is reported.
         let line: Line = serde_json::from_str(&line).map_err(|error| {
@@ -299,9 +289,7 @@ fn event(line: Line, equal: &mut BTreeMap<String, u64>) -> anyhow::Result<Record
 fn derived_id(line: &str, equal: &mut BTreeMap<String, u64>) -> String {
     let before = equal.entry(line.to_owned()).or_default();
     *before += 1;
-    let digest = Sha256::digest(format!("{before}:{line}"));
-    let (half, _) = digest.split_first_chunk().expect("it has 32 bytes");
-    format!("{:032x}", u128::from_be_bytes(*half))
+    digest(&format!("{before}:{line}"))
 }
 
 /// The outcome of an import, in numbers.

@@ -9,11 +9,10 @@ use crate::{
         Store,
         commands::{Snapshot, Tail},
         events::{PAGE_EVENTS, Stored},
+        item::SKIPPED_TYPE,
     },
 };
 
-/// An event that was put in the place of one that could never be read. It changes no state.
-const SKIPPED_TYPE: &str = "projector.skipped";
 /// What a tail has besides events: the VERSION item and the snapshot.
 const OTHER_ITEMS: u64 = 2;
 

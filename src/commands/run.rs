@@ -8,7 +8,6 @@ use std::{
 
 use futures::future::try_join_all;
 use projection_vocabulary::{Aggregate, AggregateId, Claim, Decided, DynDecider, RecordedEvent, Undecided, Value, Version};
-use sha2::{Digest as _, Sha256};
 
 use super::{
     error::{AnyRefusal, Unhandled},
@@ -19,7 +18,7 @@ use crate::{
     store::{
         Store,
         commands::{COMMAND_ID_BYTES_MAX, ClaimMove, Commit, Committed, FirstAnswer, Outcome, Part, Snapshot},
-        event_id, fresh_id, now,
+        digest, event_id, fresh_id, now,
     },
 };
 
@@ -138,9 +137,7 @@ impl Request {
         let mut commands: Vec<_> =
             self.orders.iter().map(|order| (order.aggregate.as_str(), order.decider.kind(), order.command.to_json())).collect();
         commands.sort_by_key(|(aggregate, ..)| *aggregate);
-        let json = serde_json::to_string(&commands).expect("texts and JSON serialise");
-        let (half, _) = Sha256::digest(json).split_first_chunk().map(|(half, rest)| (*half, rest.len())).expect("it has 32 bytes");
-        format!("{:032x}", u128::from_be_bytes(half))
+        digest(&serde_json::to_string(&commands).expect("texts and JSON serialise"))
     }
 }
 
@@ -221,18 +218,10 @@ impl Running<'_> {
             handled.push(self.handled(history, decided)?);
         }
         let mut commit = self.commit(kept, &handled)?;
-        let changes_nothing = handled.iter().all(|one| one.events.is_empty());
-        if changes_nothing {
-            let (None, None) = (&commit.answer, commit.unchanged.first()) else {
-                return self.accept_nothing(commit, handled).await;
-            };
-            return Ok(Some(Answer { handled, replayed: false }));
+        if handled.iter().all(|one| one.events.is_empty()) {
+            return self.accept_nothing(commit, handled).await;
         }
-        if kept.without_snapshots {
-            commit.parts.iter_mut().for_each(|part| part.snapshot = None);
-        }
-        let snapshots = commit.parts.iter().filter(|part| part.snapshot.is_some()).count();
-        if !commit.fits() && snapshots > 0 {
+        if kept.without_snapshots || !commit.fits() {
             commit.parts.iter_mut().for_each(|part| part.snapshot = None);
         }
         if !commit.fits() {

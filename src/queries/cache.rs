@@ -19,7 +19,8 @@ use projection_vocabulary::{DynProjection, RowKey, Version};
 
 use super::error::QueryError;
 use crate::store::{
-    reads::{ReadRow, item_key, read_row},
+    home::row_key,
+    reads::{ReadRow, read_row},
     rows::Shown,
 };
 
@@ -63,7 +64,7 @@ impl CacheKey {
     /// The key of its item, as `GetItem` takes it.
     #[must_use]
     pub fn item(&self) -> HashMap<String, AttributeValue> {
-        item_key(self.rule, &self.key)
+        row_key(self.rule, self.key.as_str())
     }
 
     /// The row that `GetItem` answered with.

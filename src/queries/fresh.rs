@@ -13,8 +13,9 @@ use crate::{
     },
     store::{
         events::{PAGE_EVENTS, Stored},
+        home::row_of,
         item::{VERSION_MAX, is_aggregate},
-        reads::{ReadRow, parts},
+        reads::ReadRow,
     },
 };
 
@@ -30,7 +31,7 @@ pub struct Fresh {
 /// Reads the row, and folds the rest of its history over it.
 pub async fn fresh(reader: &Reader<'_>, key: &RowKey) -> Result<Fresh, QueryError> {
     let Reader { rule, .. } = *reader;
-    let stored = reader.item(key, reader.deadline).await?.map(|item| parts(rule, item)).transpose()?;
+    let stored = reader.item(key, reader.deadline).await?.map(|item| row_of(rule, item)).transpose()?;
     let (home, shared) = stored.map(|row| (row.home, row.shared)).unwrap_or_default();
     if home.newest_revision() > rule.revision() {
         return Err(QueryError::NewerRevision {

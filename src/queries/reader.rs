@@ -14,8 +14,9 @@ use crate::{
     retry::Deadline,
     store::{
         Store,
+        home::foreign_row,
         item::SdkItem,
-        reads::{Consistency, Part, ReadRow, foreign, read_row},
+        reads::{Consistency, Part, ReadRow, read_row},
         rows::Shown,
     },
 };
@@ -123,7 +124,7 @@ impl Reader<'_> {
             from = next;
             if rows.len() > limit {
                 rows.truncate(limit);
-                let next = last.expect("a page has a last row").ok_or_else(|| foreign("it lacks a key of the index that it is in"))?;
+                let next = last.expect("a page has a last row").ok_or_else(|| foreign_row("it lacks a key of the index that it is in"))?;
                 return Ok(ReadPage { rows, next: Some(next) });
             }
             if from.is_none() {

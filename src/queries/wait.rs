@@ -10,8 +10,8 @@ use crate::{
     engine::content::concerns,
     retry::{Attempt, Deadline, retry},
     store::{
+        home::row_of,
         item::{SdkItem, VERSION_MAX, is_aggregate},
-        reads::parts,
     },
 };
 
@@ -69,7 +69,7 @@ impl Waiting<'_> {
     async fn look(&self, wanted: Version) -> Result<Look, QueryError> {
         let item = self.reader.item(&self.key, self.deadline).await?;
         let found = match &item {
-            Some(item) => parts(self.reader.rule, item.clone())?.home.version,
+            Some(item) => row_of(self.reader.rule, item.clone())?.home.version,
             None => Version::NONE,
         };
         Ok(if found >= wanted { Look::Reached(item) } else { Look::Behind { item, found } })
@@ -92,7 +92,7 @@ impl Waiting<'_> {
 
     fn refuse_parked(&self, item: Option<SdkItem>) -> Result<(), QueryError> {
         let Some(item) = item else { return Ok(()) };
-        let home = parts(self.reader.rule, item)?.home;
+        let home = row_of(self.reader.rule, item)?.home;
         if home.parked_at.is_none() {
             return Ok(());
         }

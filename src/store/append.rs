@@ -11,7 +11,7 @@ use super::{
     error::{Failure, StoreError, classify, retry_or_fail},
     events::Stored,
     expression::Expression,
-    item::{SdkItem, VERSION_MAX, VERSION_SK, encode_event, partition_key, whole},
+    item::{SdkItem, VERSION_MAX, VERSION_SK, encode_event, number_of, partition_key},
     limits::TRANSACTION_ACTIONS_MAX,
     transaction::Transacted,
 };
@@ -221,5 +221,5 @@ pub(super) fn moved_to(reason: &CancellationReason) -> Option<Version> {
 }
 
 pub(super) fn version_of(item: &SdkItem) -> Version {
-    Version(item.get("version").and_then(|value| value.as_n().ok()).and_then(|number| whole(number)).unwrap_or(0))
+    Version(number_of(item, "version").unwrap_or(0))
 }

@@ -29,7 +29,7 @@ use super::{
     error::{Failure, classify, retry_or_fail},
     events::{Stored, stored_of},
     expression::Expression,
-    item::{SdkItem, VERSION_SK, attributes, encode_event, from_value, partition_key, whole},
+    item::{SdkItem, VERSION_SK, attributes, encode_event, from_value, number_of, partition_key, text_of},
     limits::TRANSACTION_ACTIONS_MAX,
     transaction::Transacted,
 };
@@ -160,15 +160,13 @@ pub enum Committed {
     Invalid(&'static str),
 }
 
-/// The actions that a [`Commit`] takes, of which a transaction holds 100.
 impl Commit {
-    /// Their number.
+    /// The number of actions that it takes, of which a transaction holds 100.
     #[must_use]
     pub fn actions(&self) -> usize {
-        let of_part = |part: &Part| usize::from(!part.events.is_empty()) + part.events.len() + usize::from(part.snapshot.is_some());
-        let checked = self.parts.iter().filter(|part| part.events.is_empty()).count();
-        let parts: usize = self.parts.iter().map(of_part).sum();
-        parts + checked + usize::from(self.answer.is_some()) + self.claims.len() + self.unchanged.len()
+        // The VERSION item is moved or checked.
+        let parts: usize = self.parts.iter().map(|part| 1 + part.events.len() + usize::from(part.snapshot.is_some())).sum();
+        parts + usize::from(self.answer.is_some()) + self.claims.len() + self.unchanged.len()
     }
 
     /// Whether one transaction holds it.
@@ -212,7 +210,7 @@ impl Store {
         let mut tail = Tail { whole: page.last_evaluated_key.is_none(), ..Tail::default() };
         for item in page.items.unwrap_or_default() {
             match item.get("SK").and_then(|sort| sort.as_s().ok()).map(String::as_str) {
-                Some(VERSION_SK) => tail.mark = text(&item, CORRECTED).unwrap_or_default(),
+                Some(VERSION_SK) => text_of(&item, CORRECTED).unwrap_or_default().clone_into(&mut tail.mark),
                 Some(SNAPSHOT_SK) => tail.snapshot = snapshot_of(item),
                 _ => tail.events.extend(stored_of(&item.into())),
             }
@@ -394,13 +392,13 @@ fn after_refusal(commit: &Commit, reasons: impl Iterator<Item = (CancellationRea
                 moved = Some((aggregate, now));
             }
             Purpose::Event(aggregate, version) => {
-                let there = reason.item.as_ref().and_then(|item| text(item, "eventId"));
+                let there = reason.item.as_ref().and_then(|item| text_of(item, "eventId"));
                 let ours = commit
                     .parts
                     .iter()
                     .flat_map(|part| &part.events)
                     .find(|event| event.aggregate == aggregate && event.version == version);
-                own |= ours.is_some_and(|event| there.as_deref() == Some(&*event.event_id));
+                own |= ours.is_some_and(|event| there == Some(&*event.event_id));
                 moved.get_or_insert((aggregate, version));
             }
             Purpose::Claim(at) => claimed = Some(at),
@@ -420,18 +418,14 @@ fn command_key(id: &str) -> String {
     format!("{COMMAND}{id}")
 }
 
-fn text(item: &SdkItem, name: &str) -> Option<String> {
-    item.get(name)?.as_s().ok().cloned()
-}
-
 fn unreadable(why: &str) -> StoreError {
     StoreError::Permanent { operation: "reading an item of the command side", class: format!("{why}; was it changed by hand?") }
 }
 
 /// A snapshot as it is kept; `None` for an item that is not one, which counts as no snapshot.
 fn snapshot_of(mut item: SdkItem) -> Option<Snapshot> {
-    let number = |name: &str| item.get(name).and_then(|value| whole(value.as_n().ok()?));
-    let (revision, version, kind) = (number("revision")?, Version(number("version")?), text(&item, "kind")?);
+    let (revision, version) = (number_of(&item, "revision")?, Version(number_of(&item, "version")?));
+    let kind = text_of(&item, "kind")?.to_owned();
     let state = attributes(SdkItem::from([item.remove_entry("state")?])).ok()?.remove("state")?;
     Some(Snapshot { kind, revision, version, state })
 }
@@ -483,21 +477,22 @@ fn answer_item(aggregate: &AggregateId, id: &str, answer: &FirstAnswer) -> SdkIt
 
 fn answer_of(item: SdkItem) -> Result<FirstAnswer, StoreError> {
     let missing = || unreadable("the answer to a command lacks an attribute");
-    let (command, attempt) = (text(&item, "command").ok_or_else(missing)?, text(&item, "attempt").ok_or_else(missing)?);
-    let at = text(&item, "at").and_then(|at| Timestamp::parse(&at).ok()).ok_or_else(missing)?;
-    let aggregate = || text(&item, "aggregateId").map(|id| AggregateId::from(id.as_str())).ok_or_else(missing);
+    let text = |name: &str| text_of(&item, name).ok_or_else(missing);
+    let (command, attempt) = (text("command")?.to_owned(), text("attempt")?.to_owned());
+    let at = Timestamp::parse(text("at")?).map_err(|_| missing())?;
+    let aggregate = || text("aggregateId").map(AggregateId::from);
     let accepted = |value: &AttributeValue| {
         let member = value.as_m().ok()?;
-        let number = |name: &str| whole(member.get(name)?.as_n().ok()?).map(Version);
-        Some((text(member, "aggregateId")?.as_str().into(), number("before")?, number("after")?))
+        let version = |name: &str| number_of(member, name).map(Version);
+        Some((text_of(member, "aggregateId")?.into(), version("before")?, version("after")?))
     };
     let outcome = if let Some(aggregates) = item.get("accepted") {
         let aggregates = aggregates.as_l().map_err(|_| missing())?;
         Outcome::Accepted(aggregates.iter().map(accepted).collect::<Option<_>>().ok_or_else(missing)?)
-    } else if let Some(kind) = text(&item, "taken") {
-        Outcome::Taken { aggregate: aggregate()?, kind }
+    } else if let Some(kind) = text_of(&item, "taken") {
+        Outcome::Taken { aggregate: aggregate()?, kind: kind.to_owned() }
     } else {
-        let (aggregate, message) = (aggregate()?, text(&item, "message").ok_or_else(missing)?);
+        let (aggregate, message) = (aggregate()?, text("message")?.to_owned());
         let mut refusal = attributes(item).map_err(|_| missing())?;
         Outcome::Refused { aggregate, refusal: refusal.remove("refusal").ok_or_else(missing)?, message }
     };

@@ -29,9 +29,6 @@ use super::{
 };
 use crate::retry::Deadline;
 
-/// The type of an event that was skipped. No rule handles it.
-pub const SKIPPED_TYPE: &str = "projector.skipped";
-
 const CORRECTED: &str = "CORRECTED#";
 const CORRECTION: &str = "correction";
 /// Keys of the index by event type. An item without them is not in the index.

@@ -11,7 +11,7 @@ use serde_dynamo::{AttributeValue as Attribute, Item};
 
 use super::{
     Store, StoreError,
-    item::{Malformed, SdkItem, VERSION_MAX, aggregate_of, decode_event, event_type_of, partition_key, sort_key, type_key},
+    item::{Malformed, SdkItem, VERSION_MAX, aggregate_of, decode_event, event_type_of, partition_key, sort_key, text_of, type_key},
     limits::SCAN_ITEMS_MAX,
     segment::{Cursor, Segment},
     tables::BY_TYPE_INDEX,
@@ -114,7 +114,7 @@ impl Store {
         };
         let page = self.send("Scan of the event store", deadline, scan).await?;
         self.meter.read_rows(&page.consumed_capacity);
-        let text = |key: &SdkItem, name: &str| key.get(name).and_then(|value| value.as_s().ok()).cloned().unwrap_or_default();
+        let text = |key: &SdkItem, name: &str| text_of(key, name).unwrap_or_default().to_owned();
         let next = page.last_evaluated_key.map(|key| Cursor { partition: text(&key, "PK"), sort: text(&key, "SK") });
         let located = |item: SdkItem| Some((aggregate_of(item.get("PK")?.as_s().ok()?)?, stored_of(&item.into())?));
         Ok((page.items.unwrap_or_default().into_iter().filter_map(located).collect(), next))

@@ -397,7 +397,9 @@ fn mark_of(text: &str) -> Option<Mark> {
     Some(Mark { kind, revision: text[kind_text(kind).len()..].parse().ok()? })
 }
 
-pub(super) fn foreign_row(why: &str) -> StoreError {
+/// The error for an item that the worker cannot have written.
+#[must_use]
+pub fn foreign_row(why: &str) -> StoreError {
     StoreError::Permanent { operation: "reading a row", class: format!("something other than the worker wrote it: {why}") }
 }
 
@@ -426,7 +428,7 @@ pub struct SharedCell {
 }
 
 /// The key of a home row or a shared row, for requests.
-pub(super) fn row_key(rule: &dyn DynProjection, key: &str) -> SdkItem {
+pub fn row_key(rule: &dyn DynProjection, key: &str) -> SdkItem {
     item_key(rule, key, HOME_SORT)
 }
 
@@ -441,8 +443,11 @@ pub(super) fn child_sort(rule: &dyn DynProjection, item: &SdkItem) -> Option<Arc
     item.get(rule.children()?)?.as_s().ok().filter(|sort| *sort != HOME_SORT).map(|sort| sort.as_str().into())
 }
 
-/// Reads an item of a read model.
-pub(super) fn row_of(rule: &dyn DynProjection, item: SdkItem) -> Result<Row, StoreError> {
+/// Reads an item of a read model: the parts that its aggregate and others own.
+///
+/// # Errors
+/// [`StoreError`] if something else has written to the table.
+pub fn row_of(rule: &dyn DynProjection, item: SdkItem) -> Result<Row, StoreError> {
     let mut all = attributes(item).map_err(|_| foreign_row("it contains a value that no rule writes"))?;
     let Some(Value::Text(key)) = all.remove(rule.key()) else { return Err(foreign_row("its key is not a string")) };
     rule.children().and_then(|sort| all.remove(sort));

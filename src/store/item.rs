@@ -17,6 +17,8 @@ const EVENT: &str = "EVENT#";
 const PARTITION_KEY_BYTES_MAX: usize = 2048;
 /// The sort key of the item that holds an aggregate's current version.
 pub const VERSION_SK: &str = "VERSION";
+/// The type of an event that was put in the place of one that could never be read. No rule handles it, and it changes no state.
+pub const SKIPPED_TYPE: &str = "projector.skipped";
 /// The digits of a version in a sort key, so that string order is numeric order.
 const VERSION_DIGITS: usize = 10;
 /// The highest version that a sort key can hold.
@@ -155,6 +157,18 @@ fn text<'a>(item: &'a Item, name: &'static str) -> Result<&'a str, Malformed> {
         Some(Attribute::S(_)) | None => Err(Malformed::Missing(name)),
         Some(_) => Err(Malformed::WrongKind(name)),
     }
+}
+
+/// An attribute of type S.
+#[must_use]
+pub fn text_of<'a>(item: &'a SdkItem, name: &str) -> Option<&'a str> {
+    item.get(name)?.as_s().ok().map(String::as_str)
+}
+
+/// An attribute of type N, if it holds a whole number.
+#[must_use]
+pub fn number_of(item: &SdkItem, name: &str) -> Option<u64> {
+    whole(item.get(name)?.as_n().ok()?)
 }
 
 /// The event type in an item; `None` if it has none.

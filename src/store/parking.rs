@@ -27,7 +27,7 @@ use projection_vocabulary::{AggregateId, DynProjection, Version};
 use super::{Store, StoreError, expression::Expression, fresh_id, now};
 use crate::{
     retry::Deadline,
-    store::item::{self, SdkItem},
+    store::item::{SdkItem, number_of, text_of},
 };
 
 /// The most bytes of a payload in one item. DynamoDB's items hold 400 KB, and a payload as JSON may be longer than the item that it
@@ -159,8 +159,8 @@ impl Store {
         deadline: Deadline,
     ) -> Result<Option<(Parked, Option<String>)>, StoreError> {
         let Some(Items { entry, parts }) = self.parking_items(aggregate, projection, deadline).await? else { return Ok(None) };
-        let text = |item: &SdkItem| item.get("payload").and_then(|value| value.as_s().ok()).cloned().unwrap_or_default();
-        let further = number(&entry, "parts").unwrap_or(1).saturating_sub(1);
+        let text = |item: &SdkItem| text_of(item, "payload").unwrap_or_default().to_owned();
+        let further = number_of(&entry, "parts").unwrap_or(1).saturating_sub(1);
         let payload = text(&entry) + &parts.values().take(usize::try_from(further).unwrap_or(usize::MAX)).map(text).collect::<String>();
         Ok(parked_of(&entry).map(|parked| (parked, Some(payload).filter(|payload| !payload.is_empty()))))
     }
@@ -279,21 +279,17 @@ fn part_number(sort_key: &str, projection: &str) -> Option<usize> {
 
 /// Reads one entry; `None` for a further part of a payload.
 fn parked_of(item: &SdkItem) -> Option<Parked> {
-    let text = |name: &str| item.get(name).and_then(|value| value.as_s().ok()).cloned();
+    let text = |name: &str| text_of(item, name).map(str::to_owned);
     Some(Parked {
         projection: text("projection")?,
         aggregate: text("aggregateId")?,
-        version: number(item, "version").map(Version),
+        version: number_of(item, "version").map(Version),
         reason: text("reason")?,
-        count: number(item, "count")?,
+        count: number_of(item, "count")?,
         first_seen: text("firstSeen")?,
         last_seen: text("lastSeen")?,
         id: text("parkingId").unwrap_or_default(),
     })
-}
-
-fn number(item: &SdkItem, name: &str) -> Option<u64> {
-    item::whole(item.get(name)?.as_n().ok()?)
 }
 
 /// Splits a string into parts of at most `bytes`, between characters.

@@ -14,7 +14,7 @@ use super::{
     Store, StoreError,
     error::{classify, retry_or_fail},
     expression::Expression,
-    home::{Row, SharedCell, child_sort, foreign_row, row_key, row_of},
+    home::{SharedCell, child_sort, foreign_row, row_key},
     item::{SdkItem, from_value},
     limits::BATCH_GET_KEYS_MAX,
     rows::{Shown, ShownRow, shown_row},
@@ -148,26 +148,6 @@ impl ReadRow {
     pub fn is_empty(&self) -> bool {
         self.shown.attributes.is_empty()
     }
-}
-
-/// The key of the item of a home row or a shared row.
-#[must_use]
-pub fn item_key(rule: &dyn DynProjection, key: &RowKey) -> SdkItem {
-    row_key(rule, key.as_str())
-}
-
-/// The error for an item that the worker cannot have written.
-#[must_use]
-pub fn foreign(why: &str) -> StoreError {
-    foreign_row(why)
-}
-
-/// The parts of an item that its aggregate and others own.
-///
-/// # Errors
-/// [`StoreError`] if something else has written to the table.
-pub fn parts(rule: &dyn DynProjection, item: SdkItem) -> Result<Row, StoreError> {
-    row_of(rule, item)
 }
 
 impl Store {

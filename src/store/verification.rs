@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     retry::{Attempt, Deadline},
-    store::item::{SdkItem, from_value, partition_key, sort_key},
+    store::item::{SdkItem, from_value, partition_key, sort_key, text_of},
 };
 
 /// A page of a scan of a read model.
@@ -94,7 +94,7 @@ impl Store {
             SdkItem::from([("PK".to_owned(), AttributeValue::S(partition.clone())), ("SK".to_owned(), AttributeValue::S(sort.clone()))])
         });
         let found = self.get_all(None, keys.collect(), deadline).await?;
-        let text = |item: &SdkItem, name: &str| item.get(name).and_then(|value| value.as_s().ok()).cloned().unwrap_or_default();
+        let text = |item: &SdkItem, name: &str| text_of(item, name).unwrap_or_default().to_owned();
         let stands = |item: SdkItem| {
             let (aggregate, row) = rows.get(&(text(&item, "PK"), text(&item, "SK")))?;
             (row.last_event_id.as_deref() == Some(&text(&item, "eventId"))).then(|| (*aggregate).clone())

@@ -4,7 +4,7 @@ use std::{any::Any, collections::BTreeSet, error::Error, fmt};
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::{Misfit, RecordedEvent, Unwritable, Value, de, ser};
+use crate::{Misfit, RecordedEvent, Unwritable, Value, de, projection::is_kebab_case, ser};
 
 /// An aggregate that decides commands: from its state and a command to events, or to a refusal.
 ///
@@ -281,8 +281,7 @@ impl Deciders {
     pub fn new(deciders: &'static [&'static dyn DynDecider]) -> Self {
         for (at, decider) in deciders.iter().enumerate() {
             let kind = decider.kind();
-            let kebab = kind.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
-            assert!(kebab && !kind.is_empty(), "`{kind}` is not a valid kind of aggregate: use kebab-case");
+            assert!(is_kebab_case(kind) && !kind.is_empty(), "`{kind}` is not a valid kind of aggregate: use kebab-case");
             assert!(decider.revision() > 0, "the revision of `{kind}` is 0: revisions start at 1");
             assert!(decider.snapshot_every() != Some(0), "`{kind}` cannot have a snapshot every 0 events: use `None` for none");
             assert!(!decider.commands().is_empty(), "`{kind}` takes no command: its `Command` must be an enum with variants");

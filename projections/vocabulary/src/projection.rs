@@ -334,8 +334,7 @@ const INDEXES_MAX: usize = 20;
 /// If they are not.
 pub(crate) fn assert_valid(rule: &dyn DynProjection) {
     let name = rule.name();
-    let kebab = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
-    assert!(kebab && name.len() >= 3, "`{name}` is not a valid name: use kebab-case, with at least three characters");
+    assert!(is_kebab_case(name) && name.len() >= 3, "`{name}` is not a valid name: use kebab-case, with at least three characters");
     assert!(!RESERVED.contains(&rule.key()), "`{}` cannot be the key of `{name}`: the worker reserves that attribute", rule.key());
     assert!(is_attribute(rule.key()), "`{}` cannot be the key of `{name}`: a name must not be empty or contain `#`", rule.key());
     if let Some(sort) = rule.children() {
@@ -385,6 +384,11 @@ fn assert_indexes_valid(rule: &dyn DynProjection) {
             );
         }
     }
+}
+
+/// Whether a name has only lower-case letters, digits and `-`.
+pub(crate) fn is_kebab_case(name: &str) -> bool {
+    name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
 }
 
 fn is_attribute(name: &str) -> bool {

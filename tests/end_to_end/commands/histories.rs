@@ -34,17 +34,17 @@ async fn snapshot_version(world: &World) -> Option<String> {
     item(world, "SNAPSHOT").await.map(|item| item["version"].as_n().expect("a number").clone())
 }
 
-/// The same account by another revision, whose snapshots are of no use to the first one.
-struct NextAccount;
+/// The same account by another revision, or with snapshots after another number of events; never for 0.
+struct Variant<const REVISION: u32, const EVERY: u64>;
 
-impl Decider for NextAccount {
+impl<const REVISION: u32, const EVERY: u64> Decider for Variant<REVISION, EVERY> {
     type State = State;
     type Command = Command;
     type Event = Event;
     type Refusal = Refusal;
     const KIND: &str = "account";
-    const REVISION: u32 = 2;
-    const SNAPSHOT_EVERY: Option<u64> = Some(10);
+    const REVISION: u32 = REVISION;
+    const SNAPSHOT_EVERY: Option<u64> = if EVERY == 0 { None } else { Some(EVERY) };
 
     fn decide(&self, state: &State, command: &Command) -> Result<Vec<Event>, Refusal> {
         Account.decide(state, command)
@@ -54,6 +54,11 @@ impl Decider for NextAccount {
         Account.evolve(state, event);
     }
 }
+
+/// Its snapshots are of no use to the account.
+type NextAccount = Variant<2, 10>;
+/// It keeps no snapshots.
+type PlainAccount = Variant<1, 0>;
 
 #[tokio::test]
 async fn a_snapshot_is_kept_every_hundred_events_and_gives_the_same_state() {
@@ -76,7 +81,7 @@ async fn a_snapshot_that_is_of_no_use_is_ignored_and_replaced() {
     let world = World::new().await;
     let commands = Commands::new(world.worker.store());
     deposits(&world, 150).await;
-    let next = commands.to(&NextAccount, "alice").handle(&deposit("1")).await.expect("accepted");
+    let next = commands.to(&NextAccount {}, "alice").handle(&deposit("1")).await.expect("accepted");
     assert_eq!((next.state.balance, snapshot_version(&world).await), (amount("151"), Some("151".to_owned())));
     let handled = commands.to(&Account, "alice").handle(&deposit("1")).await.expect("accepted");
     assert_eq!((handled.state.balance, snapshot_version(&world).await), (amount("152"), Some("152".to_owned())));
@@ -225,25 +230,6 @@ async fn what_no_transaction_holds_is_refused_and_a_snapshot_that_does_not_fit_i
     assert_eq!(commands.load(&Flood, "alice").await.expect("readable").state.len(), 197);
 }
 
-/// The account by a decider that keeps no snapshots.
-struct PlainAccount;
-
-impl Decider for PlainAccount {
-    type State = State;
-    type Command = Command;
-    type Event = Event;
-    type Refusal = Refusal;
-    const KIND: &str = "account";
-
-    fn decide(&self, state: &State, command: &Command) -> Result<Vec<Event>, Refusal> {
-        Account.decide(state, command)
-    }
-
-    fn evolve(&self, state: &mut State, event: &Event) {
-        Account.evolve(state, event);
-    }
-}
-
 /// Requests, write units and read units of one command, by the length of the history before it, with snapshots and without.
 #[tokio::test]
 async fn with_snapshots_a_command_costs_one_read_and_one_write_whatever_the_history() {
@@ -253,7 +239,7 @@ async fn with_snapshots_a_command_costs_one_read_and_one_write_whatever_the_hist
         deposits(&world, events).await;
         let command = |amount| if events == 0 { open(amount) } else { deposit(amount) };
         let before = world.worker.store().usage();
-        commands.to(&PlainAccount, "alice").id("plain").handle(&command("1")).await.expect("accepted");
+        commands.to(&PlainAccount {}, "alice").id("plain").handle(&command("1")).await.expect("accepted");
         let plain = world.worker.store().usage() - before;
         // Makes the snapshot, for the history was appended without commands.
         commands.to(&Account, "alice").handle(&deposit("1")).await.expect("accepted");

@@ -306,6 +306,15 @@ const ALL: &[Mutant] = &[
         )],
     ),
     mutant(
+        "high-enough-unchecked",
+        "a maximum that was high enough once is not raised",
+        &[Switched(
+            SHARED,
+            r#"conditions.push(format!("{name} >= {value}"))"#,
+            r#"conditions.push(format!("({name} >= {value} OR {name} < {value} OR attribute_not_exists({name}))"))"#,
+        )],
+    ),
+    mutant(
         "own-maximum-lowered",
         "a home row forgets the highest value that it has offered",
         &[Switched(

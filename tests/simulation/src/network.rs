@@ -271,6 +271,14 @@ impl Request {
         matches!(self.call, Call::PutItem(_) | Call::TransactWriteItems(_) | Call::UpdateItem(_))
     }
 
+    /// Whether it relies on an attribute still being as high as the caller has seen it.
+    #[must_use]
+    pub fn relies_on_a_maximum(&self) -> bool {
+        let Call::TransactWriteItems(transaction) = &self.call else { return false };
+        let mut updates = transaction.transact_items().iter().filter_map(|action| action.update.as_ref());
+        updates.any(|update| update.condition_expression().is_some_and(|condition| condition.contains(" >= ")))
+    }
+
     /// Whether a replica may answer it.
     #[must_use]
     pub fn is_eventual(&self) -> bool {

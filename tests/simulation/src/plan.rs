@@ -15,6 +15,19 @@ pub const GIVERS: [&str; 4] = ["ann", "ben", "cid", "dot"];
 /// The aggregates whose home rows are shared rows as well.
 pub const SHELVES: [&str; 2] = ["north", "south"];
 
+/// What a run is about, so that rare situations are met often enough.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Subject {
+    /// Everything.
+    All,
+    /// Many clients spend from one purse at once.
+    Rush,
+    /// Events write to more shared rows than a transaction holds. Such a run takes long.
+    ManyRows,
+    /// All aggregates raise one maximum. A new rule and a rebuild lower it, while requests that rely on it are slow.
+    OneMaximum,
+}
+
 /// One run's size and faults.
 pub struct Plan {
     enabled: Vec<bool>,
@@ -30,16 +43,13 @@ pub struct Plan {
     pub history: usize,
     /// Commands while it runs.
     pub commands: usize,
-    /// Whether many clients spend from one purse at once.
-    pub rush: bool,
     /// Appends while it runs.
     pub appends: usize,
     /// The most items in an answer.
     pub page_items_max: usize,
     /// Whether a parallel scan finds an aggregate in several segments.
     pub segments_split: bool,
-    /// Whether events write to more shared rows than a transaction holds. Such a run takes long.
-    pub spreads: bool,
+    subject: Subject,
     /// How many events an invocation may read to re-project.
     pub reprojected_events_max: u64,
     /// How long an invocation may work.
@@ -69,7 +79,7 @@ impl Plan {
             FIRST
         };
         let short_pages = on(Fault::ShortPage);
-        Self {
+        let mut plan = Self {
             request_faults: [0, 20, 100, 300][choices.below(4)],
             shards: 1 + choices.below(2),
             settings,
@@ -77,10 +87,8 @@ impl Plan {
             history: choices.below(4),
             appends: 1 + choices.below(6),
             commands: if choices.per_mille(300) { 2 + choices.below(10) } else { 0 },
-            rush: choices.per_mille(2),
             page_items_max: if short_pages { 1 + choices.below(3) } else { usize::MAX },
             segments_split: choices.per_mille(300),
-            spreads: choices.per_mille(20),
             reprojected_events_max: [20_000, 20_000, 3][choices.below(3)],
             working_time: if on(Fault::OutOfTime) {
                 Duration::from_millis(50 + 100 * choices.below(5) as u64)
@@ -89,8 +97,19 @@ impl Plan {
             },
             error: 20 + choices.below(100),
             last_deployment,
+            subject: choices.weighted(&[(963, Subject::All), (2, Subject::Rush), (20, Subject::ManyRows), (15, Subject::OneMaximum)]),
             enabled,
+        };
+        if plan.is_about(Subject::OneMaximum) {
+            // Few enough other things happen that an operation ends while a request is under way.
+            (plan.givers, plan.history, plan.appends, plan.error) = (3, 3, 14, 200);
+            (plan.settings.parallelization, plan.settings.batch_size) = (4, 1);
+            plan.enabled.fill(false);
+            plan.enabled[Fault::Deployed as usize] = true;
+            (plan.request_faults, plan.page_items_max, plan.last_deployment) = (0, usize::MAX, NEXT);
+            plan.working_time = Duration::from_mins(1);
         }
+        plan
     }
 
     /// Whether all poison events are fixed before the end. A history that was set back or overwritten requires it: its row stays on the old history as long
@@ -98,6 +117,12 @@ impl Plan {
     #[must_use]
     pub fn fixes_all(&self) -> bool {
         self.last_deployment != FIRST
+    }
+
+    /// Whether this is its subject.
+    #[must_use]
+    pub fn is_about(&self, subject: Subject) -> bool {
+        self.subject == subject
     }
 
     /// Whether this fault may occur.

@@ -24,9 +24,9 @@ use crate::{
     faults::{Counts, Fault},
     network::{Network, lock},
     oracle::{EVENTS, Oracle, PARKED},
-    plan::Plan,
+    plan::{Plan, Subject},
     purses::{Answers, Sent},
-    rules::{BAD, DEPLOYMENTS, FIRST, REPAIRED},
+    rules::{BAD, DEPLOYMENTS, FIRST, NEXT, REPAIRED},
     stream::Delivered,
 };
 use processes::{Process, Role};
@@ -181,7 +181,7 @@ impl Run {
             self.append();
             self.finish_all().await?;
         }
-        if self.plan.rush {
+        if self.plan.is_about(Subject::Rush) {
             self.rush();
         }
         for _ in 0..self.plan.error {
@@ -205,8 +205,12 @@ impl Run {
         let operators = busy(|role| matches!(role, Role::Operator));
         let may = |fault: Fault, weight: usize| if self.plan.has(fault) { weight } else { 0 };
         let when = |possible: bool, weight: usize| if possible { weight } else { 0 };
-        let requests = lock(&self.network).under_way.len();
-        let mut actions = vec![(when(requests > 0, 60 + 20 * requests.min(5)), Action::Network)];
+        let (requests, slow) = {
+            let under_way = &lock(&self.network).under_way;
+            let slow = under_way.iter().filter(|request| self.is_slow(request)).count();
+            (under_way.len() - slow, slow)
+        };
+        let mut actions = vec![(when(requests > 0, 60 + 20 * requests.min(5)) + when(requests == 0 && slow > 0, 10), Action::Network)];
         if invocations < INVOCATIONS_MAX {
             for (at, shard) in self.shards.iter().enumerate() {
                 actions.extend(shard.ready().map(|partition| (15, Action::Start(at, partition))));
@@ -219,8 +223,8 @@ impl Run {
             (when(!self.processes.is_empty(), 4), Action::Time),
             (when(!self.processes.is_empty(), may(Fault::Crash, 3)), Action::Kill),
             (when(invocations < INVOCATIONS_MAX && succeeded, may(Fault::DuplicateDelivery, 4)), Action::Duplicate),
-            (when(operators < OPERATORS_MAX, 2), Action::Operate),
-            (may(Fault::Deployed, 1) + may(Fault::PoisonFixed, 1), Action::Deploy),
+            (when(operators < OPERATORS_MAX, if slow > 0 { 30 } else { 2 }), Action::Operate),
+            (may(Fault::Deployed, 1) + may(Fault::PoisonFixed, 1) + when(slow > 0 && self.deployed != NEXT, 30), Action::Deploy),
             (may(Fault::BadDeployment, 1), Action::DeployBad),
             (may(Fault::Malformed, 1), Action::Malform),
             (when(!self.malformed.is_empty(), 1), Action::Fix),
@@ -266,6 +270,7 @@ impl Run {
                 self.invoke(shard, batch.id, batch.records);
             }
             Action::Operate => self.operate(),
+            Action::Deploy if self.plan.is_about(Subject::OneMaximum) => self.deploy(NEXT),
             Action::Deploy => {
                 let choice = self.choices.below(3);
                 let possible = [REPAIRED, self.plan.last_deployment, FIRST];

@@ -66,7 +66,7 @@ impl Run {
         }
     }
 
-    /// Many clients spend from one purse at once, which has enough for a few.
+    /// Many clients spend from one purse at once, which has enough for a few. Others require that it has something.
     pub(super) fn rush(&mut self) {
         let rich = Sent { id: "rich".to_owned(), orders: vec![(PURSES[0], Command::Gain { coins: 20 })], required: None };
         self.send(rich.clone());
@@ -75,6 +75,10 @@ impl Run {
             let spend = Sent { id: format!("rush-{at}"), orders: vec![(PURSES[0], Command::Spend { coins: 3 })], required: None };
             self.sent.push(spend.clone());
             self.send(spend);
+            if at % 4 == 0 {
+                let orders = vec![(PURSES[1 + at % 2], Command::Gain { coins: 1 })];
+                self.send(Sent { id: format!("rush-on-{at}"), orders, required: Some((PURSES[0], 3)) });
+            }
         }
     }
 

@@ -37,7 +37,7 @@ use crate::{
     faults::Fault,
     network::{Line, lock},
     oracle::{EVENTS, PARKED, SHELVES as SHARED},
-    plan::GIVERS,
+    plan::{GIVERS, Subject},
     purses::{Sent, Told},
     rules::{BAD, DEPLOYMENTS, FIRST, NEXT},
     stream::Delivered,
@@ -147,10 +147,25 @@ impl Run {
         self.start(&name, Role::Operator, work(worker));
     }
 
+    /// Starts a rebuild or a catch-up, and settles what it has taken back.
+    fn rebuild(&mut self, rule: &'static dyn DynProjection, task: Task, segment: Segment, steps: usize) {
+        self.operator(&format!("does {task:?} of {} in segment {segment:?}", rule.name()), move |worker| async move {
+            _ = rebuild(&worker, rule, task, segment, steps).await;
+            // What others take back meanwhile, too.
+            if rule.name() == SHARED {
+                _ = settle(worker.store(), rule, Deadline::NONE).await;
+            }
+            Ended::Quiet
+        });
+    }
+
     /// Starts an operation that is allowed at any time.
     pub(super) fn operate(&mut self) {
         let working = self.processes.iter().any(|process| matches!(process.role, Role::Invocation { .. }));
         let rule = DEPLOYMENTS[self.deployed][self.choices.below(3)];
+        if self.plan.is_about(Subject::OneMaximum) {
+            return self.rebuild(shared(self.deployed), Task::Rebuild, Segment::ALL, 1);
+        }
         if self.plan.has(Fault::Rebuilt) && self.choices.per_mille(400) {
             let segments = 1 + u32::try_from(self.choices.below(3)).expect("few");
             let (segment, steps) = (self.segment(segments), 1 + self.choices.below(3));
@@ -158,15 +173,7 @@ impl Run {
             if working {
                 self.counts.add(Fault::Rebuilt);
             }
-            self.operator(&format!("does {task:?} of {} in segment {segment:?}", rule.name()), move |worker| async move {
-                _ = rebuild(&worker, rule, task, segment, steps).await;
-                // What a rebuild has taken back, and what others take back meanwhile.
-                if rule.name() == SHARED {
-                    _ = settle(worker.store(), rule, Deadline::NONE).await;
-                }
-                Ended::Quiet
-            });
-            return;
+            return self.rebuild(rule, task, segment, steps);
         }
         if self.plan.has(Fault::Verified) && self.choices.per_mille(400) {
             if working {
@@ -314,6 +321,11 @@ impl Run {
         }
         Ok(())
     }
+}
+
+/// The rule of a deployment that writes to shared rows.
+fn shared(deployment: usize) -> &'static dyn DynProjection {
+    *DEPLOYMENTS[deployment].iter().find(|rule| rule.name() == SHARED).expect("every deployment has it")
 }
 
 /// Rebuilds a segment to its end. After some steps, another process resumes it at the cursor.

@@ -6,15 +6,22 @@ use super::{Result, Run};
 use crate::{
     database::Refused,
     faults::Fault,
-    network::{Loss, Outcome, lock},
+    network::{Loss, Outcome, Request, lock},
     oracle::PARKED,
+    plan::Subject,
 };
 
 impl Run {
+    /// Whether a request is on its way while whole operations begin and end.
+    pub(super) fn is_slow(&self, request: &Request) -> bool {
+        self.plan.is_about(Subject::OneMaximum) && request.relies_on_a_maximum()
+    }
+
     pub(super) fn network_step(&mut self, error: bool) -> Result {
         let network = self.network.clone();
         let mut network = lock(&network);
-        let at = self.choices.below(network.under_way.len());
+        let quick: Vec<_> = (0..network.under_way.len()).filter(|at| !(error && self.is_slow(&network.under_way[*at]))).collect();
+        let at = if quick.is_empty() { self.choices.below(network.under_way.len()) } else { quick[self.choices.below(quick.len())] };
         let request = &network.under_way[at];
         let (zombie, writes) = (request.is_zombie(), request.writes());
         if request.outcome.is_some() {

@@ -19,7 +19,7 @@ use crate::{
     faults::Fault,
     network::lock,
     oracle::{EVENTS, SHELVES as SHARED, home_key},
-    plan::{GIVERS, SHELVES},
+    plan::{GIVERS, SHELVES, Subject},
     rules::{DEPLOYMENTS, FIRST},
     stream::{Delivered, StreamRecord},
 };
@@ -60,8 +60,14 @@ impl Run {
         if SHELVES.contains(&aggregate) {
             return if self.choices.per_mille(500) { ("Stamped", data! {}) } else { ("Added", amount_of(amount)) };
         }
+        if self.plan.is_about(Subject::OneMaximum) {
+            // One puts much, which the next rule does not count for the maximum, and the others put little: they find it high enough,
+            // until it is not.
+            let count = if aggregate == GIVERS[0] { 9 } else { amount };
+            return ("Put", Value::Map(BTreeMap::from([("shelf".to_owned(), named(1)), ("count".to_owned(), number(count))])));
+        }
         let flawed = usize::from(self.plan.has(Fault::Poison));
-        let spread = if self.plan.spreads { 3 } else { 0 };
+        let spread = if self.plan.is_about(Subject::ManyRows) { 3 } else { 0 };
         match self.choices.weighted(&[(4, 0), (6, 1), (2, 2), (1, 3), (2, 4), (flawed, 5), (1, 6), (spread, 7), (1 + spread, 8), (1, 9)]) {
             0 => ("Added", amount_of(amount)),
             1 => {
@@ -80,7 +86,7 @@ impl Run {
                 ("Spread", Value::Map(BTreeMap::from([("rows".to_owned(), number(rows)), ("count".to_owned(), number(amount))])))
             }
             8 => {
-                let sizes: &[i64] = if self.plan.spreads { &[3, 60, 99, 100, 101, 250] } else { &[3] };
+                let sizes: &[i64] = if self.plan.is_about(Subject::ManyRows) { &[3, 60, 99, 100, 101, 250] } else { &[3] };
                 let pages = sizes[self.choices.below(sizes.len())];
                 ("Filed", Value::Map(BTreeMap::from([("pages".to_owned(), number(pages))])))
             }
@@ -91,12 +97,13 @@ impl Run {
 
     /// Starts a writer: it appends a few events to one aggregate, and decides again if another writer was first.
     pub(super) fn append(&mut self) {
-        let aggregate = match self.choices.below(self.plan.givers + 1) {
+        let (shelves, events_max) = if self.plan.is_about(Subject::OneMaximum) { (0, 1) } else { (1, 3) };
+        let aggregate = match self.choices.below(self.plan.givers + shelves) {
             at if at < self.plan.givers => GIVERS[at],
             _ => SHELVES[self.choices.below(2)],
         };
         let fresh = lock(&self.network).database.item(EVENTS, &version_key(aggregate)).is_none();
-        let count = 1 + self.choices.below(3);
+        let count = 1 + self.choices.below(events_max);
         let mut facts = Vec::new();
         for at in 0..count {
             let (event_type, data) = self.fact(aggregate, fresh && at == 0);

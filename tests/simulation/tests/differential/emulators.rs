@@ -20,7 +20,7 @@ use aws_smithy_runtime_api::{
     },
     http::StatusCode,
 };
-use aws_smithy_types::body::SdkBody;
+use aws_smithy_types::{body::SdkBody, timeout::TimeoutConfig};
 use projection_worker::internals::{clients, embedded::Embedded};
 use simulation::expression::Item;
 
@@ -56,7 +56,10 @@ impl Emulator {
 
     /// A moto server with empty tables.
     pub async fn moto(server: &Moto, tables: &[Table]) -> Self {
-        let emulator = Self { kind: Kind::Moto, client: clients::of_endpoint(&server.url).expect("the address is one") };
+        let client = clients::of_endpoint(&server.url).expect("the address is one");
+        // The server is slow beside other tests. A request that is sent again would be compared with one that is not.
+        let patient = client.config().to_builder().timeout_config(TimeoutConfig::disabled());
+        let emulator = Self { kind: Kind::Moto, client: Client::from_conf(patient.build()) };
         emulator.empty(tables).await;
         emulator
     }

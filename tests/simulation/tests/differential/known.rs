@@ -158,6 +158,7 @@ fn values(operation: &Operation) -> impl Iterator<Item = &AttributeValue> {
                 maps.extend(action.update.as_ref().map(|update| &update.expression_attribute_values));
                 maps.extend(action.put.as_ref().map(|put| &put.expression_attribute_values));
                 maps.extend(action.delete.as_ref().map(|delete| &delete.expression_attribute_values));
+                maps.extend(action.condition_check.as_ref().map(|check| &check.expression_attribute_values));
             }
         }
         _ => {}

@@ -6,7 +6,7 @@ use aws_sdk_dynamodb::{
         transact_get_items::TransactGetItemsInput, transact_write_items::TransactWriteItemsInput, update_item::UpdateItemInput,
     },
     types::{
-        AttributeValue, Delete, Get, KeysAndAttributes, Put, ReturnValuesOnConditionCheckFailure, TransactGetItem, TransactWriteItem,
+        AttributeValue, ConditionCheck, Delete, Get, KeysAndAttributes, Put, ReturnValuesOnConditionCheckFailure, TransactGetItem, TransactWriteItem,
         Update,
     },
 };
@@ -404,6 +404,24 @@ impl Random {
         delete.set_expression_attribute_names(names).set_expression_attribute_values(values).build().expect("all is given")
     }
 
+    /// A condition is required here.
+    fn condition_check(&mut self, table: &str) -> ConditionCheck {
+        let mut placeholders = Placeholders::default();
+        let key = if table == EVENTS { "PK" } else { "id" };
+        let condition = self.condition(table, &mut placeholders).unwrap_or_else(|| format!("attribute_exists({key})"));
+        self.spare(&mut placeholders);
+        let (names, values) = placeholders.some();
+        ConditionCheck::builder()
+            .table_name(table)
+            .set_key(Some(self.any_key(table)))
+            .condition_expression(condition)
+            .set_expression_attribute_names(names)
+            .set_expression_attribute_values(values)
+            .set_return_values_on_condition_check_failure(self.all_old())
+            .build()
+            .expect("all is given")
+    }
+
     fn update_item(&mut self, table: &str) -> Operation {
         let update = self.update(table);
         Operation::UpdateItem(
@@ -434,9 +452,10 @@ impl Random {
     fn action(&mut self) -> TransactWriteItem {
         let table = self.table();
         let action = TransactWriteItem::builder();
-        match self.rng.u8(..6) {
+        match self.rng.u8(..8) {
             0 => action.put(self.put(table)),
             1 => action.delete(self.delete(table)),
+            2 | 3 => action.condition_check(self.condition_check(table)),
             _ => action.update(self.update(table)),
         }
         .build()

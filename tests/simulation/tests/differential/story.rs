@@ -20,7 +20,7 @@ use aws_sdk_dynamodb::operation::{
 use fastrand::Rng;
 use projection_vocabulary::{AggregateId, RecordedEvent, Registry, Timestamp, Value, Version};
 use projection_worker::{
-    Worker,
+    Commands, Worker,
     internals::{
         engine::reproject::Trust,
         operations::{catch_up::catch_up, redrive::redrive},
@@ -31,6 +31,7 @@ use projection_worker::{
 use serde_json::value::RawValue;
 use simulation::{
     network::lock,
+    purses::{Command, NAMES, PURSES, Purse},
     rules::{DEPLOYMENTS, PART},
     stream::{Delivered, StreamRecord},
 };
@@ -168,7 +169,7 @@ calls! {
     UpdateItem update_item UpdateItemInputBuilder UpdateItemOutput UpdateItemError;
 }
 
-/// Appends, deliveries in any order and number, poison events and operations; the same for the same seed.
+/// Appends, commands, deliveries in any order and number, poison events and operations; the same for the same seed.
 pub async fn tell(both: &Arc<Both>, seed: u64, chapters: usize) {
     // Ids of requests.
     fastrand::seed(seed);
@@ -204,7 +205,7 @@ impl Story {
         let deployment = if self.rng.u8(..4) == 0 { self.rng.usize(..DEPLOYMENTS.len()) } else { 0 };
         let worker = Worker::new(self.store(), Registry::new(DEPLOYMENTS[deployment]));
         let aggregate = AggregateId::from(self.of(&AGGREGATES));
-        match self.rng.u8(..10) {
+        match self.rng.u8(..12) {
             0..4 => self.append(worker.store(), &aggregate).await,
             4 => self.import(worker.store(), &aggregate).await,
             5..8 => {
@@ -221,6 +222,7 @@ impl Story {
                 _ = catch_up(&worker, rule, &aggregate, trust, Deadline::NONE).await;
                 _ = worker.store().visible_rows(rule).await;
             }
+            9 | 10 => self.command(worker.store()).await,
             _ => {
                 for parked in worker.store().parked().await.unwrap_or_default() {
                     _ = redrive(&worker, &parked, Trust::Row, Deadline::NONE).await;
@@ -296,6 +298,28 @@ impl Story {
         }
         let events: Vec<_> = (1..=self.rng.u64(1..4)).map(|at| self.event(aggregate, expected.0 + at)).collect();
         _ = store.append(expected, &events).await;
+    }
+
+    /// Sometimes with an id that another command has, and sometimes on the condition of another purse.
+    async fn command(&mut self, store: &Store) {
+        const PURSE: &Purse<1> = &Purse;
+        let (purse, other) = (self.of(&PURSES), self.of(&PURSES));
+        let command = match self.rng.u8(..4) {
+            0 => Command::Gain { coins: self.rng.i64(1..9) },
+            1 => Command::Spend { coins: self.rng.i64(1..9) },
+            2 => Command::Name { name: self.of(&NAMES).to_owned() },
+            _ => Command::Look,
+        };
+        let commands = Commands::new(store);
+        let mut together = commands.together().id(format!("command-{}", self.rng.u8(..30))).command(PURSE, purse, &command);
+        if other != purse {
+            together = if self.rng.bool() {
+                together.command(PURSE, other, &Command::Gain { coins: 1 })
+            } else {
+                together.requires(PURSE, other, |state| if Purse::<1>::coins(state) > 2 { Ok(()) } else { Err("poor".to_owned()) })
+            };
+        }
+        _ = together.handle().await;
     }
 
     /// An item from a capture, which may not be a readable event or an item.

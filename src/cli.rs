@@ -36,6 +36,7 @@ mod summary;
 mod terminal;
 mod text;
 mod verify;
+mod verify_aggregates;
 
 use std::{
     io::{self, ErrorKind},
@@ -175,6 +176,11 @@ enum Command {
     /// It is safe to run this while the worker runs. Exit code 0 only if every row that was checked is right, or was repaired.
     #[command(after_help = "Example: projector --data demo.db verify {projection} --repair")]
     Verify(verify::Options),
+    /// Compare the snapshots and claims of aggregates with their events
+    ///
+    /// It is safe to run this while commands are carried out. Exit code 0 only if all are right, or were repaired.
+    #[command(after_help = "Example: projector --data demo.db verify-aggregates --repair")]
+    VerifyAggregates(verify_aggregates::Options),
     /// Rebuild every row of a projection with the current rule
     ///
     /// It is safe to run this while the worker runs. Rows are replaced in place, or built in a separate table with --into.
@@ -354,6 +360,7 @@ impl Command {
             Self::Status(options) => status::run(options, cx).await,
             Self::Doctor(options) => doctor::run(options, cx).await,
             Self::Verify(options) => verify::run(options, cx).await,
+            Self::VerifyAggregates(options) => Box::pin(verify_aggregates::run(options, cx)).await,
             Self::RebuildProjection(options) => Box::pin(rebuild::run(options, cx)).await,
             Self::CatchUp(options) => Box::pin(catch_up::run(options, cx)).await,
             Self::Generate(options) => generate::run(options, sample, cx),

@@ -4,8 +4,8 @@
 //! - A command with an id has one effect and one answer, however often it is sent, refusals included.
 //! - Snapshots, claims and the answer are written in the transaction of the events.
 
-mod error;
-mod history;
+pub mod error;
+pub mod history;
 mod run;
 
 use std::{fmt, future::Future};

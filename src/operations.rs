@@ -1,5 +1,7 @@
 //! What an operator or a schedule asks for. Every operation writes through the engine, so it may run while the worker runs.
 
+#[cfg(feature = "cli")]
+pub mod aggregates;
 pub mod catch_up;
 pub mod contributions;
 #[cfg(feature = "cli")]

@@ -3,6 +3,8 @@
 pub mod append;
 pub mod children;
 #[cfg(feature = "commands")]
+pub mod claims;
+#[cfg(feature = "commands")]
 pub mod commands;
 #[cfg(feature = "cli")]
 pub mod corrections;

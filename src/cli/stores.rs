@@ -97,8 +97,9 @@ impl Named {
     /// In a few lines of text.
     pub fn text(&self) -> String {
         let rows = self.rows.values().map(|table| format!("`{table}`")).collect::<Vec<_>>().join(", ");
+        let rows = if rows.is_empty() { rows } else { format!(", parked in `{}`, rows in {rows}", self.parked) };
         let mut lines = Lines::default();
-        let tables = format!("store {}: events in `{}`, parked in `{}`, rows in {rows}", self.store, self.event_store, self.parked);
+        let tables = format!("store {}: events in `{}`{rows}", self.store, self.event_store);
         lines.paragraph("", &printable(&tables), "  ", terminal::columns());
         lines.into_text()
     }

@@ -26,9 +26,9 @@ use crate::{
 };
 
 /// Findings that are shown unless told otherwise.
-const SHOW_DEFAULT: usize = 20;
+pub const SHOW_DEFAULT: usize = 20;
 /// Columns of a name in a line.
-const NAME_COLUMNS: usize = 60;
+pub const NAME_COLUMNS: usize = 60;
 /// Columns of a value in a line.
 const VALUE_COLUMNS: usize = 60;
 

@@ -119,7 +119,7 @@ impl History {
     }
 
     pub fn unreadable(&self, version: Version, reason: &str) -> Unhandled {
-        let reason = format!("{reason} (read as a `{}`)", self.decider.kind());
+        let reason = format!("{reason} (read by the decider `{}`)", self.decider.kind());
         Unhandled::Unreadable { aggregate: self.aggregate.clone(), version, reason }
     }
 }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use futures::future::try_join_all;
-use projection_vocabulary::{Aggregate, AggregateId, Claim, Decided, DynDecider, RecordedEvent, Undecided, Value, Version};
+use projection_vocabulary::{Aggregate, AggregateId, Decided, DynDecider, RecordedEvent, Undecided, Value, Version};
 
 use super::{
     error::{AnyRefusal, Unhandled},
@@ -17,7 +17,8 @@ use crate::{
     retry::{Attempt, Deadline, retry},
     store::{
         Store,
-        commands::{COMMAND_ID_BYTES_MAX, ClaimMove, Commit, Committed, FirstAnswer, Outcome, Part, Snapshot},
+        claims::{ClaimKey, ClaimMove},
+        commands::{COMMAND_ID_BYTES_MAX, Commit, Committed, FirstAnswer, Outcome, Part, Snapshot},
         digest, event_id, fresh_id, now,
     },
 };
@@ -74,7 +75,7 @@ struct Progress {
     /// An aggregate that was found at another version.
     moved: Option<(AggregateId, Version)>,
     /// Claims that the states say are theirs, and that others have.
-    foreign: BTreeSet<Claim>,
+    foreign: BTreeSet<ClaimKey>,
     /// DynamoDB refused a write with snapshots.
     without_snapshots: bool,
 }
@@ -238,12 +239,12 @@ impl Running<'_> {
                 Ok(None)
             }
             Committed::Claimed(at) => {
-                let ClaimMove { kind, value, to, .. } = commit.claims.swap_remove(at);
+                let ClaimMove { claim, to, .. } = commit.claims.swap_remove(at);
                 if let Some(aggregate) = to {
-                    return self.refuse(Outcome::Taken { aggregate, kind: kind.to_owned() }).await.map(Some);
+                    return self.refuse(Outcome::Taken { aggregate, kind: claim.kind }).await.map(Some);
                 }
                 // Another aggregate has what this one gives up: there is nothing to give up.
-                kept.foreign.insert(Claim { kind, value });
+                kept.foreign.insert(claim);
                 Ok(None)
             }
             Committed::Invalid(_) if commit.parts.iter().any(|part| part.snapshot.is_some()) => {
@@ -300,15 +301,15 @@ impl Running<'_> {
             let mark = history.mark.clone();
             Part { aggregate: aggregate.clone(), expected: history.version, mark, events: events.clone(), snapshot: snapshot(history, one) }
         };
-        let mut claims: BTreeMap<Claim, ClaimMove> = BTreeMap::new();
+        let mut claims: BTreeMap<ClaimKey, ClaimMove> = BTreeMap::new();
         for (history, one) in histories() {
             let (before, after) = (history.state.claims(), one.state.claims());
-            let free = |claim: &Claim| ClaimMove { kind: claim.kind, value: claim.value.clone(), from: None, to: None };
-            for claim in before.difference(&after).filter(|claim| !kept.foreign.contains(*claim)) {
-                claims.entry(claim.clone()).or_insert_with(|| free(claim)).from = Some(one.aggregate.clone());
+            let given_up = before.difference(&after).map(ClaimKey::from).filter(|claim| !kept.foreign.contains(claim));
+            for claim in given_up {
+                moved(&mut claims, claim).from = Some(one.aggregate.clone());
             }
             for claim in after.difference(&before) {
-                let taken = claims.entry(claim.clone()).or_insert_with(|| free(claim));
+                let taken = moved(&mut claims, claim.into());
                 if taken.to.is_some() {
                     return Err(Unhandled::Invalid(format!("two of the commands claim the same {}", claim.kind)));
                 }
@@ -369,6 +370,11 @@ impl Running<'_> {
         }
         Ok(Answer { handled, replayed })
     }
+}
+
+/// The way of a claim, of which nothing is known if it is new here.
+fn moved(claims: &mut BTreeMap<ClaimKey, ClaimMove>, claim: ClaimKey) -> &mut ClaimMove {
+    claims.entry(claim.clone()).or_insert(ClaimMove { claim, from: None, to: None })
 }
 
 /// The snapshot to keep, if one is due.

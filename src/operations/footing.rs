@@ -62,9 +62,14 @@ impl Footing {
     }
 
     fn is_doubtful(self) -> bool {
-        let Self { rows, without_event } = self;
-        without_event > 0 && (without_event == rows || without_event > 1 && without_event * MISSING_PART_IN > rows)
+        are_too_many(self.without_event, self.rows)
     }
+}
+
+/// Whether a repair must not take so many of so many back without an operator's word.
+#[must_use]
+pub fn are_too_many(some: u64, all: u64) -> bool {
+    some > 0 && (some == all || some > 1 && some * MISSING_PART_IN > all)
 }
 
 /// Why not to trust the event store alone, by a sample of a projection's rows; `None` if nothing speaks against it.

@@ -11,7 +11,7 @@ use super::{
     error::{Failure, StoreError, classify, retry_or_fail},
     events::Stored,
     expression::Expression,
-    item::{SdkItem, VERSION_MAX, VERSION_SK, encode_event, number_of, partition_key},
+    item::{SdkItem, VERSION_MAX, VERSION_SK, encode_event, number_of, partition_key, text_of},
     limits::TRANSACTION_ACTIONS_MAX,
     transaction::Transacted,
 };
@@ -160,13 +160,22 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn current_version(&self, aggregate: &AggregateId) -> Result<Version, StoreError> {
+        self.version_and_mark(aggregate, Deadline::NONE).await.map(|(version, _)| version)
+    }
+
+    /// The current version of an aggregate, and the mark that a correction of its events changes; empty if there is none.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn version_and_mark(&self, aggregate: &AggregateId, deadline: Deadline) -> Result<(Version, String), StoreError> {
         let read = || {
             let request = GetItemInput::builder().table_name(&self.names.event_store);
             let request = request.key("PK", AttributeValue::S(partition_key(aggregate))).key("SK", AttributeValue::S(VERSION_SK.into()));
             self.dynamo.get_item(request.consistent_read(true))
         };
-        let found = self.send("GetItem of a VERSION item", Deadline::NONE, read).await?;
-        Ok(found.item.as_ref().map_or(Version::NONE, version_of))
+        let found = self.send("GetItem of a VERSION item", deadline, read).await?;
+        let item = found.item.unwrap_or_default();
+        Ok((version_of(&item), text_of(&item, CORRECTED).unwrap_or_default().to_owned()))
     }
 
     /// The action that moves an aggregate's VERSION item; `mark` is what it must have, if that is to be checked.

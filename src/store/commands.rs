@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | answer | `AGGREGATE#<id>`, `COMMAND#<command id>` | what the command with this id was answered first |
 //! | snapshot | `AGGREGATE#<id>`, `SNAPSHOT` | `kind`, `revision`, `version` and `state` of the aggregate |
-//! | claim | `CLAIM#<kind>#<value>`, `CLAIM` | `aggregateId` of the aggregate that alone holds the value |
+//! | claim | `CLAIM#<kind>#<value>`, `CLAIM` | `aggregateId` of the aggregate that alone holds the value: see [`claims`](super::claims) |
 //!
 //! Their sort keys begin with none of an event's, so that no reader takes them for one, and the stream's filter holds them back: they cost
 //! the worker nothing. In the order of sort keys, `COMMAND#`, `CORRECTED#`, `EVENT#`, `SNAPSHOT` and `VERSION`, the version, the snapshot
@@ -26,6 +26,7 @@ use projection_vocabulary::{AggregateId, RecordedEvent, Timestamp, Value, Versio
 use super::{
     Store, StoreError,
     append::{CORRECTED, at_version, moved_to},
+    claims::ClaimMove,
     error::{Failure, classify, retry_or_fail},
     events::{Stored, stored_of},
     expression::Expression,
@@ -37,7 +38,6 @@ use crate::retry::{Attempt, Deadline};
 
 const COMMAND: &str = "COMMAND#";
 const SNAPSHOT_SK: &str = "SNAPSHOT";
-const CLAIM: &str = "CLAIM";
 /// The most bytes of a sort key, less the prefix of a command's.
 /// <https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Constraints.html>
 pub const COMMAND_ID_BYTES_MAX: usize = 1024 - COMMAND.len();
@@ -117,19 +117,6 @@ pub struct Part {
     pub events: Vec<RecordedEvent>,
     /// Its state after these events, if it is to be kept.
     pub snapshot: Option<Snapshot>,
-}
-
-/// A claim that changes hands.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ClaimMove {
-    /// The kind of claim.
-    pub kind: &'static str,
-    /// The value.
-    pub value: String,
-    /// The aggregate that gives it up.
-    pub from: Option<AggregateId>,
-    /// The aggregate that takes it.
-    pub to: Option<AggregateId>,
 }
 
 /// One transaction of the command side.
@@ -219,19 +206,39 @@ impl Store {
         Ok(tail)
     }
 
+    /// An aggregate's snapshot, by consistent read.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    #[cfg(feature = "cli")]
+    pub async fn snapshot(&self, aggregate: &AggregateId, deadline: Deadline) -> Result<Option<Snapshot>, StoreError> {
+        self.get_kept("GetItem of a snapshot", aggregate, SNAPSHOT_SK, deadline).await.map(|item| item.and_then(snapshot_of))
+    }
+
+    async fn get_kept(
+        &self,
+        what: &'static str,
+        aggregate: &AggregateId,
+        sort: &str,
+        deadline: Deadline,
+    ) -> Result<Option<SdkItem>, StoreError> {
+        let read = || {
+            let request = GetItemInput::builder().table_name(&self.names.event_store);
+            let request = request.key("PK", AttributeValue::S(partition_key(aggregate))).key("SK", AttributeValue::S(sort.to_owned()));
+            self.dynamo.get_item(request.consistent_read(true).return_consumed_capacity(ReturnConsumedCapacity::Total))
+        };
+        let found = self.send(what, deadline, read).await?;
+        self.meter.read_rows(&found.consumed_capacity);
+        Ok(found.item)
+    }
+
     /// The first answer to a command, by consistent read; `None` if it has none yet.
     ///
     /// # Errors
     /// [`StoreError`], also if the answer cannot be read.
     pub async fn first_answer(&self, aggregate: &AggregateId, id: &str, deadline: Deadline) -> Result<Option<FirstAnswer>, StoreError> {
-        let read = || {
-            let request = GetItemInput::builder().table_name(&self.names.event_store);
-            let request = request.key("PK", AttributeValue::S(partition_key(aggregate))).key("SK", AttributeValue::S(command_key(id)));
-            self.dynamo.get_item(request.consistent_read(true).return_consumed_capacity(ReturnConsumedCapacity::Total))
-        };
-        let found = self.send("GetItem of an answer", deadline, read).await?;
-        self.meter.read_rows(&found.consumed_capacity);
-        found.item.map(answer_of).transpose()
+        let found = self.get_kept("GetItem of an answer", aggregate, &command_key(id), deadline).await?;
+        found.map(answer_of).transpose()
     }
 
     /// Keeps the answer to a command that changes nothing, unless it had been answered before. Returns the first answer if it had.
@@ -331,40 +338,6 @@ impl Store {
             .set_expression_attribute_names(Some(expression.names))
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
         TransactWriteItem::builder().condition_check(check.build().expect("table, key and condition are given")).build()
-    }
-
-    /// A claim passes from the aggregate that has it to one that has not, on condition that it is as the states of both say. One whose
-    /// holder already has it, or that nobody has when it is given up, is as it shall be.
-    fn move_claim(&self, ClaimMove { kind, value, from, to }: &ClaimMove) -> TransactWriteItem {
-        let (partition, sort) = (AttributeValue::S(format!("{CLAIM}#{kind}#{value}")), AttributeValue::S(CLAIM.to_owned()));
-        let held = [from, to].into_iter().flatten();
-        let mut expression = Expression::default();
-        let mut conditions = vec![expression.unchanged("PK", "")];
-        conditions.extend(held.map(|holder| expression.unchanged("aggregateId", holder.as_str())));
-        let condition = conditions.join(" OR ");
-        let action = TransactWriteItem::builder();
-        if let Some(holder) = to {
-            let item = SdkItem::from([
-                ("PK".to_owned(), partition),
-                ("SK".to_owned(), sort),
-                ("aggregateId".to_owned(), AttributeValue::S(holder.to_string())),
-            ]);
-            let put = Put::builder()
-                .table_name(&self.names.event_store)
-                .set_item(Some(item))
-                .condition_expression(condition)
-                .set_expression_attribute_values(expression.some_values())
-                .set_expression_attribute_names(Some(expression.names));
-            return action.put(put.build().expect("table and item are given")).build();
-        }
-        let delete = Delete::builder()
-            .table_name(&self.names.event_store)
-            .key("PK", partition)
-            .key("SK", sort)
-            .condition_expression(condition)
-            .set_expression_attribute_values(expression.some_values())
-            .set_expression_attribute_names(Some(expression.names));
-        action.delete(delete.build().expect("table and key are given")).build()
     }
 
     /// The action that takes away an aggregate's snapshot: an event in it is corrected.
@@ -537,7 +510,8 @@ mod tests {
 
     #[test]
     fn no_item_of_the_command_side_has_the_key_of_an_event() {
-        let mut keys = vec![command_key("x"), format!("{COMMAND}EVENT#0000000001"), SNAPSHOT_SK.to_owned(), CLAIM.to_owned()];
+        let mut keys =
+            vec![command_key("x"), format!("{COMMAND}EVENT#0000000001"), SNAPSHOT_SK.to_owned(), super::super::claims::CLAIM.to_owned()];
         keys.sort();
         for sort in keys {
             let keys = SdkItem::from([("PK".into(), AttributeValue::S("AGGREGATE#a".into())), ("SK".into(), AttributeValue::S(sort))]);

@@ -11,7 +11,7 @@ use serde_dynamo::{AttributeValue as Attribute, Item};
 
 use super::{
     Store, StoreError,
-    item::{Malformed, SdkItem, VERSION_MAX, aggregate_of, decode_event, event_type_of, partition_key, sort_key, text_of, type_key},
+    item::{Malformed, SdkItem, VERSION_MAX, aggregate_of, decode_event, event_type_of, partition_key, sort_key, type_key},
     limits::SCAN_ITEMS_MAX,
     segment::{Cursor, Segment},
     tables::BY_TYPE_INDEX,
@@ -106,16 +106,13 @@ impl Store {
         deadline: Deadline,
     ) -> Result<(Vec<(AggregateId, Stored)>, Option<Cursor>), StoreError> {
         let scan = || {
-            let start = after.map(|Cursor { partition, sort }| {
-                SdkItem::from([("PK".into(), AttributeValue::S(partition.clone())), ("SK".into(), AttributeValue::S(sort.clone()))])
-            });
             let request = segment.of(ScanInput::builder().table_name(&self.names.event_store).consistent_read(true).limit(SCAN_ITEMS_MAX));
-            self.dynamo.scan(request.set_exclusive_start_key(start).return_consumed_capacity(ReturnConsumedCapacity::Total))
+            self.dynamo
+                .scan(request.set_exclusive_start_key(after.map(Cursor::key)).return_consumed_capacity(ReturnConsumedCapacity::Total))
         };
         let page = self.send("Scan of the event store", deadline, scan).await?;
         self.meter.read_rows(&page.consumed_capacity);
-        let text = |key: &SdkItem, name: &str| text_of(key, name).unwrap_or_default().to_owned();
-        let next = page.last_evaluated_key.map(|key| Cursor { partition: text(&key, "PK"), sort: text(&key, "SK") });
+        let next = page.last_evaluated_key.as_ref().map(Cursor::of);
         let located = |item: SdkItem| Some((aggregate_of(item.get("PK")?.as_s().ok()?)?, stored_of(&item.into())?));
         Ok((page.items.unwrap_or_default().into_iter().filter_map(located).collect(), next))
     }

@@ -1,10 +1,10 @@
 //! A part of a table that is scanned separately, and the position at which its scan continues.
 
-use aws_sdk_dynamodb::operation::scan::builders::ScanInputBuilder;
+use aws_sdk_dynamodb::{operation::scan::builders::ScanInputBuilder, types::AttributeValue};
 use projection_vocabulary::{AggregateId, Version};
 use serde::{Deserialize, Serialize};
 
-use super::item::{partition_key, sort_key};
+use super::item::{SdkItem, partition_key, sort_key, text_of};
 
 /// One of the parts into which a parallel scan divides a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -68,10 +68,10 @@ impl Segment {
 pub struct Cursor {
     /// Its partition key.
     #[serde(rename = "PK")]
-    pub(super) partition: String,
+    partition: String,
     /// Its sort key.
     #[serde(rename = "SK")]
-    pub(super) sort: String,
+    sort: String,
 }
 
 impl Cursor {
@@ -79,5 +79,15 @@ impl Cursor {
     #[must_use]
     pub fn after(aggregate: &AggregateId, version: Version) -> Self {
         Self { partition: partition_key(aggregate), sort: sort_key(version) }
+    }
+
+    pub(super) fn of(key: &SdkItem) -> Self {
+        let text = |name: &str| text_of(key, name).unwrap_or_default().to_owned();
+        Self { partition: text("PK"), sort: text("SK") }
+    }
+
+    pub(super) fn key(&self) -> SdkItem {
+        let Self { partition, sort } = self;
+        SdkItem::from([("PK".into(), AttributeValue::S(partition.clone())), ("SK".into(), AttributeValue::S(sort.clone()))])
     }
 }

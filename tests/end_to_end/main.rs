@@ -43,6 +43,7 @@ mod sources {
 
 /// Operations on a worker: rebuild, redrive, verify.
 mod operations {
+    mod aggregates;
     mod brakes;
     mod changed_rules;
     mod child_rows;

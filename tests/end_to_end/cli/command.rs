@@ -5,6 +5,8 @@ use std::{
     process::{Command, Output},
 };
 
+use aws_sdk_dynamodb::types::AttributeValue;
+use projection_worker::internals::embedded::Embedded;
 use serde_json::{Value as Json, json};
 
 fn projector(folder: &Path, line: &str) -> Output {
@@ -92,4 +94,61 @@ fn a_file_of_commands_is_carried_out_and_nothing_of_it_is_dropped() {
     std::fs::write(folder.path().join("broken.jsonl"), "{\"aggregateId\": \"u\", \"command\": \"4711\", \"other\": 1}").expect("written");
     let (code, _, said) = run(folder.path(), "command user --file broken.jsonl");
     assert!(code == 2 && said.contains("broken.jsonl:1 is not a valid command") && !said.contains("4711"), "{said}");
+}
+
+#[tokio::test]
+async fn a_wrong_claim_is_named_without_its_value_and_repaired() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let lines: Vec<_> = (0..30)
+        .map(|at| {
+            let command = json!({"Register": {"email": format!("secret-{at}@example.org"), "name": "N"}});
+            json!({"aggregateId": format!("user-{at}"), "command": command}).to_string()
+        })
+        .collect();
+    std::fs::write(folder.path().join("users.jsonl"), lines.join("\n")).expect("written");
+    assert_eq!(run(folder.path(), "command user --file users.jsonl").0, 0);
+    let (code, out, said) = run(folder.path(), "verify-aggregates --repair");
+    assert!(code == 0 && out.contains("30 aggregates, 0 snapshots and 30 claims compared"), "{out}{said}");
+
+    let tamper = async |claim: &str, holder: Option<&str>| {
+        let client = Embedded::file(&folder.path().join("demo.db")).expect("opened").client();
+        let text = |text: &str| AttributeValue::S(text.to_owned());
+        let put = client.put_item().table_name("event-store").item("PK", text(claim)).item("SK", text("CLAIM"));
+        if let Some(holder) = holder {
+            put.item("aggregateId", text(holder)).send().await.expect("written");
+        } else {
+            let delete = client.delete_item().table_name("event-store").key("PK", text(claim)).key("SK", text("CLAIM"));
+            delete.send().await.expect("deleted");
+        }
+    };
+    tamper("CLAIM#email#secret-1@example.org", None).await;
+    tamper("CLAIM#email#secret-2@example.org", Some("user-3")).await;
+    for (arguments, verdict) in
+        [("verify-aggregates", "run again with --repair"), ("verify-aggregates --repair --dry-run", "dry run: nothing was changed")]
+    {
+        let (code, out, said) = run(folder.path(), arguments);
+        let expected = [
+            "  user-1: nobody holds its claim: email",
+            "  user-2: another aggregate holds its claim: email: user-3",
+            "  user-3: holds a claim that is left over: email",
+        ];
+        assert!(code == 1 && expected.iter().all(|line| out.contains(line)) && out.contains(verdict), "{out}{said}");
+        assert!(!out.contains("secret") && !said.contains("secret"), "{out}{said}");
+    }
+    let (code, out, _) = run(folder.path(), "verify-aggregates --json");
+    let answers: Vec<Json> = out.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert_eq!((code, answers.len(), &answers[3]["total"]["claims"], &answers[3]["total"]["clean"]), (1, 4, &json!(29), &json!(false)));
+    assert_eq!(answers[1], json!({"aggregateId": "user-2", "finding": "heldByAnother", "claim": "email", "holder": "user-3"}));
+    let (code, out, _) = run(folder.path(), "verify-aggregates --repair");
+    assert!(code == 0 && out.contains("repaired: 3 of 3 aggregates"), "{out}");
+    assert_eq!(run(folder.path(), "verify-aggregates").0, 0);
+
+    // A program with other deciders would find most claims left over.
+    for at in 0..9 {
+        tamper(&format!("CLAIM#nickname#secret-{at}"), Some("user-5")).await;
+    }
+    let (code, out, said) = run(folder.path(), "verify-aggregates --repair");
+    assert!(code == 1 && said.contains("nothing is repaired: 9 of 39 claims belong to no state of their holders"), "{out}{said}");
+    let (code, out, _) = run(folder.path(), "verify-aggregates --repair --repair-all-claims");
+    assert!(code == 0 && out.contains("repaired: 1 of 1 aggregate"), "{out}");
 }

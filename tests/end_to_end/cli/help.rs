@@ -7,7 +7,7 @@ use std::process::{Command, Output, Stdio};
 use expect_test::{expect, expect_file};
 
 /// Every command, as one types it.
-const COMMANDS: [&str; 32] = [
+const COMMANDS: [&str; 33] = [
     "",
     "replay",
     "rows",
@@ -33,6 +33,7 @@ const COMMANDS: [&str; 32] = [
     "status",
     "doctor",
     "verify",
+    "verify-aggregates",
     "rebuild-projection",
     "catch-up",
     "generate",
@@ -191,7 +192,7 @@ fn typical_errors() {
         $ projector verfy
         error: unrecognized subcommand 'verfy'
 
-          tip: a similar subcommand exists: 'verify'
+          tip: some similar subcommands exist: 'verify-aggregates', 'verify'
 
         Usage: projector [OPTIONS] <COMMAND>
 

@@ -13,10 +13,11 @@ use tempfile::TempDir;
 use crate::support::projector::fixture;
 
 /// Commands that work on what is there.
-const OF_EXISTING: [&str; 17] = [
+const OF_EXISTING: [&str; 18] = [
     "status",
     "verify account-summary",
     "verify account-summary --repair",
+    "verify-aggregates --repair",
     "parked list",
     "parked show --projection account-summary --aggregate a",
     "parked redrive --all",

@@ -150,7 +150,7 @@ async fn a_history_that_cannot_be_read_is_named_with_its_version_and_without_its
     world.correct(&RecordedEvent { data: data! { amount: "4711" }, ..events[2].clone() }).await;
     assert_eq!(
         unreadable().await,
-        "aggregate alice cannot be read at version 3: `amount`: expected an exact number, found a string (read as a `account`)"
+        "aggregate alice cannot be read at version 3: `amount`: expected an exact number, found a string (read by the decider `account`)"
     );
     world.correct(&RecordedEvent { event_type: "Renamed".into(), ..events[2].clone() }).await;
     assert!(unreadable().await.starts_with("aggregate alice cannot be read at version 3: expected one of AccountOpened"));

@@ -55,6 +55,7 @@ const REBUILD: &str = "src/operations/rebuild.rs";
 const REBUILD_SEGMENT: &str = "src/operations/rebuild/segment.rs";
 const VERIFICATION: &str = "src/store/verification.rs";
 const TRANSACTION: &str = "src/store/transaction.rs";
+const CLAIMS: &str = "src/store/claims.rs";
 const COMMANDS: &str = "src/store/commands.rs";
 const RUN: &str = "src/commands/run.rs";
 const HISTORY: &str = "src/commands/history.rs";
@@ -548,7 +549,7 @@ const ALL: &[Mutant] = &[
         "claim-taken-blindly",
         "a claim is taken although another aggregate has it",
         &[Switched(
-            COMMANDS,
+            CLAIMS,
             r#"vec![expression.unchanged("PK", "")]"#,
             r#"vec![expression.unchanged("PK", ""), format!("attribute_exists({})", expression.name("PK"))]"#,
         )],
@@ -565,7 +566,7 @@ const ALL: &[Mutant] = &[
     mutant(
         "claim-kept",
         "a claim that is given up stays taken",
-        &[Text(RUN, "!kept.foreign.contains(*claim)", r#"!kept.foreign.contains(*claim) && !crate::mutant("claim-kept")"#)],
+        &[Text(RUN, "!kept.foreign.contains(claim)", r#"!kept.foreign.contains(claim) && !crate::mutant("claim-kept")"#)],
     ),
     mutant(
         "answer-kept-with-the-first-named",

@@ -6,8 +6,8 @@ use aws_sdk_dynamodb::{
         transact_get_items::TransactGetItemsInput, transact_write_items::TransactWriteItemsInput, update_item::UpdateItemInput,
     },
     types::{
-        AttributeValue, ConditionCheck, Delete, Get, KeysAndAttributes, Put, ReturnValuesOnConditionCheckFailure, TransactGetItem, TransactWriteItem,
-        Update,
+        AttributeValue, ConditionCheck, Delete, Get, KeysAndAttributes, Put, ReturnValuesOnConditionCheckFailure, TransactGetItem,
+        TransactWriteItem, Update,
     },
 };
 use fastrand::Rng;

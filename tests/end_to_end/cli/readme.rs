@@ -1,12 +1,16 @@
 //! The output that the README shows of its first command.
 //!
-//! `UPDATE_EXPECT=1 cargo test --test end_to_end cli::readme` writes a changed output into the README.
+//! A line `…` in the README stands for lines that it leaves out. `UPDATE_EXPECT=1 cargo test --test end_to_end cli::readme` writes a
+//! changed output into the README, in full.
 
 use std::{
     fs,
     path::Path,
     process::{Command, Stdio},
 };
+
+/// The README leaves lines out here.
+const LEFT_OUT: &str = "…\n";
 
 #[test]
 fn the_readme_shows_the_output_of_its_first_command() {
@@ -22,11 +26,32 @@ fn the_readme_shows_the_output_of_its_first_command() {
     let output = String::from_utf8(output.stdout).expect("UTF-8");
 
     let (shown, end) = block(&readme, "```text\n", after);
-    if without_time(shown) != without_time(&output) {
+    if !is_shown(&without_time(shown), &without_time(&output)) {
         assert!(std::env::var_os("UPDATE_EXPECT").is_some(), "UPDATE_EXPECT=1 accepts this output:\n{output}");
         let begin = end - shown.len();
         fs::write(&path, [&readme[..begin], &output, &readme[end..]].concat()).expect("written");
     }
+}
+
+/// Whether an output is this one, in which the lines `…` stand for any number of lines.
+fn is_shown(shown: &str, output: &str) -> bool {
+    let Some((first, others)) = shown.split_once(LEFT_OUT) else { return shown == output };
+    let Some(mut rest) = output.strip_prefix(first) else { return false };
+    let (middle, last) = others.rsplit_once(LEFT_OUT).unwrap_or(("", others));
+    let in_order = middle.split(LEFT_OUT).all(|piece| rest.split_once(piece).map(|(_, after)| rest = after).is_some());
+    in_order && rest.ends_with(last)
+}
+
+#[test]
+fn lines_may_be_left_out_and_none_may_differ() {
+    let output = "a\nb\nc\nd\ne\n";
+    for (shown, is) in [("a\n…\nc\n…\ne\n", true), ("a\nb\n…\n", true), ("…\ne\n", true), ("a\n…\nx\n…\ne\n", false)] {
+        assert_eq!(is_shown(shown, output), is, "{shown}");
+    }
+    for shown in ["b\n…\ne\n", "a\n…\nd\n", "a\nb\nc\nd\n", "a\n…\nd\n…\nc\n…\ne\n"] {
+        assert!(!is_shown(shown, output), "{shown}");
+    }
+    assert!(is_shown(output, output));
 }
 
 /// The first block of this kind after a position, and where it ends.

@@ -56,7 +56,6 @@ const REBUILD_SEGMENT: &str = "src/operations/rebuild/segment.rs";
 const VERIFICATION: &str = "src/store/verification.rs";
 const TRANSACTION: &str = "src/store/transaction.rs";
 const CLAIMS: &str = "src/store/claims.rs";
-const COMMANDS: &str = "src/store/commands.rs";
 const RUN: &str = "src/commands/run.rs";
 const HISTORY: &str = "src/commands/history.rs";
 

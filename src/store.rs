@@ -27,6 +27,7 @@ pub mod tables;
 mod transaction;
 mod usage;
 pub mod verification;
+pub mod verifications;
 
 use std::{cell::RefCell, collections::BTreeMap, error::Error, time::SystemTime};
 

@@ -4,9 +4,10 @@
 //! restore. If it would happen to many, the likelier cause is that this is not their event store: a variable of another stage, or one
 //! into which nothing was imported. So a repair of many needs a word of the operator.
 
-use std::fmt;
+use std::{fmt, ops::AddAssign};
 
 use projection_vocabulary::{AggregateId, DynProjection, Version};
+use serde::{Deserialize, Serialize};
 
 use crate::{
     operations::error::OperationError,
@@ -20,7 +21,7 @@ const MISSING_PART_IN: u64 = 10;
 const SAMPLED_ROWS: u64 = 100;
 
 /// The rows that have applied events, in numbers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Footing {
     /// Home rows that have applied events.
     pub rows: u64,
@@ -37,6 +38,13 @@ pub struct Doubt {
     pub event_store: String,
     /// Its rows.
     pub footing: Footing,
+}
+
+impl AddAssign for Footing {
+    fn add_assign(&mut self, other: Self) {
+        self.rows += other.rows;
+        self.without_event += other.without_event;
+    }
 }
 
 impl Footing {

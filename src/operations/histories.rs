@@ -31,6 +31,8 @@ pub struct Visit {
     pub row: HomeRow,
     /// The fold of its events, up to the version that [`UpTo`] gave.
     pub folded: HistoryFold,
+    /// The number of its events.
+    pub events: u64,
     /// The number of events beyond the row's version that concern the projection.
     pub beyond: u64,
     /// The first version found. If it is not 1, this is only a part of the history.
@@ -59,9 +61,10 @@ impl Histories {
                 let row = rows.get(&aggregate).cloned().unwrap_or_default();
                 let up_to = (self.up_to)(self.rule, &row);
                 let folded = HistoryFold::new(self.rule, aggregate.clone());
-                ended.extend(self.open.replace(Visit { aggregate, row, folded, beyond: 0, first: stored.version(), up_to }));
+                ended.extend(self.open.replace(Visit { aggregate, row, folded, events: 0, beyond: 0, first: stored.version(), up_to }));
             }
             let visit = self.open.as_mut().expect("opened above");
+            visit.events += 1;
             visit.beyond += u64::from(stored.version() > visit.row.version && concerns(self.rule, &stored));
             if stored.version() <= visit.up_to {
                 visit.folded.push(stored);

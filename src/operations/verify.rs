@@ -1,32 +1,35 @@
-//! Proves a read model: every home row against the fold of its history, every shared row against what was contributed to it. Repairs
-//! what it finds, if asked.
+//! Proves a read model: every home row and its child rows against the fold of its history, every shared row against what was
+//! contributed to it. Repairs what it finds, if asked.
 //!
-//! It runs while the worker runs. A home row is one item and a history only grows, so the two can be compared at any time: the
-//! fold is taken at the row's version. A shared row is compared with what the home rows say they have contributed to it. Findings that depend on the time between two reads (a row behind, missing, or ahead of what
-//! was scanned) are checked again before they are reported. Child rows are compared with the same fold as their home row.
+//! It runs while the worker runs. A home row is one item and a history only grows, so the two can be compared at any time: the fold is
+//! taken at the row's version. Findings that depend on the time between two reads (a row that is behind or missing) are checked again
+//! before they are reported.
+//!
+//! It works in steps ([`parts`]), all in one process here. The Lambda does them in as many invocations as it needs.
 
+mod attributes;
 mod children;
 #[cfg(feature = "cli")]
 mod chosen;
 #[cfg(feature = "cli")]
 pub mod diff;
-mod monotone;
+pub mod parts;
 mod sums;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    ops::AddAssign,
     time::Duration,
 };
 
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use projection_vocabulary::{
-    AggregateId, Cell, Contribution, Contributions, Decimal, DynProjection, HomeRow, Kind, Mark, RowId, RowKey, Sums, Value, Version,
+    AggregateId, Cell, Contribution, Contributions, Decimal, DynProjection, HomeRow, Kind, Mark, RowId, RowKey, Sums, Version,
 };
+use serde::{Deserialize, Serialize};
 
-use children::Homes;
 #[cfg(feature = "cli")]
 pub use chosen::verify_chosen;
+use parts::{Finding, Part, Progress, Totals, WrongCell};
 use sums::Difference;
 
 use crate::{
@@ -36,27 +39,21 @@ use crate::{
     },
     operations::{
         catch_up::{Standing, catch_up, is_behind},
-        contributions::Contributed,
         error::{OperationError, refuse_newer_revision},
         footing::{Doubt, Footing},
-        histories::{Histories, Visit},
+        histories::Visit,
         settle::settle,
     },
     retry::Deadline,
-    store::{
-        Store,
-        home::{Row, SharedCell},
-        segment::Segment,
-    },
+    store::Store,
 };
 
 /// When rows that are behind are checked again: a running worker moves them within that time.
 const CHECK_AGAIN_AFTER: [Duration; 3] = [Duration::from_millis(500), Duration::from_secs(1), Duration::from_millis(1_500)];
-/// Into how many segments a table is cut for a sample.
-const SAMPLED_SEGMENTS: u32 = 100;
 
 /// What is wrong with an aggregate's row.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub enum RowFinding {
     /// The aggregate has events and no row.
     Missing,
@@ -136,6 +133,21 @@ pub enum SharedFinding {
     Unsettled,
 }
 
+impl SharedFinding {
+    /// The finding in one word.
+    #[must_use]
+    pub fn text(&self) -> &'static str {
+        match self {
+            Self::Sum(_) => "sum",
+            Self::Lower => "lower",
+            Self::Higher => "higher",
+            Self::LeftOver => "leftOver",
+            Self::TakenBack => "takenBack",
+            Self::Unsettled => "unsettled",
+        }
+    }
+}
+
 /// How to verify.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
@@ -205,6 +217,23 @@ impl Verified {
         (home + shared + self.children.keys().filter(|id| !again.children.contains_key(*id)).count()) as u64
     }
 
+    fn add(&mut self, finding: Finding, amounts: &mut Amounts) {
+        match finding {
+            Finding::Home { id, finding, drift } => {
+                self.home.insert(id.clone(), finding);
+                if !drift.is_empty() {
+                    amounts.drifts.insert(id, drift);
+                }
+            }
+            Finding::Child(id, finding) => _ = self.children.insert(id, finding),
+            Finding::Shared(WrongCell { cell, finding, difference, unsettled }) => {
+                self.shared.extend(finding.map(|finding| (cell.clone(), finding)));
+                amounts.differences.extend(difference.map(|difference| (cell.clone(), difference)));
+                amounts.unsettled.extend(unsettled.map(|kind| (cell, kind)));
+            }
+        }
+    }
+
     /// Takes what another look has found besides.
     fn extend(&mut self, again: Self) {
         self.home.extend(again.home);
@@ -219,61 +248,6 @@ impl Verified {
     }
 }
 
-/// What a scan of histories or rows gives reason to check.
-#[derive(Default)]
-struct Suspects {
-    events: u64,
-    aggregates: u64,
-    rows: u64,
-    footing: Footing,
-    home: BTreeSet<AggregateId>,
-    cells: Cells,
-}
-
-/// Shared rows and what is contributed to them, as far as a scan can tell.
-#[derive(Default)]
-struct Cells {
-    contributed: Contributed,
-    held: BTreeMap<Cell, SharedCell>,
-}
-
-impl Cells {
-    fn add(&mut self, Row { key, home, shared, .. }: Row) {
-        self.contributed.add(&home, |_| true);
-        self.held.extend(shared.into_iter().map(|(attribute, cell)| ((key.clone(), attribute), cell)));
-    }
-
-    /// How many sums there are, and those that are not what is contributed to them.
-    fn doubtful_sums(&self) -> (u64, BTreeSet<Cell>) {
-        let mut balances = Sums::new();
-        for (cell, contribution) in self.contributed.cells() {
-            if let Contribution::Sum(amount) = contribution {
-                *balances.entry(cell.clone()).or_default() -= amount;
-            }
-        }
-        for (cell, SharedCell { value, mark, .. }) in &self.held {
-            // An attribute without a mark is a sum only if somebody says so.
-            let sum = mark.map_or_else(|| balances.contains_key(cell), |mark| mark.kind == Kind::Sum);
-            if let Some(Value::Number(amount)) = value
-                && sum
-            {
-                *balances.entry(cell.clone()).or_default() += amount;
-            }
-        }
-        let sums = balances.len() as u64;
-        balances.retain(|_, amount| !amount.is_zero());
-        (sums, balances.into_keys().collect())
-    }
-}
-
-impl AddAssign for Suspects {
-    fn add_assign(&mut self, other: Self) {
-        self.events += other.events;
-        self.aggregates += other.aggregates;
-        self.home.extend(other.home);
-    }
-}
-
 /// The result of checking one aggregate.
 struct Checked {
     finding: Option<RowFinding>,
@@ -281,6 +255,13 @@ struct Checked {
     row: HomeRow,
     /// The contributions that the row must have at its version.
     contributions: Option<Contributions>,
+}
+
+impl Checked {
+    /// Whether a running worker may be about to mend it.
+    fn waits(&self) -> bool {
+        matches!(self.finding, Some(RowFinding::Behind | RowFinding::Missing))
+    }
 }
 
 /// What is wrong, in the amounts that a repair needs.
@@ -312,6 +293,7 @@ pub async fn verify(
 }
 
 /// A verification of one projection.
+#[derive(Clone, Copy)]
 struct Verification<'a> {
     worker: &'a Worker,
     rule: &'static dyn DynProjection,
@@ -324,11 +306,8 @@ impl Verification<'_> {
     }
 
     async fn run(&self, options: Options) -> Result<Verified, OperationError> {
-        let segments: Vec<_> = match options.sample {
-            None => Segment::all(options.segments).collect(),
-            Some(percent) => sampled(percent),
-        };
-        let (mut verified, amounts) = self.look(&segments, options).await?;
+        let start = Progress::start(options.segments, options.sample);
+        let (mut verified, amounts) = self.look(start.clone()).await?;
         let wrong = verified.found() > 0;
         let repairs = match options.repair {
             Repair::Nothing => false,
@@ -338,125 +317,52 @@ impl Verification<'_> {
         if repairs && wrong {
             self.repair(&verified, amounts).await?;
             // What is repaired is what a second look no longer finds.
-            let (again, _) = self.look(&segments, options).await?;
+            let (again, _) = self.look(start).await?;
             verified.repaired = verified.gone_in(&again);
             verified.extend(again);
         }
         Ok(verified)
     }
 
-    async fn look(&self, segments: &[Segment], options: Options) -> Result<(Verified, Amounts), OperationError> {
-        let mut suspects = Suspects::default();
-        let scans = segments.iter().map(|segment| self.suspect_histories(*segment));
-        let scans: Vec<_> = stream::iter(scans).buffer_unordered(options.segments.max(1) as usize).try_collect().await?;
-        for scan in scans {
-            suspects += scan;
+    async fn look(&self, start: Progress) -> Result<(Verified, Amounts), OperationError> {
+        let (mut verified, mut amounts) = (Verified::default(), Amounts::default());
+        let mut part = Part::new(self.worker, self.rule, start, self.deadline);
+        while !part.progress().is_done() {
+            for finding in part.step().await? {
+                verified.add(finding, &mut amounts);
+            }
         }
-        let row_segments = if options.sample.is_some() { segments } else { &[Segment::ALL] };
-        for segment in row_segments {
-            self.suspect_rows(*segment, &mut suspects).await?;
-        }
-        let Suspects { events, aggregates, rows, footing, home, cells } = suspects;
+        let Totals { events, aggregates, rows, sums, footing, .. } = part.progress().totals;
         let doubt = footing.doubt(self.store(), self.rule);
-        let mut verified = Verified { events, aggregates, rows, footing, doubt, ..Verified::default() };
-        let mut amounts = Amounts { drifts: self.check_home_rows(home, &mut verified).await?, ..Amounts::default() };
-        // A sample of rows does not tell what is contributed.
-        if options.sample.is_none() {
-            let (sums, doubtful) = cells.doubtful_sums();
-            verified.sums = sums;
-            let (known, unsettled) = self.differences(doubtful).await?;
-            amounts.differences = known;
-            verified.shared.extend(unsettled.into_iter().map(|cell| (cell, SharedFinding::Unsettled)));
-            for (cell, amount) in surplus(&amounts) {
-                verified.shared.insert(cell, SharedFinding::Sum(amount));
-            }
-            for (cell, (finding, kind)) in self.check_monotone(&cells).await? {
-                verified.shared.entry(cell.clone()).or_insert(finding);
-                amounts.unsettled.insert(cell, kind);
-            }
-        }
-        Ok((verified, amounts))
+        Ok((Verified { events, aggregates, rows, sums, footing, doubt, ..verified }, amounts))
     }
 
-    /// Reads the histories of a segment.
-    async fn suspect_histories(&self, segment: Segment) -> Result<Suspects, OperationError> {
-        let (mut suspects, mut next) = (Suspects::default(), None);
-        let mut histories = Histories::new(self.rule, up_to);
-        loop {
-            self.deadline.check()?;
-            let (page, after) = self.store().scan_events(segment, next.as_ref(), self.deadline).await?;
-            suspects.events += page.len() as u64;
-            let ended = histories.page(self.store(), page, self.deadline).await?;
-            self.suspect(ended, &mut suspects).await?;
-            next = after;
-            if next.is_none() {
-                break;
+    /// The aggregates of these histories that give reason to be checked.
+    async fn suspects(&self, visits: Vec<Visit>) -> Result<BTreeSet<AggregateId>, OperationError> {
+        let mut suspects = BTreeSet::new();
+        for Visit { aggregate, row, folded, beyond, first, .. } in &visits {
+            refuse_newer_revision(self.rule, row)?;
+            let outdated = row.is_outdated(self.rule.revision());
+            // A history without its first event may be a part of it.
+            if outdated || *first != Version::NONE.next() || row.parked_at.is_some() || *beyond > 0 || compared(row, folded).is_some() {
+                suspects.insert(aggregate.clone());
             }
         }
-        self.suspect(histories.end().into_iter().collect(), &mut suspects).await?;
+        suspects.extend(self.suspect_children(visits).await?);
         Ok(suspects)
-    }
-
-    async fn suspect(&self, visits: Vec<Visit>, suspects: &mut Suspects) -> Result<(), OperationError> {
-        for visit in &visits {
-            suspects.visit(self.rule, visit)?;
-        }
-        self.suspect_children(visits, suspects).await
-    }
-
-    /// Reads the rows of a segment: do they stand on events, and what do they hold and contribute?
-    async fn suspect_rows(&self, segment: Segment, suspects: &mut Suspects) -> Result<(), OperationError> {
-        let (mut next, mut homes) = (None, Homes::default());
-        loop {
-            self.deadline.check()?;
-            let page = self.store().scan_rows(self.rule, segment, next, self.deadline).await?;
-            suspects.rows += page.rows.len() as u64 + page.children.values().sum::<u64>();
-            self.suspect_orphaned_children(homes.without(&page), suspects).await?;
-            suspects.home.extend(suspects.footing.count(self.store(), &page.rows, self.deadline).await?);
-            for row in page.rows {
-                // It contributes without having a version, if its re-projection is unfinished.
-                if row.home.unfinished.is_some() {
-                    suspects.home.insert(AggregateId::from(row.key.as_str()));
-                }
-                suspects.cells.add(row);
-            }
-            next = page.next;
-            if next.is_none() {
-                return Ok(());
-            }
-        }
-    }
-
-    /// Checks suspect home rows, notes the findings, and returns by how much contributions have drifted: there the sum is not wrong.
-    async fn check_home_rows(
-        &self,
-        ids: BTreeSet<AggregateId>,
-        verified: &mut Verified,
-    ) -> Result<BTreeMap<AggregateId, Sums>, OperationError> {
-        let mut drifts = BTreeMap::new();
-        for (id, Checked { finding, row, contributions, children }) in self.check_until_they_move(ids).await? {
-            verified.children.extend(children);
-            let Some(finding) = finding else { continue };
-            verified.home.insert(id.clone(), finding);
-            if finding == RowFinding::Drifted {
-                drifts.insert(id, drift(&row.contributions, &contributions.unwrap_or_default()));
-            }
-        }
-        Ok(drifts)
     }
 
     /// Checks aggregates by consistent reads. Those that are behind are checked again, until they move or their time is up.
     async fn check_until_they_move(&self, ids: BTreeSet<AggregateId>) -> Result<BTreeMap<AggregateId, Checked>, OperationError> {
         let mut all = self.check_all(ids).await?;
         for pause in CHECK_AGAIN_AFTER {
-            let waits = |checked: &Checked| matches!(checked.finding, Some(RowFinding::Behind | RowFinding::Missing));
-            let waiting: BTreeSet<_> = all.iter().filter(|(_, checked)| waits(checked)).map(|(id, _)| id.clone()).collect();
+            let waiting: BTreeSet<_> = all.iter().filter(|(_, checked)| checked.waits()).map(|(id, _)| id.clone()).collect();
             if waiting.is_empty() {
                 break;
             }
             tokio::time::sleep(pause).await;
             for (id, mut checked) in self.check_all(waiting).await? {
-                if waits(&checked) && checked.row.version != all[&id].row.version {
+                if checked.waits() && checked.row.version != all[&id].row.version {
                     checked.finding = None;
                 }
                 all.insert(id, checked);
@@ -530,7 +436,7 @@ impl Verification<'_> {
         // A row that was re-projected corrects its sums by as much as its contributions had drifted. A parked row will do so when it is
         // redriven: until then its sums are left alone.
         let mut rows: BTreeMap<&RowKey, (BTreeMap<String, Decimal>, &str)> = BTreeMap::new();
-        for (cell, Difference { amount, corrected }) in differences.iter().filter(|(_, difference)| !difference.amount.is_zero()) {
+        for (cell, Difference { amount, corrected }) in &differences {
             if drifts.values().any(|drift| drift.contains_key(cell)) {
                 continue;
             }
@@ -545,21 +451,6 @@ impl Verification<'_> {
             self.store().unsettle(rule, cell, Mark { kind, revision: rule.revision() }, deadline).await?;
         }
         settle(self.store(), rule, deadline).await?;
-        Ok(())
-    }
-}
-
-impl Suspects {
-    fn visit(&mut self, rule: &'static dyn DynProjection, visit: &Visit) -> Result<(), OperationError> {
-        self.aggregates += 1;
-        let Visit { aggregate, row, folded, beyond, first, .. } = visit;
-        refuse_newer_revision(rule, row)?;
-        let outdated = row.is_outdated(rule.revision());
-        let suspect =
-            outdated || *first != Version::NONE.next() || row.parked_at.is_some() || *beyond > 0 || compared(row, folded).is_some();
-        if suspect {
-            self.home.insert(aggregate.clone());
-        }
         Ok(())
     }
 }
@@ -592,23 +483,4 @@ fn drift(contributions: &Contributions, right: &Contributions) -> Sums {
     }
     drift.retain(|_, amount| !amount.is_zero());
     drift
-}
-
-/// How much more cells hold than was contributed to them, where drifted contributions do not explain it.
-fn surplus(Amounts { differences, drifts, .. }: &Amounts) -> Sums {
-    let of = |(cell, Difference { amount, .. }): (&Cell, &Difference)| {
-        let mut amount = amount.clone();
-        drifts.values().filter_map(|drift| drift.get(cell)).for_each(|drift| amount += drift);
-        (cell.clone(), amount)
-    };
-    let differ = differences.iter().filter(|(_, difference)| !difference.amount.is_zero());
-    differ.map(of).filter(|(_, amount)| !amount.is_zero()).collect()
-}
-
-/// About this percentage of a table's segments, at random.
-fn sampled(percent: u32) -> Vec<Segment> {
-    let mut segments: Vec<_> = Segment::all(SAMPLED_SEGMENTS).collect();
-    fastrand::shuffle(&mut segments);
-    segments.truncate(percent.clamp(1, SAMPLED_SEGMENTS) as usize);
-    segments
 }

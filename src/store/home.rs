@@ -11,6 +11,8 @@ use projection_vocabulary::{
     RecordedEvent, Resolved, RowKey, Value, Version, Watermark,
 };
 
+use serde::{Deserialize, Serialize};
+
 use super::{StoreError, expression::Expression};
 use crate::store::item::{SdkItem, attributes, from_value};
 
@@ -417,9 +419,10 @@ pub struct Row {
 }
 
 /// An attribute of a shared row.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct SharedCell {
     /// Its value; `None` if it has none.
+    #[serde(with = "crate::store::item::typed")]
     pub value: Option<Value>,
     /// How it is combined; `None` if no rule has written it.
     pub mark: Option<Mark>,

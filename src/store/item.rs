@@ -236,6 +236,23 @@ fn to_value(attribute: &Attribute, within: &'static str, depth: usize) -> Result
     })
 }
 
+/// Values as JSON that keeps their types, in DynamoDB's form: for `#[serde(with)]`.
+#[allow(clippy::ref_option, reason = "serde gives fields by reference")]
+pub(crate) mod typed {
+    use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer, de::Error as _};
+
+    use super::{Attribute, Value, from_value, to_value};
+
+    pub(crate) fn serialize<S: Serializer>(value: &Option<Value>, serializer: S) -> Result<S::Ok, S::Error> {
+        value.as_ref().map(|value| Attribute::from(from_value(value))).serialize(serializer)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, D::Error> {
+        let attribute: Option<Attribute> = Option::deserialize(deserializer)?;
+        attribute.map(|attribute| to_value(&attribute, "a value", 0).map_err(D::Error::custom)).transpose()
+    }
+}
+
 /// The attributes of a read model's item, as values.
 ///
 /// # Errors

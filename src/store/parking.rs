@@ -14,7 +14,7 @@
 //! What is kept of a discarded entry has no `reason`, so lists skip it: `aggregateId` is `discarded#` and the entry's, `projection` the time
 //! and the entry's, and `discardedAt`, `discardedBy`, `discardedWhy`, `parkedFor`, `parkedSince` and `version` say what became of it.
 //!
-//! The cursors of rebuilds ([`super::cursors`]) live in the same table.
+//! The cursors of rebuilds ([`super::cursors`]) and verifications that are not finished ([`super::verifications`]) live in the same table.
 
 use std::collections::BTreeMap;
 

@@ -6,14 +6,17 @@ use aws_sdk_dynamodb::{
     operation::transact_get_items::{TransactGetItemsError, TransactGetItemsInput},
     types::{AttributeValue, Get, ReturnConsumedCapacity, TransactGetItem},
 };
-use projection_vocabulary::{AggregateId, Cell, Contribution, Decimal, DynProjection, HomeRow, Kind, Mark, RowKey, Value, Version};
+use projection_vocabulary::{
+    AggregateId, Cell, Contribution, Decimal, DynProjection, HOME_SORT, HomeRow, Kind, Mark, RowKey, Value, Version,
+};
+use serde::{Deserialize, Serialize};
 
 use super::{
     Store, StoreError,
     error::{Failure, cancellation_class, classify, retry_or_fail},
     expression::Expression,
     fresh_id,
-    home::{CORRECTED, Row, SharedCell, child_sort, mark_text, row_key, row_of, shared_name, unsettled_name},
+    home::{CORRECTED, Row, SharedCell, child_sort, foreign_row, item_key, mark_text, row_key, row_of, shared_name, unsettled_name},
     segment::Segment,
     shared::{CellOp, CellWrite, SharedWrite},
 };
@@ -30,13 +33,29 @@ pub struct ScannedRows {
     pub children: BTreeMap<RowKey, u64>,
     /// Where to continue, if there is more.
     pub next: Option<RowPosition>,
-    /// The key of the last row on the page.
-    pub last: Option<RowKey>,
 }
 
-/// Where a scan of a read model continues.
-#[derive(Clone, Debug, PartialEq)]
-pub struct RowPosition(SdkItem);
+/// Where a scan of a read model continues: after the row with these keys.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RowPosition {
+    /// Its key.
+    pub key: RowKey,
+    /// Its sort key, if the table has child rows.
+    sort: Option<String>,
+}
+
+impl RowPosition {
+    fn of(rule: &dyn DynProjection, keys: &SdkItem) -> Result<Self, StoreError> {
+        let text = |name: &str| text_of(keys, name).map(str::to_owned).ok_or_else(|| foreign_row("its key is not a string"));
+        Ok(Self { key: text(rule.key())?.into(), sort: rule.children().map(text).transpose()? })
+    }
+
+    /// Whether it is among the child rows of its key, so that those that follow are not the first.
+    #[must_use]
+    pub fn is_child(&self) -> bool {
+        self.sort.as_deref().is_some_and(|sort| sort != HOME_SORT)
+    }
+}
 
 impl Store {
     /// One page of a scan of a segment of a read model, by consistent read.
@@ -50,9 +69,10 @@ impl Store {
         after: Option<RowPosition>,
         deadline: Deadline,
     ) -> Result<ScannedRows, StoreError> {
-        let (items, next) = self.scan_items(rule, segment, after.map(|RowPosition(key)| key), deadline).await?;
-        let mut page = ScannedRows { rows: Vec::new(), children: BTreeMap::new(), next: next.map(RowPosition), last: None };
-        page.last = items.last().and_then(|item| Some(RowKey::from(item.get(rule.key())?.as_s().ok()?)));
+        let after = after.map(|RowPosition { key, sort }| item_key(rule, key.as_str(), sort.as_deref().unwrap_or(HOME_SORT)));
+        let (items, next) = self.scan_items(rule, segment, after, deadline).await?;
+        let next = next.map(|keys| RowPosition::of(rule, &keys)).transpose()?;
+        let mut page = ScannedRows { rows: Vec::new(), children: BTreeMap::new(), next };
         for item in items {
             match (child_sort(rule, &item), item.get(rule.key())) {
                 (Some(_), Some(AttributeValue::S(key))) => *page.children.entry(key.into()).or_default() += 1,

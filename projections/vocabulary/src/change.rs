@@ -17,6 +17,8 @@ use std::{
     sync::Arc,
 };
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     AggregateId, DEPTH_MAX, Decimal, Value,
     absent::{CompareOnOwnRow, InsertIntoOwnRow, MinOnSharedRow, RemoveFromSharedRow, SetOnSharedRow},
@@ -29,7 +31,7 @@ pub const RESERVED: [&str; 9] = ["version", "revision", "lastEventId", "parkedAt
 pub const HOME_SORT: &str = "!";
 
 /// The partition key of one row of a read model.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct RowKey(Arc<str>);
 
 impl RowKey {
@@ -121,7 +123,7 @@ pub enum Contribution {
 }
 
 /// How an attribute of a shared row combines what the aggregates write to it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Kind {
     /// By `add`.
     Sum,

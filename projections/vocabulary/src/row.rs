@@ -5,6 +5,8 @@ use std::{
     sync::Arc,
 };
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     AggregateId, Attributes, Base, Change, Children, Contribution, Contributions, Inapplicable, Kind, Resolved, RowId, Value, Version,
     change::{Cell, OwnOp},
@@ -50,7 +52,7 @@ pub struct HomeRow {
 }
 
 /// How an attribute of a shared row is combined, and by which revision of the rule.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Mark {
     /// How.
     pub kind: Kind,

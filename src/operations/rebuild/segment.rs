@@ -112,16 +112,21 @@ impl<'a> SegmentRebuild<'a> {
 }
 
 /// A page of a scan: its events, and the cursors before and after it.
-struct ScannedPage<'a> {
-    keys: &'a [(AggregateId, Version)],
-    start: Option<&'a Cursor>,
-    end: &'a Cursor,
+pub(in crate::operations) struct ScannedPage<'a> {
+    pub(in crate::operations) keys: &'a [(AggregateId, Version)],
+    pub(in crate::operations) start: Option<&'a Cursor>,
+    pub(in crate::operations) end: &'a Cursor,
 }
 
 impl ScannedPage<'_> {
     /// From where another process can continue after this page without splitting the history that is open: the aggregate `was_open`
     /// before the page and `open` is after it, and `before` was the answer before.
-    fn resume_cursor(&self, was_open: Option<&AggregateId>, open: Option<&AggregateId>, before: Option<&Cursor>) -> Option<Cursor> {
+    pub(in crate::operations) fn resume_cursor(
+        &self,
+        was_open: Option<&AggregateId>,
+        open: Option<&AggregateId>,
+        before: Option<&Cursor>,
+    ) -> Option<Cursor> {
         match self.keys.iter().rposition(|(id, _)| Some(id) != open) {
             Some(at) => Some(Cursor::after(&self.keys[at].0, self.keys[at].1)),
             // The page has no event of another aggregate.

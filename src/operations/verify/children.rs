@@ -12,11 +12,11 @@ use std::{
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use projection_vocabulary::{AggregateId, Children, HomeRow, RowId, RowKey, Version};
 
-use super::{ChildFinding, Suspects, Verification};
+use super::{ChildFinding, Verification};
 use crate::{
     engine::{reproject::HistoryFold, worker::CONCURRENCY},
-    operations::{error::OperationError, histories::Visit},
-    store::{events::PAGE_EVENTS, verification::ScannedRows},
+    operations::{error::OperationError, footing::Footing, histories::Visit},
+    store::events::PAGE_EVENTS,
 };
 
 impl Verification<'_> {
@@ -56,34 +56,34 @@ impl Verification<'_> {
         Ok(wrong.into_iter().map(|(sort, finding)| (RowId { key: id.into(), child: Some(sort) }, finding)).collect())
     }
 
-    /// Adds those of these histories to the suspects whose child rows are not those of the fold.
-    pub(super) async fn suspect_children(&self, visits: Vec<Visit>, suspects: &mut Suspects) -> Result<(), OperationError> {
+    /// Those of these histories whose child rows are not those of the fold.
+    pub(super) async fn suspect_children(&self, visits: Vec<Visit>) -> Result<Vec<AggregateId>, OperationError> {
         if self.rule.children().is_none() {
-            return Ok(());
+            return Ok(Vec::new());
         }
         let checks = visits.into_iter().map(|Visit { aggregate, row, folded, .. }| async move {
             let wrong = !self.check_children(&aggregate, &row, folded).await?.is_empty();
             Ok::<_, OperationError>(wrong.then_some(aggregate))
         });
         let wrong: Vec<_> = stream::iter(checks).buffer_unordered(CONCURRENCY).try_collect().await?;
-        suspects.home.extend(wrong.into_iter().flatten());
-        Ok(())
+        Ok(wrong.into_iter().flatten().collect())
     }
 
-    /// Counts aggregates that have child rows and no home row with events, and suspects them. Those without events stand on nothing.
-    pub(super) async fn suspect_orphaned_children(&self, keys: BTreeSet<RowKey>, suspects: &mut Suspects) -> Result<(), OperationError> {
-        let ids: Vec<_> = keys.iter().map(|key| AggregateId::from(key.as_str())).collect();
-        // The home row may have been made after the scan passed it.
+    /// Those of these keys of child rows that have no home row with events. Those without events stand on nothing.
+    pub(super) async fn without_home(
+        &self,
+        keys: impl Iterator<Item = RowKey>,
+        footing: &mut Footing,
+    ) -> Result<Vec<AggregateId>, OperationError> {
+        let mut ids: Vec<_> = keys.map(|key| AggregateId::from(key.as_str())).collect();
+        // The home row may be on the page before, or made after the scan passed it.
         let rows = self.store().read_rows(self.rule, &ids, self.deadline).await?;
-        for id in ids {
-            if rows.get(&id).is_some_and(|row| row.version > Version::NONE) {
-                continue;
-            }
-            suspects.footing.rows += 1;
-            suspects.footing.without_event += u64::from(!self.has_events(&id).await?);
-            suspects.home.insert(id);
+        ids.retain(|id| rows.get(id).is_none_or(|row| row.version == Version::NONE));
+        footing.rows += ids.len() as u64;
+        for id in &ids {
+            footing.without_event += u64::from(!self.has_events(id).await?);
         }
-        Ok(())
+        Ok(ids)
     }
 
     pub(super) async fn has_events(&self, id: &AggregateId) -> Result<bool, OperationError> {
@@ -100,24 +100,4 @@ fn compared(found: &Children, right: &Children) -> BTreeMap<Arc<str>, ChildFindi
         Some(right) => (right != child).then(|| (sort.clone(), ChildFinding::Different)),
     });
     missing.chain(others).collect()
-}
-
-/// Finds keys that have child rows and no home row with events, page by page. A scan gives a home row before its child rows.
-#[derive(Default)]
-pub(super) struct Homes {
-    last: Option<RowKey>,
-}
-
-impl Homes {
-    /// The keys on a page under which there are child rows alone.
-    pub(super) fn without(&mut self, page: &ScannedRows) -> BTreeSet<RowKey> {
-        let homes: BTreeSet<_> = page.rows.iter().filter(|row| row.home.version > Version::NONE).map(|row| &row.key).collect();
-        let has_home = |key: &&RowKey| homes.contains(key) || self.last.as_ref() == Some(*key);
-        let without = page.children.keys().filter(|key| !has_home(key)).cloned().collect();
-        // The next page may go on with the child rows of the key that this one ends with.
-        if let Some(last) = page.last.clone() {
-            self.last = (homes.contains(&last) || self.last.as_ref() == Some(&last)).then_some(last);
-        }
-        without
-    }
 }

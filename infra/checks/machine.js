@@ -95,8 +95,9 @@ async function perform(state, given, invoke) {
 }
 
 // The function. It is stricter than the code, which ignores members that it does not know.
-function operations(shapes, errors, { rounds = () => 1, counts = {}, verified = {}, fails = () => null } = {}) {
+function operations(shapes, errors, { rounds = () => 1, counts = {}, verifications = 1, verified = {}, fails = () => null } = {}) {
   const calls = [];
+  let [run, parts] = [null, 0];
   const answered = new Map();
   const invoke = (name, payload) => {
     calls.push(payload);
@@ -108,8 +109,12 @@ function operations(shapes, errors, { rounds = () => 1, counts = {}, verified = 
     if (more.length || unknown.length || typeof task.projection !== 'string') throw new Failure(errors.invalid, JSON.stringify(payload));
     if (kind === 'settle') return shaped({ projection: task.projection, settled: 0 }, shapes.settled);
     if (kind === 'verify') {
-      const answer = { projection: task.projection, clean: true, events: 9, aggregates: 3, findings: { drifted: 0 }, shared: 0, ...verified };
-      return shaped(answer, shapes.verified);
+      if (task.run !== run) throw new Failure(errors.invalid, `${task.run} is not the verification ${run}`);
+      parts += 1;
+      const done = parts >= verifications;
+      run = done && parts === 1 ? null : 'run-1';
+      const answer = { projection: task.projection, sample: task.sample, run, done, clean: done, events: 9, aggregates: 3, findings: { drifted: 0 }, children: 0, shared: 0 };
+      return shaped({ ...answer, ...(done ? verified : {}) }, shapes.verified);
     }
     if (!(Number.isInteger(task.segment) && 0 <= task.segment && task.segment < task.segments)) throw new Failure(errors.invalid, 'no such segment');
     const before = answered.get(task.segment);
@@ -139,9 +144,18 @@ const scenarios = ({ invalid, unfinished }) => ({
   'everything succeeds': {
     with: { rounds: (segment) => 1 + (segment % 3) },
     ends: (output, calls) =>
-      output.rebuilt.events === 31 && calls.length === 33 && isDeepStrictEqual(calls.at(-2), { settle: input }) && isDeepStrictEqual(calls.at(-1), { verify: { projection: 'account-summary', sample: null } }),
+      output.rebuilt.events === 31 && calls.length === 33 && isDeepStrictEqual(calls.at(-2), { settle: input }) && isDeepStrictEqual(calls.at(-1), { verify: { projection: 'account-summary', sample: null, run: null } }),
   },
   'a sample is verified': { input: { ...input, sample: 5 }, ends: (output, calls) => calls.at(-1).verify.sample === 5 },
+  'a verification in parts': {
+    with: { verifications: 4 },
+    ends: (output, calls) => output.rebuilt.events === 16 && output.verified.clean && calls.length === 21 && isDeepStrictEqual(calls.at(-1), { verify: { projection: 'account-summary', sample: null, run: 'run-1' } }),
+  },
+  'rows differ in the last part': { with: { verifications: 3, verified: { clean: false, findings: { behind: 1 } } }, fails: 'NotClean', because: /"behind":1/, calls: 20 },
+  'a part is killed': {
+    with: { verifications: 3, fails: (call) => call === 19 && 'Sandbox.Timedout' },
+    ends: (output, calls) => calls.length === 21 && isDeepStrictEqual(calls[18], calls[19]),
+  },
   'one segment': { input: { ...input, segments: 1 }, with: { rounds: () => 3 }, ends: (output, calls) => output.rebuilt.events === 3 && calls.length === 5 },
   'every count is added up': {
     with: { counts: { aggregates: 1, replaced: 2, created: 3, changed: 4, caughtUp: 5 } },
@@ -151,7 +165,8 @@ const scenarios = ({ invalid, unfinished }) => ({
   'aggregates are parked': { with: { counts: { parked: 1 } }, fails: 'Parked', because: /^16 aggregates of account-summary are parked and 0 / },
   'aggregates are stopped': { with: { counts: { stopped: 1 } }, fails: 'Parked', because: /are parked and 16 stopped/ },
   'rows differ': { with: { verified: { clean: false, findings: { drifted: 2 } } }, fails: 'NotClean', because: /account-summary.*"drifted":2/ },
-  'sums differ': { with: { verified: { clean: false, shared: 3 } }, fails: 'NotClean', because: /3 sums/ },
+  'child rows differ': { with: { verified: { clean: false, children: 4 } }, fails: 'NotClean', because: /4 child rows/ },
+  'sums differ': { with: { verified: { clean: false, shared: 3 } }, fails: 'NotClean', because: /3 attributes of shared rows/ },
   'errors that pass': {
     with: { fails: (call) => ({ 1: 'Lambda.TooManyRequestsException', 2: unfinished, 3: 'Runtime.ExitError', 4: 'Sandbox.Timedout', 5: 'States.Timeout' })[call] },
     ends: (output, calls) => calls.length === 23 && isDeepStrictEqual(calls[0], calls[5]),

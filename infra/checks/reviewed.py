@@ -536,7 +536,7 @@ RESOURCES = {
             ],
             ROWS,
         ),
-        PARK,
+        ("ParkAndKeepVerifications", ["dynamodb:GetItem", "dynamodb:PutItem", "dynamodb:UpdateItem"], arn("ParkedTable")),
         log("OperationsLogs"),
     ),
     "OperationsFunction": function(
@@ -756,6 +756,17 @@ OF_SERVICE = Because(
     },
     "errors of the service pass",
 )
+GOES_ON = Because(
+    {
+        "ErrorEquals": ["Unfinished", "Lambda.Unknown", "Runtime.ExitError", "Sandbox.Timedout", "States.Timeout"],
+        "IntervalSeconds": 15,
+        "MaxAttempts": 5,
+        "BackoffRate": 2,
+        "MaxDelaySeconds": 300,
+        "JitterStrategy": "FULL",
+    },
+    "it goes on where it stopped; the same error five times is no chance",
+)
 WHOLE = "machine.js runs it; what it says is reviewed here"
 
 # No state has a Catch: an error that no retry helps ends the execution, and RebuildFailedAlarm fires.
@@ -772,6 +783,7 @@ MACHINE = {
                     "projection": "{% $states.input.projection %}",
                     "segments": "{% $exists($states.input.segments) ? $states.input.segments : ${Segments} %}",
                     "sample": "{% $exists($states.input.sample) ? $states.input.sample : null %}",
+                    "run": None,
                 },
                 "Next": "Rebuild",
             },
@@ -799,17 +811,7 @@ MACHINE = {
                         "TimeoutSeconds": WAITS,
                         "Retry": [
                             OF_SERVICE,
-                            Because(
-                                {
-                                    "ErrorEquals": ["Unfinished", "Lambda.Unknown", "Runtime.ExitError", "Sandbox.Timedout", "States.Timeout"],
-                                    "IntervalSeconds": 15,
-                                    "MaxAttempts": 5,
-                                    "BackoffRate": 2,
-                                    "MaxDelaySeconds": 300,
-                                    "JitterStrategy": "FULL",
-                                },
-                                "a segment goes on where it stopped; the same error five times is no chance",
-                            ),
+                            GOES_ON,
                         ],
                         "Output": Because("{% $states.result.Payload %}", WHOLE),
                         "Next": "IsSegmentDone",
@@ -849,7 +851,7 @@ MACHINE = {
                     "settling begins anew, so a second time is enough",
                 ),
             ],
-            "Output": Because("{% $states.input %}", "the counts of the rebuild"),
+            "Output": Because({"rebuilt": "{% $states.input %}"}, "the counts of the rebuild"),
             "Next": "Verify",
         },
         "Verify": {
@@ -858,21 +860,27 @@ MACHINE = {
             "Arguments": Because(
                 {
                     "FunctionName": "${OperationsFunction}",
-                    "Payload": {"verify": {"projection": "{% $projection %}", "sample": "{% $sample %}"}},
+                    "Payload": {"verify": {"projection": "{% $projection %}", "sample": "{% $sample %}", "run": "{% $run %}"}},
                 },
                 WHOLE,
             ),
             "TimeoutSeconds": WAITS,
             "Retry": [
                 OF_SERVICE,
-                Because(
-                    {"ErrorEquals": ["Unfinished", "Lambda.Unknown", "Runtime.ExitError"], "IntervalSeconds": 60, "MaxAttempts": 1},
-                    "verifying begins anew, so a second time is enough",
-                ),
+                GOES_ON,
             ],
-            "Output": Because({"rebuilt": "{% $states.input %}", "verified": "{% $states.result.Payload %}"}, WHOLE),
-            "Next": "Judge",
+            "Assign": Because({"run": "{% $states.result.Payload.run %}"}, WHOLE),
+            "Output": Because({"rebuilt": "{% $states.input.rebuilt %}", "verified": "{% $states.result.Payload %}"}, WHOLE),
+            "Next": "IsVerified",
         },
+        "IsVerified": Because(
+            {
+                "Type": "Choice",
+                "Choices": [{"Condition": "{% $states.input.verified.done %}", "Next": "Judge"}],
+                "Default": "Verify",
+            },
+            WHOLE,
+        ),
         "Judge": Because(
             {
                 "Type": "Choice",

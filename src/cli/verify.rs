@@ -352,16 +352,9 @@ fn json(verified: &Verified, diff: &Differences, options: &Options, store: &Name
     let shared = verified.shared.iter().map(|(cell @ (row, attribute), finding)| {
         let differences = options.diff.then(|| diff.shared.get(cell).into_iter().map(DiffersJson::of).collect());
         let repair = would(Action::on_shared(finding));
-        let (finding, difference) = match finding {
-            SharedFinding::Sum(amount) => ("sum", Some(amount.to_string())),
-            SharedFinding::Lower => ("lower", None),
-            SharedFinding::Higher => ("higher", None),
-            SharedFinding::LeftOver => ("leftOver", None),
-            SharedFinding::TakenBack => ("takenBack", None),
-            SharedFinding::Unsettled => ("unsettled", None),
-        };
+        let difference = if let SharedFinding::Sum(amount) = finding { Some(amount.to_string()) } else { None };
         Line {
-            finding,
+            finding: finding.text(),
             aggregate_id: None,
             row: Some(row.as_str()),
             child: None,

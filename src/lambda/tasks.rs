@@ -1,7 +1,8 @@
 //! The function's tasks other than working the stream: rebuild a segment, settle shared rows, catch up with recent events, verify.
 //!
 //! Each works for an invocation's time and answers its progress. A state machine invokes the function with `{"rebuild": <the last
-//! answer>}` until the answer says `done`, in one such loop per segment; a schedule invokes it with `{"catchUp": ...}`.
+//! answer>}` until the answer says `done`, in one such loop per segment; then with `{"verify": <the last answer>}` until that says `done`.
+//! A schedule invokes it with `{"catchUp": ...}`.
 
 use std::{
     collections::BTreeMap,
@@ -25,12 +26,18 @@ use crate::{
         },
         recent::Recent,
         settle,
-        verify::{self, Options, Repair, RowFinding},
+        verify::{
+            RowFinding,
+            parts::{Finding, Part, Progress, Totals},
+        },
     },
     progress::Counts,
     retry::Deadline,
     sources::envelope::Members,
-    store::segment::{Cursor, Segment},
+    store::{
+        segment::{Cursor, Segment},
+        verifications::SavedVerification,
+    },
 };
 
 const REBUILD: &str = "rebuild";
@@ -52,6 +59,11 @@ pub fn meant(name: &str) -> Option<&'static str> {
 const OPEN_FOR_A_PART_IN: u32 = 3;
 /// How many segments of the event store a verification reads at once. It holds one page of each in memory.
 const VERIFY_SEGMENTS: u32 = 8;
+/// How many findings of one invocation the log names.
+const NAMED_MAX: usize = 100;
+/// How far a verification has come is read and saved within this part (one in so many) of the time that it works, and besides that time:
+/// of the fifth of the invocation's time that is kept back, this is a half.
+const SAVED_WITHIN_A_PART_IN: u32 = 8;
 
 /// A task, as the payload describes it.
 pub enum Task {
@@ -134,20 +146,31 @@ pub struct Verify {
     projection: String,
     #[serde(default)]
     sample: Option<u32>,
+    /// The verification to go on with; null to begin one.
+    #[serde(default)]
+    run: Option<String>,
 }
 
-/// The result of a verification. `projector verify` shows which rows differ.
+/// How far a verification has come: the answer of an invocation, and the task of the next.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct VerifyAnswer {
     projection: String,
+    sample: Option<u32>,
+    /// Identifies a verification that takes more than one invocation. Null if one was enough.
+    run: Option<String>,
+    done: bool,
+    /// Whether it is done and has found nothing.
     clean: bool,
+    /// A total over all invocations, as are the following.
     events: u64,
     aggregates: u64,
     /// The number of home rows with each finding.
     findings: BTreeMap<&'static str, u64>,
+    /// The number of child rows that differ.
+    children: u64,
     /// The number of attributes of shared rows that differ.
-    shared: usize,
+    shared: u64,
 }
 
 impl Task {
@@ -163,7 +186,7 @@ impl Task {
         } else if let Some(task) = member(SETTLE) {
             Ok(Some(Self::Settle(parsed(task, SETTLE, r#"{"settle": {"projection"}}"#)?)))
         } else if let Some(task) = member(VERIFY) {
-            Ok(Some(Self::Verify(parsed(task, VERIFY, r#"{"verify": {"projection", "sample"}}"#)?)))
+            Ok(Some(Self::Verify(parsed(task, VERIFY, r#"{"verify": {"projection", "sample", "run"}}"#)?)))
         } else {
             Ok(None)
         }
@@ -261,24 +284,101 @@ async fn settle(worker: &Worker, Settle { projection }: Settle, time: Duration) 
     Ok(TaskResult { answer, projection: rule.name(), count: TaskCount::Settled(settled) })
 }
 
-/// Verifies, and repairs nothing.
-async fn verify(worker: &Worker, Verify { projection, sample }: Verify, time: Duration) -> Result<TaskResult, Diagnostic> {
-    let rule = rule(worker, &projection)?;
+/// Verifies as far as the time allows, and repairs nothing.
+async fn verify(worker: &Worker, Verify { projection, sample, run }: Verify, time: Duration) -> Result<TaskResult, Diagnostic> {
+    let (rule, store, end) = (rule(worker, &projection)?, worker.store(), Instant::now() + time);
     if sample.is_some_and(|percent| !(1..=100).contains(&percent)) {
         return Err(invalid("`sample` is not a percentage from 1 to 100".to_owned()));
     }
-    let deadline = Deadline::at(Instant::now() + time);
-    let options = Options { segments: VERIFY_SEGMENTS, sample, repair: Repair::Nothing };
-    let verified = verify::verify(worker, rule, options, deadline).await.map_err(|error| {
-        unfinished(&error, "the function's time is too short to verify all rows: verify a sample, or run `projector verify`")
-    })?;
-    let (clean, shared) = (verified.is_clean(), verified.shared.len());
-    let count = |finding| verified.count(finding);
+    if run.as_ref().is_some_and(|run| run.len() != 32 || !run.bytes().all(|digit| digit.is_ascii_hexdigit())) {
+        return Err(invalid("`run` is not that of an answer: send null to begin a verification".to_owned()));
+    }
+    let save_by = Deadline::at(end + time / SAVED_WITHIN_A_PART_IN);
+    let start = || Progress::start(VERIFY_SEGMENTS, sample);
+    let before = match &run {
+        None => start(),
+        Some(run) => saved(worker, rule, run, save_by).await?.unwrap_or_else(start),
+    };
+    let mut part = Part::new(worker, rule, before.clone(), Deadline::at(end));
+    let mut named = 0;
+    let stopped = loop {
+        if part.progress().is_done() {
+            break None;
+        }
+        match part.step().await {
+            Ok(found) => found.iter().for_each(|finding| log_finding(rule.name(), finding, &mut named)),
+            Err(error) => break Some(error),
+        }
+    };
+    let progress = part.end();
+    match stopped {
+        Some(error) if progress == before => return Err(unfinished(&error, VERIFY_TIME_TOO_SHORT)),
+        Some(error) if !error.is_deadline() => tracing::warn!("the rest is left for the next invocation: {error}"),
+        _ => {}
+    }
+    let done = progress.is_done();
+    let run = if done && run.is_none() {
+        None
+    } else {
+        let json = serde_json::to_string(&progress).expect("texts and numbers serialise");
+        let saved = store.save_verification(rule, run, &json, save_by).await;
+        Some(saved.map_err(|error| unfinished(&error.into(), VERIFY_TIME_TOO_SHORT))?)
+    };
+    let totals = progress.totals;
+    log_totals(&projection, done, &totals);
+    let findings = RowFinding::ALL.iter().map(|finding| (finding.text(), totals.home_rows(*finding))).collect();
+    // It may have begun anew.
+    let differing = totals.found().saturating_sub(before.totals.found());
+    let clean = done && totals.found() == 0;
+    let Totals { events, aggregates, children, shared, .. } = totals;
+    let answer = VerifyAnswer { projection, sample, run, done, clean, events, aggregates, findings, children, shared };
+    Ok(TaskResult { answer: Answer::Verify(answer), projection: rule.name(), count: TaskCount::Differing(differing) })
+}
+
+const VERIFY_TIME_TOO_SHORT: &str = "the function's time is too short for one page of rows or for one history: raise its timeout; what \
+                                     was verified before this invocation counts";
+
+/// How far this verification has come; `None` if it must begin anew.
+async fn saved(worker: &Worker, rule: &'static dyn DynProjection, run: &str, deadline: Deadline) -> Result<Option<Progress>, Diagnostic> {
+    let saved = worker.store().saved_verification(rule, run, deadline).await;
+    let progress = match saved.map_err(|error| unfinished(&error.into(), VERIFY_TIME_TOO_SHORT))? {
+        // Another deployment may have saved it.
+        SavedVerification::Progress(json) => serde_json::from_str(&json).ok(),
+        SavedVerification::Lost => None,
+        SavedVerification::Replaced => {
+            let why = "has given way to another one that has begun since: wait for that one, or begin again without `run`";
+            return Err(invalid(format!("this verification of {} {why}", rule.name())));
+        }
+    };
+    if progress.is_none() {
+        tracing::warn!(projection = rule.name(), "the verification begins anew: the parking table does not have how far it had come");
+    }
+    Ok(progress)
+}
+
+/// One line for each of the first findings. Ids of aggregates may be logged. Keys of shared rows and of child rows are data of events.
+fn log_finding(projection: &str, finding: &Finding, named: &mut usize) {
+    let (aggregate, attribute, finding) = match finding {
+        Finding::Home { id, finding, .. } => (Some(id.as_str()), None, finding.text().to_owned()),
+        Finding::Child(child, finding) => (Some(child.key.as_str()), None, format!("child {}", finding.text())),
+        Finding::Shared(wrong) => {
+            let Some(finding) = &wrong.finding else { return };
+            (None, Some(&wrong.cell.1), finding.text().to_owned())
+        }
+    };
+    if *named < NAMED_MAX {
+        tracing::warn!(projection, aggregate, attribute, finding, "a row differs");
+        *named += 1;
+    }
+}
+
+fn log_totals(projection: &str, done: bool, totals: &Totals) {
+    let count = |finding| totals.home_rows(finding);
     tracing::info!(
         projection,
-        clean,
-        events = verified.events,
-        aggregates = verified.aggregates,
+        done,
+        events = totals.events,
+        aggregates = totals.aggregates,
         missing = count(RowFinding::Missing),
         drifted = count(RowFinding::Drifted),
         ahead = count(RowFinding::Ahead),
@@ -286,13 +386,10 @@ async fn verify(worker: &Worker, Verify { projection, sample }: Verify, time: Du
         outdated = count(RowFinding::Outdated),
         parked = count(RowFinding::Parked),
         orphaned = count(RowFinding::Orphaned),
-        shared,
+        children = totals.children,
+        shared = totals.shared,
         "verification"
     );
-    let findings = RowFinding::ALL.iter().map(|finding| (finding.text(), count(*finding))).collect();
-    let differing = verified.found();
-    let answer = VerifyAnswer { projection, clean, events: verified.events, aggregates: verified.aggregates, findings, shared };
-    Ok(TaskResult { answer: Answer::Verify(answer), projection: rule.name(), count: TaskCount::Differing(differing) })
 }
 
 fn rule(worker: &Worker, projection: &str) -> Result<&'static dyn DynProjection, Diagnostic> {

@@ -4,6 +4,7 @@
 
 mod support {
     pub mod export;
+    pub mod large_rows;
     pub mod malformed_records;
     pub mod metrics;
     pub mod programs;
@@ -52,6 +53,7 @@ mod operations {
     mod recent;
     mod redrive;
     mod verify;
+    mod verify_parts;
 }
 
 /// Typed reads of rows.

@@ -374,3 +374,323 @@ fn hashed(what: &impl Hash) -> u64 {
     what.hash(&mut hasher);
     hasher.finish()
 }
+
+#[cfg(test)]
+mod tests {
+    use fastrand::Rng;
+    use projection_vocabulary::{HomeRow, Mark, Version};
+
+    use super::*;
+
+    /// A read model: what home rows contribute, and what shared rows hold.
+    #[derive(Clone, Default)]
+    struct Model {
+        given: BTreeMap<String, (u64, BTreeMap<Cell, Contribution>)>,
+        held: BTreeMap<Cell, SharedCell>,
+    }
+
+    fn cell(at: usize, attribute: &str) -> Cell {
+        (format!("row-{at:03}").into(), attribute.to_owned())
+    }
+
+    fn held(kind: Kind, value: Value) -> SharedCell {
+        SharedCell { value: Some(value), mark: Some(Mark { kind, revision: 1 }), unsettled: "".into() }
+    }
+
+    impl Model {
+        /// Gives something to an attribute, which shows it.
+        fn give(&mut self, who: &str, cell: &Cell, contribution: &Contribution) {
+            let (version, given) = self.given.entry(who.to_owned()).or_default();
+            *version += 1;
+            let kind = contribution.kind();
+            match given.get_mut(cell) {
+                Some(before) => before.combine(contribution).expect("one kind"),
+                None => _ = given.insert(cell.clone(), contribution.clone()),
+            }
+            let shown = match self.held.get(cell).and_then(|held| held.value.clone()) {
+                None => contribution.value(),
+                Some(before) => {
+                    let mut shown = match before {
+                        Value::Number(sum) if kind == Kind::Sum => Contribution::Sum(sum),
+                        Value::TextSet(members) => Contribution::Set(members),
+                        highest => Contribution::Max(highest),
+                    };
+                    shown.combine(contribution).expect("one kind");
+                    shown.value()
+                }
+            };
+            self.held.insert(cell.clone(), held(kind, shown));
+        }
+
+        fn rows(&self) -> Vec<Row> {
+            let homes = self.given.iter().map(|(who, (version, given))| {
+                let home = HomeRow { version: Version(*version), contributions: given.clone(), ..HomeRow::default() };
+                Row { key: who.into(), home, shared: BTreeMap::new(), corrected: "".into() }
+            });
+            let mut shared = BTreeMap::<RowKey, BTreeMap<String, SharedCell>>::new();
+            for ((row, attribute), held) in &self.held {
+                shared.entry(row.clone()).or_default().insert(attribute.clone(), held.clone());
+            }
+            let shared = shared.into_iter().map(|(key, shared)| Row { key, home: HomeRow::default(), shared, corrected: "".into() });
+            homes.chain(shared).collect()
+        }
+
+        fn difference(&self, cell: &Cell) -> Difference {
+            let mut amount = self.held.get(cell).and_then(number).cloned().unwrap_or_default();
+            for (_, given) in self.given.values() {
+                if let Some(Contribution::Sum(given)) = given.get(cell) {
+                    amount -= given;
+                }
+            }
+            Difference { amount, corrected: "".into() }
+        }
+    }
+
+    /// Which part of a pass it is.
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    enum Step {
+        Survey,
+        Read,
+        Compare,
+    }
+
+    /// What a verification has found.
+    #[derive(Debug, Default)]
+    struct Verified {
+        sums: u64,
+        findings: Vec<(String, String)>,
+        passes: u32,
+        in_one_go: BTreeSet<String>,
+    }
+
+    impl Verified {
+        fn add(&mut self, judged: Vec<Judged>) {
+            for Judged { cell: (row, attribute), is_sum, difference, other } in judged {
+                self.sums += u64::from(is_sum);
+                let finding = difference.map(|_| "sum").or(other.as_ref().map(|(finding, _)| finding.text()));
+                self.findings.extend(finding.map(|finding| (format!("{row}/{attribute}"), finding.to_owned())));
+            }
+            self.findings.sort();
+        }
+    }
+
+    /// Verifies step by step, and saves after each. `meanwhile` gets the model after each row of a scan and after each read.
+    fn verify(model: &mut Model, mut meanwhile: impl FnMut(&mut Model, Step), mut cut: impl FnMut(&mut Pass), bytes: usize) -> Verified {
+        let (mut pass, mut verified, mut scan) = (Pass::default(), Verified { passes: 1, ..Verified::default() }, true);
+        for steps in 0.. {
+            assert!(steps < 10_000, "it ends");
+            if scan {
+                let step = if pass.scans == 0 { Step::Survey } else { Step::Compare };
+                for at in 0..model.rows().len() {
+                    if let Some(row) = model.rows().get(at) {
+                        pass.take(row);
+                    }
+                    meanwhile(model, step);
+                    cut(&mut pass);
+                }
+                verified.add(pass.scanned(bytes));
+                scan = false;
+            }
+            match pass.next(2) {
+                Next::Scan => scan = true,
+                Next::Rows(keys) => {
+                    let rows = model.rows().into_iter().filter(|row| keys.contains(&row.key)).map(|row| (row.key.clone(), row));
+                    pass.learn(&keys, &rows.collect());
+                    meanwhile(model, Step::Read);
+                }
+                Next::InOneGo => {
+                    // Nothing moves meanwhile.
+                    let (cells, large) = pass.rest();
+                    let names = cells.keys().map(|(row, attribute)| format!("{row}/{attribute}"));
+                    verified.in_one_go.extend(names.chain(large.iter().map(ToString::to_string)));
+                    for (cell, known) in cells {
+                        let difference = model.difference(&cell);
+                        verified.add(vec![known.judge_by(cell, Some(difference))]);
+                    }
+                    let mut alone = Pass::only(large);
+                    model.rows().iter().for_each(|row| alone.take(row));
+                    verified.add(alone.scanned(usize::MAX));
+                    while let Next::Rows(keys) = alone.next(9) {
+                        alone.learn(&keys, &model.rows().into_iter().map(|row| (row.key.clone(), row)).collect());
+                    }
+                    model.rows().iter().for_each(|row| alone.take(row));
+                    verified.add(alone.scanned(usize::MAX));
+                    for (cell, known) in alone.rest().0 {
+                        let difference = model.difference(&cell);
+                        verified.add(vec![known.judge_by(cell, Some(difference))]);
+                    }
+                }
+                Next::Done => {
+                    let Some(following) = pass.following() else { return verified };
+                    (pass, scan) = (following, true);
+                    verified.passes += 1;
+                }
+            }
+            cut(&mut pass);
+            pass = serde_json::from_str(&serde_json::to_string(&pass).expect("JSON")).expect("the same");
+        }
+        unreachable!("it returns")
+    }
+
+    fn sum(amount: i64) -> Contribution {
+        Contribution::Sum(amount.into())
+    }
+
+    /// A random model in which some attributes are wrong, and which.
+    fn random(random: &mut Rng) -> (Model, u64, Vec<(String, String)>) {
+        let (mut model, cells) = (Model::default(), random.usize(1..12));
+        for _ in 0..random.usize(1..60) {
+            let (who, at) = (format!("who-{}", random.u8(..15)), random.usize(..cells));
+            match random.u8(..3) {
+                0 => model.give(&who, &cell(at, "sum"), &sum(random.i64(-3..9))),
+                1 => model.give(&who, &cell(at, "max"), &Contribution::Max(random.i64(..99).into())),
+                _ => model.give(&who, &cell(at, "set"), &Contribution::Set([format!("m-{}", random.u8(..9)).as_str().into()].into())),
+            }
+        }
+        let sums = model.held.keys().filter(|(_, attribute)| attribute == "sum").count() as u64;
+        let mut wrong = Vec::new();
+        for ((row, attribute), held) in &mut model.held {
+            if random.u8(..4) > 0 {
+                continue;
+            }
+            let more = random.bool();
+            let (value, finding) = match (held.value.take().expect("a value"), attribute.as_str()) {
+                (Value::Number(mut sum), "sum") => {
+                    sum += &Decimal::from(if more { 1_i64 } else { -1 });
+                    (Some(Value::Number(sum)), "sum")
+                }
+                (_, "max") => (more.then(|| 1_000_i64.into()), if more { "higher" } else { "lower" }),
+                (Value::TextSet(mut members), _) => {
+                    members.insert("nobody".into());
+                    (more.then_some(Value::TextSet(members)), if more { "higher" } else { "lower" })
+                }
+                (value, _) => unreachable!("{value:?}"),
+            };
+            held.value = value;
+            wrong.push((format!("{row}/{attribute}"), finding.to_owned()));
+        }
+        (model, sums, wrong)
+    }
+
+    #[test]
+    fn each_wrong_attribute_is_found_once_wherever_a_pass_is_cut() {
+        let mut rng = Rng::with_seed(1);
+        let (mut passes, mut in_one_go) = (0, 0);
+        for round in 0..200 {
+            let (mut model, sums, wrong) = random(&mut rng);
+            let mut cuts = rng.fork();
+            let bytes = cuts.usize(500..4_000);
+            let verified = verify(
+                &mut model,
+                |_, _| {},
+                |pass| {
+                    if cuts.u8(..8) == 0 {
+                        pass.shrink(bytes)
+                    }
+                },
+                bytes,
+            );
+            assert_eq!((verified.findings, verified.sums), (wrong, sums), "{round}");
+            passes += verified.passes;
+            in_one_go += verified.in_one_go.len();
+        }
+        assert!(passes > 300 && in_one_go > 10, "they are cut: {passes}, and some are large: {in_one_go}");
+    }
+
+    #[test]
+    fn attributes_that_move_are_not_reported_and_a_wrong_one_among_them_is() {
+        let mut rng = Rng::with_seed(2);
+        let mut in_one_go = 0;
+        for _ in 0..100 {
+            let mut model = Model::default();
+            for at in 0..6 {
+                (0..4).for_each(|who| model.give(&format!("who-{who}"), &cell(at, "sum"), &sum(5)));
+            }
+            model.held.insert(cell(3, "sum"), held(Kind::Sum, 21.into()));
+            let mut moves = rng.fork();
+            let rate = moves.u8(1..20);
+            let one_moves = |model: &mut Model, _| {
+                if moves.u8(..20) < rate {
+                    let (who, at) = (format!("who-{}", moves.u8(..4)), moves.usize(..6));
+                    model.give(&who, &cell(at, "sum"), &sum(moves.i64(-2..3)));
+                }
+            };
+            let verified = verify(&mut model, one_moves, |_| {}, 9_000);
+            assert_eq!(verified.findings, [("row-003/sum".to_owned(), "sum".to_owned())]);
+            in_one_go += verified.in_one_go.len();
+        }
+        assert!(in_one_go > 0, "some never stood still");
+    }
+
+    #[test]
+    fn a_contribution_that_is_read_late_hides_no_difference() {
+        let mut model = Model::default();
+        model.give("a", &cell(0, "sum"), &sum(5));
+        model.give("b", &cell(0, "sum"), &sum(5));
+        // It is too high by 1, and before the scan has read what b contributes, b contributes 1 less.
+        model.held.insert(cell(0, "sum"), held(Kind::Sum, 11.into()));
+        let mut once = false;
+        let late = |model: &mut Model, step| {
+            if step == Step::Survey && !std::mem::replace(&mut once, true) {
+                model.give("b", &cell(0, "sum"), &sum(1));
+            }
+        };
+        assert_eq!(verify(&mut model, late, |_| {}, 9_000).findings, [("row-000/sum".to_owned(), "sum".to_owned())]);
+    }
+
+    #[test]
+    fn a_difference_that_shows_once_is_none() {
+        let mut model = Model::default();
+        model.give("a", &cell(0, "sum"), &sum(1));
+        let mut reads = 0;
+        let seen_once = |model: &mut Model, step| match step {
+            // As if another contributor had come before the read and gone after it.
+            Step::Survey => _ = model.held.insert(cell(0, "sum"), held(Kind::Sum, 9.into())),
+            Step::Read => reads += 1,
+            Step::Compare => _ = model.held.insert(cell(0, "sum"), held(Kind::Sum, 1.into())),
+        };
+        assert_eq!(verify(&mut model, seen_once, |_| {}, 9_000).findings, []);
+        assert!(reads >= 2);
+    }
+
+    #[test]
+    fn what_is_contributed_after_the_read_is_not_missing_and_what_came_before_it_is() {
+        for (held_before, expected) in [(4, Some("lower")), (5, None), (7, Some("higher"))] {
+            let mut model = Model::default();
+            model.give("a", &cell(0, "max"), &Contribution::Max(5.into()));
+            model.held.insert(cell(0, "max"), held(Kind::Max, held_before.into()));
+            let mut given = false;
+            let raise = |model: &mut Model, step| {
+                if step == Step::Read && !given {
+                    given = true;
+                    model.give("a", &cell(0, "max"), &Contribution::Max(6.into()));
+                }
+            };
+            let verified = verify(&mut model, raise, |_| {}, 9_000);
+            assert_eq!(verified.findings.first().map(|(_, finding)| finding.as_str()), expected, "{held_before}");
+        }
+    }
+
+    #[test]
+    fn a_set_too_large_to_be_saved_is_compared_in_one_go() {
+        let mut model = Model::default();
+        let members: BTreeSet<Arc<str>> = (0..200).map(|at| format!("member-{at}").into()).collect();
+        model.give("a", &cell(0, "set"), &Contribution::Set(members));
+        model.give("a", &cell(1, "sum"), &sum(1));
+        model.held.insert(cell(1, "sum"), held(Kind::Sum, 2.into()));
+        let verified = verify(&mut model, |_, _| {}, |pass| pass.shrink(2_000), 2_000);
+        assert_eq!(verified.in_one_go, ["row-000".to_owned()].into());
+        assert_eq!(verified.findings, [("row-001/sum".to_owned(), "sum".to_owned())]);
+    }
+
+    #[test]
+    fn values_of_every_type_are_saved_as_they_are() {
+        let members: BTreeSet<Arc<str>> = ["a".into(), "b".into()].into();
+        for value in [Value::Number("0.10".parse().expect("a number")), "x".into(), Value::Bytes(vec![0, 255]), Value::TextSet(members)] {
+            let given = Given { max: Some(value.clone()), ..Given::default() };
+            let known = Known { now: given, held: Some(held(Kind::Max, value)), ..Known::default() };
+            let saved = serde_json::to_string(&known).expect("JSON");
+            assert_eq!(serde_json::from_str::<Known>(&saved).expect("the same"), known);
+        }
+    }
+}

@@ -80,6 +80,12 @@ pub struct Totals {
 }
 
 impl Totals {
+    /// How many home rows have this finding.
+    #[must_use]
+    pub fn home_rows(&self, finding: RowFinding) -> u64 {
+        self.home.get(&finding).copied().unwrap_or_default()
+    }
+
     /// How many findings there are.
     #[must_use]
     pub fn found(&self) -> u64 {

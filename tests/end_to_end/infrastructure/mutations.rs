@@ -449,7 +449,7 @@ pub const OF_CODE: &[(&str, Change, &str)] = &[
     (
         "a task has another member",
         |code| code.tasks["verify"]["task"]["percent"] = json!(5),
-        r#"members of verify: is ["projection","sample"]"#,
+        r#"members of verify: is ["projection","run","sample"]"#,
     ),
     ("an error has another name", |code| code.tasks["errors"]["unfinished"] = json!("Late"), r#"RebuildSegment does not retry "Late""#),
     ("an age may have another unit", |code| code.age_units.push('w'), "units of CatchUpSince: is"),

@@ -3,12 +3,14 @@
 use std::time::{Duration, SystemTime};
 
 use projection_vocabulary::{RecordedEvent, Registry};
-use projection_worker::internals::{progress::Counts, retry::Deadline};
+use projection_worker::internals::{operations::verify::parts::Progress, progress::Counts, retry::Deadline};
 use serde_json::{Value as Json, json};
 
 use crate::support::{
+    large_rows::{number, tamper, world_of_large_rows},
     programs::worker_of_the_new_rule,
     projections::{STAYS_1, STAYS_2},
+    projector::projector,
     runtime_api::{Answer, Lambda, log_lines},
     stays::{FAT, expected, rows_in, stays, world_of_stays},
     world::{World, fold, history, records, registry},
@@ -156,6 +158,123 @@ async fn a_scheduled_catch_up_applies_what_the_stream_lost() {
     assert_eq!(logged("verification", "missing"), [json!(0), json!(1)]);
 }
 
+/// Verifies by invocations that have just enough time for a piece of work. Returns the last answer, the findings that the log names, and
+/// the number of invocations that answered. With `kills`, two of three are killed somewhere.
+async fn verify_shortly(world: &World, kills: bool) -> (Json, Vec<String>, u32) {
+    let (mut lambda, mut time, mut run, mut answered) = (Lambda::start(world).await, Duration::from_millis(150), Json::Null, 0);
+    let (mut named, mut random) = (Vec::new(), fastrand::Rng::with_seed(9));
+    let mut read = |output: &std::process::Output| {
+        for line in log_lines(output).into_iter().filter(|line| line["message"] == "a row differs") {
+            let who = line["aggregate"].as_str().or(line["attribute"].as_str());
+            named.push(format!("{}: {}", who.expect("an aggregate or an attribute"), line["finding"].as_str().expect("a finding")));
+        }
+    };
+    for invoked in 0.. {
+        assert!(invoked < 500, "it ends");
+        let payload = json!({ "verify": { "projection": "forum-counters", "sample": null, "run": run } }).to_string();
+        let deadline = SystemTime::now() + time;
+        let answer = if kills && invoked % 3 > 0 {
+            lambda.invoke_or_kill(deadline, payload, tokio::time::sleep(time.mul_f64(random.f64()))).await
+        } else {
+            Some(lambda.invoke_until(deadline, payload).await)
+        };
+        match answer {
+            None => {
+                read(&lambda.ended().await);
+                lambda = Lambda::start(world).await;
+            }
+            Some(Answer::Error(error)) => {
+                assert!(error.contains(r#""errorType":"Unfinished""#) && time < Duration::from_secs(30), "{error}");
+                time = time * 5 / 4;
+            }
+            Some(Answer::Response(answer)) => {
+                answered += 1;
+                let answer: Json = serde_json::from_str(&answer).expect("JSON");
+                run = answer["run"].clone();
+                if answer["done"] == true {
+                    read(&lambda.stop().await);
+                    named.sort();
+                    return (answer, named, answered);
+                }
+                assert_eq!((answer["clean"].clone(), run.is_string()), (json!(false), true), "{answer}");
+            }
+        }
+    }
+    unreachable!("it returns")
+}
+
+#[tokio::test]
+async fn a_verification_goes_on_in_the_next_invocation_and_counts_each_wrong_row_once() {
+    let world = world_of_large_rows().await;
+    let (table, key) = ("forum-counters", |id| ("id", id));
+    let text = |text: &str| Some(aws_sdk_dynamodb::types::AttributeValue::S(text.to_owned()));
+    tamper(&world, table, key("topic-001"), "SET #n = :v", "title", text("t")).await;
+    tamper(&world, table, key("topic-002"), "ADD #n :v", "contributed#postCount#category-2", Some(number("2"))).await;
+    tamper(&world, table, key("nobody"), "SET #n = :v", "unfinished", Some(number("1"))).await;
+    tamper(&world, table, key("category-3"), "ADD #n :v", "postCount", Some(number("1"))).await;
+    tamper(&world, table, key("category-4"), "SET #n = :v", "lastPostAt", text("2020-01-01T00:00:00.000Z")).await;
+    let expected = ["lastPostAt: lower", "nobody: outdated", "postCount: sum", "topic-001: drifted", "topic-002: drifted"];
+    let counts = |answer: &Json| {
+        let Json::Object(findings) = &answer["findings"] else { panic!("{answer}") };
+        let mut found: Vec<_> = findings.iter().filter(|(_, count)| **count != 0).map(|(name, count)| format!("{name} {count}")).collect();
+        found.push(format!("shared {}", answer["shared"]));
+        found.sort();
+        (found, answer["events"].clone(), answer["aggregates"].clone(), answer["clean"].clone())
+    };
+    let found = (["drifted 2", "outdated 1", "shared 2"].map(str::to_owned).to_vec(), json!(506), json!(256), json!(false));
+    let (answer, named, answered) = verify_shortly(&world, false).await;
+    assert_eq!((counts(&answer), named), (found.clone(), expected.map(str::to_owned).to_vec()));
+    assert!(answered > 3, "{answered} invocations");
+    let (answer, mut named, _) = verify_shortly(&world, true).await;
+    assert_eq!(counts(&answer), found);
+    // An invocation that is killed may have named some already.
+    named.dedup();
+    assert_eq!(named, expected);
+    assert_eq!(world.parked().await, []);
+
+    let url = world.serve().await;
+    let (code, out, said) = projector(&["--endpoint-url", &url, "verify", table, "--repair"]).await;
+    assert_eq!(code, 0, "{out}{said}");
+    let (answer, named, _) = verify_shortly(&world, false).await;
+    assert_eq!((&answer["clean"], named.len()), (&json!(true), 0), "{answer}");
+}
+
+#[tokio::test]
+async fn a_verification_that_is_lost_begins_anew_and_one_that_another_replaced_ends() {
+    let world = World::new().await;
+    let (store, events) = (world.worker.store(), history("bank", 34, 20, 4));
+    world.append_all(&events).await;
+    world.process(&events).await;
+    let rule = registry().get("account-summary").expect("a projection");
+    let begin = serde_json::to_string(&Progress::start(8, None)).expect("JSON");
+    let save = async |progress: &str| store.save_verification(rule, None, progress, Deadline::NONE).await.expect("saved");
+    let (one, two) = (save(&begin).await, save(&begin).await);
+    let mut lambda = Lambda::start(&world).await;
+    let task = |run: &str| json!({ "verify": { "projection": "account-summary", "run": run } }).to_string();
+    let mut verified = async |run: &str| {
+        let Answer::Response(answer) = lambda.invoke(task(run)).await else { panic!("it goes on") };
+        let answer: Json = serde_json::from_str(&answer).expect("JSON");
+        assert_eq!((&answer["done"], &answer["clean"], &answer["run"]), (&json!(true), &json!(true), &json!(run)), "{answer}");
+        assert_eq!(answer["events"], 20, "all of it: {answer}");
+    };
+    // The answer to the last part may have been lost: the same task has the same answer.
+    verified(&two).await;
+    verified(&two).await;
+    let lost = world.embedded.client().delete_item().table_name("parked");
+    let [partition, sort] =
+        ["verify#account-summary", "verification#account-summary"].map(|key| aws_sdk_dynamodb::types::AttributeValue::S(key.to_owned()));
+    lost.key("aggregateId", partition).key("projection", sort).send().await.expect("deleted");
+    verified(&two).await;
+    // What another deployment saved cannot be read.
+    let three = save(r#"{"at":7}"#).await;
+    verified(&three).await;
+    let Answer::Error(error) = lambda.invoke(task(&one)).await else { panic!("another has begun") };
+    assert!(error.contains("InvalidTask") && error.contains("another one that has begun since"), "{error}");
+    let lines = log_lines(&lambda.stop().await);
+    let anew = lines.iter().filter(|line| line["message"].as_str().is_some_and(|message| message.contains("begins anew"))).count();
+    assert_eq!(anew, 2);
+}
+
 #[tokio::test]
 async fn an_invalid_task_is_a_function_error() {
     const MARKER: &str = "only-the-event-may-say-this";
@@ -175,6 +294,8 @@ async fn an_invalid_task_is_a_function_error() {
         (json!({ "verify": 5 }), "the task `verify` is malformed"),
         (json!({ "catchUp": { "projection": "account-summary", "since": MARKER } }), "`since` is not a whole number of seconds"),
         (json!({ "verify": { "projection": "account-summary", "sample": 0 } }), "`sample` is not a percentage"),
+        (json!({ "verify": { "projection": "account-summary", "run": MARKER } }), "`run` is not that of an answer: send null to begin"),
+        (json!({ "verify": { "projection": "account-summary", "run": 5 } }), "the task `verify` is malformed"),
         (json!({ "task": {} }), "nor a known task (rebuild, catchUp, settle, verify)"),
     ] {
         let Answer::Error(error) = lambda.invoke(payload.to_string()).await else { panic!("{payload} is no task") };

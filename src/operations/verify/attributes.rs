@@ -585,7 +585,7 @@ mod tests {
                 |_, _| {},
                 |pass| {
                     if cuts.u8(..8) == 0 {
-                        pass.shrink(bytes)
+                        pass.shrink(bytes);
                     }
                 },
                 bytes,

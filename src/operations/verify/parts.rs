@@ -30,12 +30,12 @@ use crate::{
     },
 };
 
-/// How many bytes of aggregates whose rows may only be late are kept. If there are more, the verification waits for them.
+/// How many bytes are saved of aggregates whose rows may only be late. If there are more, the verification waits for them.
 const LATE_BYTES: usize = 60_000;
 /// How many bytes are saved of sums that differ because home rows have drifted. Of others, the difference counts as well.
 const DRIFTS_BYTES: usize = 60_000;
 /// How many bytes are saved of what is known of attributes. All in all, an item holds 400 KB.
-const ATTRIBUTES_BYTES: usize = 200_000;
+const ATTRIBUTES_BYTES: usize = 150_000;
 /// How many shared rows are read at once.
 const READ_MAX: usize = 500;
 /// Into how many segments a table is cut for a sample.
@@ -240,15 +240,30 @@ pub struct Part<'a> {
     /// Their segments.
     begun: BTreeSet<u32>,
     /// The histories that are open in the other segments.
-    open: BTreeMap<u32, OpenSegment>,
+    open: BTreeMap<u32, Box<OpenSegment>>,
     /// Whether it has done nothing yet.
     is_fresh: bool,
 }
 
 /// A page that was read, and what was found on it.
 enum Page {
-    Events { segment: Segment, open: Option<OpenSegment>, visits: u64, events: u64, checked: Vec<(AggregateId, Checked)> },
-    Rows { segment: Segment, next: Option<RowPosition>, rows: Vec<Row>, read: u64, footing: Footing, checked: Vec<(AggregateId, Checked)> },
+    Events {
+        segment: Segment,
+        open: Option<Box<OpenSegment>>,
+        visits: u64,
+        events: u64,
+        checked: Vec<(AggregateId, Checked)>,
+        /// Aggregates whose rows are missing or behind.
+        late: BTreeSet<String>,
+    },
+    Rows {
+        segment: Segment,
+        next: Option<RowPosition>,
+        rows: Vec<Row>,
+        read: u64,
+        footing: Footing,
+        checked: Vec<(AggregateId, Checked)>,
+    },
 }
 
 /// A segment of the event store that is read page by page.
@@ -310,9 +325,7 @@ impl<'a> Part<'a> {
     async fn work(&mut self) -> Result<Vec<Finding>, OperationError> {
         let Progress { segments, whole, late, phase, .. } = &mut self.progress;
         match phase {
-            Phase::Histories { scan } if scan.is_complete() && !late.is_empty() || saved_bytes(late) > LATE_BYTES => {
-                self.judge_late().await
-            }
+            Phase::Histories { scan } if scan.is_complete() && !late.is_empty() => self.judge_late().await,
             Phase::Histories { scan } if scan.is_complete() => {
                 *phase = Phase::Rows { scan: Scan::of(segments), pass: Pass::default() };
                 Ok(Vec::new())
@@ -335,7 +348,7 @@ impl<'a> Part<'a> {
             Phase::Histories { scan } => {
                 for Place { segment: number, after } in scan.left.iter().take(progress.at_once) {
                     if begun.insert(*number) {
-                        let of_segment = open.remove(number).unwrap_or_else(|| OpenSegment::new(this.rule, after.clone()));
+                        let of_segment = open.remove(number).unwrap_or_else(|| Box::new(OpenSegment::new(this.rule, after.clone())));
                         reading.push(Box::pin(this.read_events(segment(*number, scan.of), of_segment)));
                     }
                 }
@@ -349,7 +362,15 @@ impl<'a> Part<'a> {
             }
             Phase::Done => {}
         }
-        let page = reading.next().await.expect("a segment is left")?;
+        let mut page = reading.next().await.expect("a segment is left")?;
+        if let Page::Events { late, checked, .. } = &mut page
+            && saved_bytes(&progress.late) + saved_bytes(late) > LATE_BYTES
+        {
+            let all = late.union(&progress.late).map(|id| AggregateId::from(id.as_str())).collect();
+            checked.extend(this.check_until_they_move(all).await?);
+            late.clear();
+            progress.late.clear();
+        }
         Ok(self.take(page))
     }
 
@@ -357,7 +378,7 @@ impl<'a> Part<'a> {
         let totals = &mut self.progress.totals;
         let mut found = Vec::new();
         let checked = match page {
-            Page::Events { segment, open, visits, events, checked } => {
+            Page::Events { segment, open, visits, events, checked, late } => {
                 self.begun.remove(&segment.number());
                 totals.events += events;
                 totals.aggregates += visits;
@@ -365,8 +386,7 @@ impl<'a> Part<'a> {
                     scan.moved(segment, open.as_ref().map_or(Position::End, |open| Position::After(open.resume.clone())));
                 }
                 self.open.extend(open.map(|open| (segment.number(), open)));
-                let (late, checked): (Vec<_>, _) = checked.into_iter().partition(|(_, checked)| checked.waits());
-                self.progress.late.extend(late.into_iter().map(|(id, _)| id.to_string()));
+                self.progress.late.extend(late);
                 checked
             }
             Page::Rows { segment, next, rows, read, footing, checked } => {
@@ -376,7 +396,9 @@ impl<'a> Part<'a> {
                     totals.rows += if pass.is_first_scan() { read } else { 0 };
                     scan.moved(segment, next.map_or(Position::End, |next| Position::After(Some(next))));
                     if self.progress.whole {
-                        rows.iter().for_each(|row| pass.take(row));
+                        for row in &rows {
+                            pass.take(row);
+                        }
                         if scan.is_complete() {
                             let judged = pass.scanned(ATTRIBUTES_BYTES);
                             found = self.judged_cells(judged);
@@ -494,7 +516,7 @@ impl Verification<'_> {
     }
 
     /// Reads a page of events, and checks the rows of the histories that end on it, if they give reason to.
-    async fn read_events(self, segment: Segment, mut of: OpenSegment) -> Result<Page, OperationError> {
+    async fn read_events(self, segment: Segment, mut of: Box<OpenSegment>) -> Result<Page, OperationError> {
         let (page, after) = self.store().scan_events(segment, of.next.as_ref(), self.deadline).await?;
         let was_open = of.histories.open().cloned();
         let keys: Vec<_> = page.iter().map(|(id, stored)| (id.clone(), stored.version())).collect();
@@ -510,7 +532,9 @@ impl Verification<'_> {
         };
         let (events, number) = (visits.iter().map(|visit| visit.events).sum(), visits.len() as u64);
         let checked = self.check_all(self.suspects(visits).await?).await?;
-        Ok(Page::Events { segment, open, visits: number, events, checked: checked.into_iter().collect() })
+        let (late, checked): (Vec<_>, Vec<_>) = checked.into_iter().partition(|(_, checked)| checked.waits());
+        let late = late.into_iter().map(|(id, _)| id.to_string()).collect();
+        Ok(Page::Events { segment, open, visits: number, events, checked, late })
     }
 
     /// Reads a page of rows. If `check`, it checks those of aggregates without events: no history leads to them.

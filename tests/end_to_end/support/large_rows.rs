@@ -10,7 +10,7 @@ use crate::support::world::{World, recorded};
 /// Bytes of a topic's title. A page of a scan is 1 MB.
 const TITLE: usize = 40_000;
 
-/// A world with the rows of 6 categories and 250 topics: `category-0`, `topic-000`. Topic n is in category n % 6 and has one post.
+/// A world with the rows of 6 categories and 120 topics: `category-0`, `topic-000`. Topic n is in category n % 6 and has one post.
 pub async fn world_of_large_rows() -> World {
     let world = World::new().await;
     let title = Value::from("x".repeat(TITLE));
@@ -18,7 +18,7 @@ pub async fn world_of_large_rows() -> World {
     for category in 0..6 {
         facts.push((format!("category-{category}"), "CategoryCreated", data! { name: "c" }));
     }
-    for topic in 0..250_usize {
+    for topic in 0..120_usize {
         let id = format!("topic-{topic:03}");
         let category = Value::from(format!("category-{}", topic % 6));
         let created = [("categoryId", category.clone()), ("title", title.clone()), ("authorId", "a".into())];

@@ -579,13 +579,13 @@ mod tests {
         for round in 0..200 {
             let (mut model, sums, wrong) = random(&mut rng);
             let mut cuts = rng.fork();
-            let bytes = cuts.usize(500..4_000);
+            let (bytes, first) = (cuts.usize(500..4_000), cuts.u8(..3));
             let verified = verify(
                 &mut model,
                 |_, _| {},
                 |pass| {
-                    if cuts.u8(..8) == 0 {
-                        pass.shrink(bytes);
+                    if pass.scans >= first && cuts.u8(..8) == 0 {
+                        pass.shrink(bytes / 2);
                     }
                 },
                 bytes,

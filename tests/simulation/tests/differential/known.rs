@@ -109,13 +109,14 @@ pub const KNOWN: &[Difference] = &[
     },
     Difference {
         of: Kind::Moto,
-        what: "it compares a Boolean with a number by <, as Python does; in DynamoDB they have no order",
+        what: "to it, as to Python, true is 1 and false is 0, in comparisons by < and by =; in DynamoDB they are of different types",
         source: "https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Expressions.OperatorsAndFunctions.html",
         applies: |case| {
             let held = case.ours.contents.iter().flat_map(|contents| contents.items.iter().flat_map(|item| item.values()));
             let is_truth = |value: &Shown| matches!(value, Shown::Other(text) if text.starts_with("Bool"));
             let truth = values(case.operation).any(|value| matches!(value, AttributeValue::Bool(_))) || held.into_iter().any(is_truth);
-            truth && format!("{:?}", case.operation).contains(" < ")
+            let operation = format!("{:?}", case.operation);
+            truth && [" < ", " = "].into_iter().any(|comparator| operation.contains(comparator))
         },
     },
 ];

@@ -3,22 +3,23 @@
 //! A claim changes hands only in a transaction that moves the version of each aggregate whose state changes by it. So while an aggregate's
 //! version stands still, what it holds is what its state says.
 
+use aws_sdk_dynamodb::types::{AttributeValue, Delete, Put, TransactWriteItem};
 #[cfg(feature = "cli")]
-use aws_sdk_dynamodb::operation::{get_item::GetItemInput, scan::ScanInput};
-use aws_sdk_dynamodb::types::{AttributeValue, Delete, Put, ReturnConsumedCapacity, TransactWriteItem};
+use aws_sdk_dynamodb::{
+    operation::{get_item::GetItemInput, scan::ScanInput},
+    types::ReturnConsumedCapacity,
+};
 use projection_vocabulary::{AggregateId, Claim};
 
-use super::{
-    Store, StoreError,
-    expression::Expression,
-    item::{SdkItem, text_of},
-};
+use super::{Store, expression::Expression, item::SdkItem};
 #[cfg(feature = "cli")]
 use super::{
-    item::aggregate_of,
+    StoreError,
+    item::{aggregate_of, text_of},
     limits::SCAN_ITEMS_MAX,
     segment::{Cursor, Segment},
 };
+#[cfg(feature = "cli")]
 use crate::retry::Deadline;
 
 pub(super) const CLAIM: &str = "CLAIM";

@@ -17,7 +17,7 @@ use aws_sdk_dynamodb::{
         query::QueryInput,
     },
     types::{
-        AttributeValue, CancellationReason, ConditionCheck, Delete, Put, ReturnConsumedCapacity, ReturnValuesOnConditionCheckFailure,
+        AttributeValue, CancellationReason, ConditionCheck, Put, ReturnConsumedCapacity, ReturnValuesOnConditionCheckFailure,
         TransactWriteItem,
     },
 };
@@ -343,7 +343,7 @@ impl Store {
     /// The action that takes away an aggregate's snapshot: an event in it is corrected.
     #[cfg(feature = "cli")]
     pub(super) fn forget_snapshot(&self, aggregate: &AggregateId) -> TransactWriteItem {
-        let delete = Delete::builder()
+        let delete = aws_sdk_dynamodb::types::Delete::builder()
             .table_name(&self.names.event_store)
             .key("PK", AttributeValue::S(partition_key(aggregate)))
             .key("SK", AttributeValue::S(SNAPSHOT_SK.to_owned()));

@@ -81,7 +81,8 @@ pub async fn run(options: &Options, cx: &mut Context) -> anyhow::Result<u8> {
         cx.out.text(&kinds(&[decider]));
         return Ok(EXIT_OK);
     };
-    let command = parsed(command).with_context(|| format!("see `projector command {kind}` for its commands"))?;
+    let command =
+        parsed(command).map_err(|error| anyhow::anyhow!("{error:#}; `projector command {}` lists its commands", printable(kind)))?;
     let parsed = Parsed { aggregate: aggregate.clone(), command, id: options.id.clone(), expected: options.expect.map(Version) };
     let store = cx.open_store_to_fill().await?;
     let outcome = carry_out(Commands::new(&store), decider, parsed).await;
@@ -140,7 +141,10 @@ fn report(aggregate: &str, outcome: Result<AnyHandled, Unhandled>, format: Forma
                 Unhandled::Refused { .. } | Unhandled::Taken { .. } => "refused: ",
                 _ => "",
             };
-            terminal::error(format_args!("{}: {before}{}", printable(aggregate), printable(&error.to_string())));
+            // These name it themselves.
+            let named = matches!(error, Unhandled::Conflict { .. } | Unhandled::Contended { .. } | Unhandled::Unreadable { .. });
+            let name = if named || aggregate.is_empty() { String::new() } else { format!("{}: ", printable(aggregate)) };
+            terminal::error(format_args!("{name}{before}{}", printable(&error.to_string())));
             code
         }
     }

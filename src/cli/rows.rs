@@ -269,13 +269,16 @@ fn show(rule: &dyn DynProjection, found: &[ReadRow], next: Option<PageToken>, fo
         for ReadRow { id, shown, .. } in found {
             cx.out.line(json(rule, id, shown));
         }
+        if let Some(token) = next {
+            cx.out.line(serde_json::json!({"more": {"after": token.to_string()}}));
+        }
     } else {
         let more = if next.is_some() { ", and more; to see them: --limit N" } else { "" };
         let rows = found.iter().map(|row| (&row.id, &row.shown));
         cx.out.text(&row_tables::draw(rule, rows, more, terminal::columns()));
-    }
-    if let Some(token) = next {
-        terminal::note(format_args!("the rows after these: --after {token}"));
+        if let Some(token) = next {
+            terminal::note(format_args!("the rows after these: --after {token}"));
+        }
     }
 }
 

@@ -292,7 +292,7 @@ impl<'de> Deserializer<'de> for Borrowed<'_> {
             Value::Number(number) => match number.to_i128() {
                 Some(whole) if u64::try_from(whole).is_ok() => visitor.visit_u64(u64::try_from(whole).expect("just checked")),
                 Some(whole) if i64::try_from(whole).is_ok() => visitor.visit_i64(i64::try_from(whole).expect("just checked")),
-                _ => Err(Misfit("a number that only a `Decimal` field holds exactly".into())),
+                _ => Err(Misfit("not a whole number of at most 64 bits: only a `Decimal` field holds it".into())),
             },
             Value::Text(text) => visitor.visit_str(text),
             Value::Bytes(bytes) => visitor.visit_bytes(bytes),
@@ -342,7 +342,7 @@ impl<'de> Deserializer<'de> for Borrowed<'_> {
                 let (name, content) = members.first_key_value().expect("it has one member");
                 visitor.visit_enum(Variant(name, Borrowed(content)))
             }
-            _ => self.deserialize_any(visitor),
+            _ => Err(Misfit(format!("expected one of {}", variants.join(", ")))),
         }
     }
 
@@ -445,7 +445,10 @@ mod tests {
         );
         assert_eq!(misfit("AccountOpened", &data! {}), "missing field `initialDeposit`");
         assert_eq!(misfit("Counted", &data! { times: "4711" }), "`times`: expected u32, found a string");
-        assert_eq!(misfit("Counted", &data! { times: 4711.5 }), "`times`: a number that only a `Decimal` field holds exactly");
+        assert_eq!(
+            misfit("Counted", &data! { times: 4711.5 }),
+            "`times`: not a whole number of at most 64 bits: only a `Decimal` field holds it"
+        );
         assert_eq!(misfit("Counted", &data! { times: 99999999999 }), "`times`: expected u32, found a number with an invalid value");
         assert_eq!(misfit("Secret", &data! {}), "expected one of AccountOpened, Counted, Closed");
     }

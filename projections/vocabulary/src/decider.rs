@@ -239,7 +239,9 @@ impl<D: Decider> Aggregate for Of<D> {
     }
 
     fn decide(&self, command: &Value) -> Result<Vec<Decided>, Undecided> {
-        let events = match self.decider.decide(&self.state, &de::value(command)?) {
+        let told = de::value(command)?;
+        refuse_unknown_fields::<D::Command>(command)?;
+        let events = match self.decider.decide(&self.state, &told) {
             Ok(events) => events,
             Err(refusal) => return Err(Undecided::Refused { message: refusal.to_string(), refusal: ser::to_value(&refusal)? }),
         };
@@ -262,6 +264,18 @@ impl<D: Decider> Aggregate for Of<D> {
     fn copy(&self) -> Box<dyn Aggregate> {
         Box::new(Self { decider: self.decider, state: self.state.clone() })
     }
+}
+
+/// A field that a command does not have may be another one misspelt, and is in no event: nothing that was meant is dropped in silence.
+fn refuse_unknown_fields<C: DeserializeOwned>(command: &Value) -> Result<(), Misfit> {
+    let Value::Map(members) = command else { return Ok(()) };
+    let Some((name, Value::Map(fields))) = members.first_key_value() else { return Ok(()) };
+    let Some(variant) = de::variants_of::<C>().iter().find(|variant| **variant == *name) else { return Ok(()) };
+    let known = de::fields_of::<C>(variant);
+    if known.is_empty() || fields.keys().all(|field| known.contains(&&**field)) {
+        return Ok(());
+    }
+    Err(serde::de::Error::custom(format_args!("`{variant}` has no other fields than {}", known.join(", "))))
 }
 
 /// The kinds of aggregates that commands are for.
@@ -304,5 +318,75 @@ impl Deciders {
     #[must_use]
     pub fn get(&self, kind: &str) -> Option<&'static dyn DynDecider> {
         self.0.iter().copied().find(|decider| decider.kind() == kind)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+    use crate::data;
+
+    struct Lamp;
+
+    #[derive(Serialize, Deserialize)]
+    enum Command {
+        Dim { to: u8, why: Option<String> },
+        Off {},
+    }
+
+    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+    enum Event {
+        Dimmed { to: u8 },
+    }
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize, thiserror::Error)]
+    #[error("no")]
+    struct No;
+
+    impl Decider for Lamp {
+        type State = u8;
+        type Command = Command;
+        type Event = Event;
+        type Refusal = No;
+        const KIND: &str = "lamp";
+
+        fn decide(&self, _: &u8, command: &Command) -> Result<Vec<Event>, No> {
+            match command {
+                Command::Dim { to, why: _ } => Ok(vec![Event::Dimmed { to: *to }]),
+                Command::Off {} => Ok(vec![Event::Dimmed { to: 0 }]),
+            }
+        }
+
+        fn evolve(&self, state: &mut u8, Event::Dimmed { to }: &Event) {
+            *state = *to;
+        }
+    }
+
+    #[test]
+    fn a_command_as_data_is_decided_or_its_mistake_is_named_without_what_it_holds() {
+        let lamp = (&Lamp as &'static dyn DynDecider).start();
+        let told = |command: Value| match lamp.decide(&command) {
+            Ok(events) => format!("{} events", events.len()),
+            Err(error) => error.to_string(),
+        };
+        for (command, expected) in [
+            (data! { Dim: { "to": 3 } }, "1 events"),
+            (data! { Dim: { "to": 3, "why": "night" } }, "1 events"),
+            (data! { Off: {} }, "1 events"),
+            (data! { Dim: { "to": 3, "4711": 1 } }, "cannot read the command: `Dim` has no other fields than to, why"),
+            (data! { Dim: { "to": 4711 } }, "cannot read the command: `to`: expected u8, found a number with an invalid value"),
+            (
+                data! { Dim: { "to": 0.4711 } },
+                "cannot read the command: `to`: not a whole number of at most 64 bits: only a `Decimal` field holds it",
+            ),
+            (data! { Dim: { "to": 3 }, Off: {} }, "cannot read the command: expected one of Dim, Off"),
+            (data! {}, "cannot read the command: expected one of Dim, Off"),
+            ("4711".into(), "cannot read the command: expected one of Dim, Off"),
+            (Value::Null, "cannot read the command: expected one of Dim, Off"),
+        ] {
+            assert_eq!(told(command.clone()), expected, "{command:?}");
+        }
     }
 }

@@ -121,3 +121,64 @@ impl Homes {
         without
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::home::Row;
+
+    /// A page that ends with the key `last`: the keys of home rows with their versions, and those of child rows.
+    fn page(homes: &[(&str, u64)], children: &[&str], last: &str) -> ScannedRows {
+        let row = |(key, version): &(&str, u64)| Row {
+            key: (*key).into(),
+            home: HomeRow { version: Version(*version), ..HomeRow::default() },
+            shared: BTreeMap::new(),
+            corrected: "".into(),
+        };
+        ScannedRows {
+            rows: homes.iter().map(row).collect(),
+            children: children.iter().map(|key| ((*key).into(), 1)).collect(),
+            next: None,
+            last: Some(last.into()),
+        }
+    }
+
+    #[test]
+    fn child_rows_without_a_home_row_are_found_wherever_the_pages_are_cut() {
+        // Each page, and the keys that are found on it.
+        let scans = [
+            vec![(page(&[("a", 1)], &["a", "b"], "b"), vec!["b"])],
+            // The home row of a stands on the page before, and on the page before that.
+            vec![
+                (page(&[("a", 1)], &["a"], "a"), vec![]),
+                (page(&[], &["a"], "a"), vec![]),
+                (page(&[("c", 1)], &["a", "b", "c"], "c"), vec!["b"]),
+                (page(&[], &["a", "c"], "c"), vec!["a"]),
+            ],
+            // A shared row, or a row whose version is lost, is no home row with events.
+            vec![(page(&[("a", 0)], &["a"], "a"), vec!["a"]), (page(&[], &["a"], "a"), vec!["a"])],
+            // A page without rows, as a filter or a limit may give it.
+            vec![
+                (page(&[("a", 1)], &[], "a"), vec![]),
+                (ScannedRows { last: None, ..page(&[], &[], "") }, vec![]),
+                (page(&[], &["a"], "a"), vec![]),
+            ],
+        ];
+        for pages in scans {
+            let mut homes = Homes::default();
+            for (at, (page, expected)) in pages.iter().enumerate() {
+                assert_eq!(homes.without(page), expected.iter().map(|key| RowKey::from(*key)).collect(), "page {at}");
+            }
+        }
+    }
+
+    #[test]
+    fn child_rows_are_missing_different_or_extra() {
+        let all = |rows: &[(&str, i32)]| -> Children {
+            rows.iter().map(|(sort, n)| ((*sort).into(), [("n".to_owned(), (*n).into())].into())).collect()
+        };
+        let found = compared(&all(&[("same", 1), ("other", 1), ("extra", 1)]), &all(&[("same", 1), ("other", 2), ("missing", 1)]));
+        let expected = [("extra", ChildFinding::Extra), ("missing", ChildFinding::Missing), ("other", ChildFinding::Different)];
+        assert_eq!(found, expected.map(|(sort, finding)| (sort.into(), finding)).into());
+    }
+}

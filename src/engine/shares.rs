@@ -333,6 +333,15 @@ mod tests {
         }
     }
 
+    #[cfg(feature = "cli")]
+    #[test]
+    fn what_is_lowered_or_taken_back_unsettles() {
+        let of = |value| row(&[("n", value)], &[]);
+        let none = row(&[], &[]);
+        assert!(unsettles(&of(max(5)), &of(max(4))) && unsettles(&of(sum(5)), &none));
+        assert!(!unsettles(&of(max(5)), &of(max(6))) && !unsettles(&none, &of(sum(5))) && !unsettles(&none, &none));
+    }
+
     /// A shared row of which one attribute is known.
     fn known(owned: bool, by: u32, mark: Option<Mark>, value: Option<Value>) -> Known {
         let cell = SharedCell { value, mark, unsettled: "".into() };

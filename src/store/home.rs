@@ -541,6 +541,14 @@ mod tests {
         assert_eq!(conditions(&absent), ["version", "parkedAt", "rewritten", "lastEventId"]);
     }
 
+    #[test]
+    fn a_write_made_the_row_that_stands_on_its_event_at_its_version() {
+        let write = HomeWrite::of(Version::NONE, 2, &event(), &Change::default(), &Resolved::default(), None);
+        let made =
+            |version, id: &str| write.made(&HomeRow { version: Version(version), last_event_id: Some(id.into()), ..HomeRow::default() });
+        assert_eq!([made(1, "a-1"), made(1, "another"), made(2, "a-1")], [true, false, false]);
+    }
+
     /// A change that raises the maxima of this many shared rows.
     fn raising(rows: usize) -> Change {
         (0..rows).fold(nothing(), |all, row| all.and(shared(format!("row-{row}")).max("highest", 1)))

@@ -191,8 +191,8 @@ fn share_between(cell: &Cell, stale: &HomeRow, next: &HomeRow) -> Option<Share> 
         (Some(Contribution::Sum(before)), None) if is_left => Some(Share::of(Kind::Sum, CellOp::Add(-before))),
         (_, None) if is_left && !was_left => Some(Share::of(Kind::Sum, CellOp::Add(Decimal::zero()))),
         (Some(before), None) => Some(Share::taking_back(before)),
-        (None, None) if was_left && !is_left => Some(Share::taking_back(&Contribution::Sum(Decimal::zero()))),
-        (None, None) => None,
+        // It was left behind, and is no longer: else the two would not differ in it.
+        (None, None) => Some(Share::taking_back(&Contribution::Sum(Decimal::zero()))),
     }
 }
 
@@ -333,6 +333,15 @@ mod tests {
         }
     }
 
+    #[cfg(feature = "cli")]
+    #[test]
+    fn what_is_lowered_or_taken_back_unsettles() {
+        let of = |value| row(&[("n", value)], &[]);
+        let none = row(&[], &[]);
+        assert!(unsettles(&of(max(5)), &of(max(4))) && unsettles(&of(sum(5)), &none));
+        assert!(!unsettles(&of(max(5)), &of(max(6))) && !unsettles(&none, &of(sum(5))) && !unsettles(&none, &none));
+    }
+
     /// A shared row of which one attribute is known.
     fn known(owned: bool, by: u32, mark: Option<Mark>, value: Option<Value>) -> Known {
         let cell = SharedCell { value, mark, unsettled: "".into() };
@@ -372,6 +381,32 @@ mod tests {
         known.wrote(shared_writes(2, [&[(("shelf".into(), "n".to_owned()), raise(6))].into()], &known).expect("nothing clashes"));
         let op = |value| writes(raise(value), &known).unwrap().expect("a write").op;
         assert_eq!([op(5), op(7)], [CellOp::AtLeast(5.into()), CellOp::Raise(7.into())]);
+    }
+
+    /// A maximum that is settled comes down, and an attribute may go. Whoever remembers more is refused again and again.
+    #[test]
+    fn what_a_refusal_shows_of_a_row_replaces_what_was_known_of_its_maxima() {
+        let mut known = Known::default();
+        let raised = |row: &str| [((row.into(), "n".to_owned()), raise(6))].into();
+        known.wrote(shared_writes(2, [&raised("shelf"), &raised("other")], &known).expect("nothing clashes"));
+        known.learn([("shelf".into(), None)].into());
+        let op = |row: &str| {
+            let shares: Shares = [((row.into(), "n".to_owned()), raise(5))].into();
+            shared_writes(2, [&shares], &known).expect("nothing clashes").remove(0).cells.remove("n").expect("a write").op
+        };
+        assert_eq!((op("shelf"), op("other")), (CellOp::Raise(5.into()), CellOp::AtLeast(5.into())));
+    }
+
+    #[test]
+    fn writes_that_combine_an_attribute_in_two_ways_do_not_go_together() {
+        let share = |attribute: &str, contribution| -> Shares {
+            [(("shelf".into(), attribute.to_owned()), Share::contributing(contribution))].into()
+        };
+        let some = [(("shelf".into(), "n".to_owned()), Kind::Sum)].into();
+        let table = [(share("n", sum(1)), true), (share("n", max(1)), false), (share("other", max(1)), true), (Shares::new(), true)];
+        for (more, expected) in table {
+            assert_eq!(go_together(&some, &more), expected, "{more:?}");
+        }
     }
 
     #[test]

@@ -289,7 +289,7 @@ impl Worker {
         let trips = |(projection, aggregates)| breaker.trips(projection, aggregates).then_some(projection);
         let tripped: BTreeSet<_> = seen.into_iter().filter_map(trips).collect();
         for projection in &tripped {
-            let stuck = lanes.iter().filter(|lane| lane.failure.is_none() && lane.rule.name() == *projection).filter_map(Lane::stuck);
+            let stuck = lanes.iter().filter(|lane| lane.rule.name() == *projection).filter_map(Lane::stuck);
             let strays = strays.iter().filter(|_| *projection == NO_PROJECTION);
             let reasons = stuck.map(|park| park.blocked.reason.clone()).chain(strays.map(|stray| stray.poison.reason.to_string()));
             if let Some((reason, aggregates)) = breaker::commonest(reasons) {

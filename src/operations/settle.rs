@@ -74,3 +74,43 @@ fn right(of: &Cell, cell: &SharedCell, contributed: &Contributed) -> Option<Valu
         (_, contribution) => contribution.map(Contribution::value),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use projection_vocabulary::{HomeRow, Mark};
+
+    use super::*;
+
+    #[test]
+    fn a_maximum_and_a_set_become_what_is_contributed_and_a_sum_stays_unless_it_is_zero_and_nobodys() {
+        let of = || -> Cell { ("shelf".into(), "n".to_owned()) };
+        let by = |contribution| {
+            let mut contributed = Contributed::default();
+            contributed.add(&HomeRow { contributions: [(of(), contribution)].into(), ..HomeRow::default() }, |_| true);
+            contributed
+        };
+        let nobody = Contributed::default;
+        let (sum, max, set) = (Some(Kind::Sum), Some(Kind::Max), Some(Kind::Set));
+        let number = |number: i32| Some(Value::from(number));
+        let texts = |member: &str| Some(Value::TextSet([member.into()].into()));
+        let table = [
+            (max, number(9), by(Contribution::Max(5.into())), number(5)),
+            (max, number(9), nobody(), None),
+            (set, texts("a"), by(Contribution::Set(["b".into()].into())), texts("b")),
+            (set, texts("a"), nobody(), None),
+            (sum, number(9), by(Contribution::Sum(5.into())), number(9)),
+            (sum, number(0), by(Contribution::Sum(0.into())), number(0)),
+            (sum, number(0), nobody(), None),
+            // An amount that nobody can account for.
+            (sum, number(9), nobody(), number(9)),
+            (sum, None, nobody(), None),
+            (None, number(9), nobody(), number(9)),
+            // It is combined in one way, and contributed to in another.
+            (max, number(9), by(Contribution::Sum(5.into())), None),
+        ];
+        for (kind, value, contributed, expected) in table {
+            let cell = SharedCell { value, mark: kind.map(|kind| Mark { kind, revision: 1 }), unsettled: "since".into() };
+            assert_eq!(right(&of(), &cell, &contributed), expected, "{cell:?} of {contributed:?}");
+        }
+    }
+}

@@ -132,17 +132,16 @@ impl HomeWrite {
         match (&op.base, &op.add) {
             // What is there counts for nothing.
             (Base::Keep, Some(amount)) if replaces => _ = self.sets.insert(name.to_owned(), amount.into()),
-            (Base::Keep, None) if replaces => _ = self.removes.insert(name.to_owned()),
             (Base::Set(value), None) => _ = self.sets.insert(name.to_owned(), value.clone()),
             (Base::Remove, None) => _ = self.removes.insert(name.to_owned()),
             (Base::Keep, Some(amount)) => _ = self.adds.insert(name.to_owned(), amount.into()),
-            (Base::Keep, None) => {}
             // An amount added to a string: DynamoDB refuses this expression, just as it would refuse the ADD after the SET.
             (Base::Set(value), Some(amount)) => {
                 self.sets.insert(name.to_owned(), value.clone());
                 self.adds.insert(name.to_owned(), amount.into());
             }
             (Base::Remove, Some(_)) => unreachable!("merging turns an amount after a removal into a value"),
+            (Base::Keep, None) => unreachable!("a change names only attributes that it changes"),
         }
     }
 
@@ -256,14 +255,10 @@ impl HomeWrite {
             Some(id) => {
                 expression.set("version", number(self.to.version));
                 expression.set("lastEventId", AttributeValue::S(id.to_string()));
+                expression.set("revision", AttributeValue::N(self.to.revision.to_string()));
             }
             // The current rule handles none of the events, so the row must look as if it had never had one.
-            None => ["version", "lastEventId"].into_iter().for_each(|name| expression.remove(name)),
-        }
-        if self.event_id.is_some() || self.to.revision > 0 {
-            expression.set("revision", AttributeValue::N(self.to.revision.to_string()));
-        } else {
-            expression.remove("revision");
+            None => ["version", "lastEventId", "revision"].into_iter().for_each(|name| expression.remove(name)),
         }
         for (name, value) in self.sets.iter().chain(&self.raises) {
             expression.set(name, from_value(value));
@@ -509,25 +504,27 @@ pub(super) fn is_bookkeeping(name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use projection_vocabulary::{nothing, own, shared};
+
     use super::*;
 
     /// The names of the attributes that the write's condition checks.
     fn conditions(write: &HomeWrite) -> Vec<String> {
         let (expression, condition) = write.expression();
-        let names = condition.split(" AND ").map(|term| term.trim_start_matches("attribute_not_exists(").split([' ', ')']).next());
+        let names = condition.split(" AND ").map(|term| term.trim_start_matches('(').trim_start_matches("attribute_not_exists("));
+        let names = names.map(|term| term.split([' ', ')']).next());
         names.map(|name| expression.names[name.expect("a term has a name")].clone()).collect()
+    }
+
+    fn event() -> RecordedEvent {
+        let fact = projection_vocabulary::sample::Fact { aggregate: "a".into(), event_type: "Happened", data: Value::Null };
+        projection_vocabulary::sample::record([fact]).next().expect("one event")
     }
 
     /// It has no version, or revision 0, which no rule has; so every write that does not continue the re-projection is refused.
     #[test]
     fn an_unfinished_row_takes_no_write_that_was_not_computed_from_it() {
-        let event = projection_vocabulary::sample::record([projection_vocabulary::sample::Fact {
-            aggregate: "a".into(),
-            event_type: "Happened",
-            data: Value::Null,
-        }]);
-        let last = event.into_iter().next().expect("one event");
-        let of = |after| HomeWrite::of(Version(after), 2, &last, &Change::default(), &Resolved::default(), None);
+        let of = |after| HomeWrite::of(Version(after), 2, &event(), &Change::default(), &Resolved::default(), None);
         assert_eq!(conditions(&of(0)), ["version", "parkedAt", "unfinished"]);
         assert_eq!(conditions(&of(1)), ["version", "revision", "parkedAt"]);
         let unfinished = HomeRow { unfinished: Some(2), rewritten: "step".into(), ..HomeRow::default() };
@@ -545,5 +542,66 @@ mod tests {
         assert_eq!(conditions(&write), ["version", "revision", "parkedAt", "rewritten", "lastEventId"]);
         let absent = HomeWrite::between("a".into(), &HomeRow::default(), &fresh);
         assert_eq!(conditions(&absent), ["version", "parkedAt", "rewritten", "lastEventId"]);
+    }
+
+    #[test]
+    fn a_write_made_the_row_that_stands_on_its_event_at_its_version() {
+        let write = HomeWrite::of(Version::NONE, 2, &event(), &Change::default(), &Resolved::default(), None);
+        let made =
+            |version, id: &str| write.made(&HomeRow { version: Version(version), last_event_id: Some(id.into()), ..HomeRow::default() });
+        assert_eq!([made(1, "a-1"), made(1, "another"), made(2, "a-1")], [true, false, false]);
+    }
+
+    /// A change that raises the maxima of this many shared rows.
+    fn raising(rows: usize) -> Change {
+        (0..rows).fold(nothing(), |all, row| all.and(shared(format!("row-{row}")).max("highest", 1)))
+    }
+
+    /// So that a row of which more is read than a blind write can check takes the write after all.
+    #[test]
+    fn a_maximum_that_was_compared_with_the_row_that_was_read_needs_no_condition() {
+        let change = raising(1);
+        let of = |row: Option<&HomeRow>| {
+            let write = HomeWrite::of(Version(1), 2, &event(), &change, &change.resolve(row.map(|row| &row.contributions)), row);
+            conditions(&write)
+        };
+        assert_eq!(of(None).last().map(String::as_str), Some("raised#highest#row-0"));
+        assert_eq!(of(Some(&HomeRow::default())), ["version", "revision", "parkedAt", "rewritten", "lastEventId"]);
+    }
+
+    #[test]
+    fn a_blind_write_has_at_most_fifty_conditions_on_single_attributes() {
+        let wide = |raised: usize, taken: usize, row: Option<&HomeRow>| {
+            let change = (0..taken).fold(raising(raised), |all, name| all.and(own().set(format!("own-{name}").as_str(), 1)));
+            let resolved = change.resolve(row.map(|row| &row.contributions));
+            HomeWrite::of(Version(1), 2, &event(), &change, &resolved, row).is_blind_and_wide()
+        };
+        assert_eq!([wide(50, 0, None), wide(0, 50, None), wide(20, 30, None)], [false; 3]);
+        assert_eq!([wide(51, 0, None), wide(0, 51, None), wide(21, 30, None), wide(52, 0, None)], [true; 4]);
+        assert!(!wide(51, 51, Some(&HomeRow::default())), "what was read needs no conditions");
+    }
+
+    #[test]
+    fn a_row_that_no_event_concerns_any_more_looks_as_if_it_had_never_had_one() {
+        let stale = HomeRow { version: Version(2), revision: 1, last_event_id: Some("a-2".into()), ..HomeRow::default() };
+        let (expression, _) =
+            HomeWrite::between("a".into(), &stale, &HomeRow { rewritten: "now".into(), ..HomeRow::default() }).expression();
+        let update = expression.update();
+        let (set, removed) = update.split_once(" REMOVE ").expect("it removes something");
+        let removed: Vec<_> = removed.trim().split(", ").map(|name| expression.names[name].as_str()).collect();
+        assert_eq!(removed, ["version", "lastEventId", "revision", "left"]);
+        assert_eq!(
+            expression.names[set.trim_start_matches("SET ").split(' ').next().expect("a name")],
+            "rewritten",
+            "and nothing else: {set}"
+        );
+    }
+
+    #[test]
+    fn readers_see_the_version_and_what_rules_write() {
+        let hidden = ["revision", "lastEventId", "owned", "left", "rewritten", "corrected", "parkedAt", "unfinished", "contributed#n#a"];
+        let hidden = hidden.into_iter().chain(["raised#n#a", "inserted#n#a", "shared#n", "unsettled#n"]);
+        assert_eq!(hidden.filter(|name| !is_bookkeeping(name)).collect::<Vec<_>>(), [""; 0]);
+        assert_eq!(["version", "balance", "sharedName"].into_iter().filter(|name| is_bookkeeping(name)).collect::<Vec<_>>(), [""; 0]);
     }
 }

@@ -545,3 +545,102 @@ pub(super) fn shown_row(rule: &dyn DynProjection, item: SdkItem, shown: Shown) -
 fn row_at_refusal(rule: &dyn DynProjection, item: Option<SdkItem>) -> Result<Option<Row>, StoreError> {
     item.filter(|item| !item.is_empty()).map(|item| row_of(rule, item)).transpose()
 }
+
+#[cfg(test)]
+mod tests {
+    use aws_sdk_dynamodb::types::AttributeValue::{N, S, Ss};
+    use projection_vocabulary::{Change, Projection, Recorded, Refusal, own};
+    use serde::Deserialize;
+
+    use super::*;
+
+    struct Counts;
+
+    #[derive(Deserialize)]
+    enum Event {
+        Counted {},
+    }
+
+    impl Projection for Counts {
+        type Event = Event;
+        const NAME: &str = "counts";
+        const KEY: &str = "id";
+
+        fn project(&self, event: &Recorded<'_, Event>) -> Result<Change, Refusal> {
+            let Event::Counted {} = event.event;
+            Ok(own().add("n", 1).into())
+        }
+    }
+
+    /// What follows from a transaction of two home rows, one shared row and a child row of the second home row, canceled for these reasons.
+    fn after(reasons: [&str; 4]) -> String {
+        let shared = [SharedWrite { row: "shared".into(), cells: BTreeMap::new() }];
+        let transaction = Transaction { operation: "it", actions: Vec::new(), homes: 2, shared: &shared, children: vec![0, 1] };
+        let reason = |code: &str| CancellationReason::builder().code(code).build();
+        match transaction.after_cancellation(&Counts, reasons.map(reason).into(), true) {
+            Attempt::Decided(Ok(Commit::Refused(causes))) => {
+                let cause = |cause: &Cause| match cause {
+                    Cause::Other => "other",
+                    Cause::Condition { .. } => "condition",
+                    Cause::Invalid(_) => "invalid",
+                };
+                format!("refused: {}", causes.iter().map(cause).collect::<Vec<_>>().join(", "))
+            }
+            Attempt::Decided(Ok(Commit::SharedRefused { rows, .. })) => format!("shared: {}", rows.into_keys().next().expect("a row")),
+            Attempt::Decided(Ok(Commit::Invalid(_))) => "invalid".to_owned(),
+            Attempt::Decided(Ok(Commit::Done)) => "done".to_owned(),
+            Attempt::Decided(Err(StoreError::Permanent { class, .. })) => format!("permanent: {class}"),
+            Attempt::Again(StoreError::Transient { class, .. }) => format!("again: {class}"),
+            Attempt::Decided(Err(error)) | Attempt::Again(error) => format!("{error:?}"),
+        }
+    }
+
+    #[test]
+    fn each_reason_of_a_canceled_transaction_has_one_meaning() {
+        let (none, condition, invalid, busy) = ("None", "ConditionalCheckFailed", "ValidationError", "TransactionConflict");
+        let table = [
+            ([condition, none, none, none], "refused: condition, other"),
+            ([none, condition, none, none], "refused: other, condition"),
+            ([none, invalid, none, none], "refused: other, invalid"),
+            ([none, "ItemCollectionSizeLimitExceeded", none, none], "refused: other, invalid"),
+            ([none, none, condition, none], "shared: shared"),
+            // A child row is its home row's. Nobody knows whose a shared row is.
+            ([none, none, none, invalid], "refused: other, invalid"),
+            ([none, none, invalid, none], "invalid"),
+            ([none, none, invalid, busy], "invalid"),
+            ([none, busy, none, none], "again: TransactionConflict"),
+            ([none, none, "ThrottlingError", none], "again: ThrottlingError"),
+            ([none, none, none, "ProvisionedThroughputExceeded"], "again: ProvisionedThroughputExceeded"),
+            ([none, "", none, ""], "again: canceled without a reason"),
+            ([none, none, "ANewReason", none], "permanent: ANewReason"),
+            // Waiting would not help a home row that has a cause of its own, nor a shared row.
+            ([condition, busy, condition, busy], "refused: condition, other"),
+            ([none, busy, condition, none], "shared: shared"),
+        ];
+        for (reasons, expected) in table {
+            assert_eq!(after(reasons), expected, "{reasons:?}");
+        }
+    }
+
+    #[test]
+    fn a_reader_sees_no_bookkeeping_and_whether_the_row_is_parked() {
+        let item = |attributes: &[(&str, AttributeValue)]| -> SdkItem {
+            let key = ("id".to_owned(), S("a".to_owned()));
+            attributes.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).chain([key]).collect()
+        };
+        let shown = |item: SdkItem, to| {
+            let row = shown_row(&Counts, item, to).expect("it can be read");
+            row.map(|(id, row)| {
+                assert_eq!(id, RowId { key: "a".into(), child: None });
+                (row.attributes.into_keys().collect::<Vec<_>>(), row.owned.into_iter().collect::<Vec<_>>())
+            })
+        };
+        let names = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let row = item(&[("version", N("1".to_owned())), ("n", N("1".to_owned())), ("owned", Ss(vec!["n".to_owned()]))]);
+        assert_eq!(shown(row.clone(), Shown::ToReaders), Some((names(&["n", "version"]), names(&["n"]))));
+        assert_eq!(shown(row.clone(), Shown::All), Some((names(&["n", "owned", "version"]), names(&["n"]))));
+        let parked: SdkItem = row.into_iter().chain([("parkedAt".to_owned(), S("2026-01-01T00:00:00.000Z".to_owned()))]).collect();
+        assert_eq!(shown(parked, Shown::ToReaders), Some((names(&["n", "parked", "version"]), names(&["n"]))));
+        assert_eq!(shown(item(&[]), Shown::ToReaders), None, "it has only its key");
+    }
+}

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use projection_vocabulary::{
-    Change, Contribution, Contributions, Decimal, Kind, Projection, Recorded, Refusal, Value, child, nothing, own,
+    Change, Contribution, Contributions, Decimal, Kind, Mark, Projection, Recorded, Refusal, Value, child, nothing, own,
     sample::{Fact, record},
     shared, transfer,
 };

@@ -382,6 +382,44 @@ mod tests {
 
     use super::*;
 
+    #[test]
+    fn what_an_attribute_holds_is_compared_with_what_is_contributed_to_it() {
+        use SharedFinding::{Higher, LeftOver, Lower, TakenBack};
+        let held = |kind: Option<Kind>, value: Option<Value>| SharedCell {
+            value,
+            mark: kind.map(|kind| Mark { kind, revision: 1 }),
+            unsettled: "".into(),
+        };
+        let (sum, max, set) = (Some(Kind::Sum), Some(Kind::Max), Some(Kind::Set));
+        let number = |number: i32| Some(Value::from(number));
+        let members = |members: &[&str]| members.iter().map(|member| (*member).into()).collect::<BTreeSet<_>>();
+        let texts = |all: &[&str]| Some(Value::TextSet(members(all)));
+        let highest = |value: i32| Some(Contribution::Max(value.into()));
+        let inserted = |all: &[&str]| Some(Contribution::Set(members(all)));
+        let table = [
+            (held(sum, number(0)), None, Some(LeftOver)),
+            // Sums are compared elsewhere.
+            (held(sum, number(5)), None, None),
+            (held(sum, number(5)), Some(Contribution::Sum(4.into())), None),
+            (held(None, number(5)), None, None),
+            (held(None, None), None, None),
+            (held(max, number(0)), None, Some(Higher)),
+            (held(set, texts(&["a"])), None, Some(Higher)),
+            (held(max, number(5)), highest(5), None),
+            (held(max, number(6)), highest(5), Some(Higher)),
+            (held(max, number(4)), highest(5), Some(Lower)),
+            (held(None, None), highest(5), Some(Lower)),
+            (held(set, texts(&["a", "b"])), inserted(&["a", "b"]), None),
+            (held(set, texts(&["a", "b"])), inserted(&["a"]), Some(Higher)),
+            (held(set, texts(&["a", "b"])), inserted(&["b", "c"]), Some(Lower)),
+            (held(None, None), inserted(&["a"]), Some(Lower)),
+            (SharedCell { unsettled: "since".into(), ..held(max, number(5)) }, highest(5), Some(TakenBack)),
+        ];
+        for (held, contributed, expected) in table {
+            assert_eq!(finding(&held, contributed.as_ref()), expected, "{held:?} and {contributed:?}");
+        }
+    }
+
     /// A read model: what home rows contribute, and what shared rows hold.
     #[derive(Clone, Default)]
     struct Model {

@@ -101,3 +101,18 @@ fn compared(found: &Children, right: &Children) -> BTreeMap<Arc<str>, ChildFindi
     });
     missing.chain(others).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn child_rows_are_missing_different_or_extra() {
+        let all = |rows: &[(&str, i32)]| -> Children {
+            rows.iter().map(|(sort, n)| ((*sort).into(), [("n".to_owned(), (*n).into())].into())).collect()
+        };
+        let found = compared(&all(&[("same", 1), ("other", 1), ("extra", 1)]), &all(&[("same", 1), ("other", 2), ("missing", 1)]));
+        let expected = [("extra", ChildFinding::Extra), ("missing", ChildFinding::Missing), ("other", ChildFinding::Different)];
+        assert_eq!(found, expected.map(|(sort, finding)| (sort.into(), finding)).into());
+    }
+}

@@ -1,7 +1,7 @@
 //! An event store is append-only. What the worker does when the stream says that it was not.
 
 use aws_sdk_dynamodb::types::AttributeValue;
-use projection_vocabulary::{RecordedEvent, data};
+use projection_vocabulary::{RecordedEvent, Registry, data};
 use projection_worker::internals::{
     engine::{decode::Ignored, report::Report},
     retry::Deadline,
@@ -9,7 +9,7 @@ use projection_worker::internals::{
 };
 use serde_json::{Value as Json, json, value::RawValue};
 
-use crate::support::world::{World, account, fold, record, recorded, registry};
+use crate::support::world::{LISTS, World, account, fold, record, recorded, registry};
 
 /// The stream's record of what was done to an event, with these images.
 fn rewritten(event: &RecordedEvent, what: &str, images: &[(&str, &RecordedEvent)], replicated: bool) -> Box<RawValue> {
@@ -82,4 +82,47 @@ async fn a_row_that_its_history_no_longer_reaches_stays_and_is_counted() {
     let new = account("bob", &["7"]);
     told(&world, rewritten(&new[0], "MODIFY", &[("NewImage", &new[0])], false)).await;
     assert_eq!(world.row("account-summary", "bob").await, "");
+}
+
+/// The home row of a topic says nothing of who wrote its posts.
+#[tokio::test]
+async fn child_rows_that_show_a_changed_event_are_re_projected_though_their_home_row_stays() {
+    let registry = Registry::new(LISTS);
+    let world = World::with(registry).await;
+    let topic = ("t1", "TopicCreated", data! { categoryId: "news", title: "t", authorId: "ann" });
+    let before = recorded([topic.clone(), ("t1", "PostAdded", data! { postId: "p", authorId: "ann", categoryId: "news" })]);
+    world.append_all(&before).await;
+    world.process(&before).await;
+    let events = recorded([topic, ("t1", "PostAdded", data! { postId: "p", authorId: "ben", categoryId: "news" })]);
+    world.correct(&events[1]).await;
+    for reprojected in [1, 0] {
+        let report = told(&world, rewritten(&before[1], "MODIFY", &[("NewImage", &events[1])], false)).await;
+        assert_eq!(report.total.reprojected, reprojected);
+        assert_eq!(world.rows().await, fold(registry, &events));
+    }
+}
+
+#[tokio::test]
+async fn a_row_that_takes_no_write_of_this_revision_is_left_as_it_is() {
+    let mut requests = Vec::new();
+    let parked = AttributeValue::S("2026-01-01T00:00:00.000Z".to_owned());
+    let [zero, high] = ["0", "99"].map(|number| AttributeValue::N(number.to_owned()));
+    for (name, value) in [("parkedAt", parked), ("revision", zero), ("revision", high.clone()), ("unfinished", high)] {
+        let world = World::new().await;
+        let mut events = account("alice", &["100", "5"]);
+        world.append_all(&events).await;
+        world.process(&events).await;
+        let key = AttributeValue::S("alice".to_owned());
+        let update = world.embedded.client().update_item().table_name("account-summary").key("accountId", key);
+        let update = update.update_expression("SET #name = :value").expression_attribute_names("#name", name);
+        update.expression_attribute_values(":value", value).send().await.expect("it is marked");
+        let row = world.row("account-summary", "alice").await;
+        let before = events[0].clone();
+        events[0].data = data! { initialDeposit: 1000 };
+        world.correct(&events[0]).await;
+        let report = told(&world, rewritten(&before, "MODIFY", &[("NewImage", &events[0])], false)).await;
+        assert_eq!((report.total.reprojected, world.row("account-summary", "alice").await), (0, row), "{name}");
+        requests.push(report.usage.requests);
+    }
+    assert_eq!(requests, [2; 4], "the two projections' rows are read, and nothing else");
 }

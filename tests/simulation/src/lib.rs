@@ -10,5 +10,6 @@ pub mod plan;
 pub mod purses;
 pub mod rules;
 pub mod run;
+pub mod schedules;
 pub mod shrink;
 pub mod stream;

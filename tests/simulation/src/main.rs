@@ -1,19 +1,12 @@
 //! `cargo simulate`: see `--help`.
 
-use std::{
-    process::ExitCode,
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
-    thread,
-    time::Instant,
-};
+use std::{process::ExitCode, time::Instant};
 
 use simulation::{
     choices::Choices,
-    faults::{Counts, Fault},
+    faults::Fault,
     run::run,
+    schedules::{Wrong, run_all},
     shrink::shrink,
 };
 
@@ -68,32 +61,8 @@ fn options() -> Option<Options> {
 
 fn simulate(options: &Options) -> ExitCode {
     let begun = Instant::now();
-    let next = AtomicU64::new(options.seed);
-    let end = options.seed.saturating_add(options.schedules);
-    let (counts, requests, wrong) = (Mutex::new(Counts::default()), AtomicU64::new(0), Mutex::new(None));
-    let lock = || wrong.lock().unwrap_or_else(PoisonError::into_inner);
-    thread::scope(|scope| {
-        for _ in 0..thread::available_parallelism().map_or(1, usize::from) {
-            scope.spawn(|| {
-                let mut own = Counts::default();
-                loop {
-                    let seed = next.fetch_add(1, Relaxed);
-                    if seed >= end || lock().is_some() {
-                        break;
-                    }
-                    let finished = run(Choices::of_seed(seed), false);
-                    own += &finished.counts;
-                    requests.fetch_add(finished.requests, Relaxed);
-                    if let Some(failure) = finished.failure {
-                        lock().get_or_insert((seed, failure, finished.made));
-                    }
-                }
-                *counts.lock().unwrap_or_else(PoisonError::into_inner) += &own;
-            });
-        }
-    });
-    let wrong = lock().take();
-    if let Some((seed, failure, made)) = wrong {
+    let all = run_all(options.seed..options.seed.saturating_add(options.schedules));
+    if let Some(Wrong { seed, failure, made }) = all.wrong {
         println!("seed {seed}: {failure}");
         if options.first {
             return ExitCode::FAILURE;
@@ -103,16 +72,10 @@ fn simulate(options: &Options) -> ExitCode {
         println!("\nfailed: seed {seed} after {} s; repeat it with `cargo simulate --seed {seed} --trace`", begun.elapsed().as_secs());
         return ExitCode::FAILURE;
     }
-    let counts = counts.into_inner().unwrap_or_else(PoisonError::into_inner);
     for fault in Fault::ALL {
-        println!("{:>10}  {}", counts.of(*fault), fault.text());
+        println!("{:>10}  {}", all.counts.of(*fault), fault.text());
     }
-    println!(
-        "all holds: {} schedules, {} requests, 0 divergences, {} s",
-        options.schedules,
-        requests.load(Relaxed),
-        begun.elapsed().as_secs()
-    );
+    println!("all holds: {} schedules, {} requests, 0 divergences, {} s", options.schedules, all.requests, begun.elapsed().as_secs());
     ExitCode::SUCCESS
 }
 

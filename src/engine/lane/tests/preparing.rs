@@ -75,3 +75,10 @@ fn the_event_that_ended_a_fold_parks_where_the_row_is() {
     assert!(lane.prepare());
     assert_eq!(state(&mut lane), stuck(1, 4, "unreadable"));
 }
+
+#[test]
+fn an_irrelevant_event_that_two_records_brought_does_not_cut_the_span() {
+    let events = history([earned(1), viewed(), earned(2)]);
+    let mut lane = lane(&[events[0].clone(), events[1].clone(), events[1].clone(), events[2].clone()]);
+    assert_eq!((commit(&mut lane), state(&mut lane)), ((0, 3), State::Finished));
+}

@@ -91,3 +91,17 @@ fn a_replacement_that_the_store_refuses_parks_with_the_row_that_it_has() {
     assert_eq!(state(&mut lane), stuck(2, 2, "re-projection is refused: too large"));
     assert_eq!(lane.stuck().expect("it is stuck").after, Watermark { version: Version(2), revision: 1 });
 }
+
+/// The fold owns an attribute that the row did not, and that others add to.
+#[test]
+fn a_replacement_takes_over_an_attribute_of_an_older_revision_only() {
+    let shared_by =
+        |by| HomeRow { shared: [("points".to_owned(), Mark { kind: Kind::Sum, revision: by })].into(), ..of_revision(1, row_at(2)) };
+    let fails = State::Failed(AdvanceError::newer_revision(&Cards, 3));
+    let table = [(1, State::Writes(2, 4)), (2, stuck(2, 2, &format!("re-projection is refused: {TWO_OWNERS}"))), (3, fails)];
+    for (by, then) in table {
+        let mut lane = lane(&earnings(4)[1..]);
+        lane.replace(&shared_by(by), &folded(&earnings(4)), ChildWrites::new(), Trust::Row);
+        assert_eq!(state(&mut lane), then, "by revision {by}");
+    }
+}

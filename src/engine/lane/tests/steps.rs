@@ -207,3 +207,57 @@ fn later_writes_stay_as_small_as_the_store_accepted() {
     assert_eq!([commit(&mut lane), commit(&mut lane), commit(&mut lane)], [(0, 2), (2, 4), (4, 5)]);
     assert_eq!((outcomes(&lane), state(&mut lane)), (vec![Applied; 5], State::Finished));
 }
+
+/// More would be refused by DynamoDB, which limits an expression to 4 KB.
+#[test]
+fn a_write_has_at_most_200_clauses() {
+    let clubs = |count: u32| (0..count).map(|row| joined(&format!("row-{row}")));
+    // 198 clauses on 99 rows, and one more on some of these.
+    let mut fits = lane(&history([spread(0, 99)].into_iter().chain(clubs(2))));
+    assert_eq!(state(&mut fits), State::Writes(0, 3), "200 clauses");
+    let mut one_more = lane(&history([spread(0, 99)].into_iter().chain(clubs(3))));
+    assert_eq!(state(&mut one_more), State::Writes(0, 2), "201 clauses");
+    let mut far_more = lane(&history([spread(0, 99)].into_iter().chain(clubs(40))));
+    assert_eq!(state(&mut far_more), State::Writes(0, 2));
+}
+
+#[test]
+fn an_event_beyond_a_hole_that_cannot_be_read_does_not_park_the_aggregate_before_the_hole_is_healed() {
+    let events = history([earned(1), viewed(), earned(2)]);
+    let mut lane = Lane::new(&Cards, "ann".into());
+    lane.push_event(&events[1], 0);
+    lane.push_poison(Version(4), "unreadable".to_owned(), "as delivered".to_owned(), 1);
+    lane.prepare();
+    assert_eq!(state(&mut lane), stuck(3, 4, "unreadable"));
+    assert_eq!(lane.refused(Some(row_at(1)), None), AfterRefusal::Heal(Version(2), Version(3)));
+    assert_eq!(lane.heal(Version(2), Version(3), stored(&events[1..])), AfterRefusal::Continue);
+    assert_eq!((commit(&mut lane), state(&mut lane)), ((1, 3), stuck(3, 4, "unreadable")));
+}
+
+#[test]
+fn a_row_that_was_read_does_not_count_as_a_refusal_without_a_reason() {
+    let mut lane = lane_of(&Best, &earnings(4)[1..]);
+    assert_eq!(state(&mut lane), State::Reads);
+    assert_eq!(lane.read(Some(row_at(1))), AfterRefusal::Continue);
+    for _ in 0..UNEXPLAINED_MAX {
+        assert_eq!((lane.refused(Some(row_at(1)), None), state(&mut lane)), (AfterRefusal::Continue, State::Writes(1, 4)));
+    }
+}
+
+/// The row, which was read after a refusal, shows that others add to the attribute that these events write.
+#[test]
+fn an_attribute_with_two_owners_is_taken_over_parks_or_fails() {
+    let shared_by = |revision| HomeRow { shared: [("points".to_owned(), Mark { kind: Kind::Sum, revision })].into(), ..row_at(2) };
+    let fails = State::Failed(AdvanceError::newer_revision(&Cards, 3));
+    let table = [(1, State::Writes(2, 5)), (2, stuck(2, 3, TWO_OWNERS)), (3, fails)];
+    for (revision, then) in table {
+        let mut lane = lane(&earnings(5)[2..]);
+        assert_eq!(lane.refused(Some(shared_by(revision)), None), AfterRefusal::Continue);
+        assert_eq!(state(&mut lane), then, "by revision {revision}");
+    }
+    // Events before the one at fault are written.
+    let mut mixed = lane(&history([earned(1), joined("chess"), joined("go"), earned(2)])[1..]);
+    let row = HomeRow { version: Version(1), last_event_id: Some("ann-1".into()), ..shared_by(2) };
+    assert_eq!(mixed.refused(Some(row), None), AfterRefusal::Continue);
+    assert_eq!(commit(&mut mixed), (1, 2));
+}

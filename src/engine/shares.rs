@@ -6,6 +6,7 @@
 //! | a write | finds | then |
 //! |---|---|---|
 //! | takes back a contribution | an attribute that has become something else, or is gone | there is nothing to take back |
+//! | takes back a contribution | an attribute that is gone while it is settled | makes void what was found out: it may have been this |
 //! | contributes | an attribute that the home row of an older revision owns | that row gives it up first |
 //! | contributes | an attribute that an older revision combined in another way | replaces it |
 //! | contributes | an attribute of a newer revision in another form | fails: this deployment is outdated |
@@ -17,7 +18,7 @@ use projection_vocabulary::{Cell, Contribution, Decimal, HomeRow, Kind, Mark, Re
 
 use crate::store::{
     home::{Row, SharedCell},
-    shared::{CellOp, CellWrite, SharedWrite},
+    shared::{CellOp, CellWrite, Intent, SharedWrite},
 };
 
 /// What a write does to attributes of shared rows.
@@ -122,7 +123,8 @@ impl Share {
 
     fn write(self, revision: u32) -> CellWrite {
         let Self { kind, op, unsettles, stays } = self;
-        CellWrite { contributes: stays, unsettles, ..CellWrite::contributing(Mark { kind, revision }, op) }
+        let intent = if stays { Intent::Contributes } else { Intent::TakesBack };
+        CellWrite { intent, unsettles, ..CellWrite::contributing(Mark { kind, revision }, op) }
     }
 
     /// Adds another write of the same kind.
@@ -249,7 +251,11 @@ fn cell_write(revision: u32, cell: &Cell, share: Share, row: Option<&Row>) -> Re
     let absent = SharedCell::default();
     let present = row.and_then(|row| row.shared.get(&cell.1)).unwrap_or(&absent);
     match present.mark {
-        None if !stays => return Ok(None),
+        None if !stays && present.unsettled.is_empty() => return Ok(None),
+        None if !stays => {
+            let mark = Mark { kind: share.kind, revision };
+            return Ok(Some(CellWrite { intent: Intent::Voids, unsettles: true, ..CellWrite::contributing(mark, CellOp::Keep) }));
+        }
         Some(other) if other.kind != share.kind => {
             return match other.revision {
                 _ if !stays => Ok(None),
@@ -426,6 +432,13 @@ mod tests {
         ] {
             assert_eq!(writes(taking_back(), &known), Ok(None));
         }
+        // Or it is gone only while somebody settles it, who may have found what is taken back.
+        let settled = SharedCell { unsettled: "mine".into(), ..SharedCell::default() };
+        let shared = [("n".to_owned(), settled)].into();
+        let row = Row { key: "shelf".into(), home: HomeRow::default(), shared, corrected: "".into() };
+        let known = known_rows([("shelf".into(), Some(row))].into());
+        let CellWrite { op, intent, unsettles, .. } = writes(taking_back(), &known).unwrap().expect("a write");
+        assert_eq!((op, intent, unsettles), (CellOp::Keep, Intent::Voids, true));
         let cell = || (RowKey::from("shelf"), "n".to_owned());
         assert_eq!(writes(raise(5), &of_another(1)), Err(Clash::Owned("shelf".into())));
         assert_eq!(writes(raise(5), &of_another(2)), Err(Clash::Rule(cell(), TWO_OWNERS)));
@@ -444,9 +457,9 @@ mod tests {
             let [SharedWrite { cells, .. }] = &*writes else { panic!("one row") };
             cells["n"].clone()
         };
-        let CellWrite { op, contributes, unsettles, .. } =
+        let CellWrite { op, intent, unsettles, .. } =
             merged(&[Share::contributing(sum(5)), Share::taking_back(&sum(3)), Share::contributing(sum(1))]);
-        assert_eq!((op, contributes, unsettles), (CellOp::Add(3.into()), true, true));
+        assert_eq!((op, intent, unsettles), (CellOp::Add(3.into()), Intent::Contributes, true));
         assert_eq!(merged(&[raise(5), raise(7), raise(6)]).op, CellOp::Raise(7.into()));
         assert_eq!(merged(&[Share::taking_back(&max(5)), raise(2)]).op, CellOp::Raise(2.into()));
         let members = merged(&[Share::contributing(set(&["a"])), Share::contributing(set(&["b"]))]).op;

@@ -35,14 +35,26 @@ pub struct CellWrite {
     pub mark: Mark,
     /// What is done.
     pub op: CellOp,
-    /// Whether the attribute shows something of the writer afterwards. If not, there must be something to take back.
-    pub contributes: bool,
+    /// What the write means to the attribute.
+    pub intent: Intent,
     /// Whether it writes what others have contributed. The mark is theirs, then, if there is one.
     pub for_others: bool,
     /// Whether a contribution was lowered or taken back that may have been the highest or the last one.
     pub unsettles: bool,
     /// What an older revision left in the attribute, combined in another way: it is replaced.
     pub instead_of: Option<Mark>,
+}
+
+/// What a write means to an attribute of a shared row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Intent {
+    /// The attribute shows something of the writer afterwards.
+    Contributes,
+    /// It does not. There must be something to take back.
+    TakesBack,
+    /// There is nothing to take back: who settles the attribute has removed it for the moment, and may have found what is now taken back.
+    /// That is void.
+    Voids,
 }
 
 /// What is done to an attribute of a shared row.
@@ -75,7 +87,7 @@ impl CellWrite {
     /// A write that contributes.
     #[must_use]
     pub fn contributing(mark: Mark, op: CellOp) -> Self {
-        Self { mark, op, contributes: true, for_others: false, unsettles: false, instead_of: None }
+        Self { mark, op, intent: Intent::Contributes, for_others: false, unsettles: false, instead_of: None }
     }
 
     fn express(&self, attribute: &str, expression: &mut Expression, conditions: &mut Vec<String>) {
@@ -94,18 +106,22 @@ impl CellWrite {
             return;
         }
         let mark = expression.name(&shared_name(attribute));
-        let kind = expression.value(AttributeValue::S(kind_text(self.mark.kind).to_owned()));
-        let same_kind = format!("begins_with({mark}, {kind})");
-        if self.contributes {
-            conditions.push(format!("(attribute_not_exists({mark}) OR {same_kind})"));
-            let mark = AttributeValue::S(mark_text(self.mark));
-            if self.for_others {
-                expression.set_once(&shared_name(attribute), mark);
-            } else {
-                expression.set(&shared_name(attribute), mark);
+        let kind = AttributeValue::S(kind_text(self.mark.kind).to_owned());
+        match self.intent {
+            Intent::Contributes => {
+                conditions.push(format!("(attribute_not_exists({mark}) OR begins_with({mark}, {}))", expression.value(kind)));
+                let mark = AttributeValue::S(mark_text(self.mark));
+                if self.for_others {
+                    expression.set_once(&shared_name(attribute), mark);
+                } else {
+                    expression.set(&shared_name(attribute), mark);
+                }
             }
-        } else {
-            conditions.push(same_kind);
+            Intent::TakesBack => conditions.push(format!("begins_with({mark}, {})", expression.value(kind))),
+            Intent::Voids => {
+                let unsettled = expression.name(&unsettled_name(attribute));
+                conditions.push(format!("attribute_not_exists({mark}) AND attribute_exists({unsettled})"));
+            }
         }
         match &self.op {
             CellOp::Keep => {}

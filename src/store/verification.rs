@@ -18,7 +18,7 @@ use super::{
     fresh_id,
     home::{CORRECTED, Row, SharedCell, child_sort, foreign_row, item_key, mark_text, row_key, row_of, shared_name, unsettled_name},
     segment::Segment,
-    shared::{CellOp, CellWrite, SharedWrite},
+    shared::{CellOp, CellWrite, Intent, SharedWrite},
 };
 use crate::{
     retry::{Attempt, Deadline},
@@ -210,7 +210,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn unsettle(&self, rule: &dyn DynProjection, cell: &Cell, mark: Mark, deadline: Deadline) -> Result<(), StoreError> {
-        let write = CellWrite { contributes: false, unsettles: true, ..CellWrite::contributing(mark, CellOp::Keep) };
+        let write = CellWrite { intent: Intent::TakesBack, unsettles: true, ..CellWrite::contributing(mark, CellOp::Keep) };
         let (expression, condition) = SharedWrite { row: cell.0.clone(), cells: [(cell.1.clone(), write)].into() }.expression();
         self.update_shared(rule, &cell.0, &expression, condition, deadline).await
     }

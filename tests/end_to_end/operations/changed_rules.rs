@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex};
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use projection_vocabulary::{
-    Change, Decimal, DynProjection, Projection, Recorded, RecordedEvent, Refusal, Registry, Value, Version, data, own, retract, shared,
+    Change, Contribution, Decimal, DynProjection, Mark, Projection, Recorded, RecordedEvent, Refusal, Registry, RowKey, Value, Version,
+    data, own, retract, shared,
 };
 use projection_worker::{
     Worker,
@@ -452,4 +453,49 @@ async fn an_attribute_that_was_settled_in_between_can_still_become_an_aggregates
         settle(next.store(), rule, Deadline::NONE).await.expect("nothing fails");
     }
     assert_eq!((world.parked().await, world.rows().await), (vec![], fold(Registry::new(OWN_N), &events)));
+}
+
+revisions! {
+    "taken-back", Gift, |event, aggregate, revision| match event {
+        Gift::Gave { to, n } if revision == 1 => shared(to.as_str()).insert("givers", aggregate).max("most", n).add("gifts", 0).into(),
+        Gift::Gave { to: _, n } => own().add("given", n).into(),
+    },
+    SharedGift = 1 as SHARED_GIFT, OwnGift = 2 as OWN_GIFT
+}
+
+#[derive(Deserialize)]
+enum Gift {
+    Gave { to: String, n: Decimal },
+}
+
+/// Who settles an attribute removes it if the first scan finds no contribution, and raises it to what the second scan finds. What is taken
+/// back between the two finds nothing to take back, and must not come back.
+#[tokio::test]
+async fn what_is_taken_back_while_its_attribute_is_settled_stays_away() {
+    let events = recorded([("a", "Gave", fields([("to", "c".into()), ("n", 3.into())]))]);
+    let world = world_of(SHARED_GIFT, &events).await;
+    let (store, rule) = (world.worker.store(), SHARED_GIFT[0]);
+    let row = RowKey::from("c");
+    let held = async || store.rows(rule, [row.clone()], Deadline::NONE).await.expect("read").remove(&row).expect("a row").shared;
+    let contributed = [
+        ("givers", Contribution::Set(["a".into()].into())),
+        ("most", Contribution::Max(3.into())),
+        ("gifts", Contribution::Sum(Decimal::zero())),
+    ];
+    let cells = contributed.map(|(name, contribution)| {
+        let mark = Mark { kind: contribution.kind(), revision: 1 };
+        ((row.clone(), name.to_owned()), contribution, mark)
+    });
+    for (cell, _, mark) in &cells {
+        store.unsettle(rule, cell, *mark, Deadline::NONE).await.expect("marked");
+        store.lower(rule, cell, &held().await[&cell.1], None, "mine", Deadline::NONE).await.expect("removed");
+        assert_eq!(held().await[&cell.1].value, None);
+    }
+    let next = world.worker_of(OWN_GIFT);
+    next.process(&records(&events), Deadline::NONE).await;
+    for (cell, contribution, mark) in &cells {
+        store.settle(rule, cell, Some((contribution, *mark)), "mine", Deadline::NONE).await.expect("raised, or void");
+    }
+    settle(next.store(), OWN_GIFT[0], Deadline::NONE).await.expect("nothing fails");
+    assert_eq!((world.parked().await, world.rows().await), (vec![], fold(Registry::new(OWN_GIFT), &events)));
 }

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -58,7 +59,9 @@ def accepted():
 def run(rung, selected):
     """The outcome of each of these mutants, by its name with the line."""
     output = WORK / "output/mutants.out"
-    output.mkdir(parents=True, exist_ok=True)
+    # What an earlier run left there would be left out of this one as well.
+    shutil.rmtree(output, ignore_errors=True)
+    output.mkdir(parents=True)
     # `--iterate` leaves out what this file names. Patterns would not do: cargo-mutants ignores them for fields of structs.
     (output / "caught.txt").write_text("".join(f"{mutant['name']}\n" for mutant in listed if mutant["name"] not in selected))
     # The sources are copied to a temporary folder, so a run that is killed leaves no broken code. The dependencies are built once.
@@ -71,7 +74,10 @@ def run(rung, selected):
     if status not in (0, 2, 3):
         sys.exit(f"cargo-mutants failed with {status}: do the tests pass without a mutant?")
     outcomes = json.loads((output / "outcomes.json").read_text())["outcomes"]
-    return {outcome["scenario"]["Mutant"]["name"]: outcome["summary"] for outcome in outcomes if outcome["scenario"] != "Baseline"}
+    outcomes = {outcome["scenario"]["Mutant"]["name"]: outcome["summary"] for outcome in outcomes if outcome["scenario"] != "Baseline"}
+    if outcomes.keys() != selected:
+        sys.exit(f"cargo-mutants ran {len(outcomes)} mutants instead of {len(selected)}")
+    return outcomes
 
 
 program, part = sys.argv[1:]

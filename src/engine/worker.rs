@@ -651,3 +651,100 @@ fn push_poison(lane: &mut Lane, poison: &Poison, record: usize) {
         lane.push_poison(*version, poison.reason.to_string(), poison.payload.clone(), record);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use projection_vocabulary::{
+        Change, Kind, Projection, Recorded, Refusal, data,
+        sample::{Fact, record},
+        shared,
+    };
+    use serde::Deserialize;
+
+    use super::*;
+    use crate::engine::{report::Outcome, shares::TWO_OWNERS};
+
+    struct Stays;
+
+    #[derive(Deserialize)]
+    enum Event {
+        Stayed { room: String },
+    }
+
+    impl Projection for Stays {
+        type Event = Event;
+        const NAME: &str = "stays";
+        const KEY: &str = "id";
+
+        fn project(&self, event: &Recorded<'_, Event>) -> Result<Change, Refusal> {
+            let Event::Stayed { room } = &event.event;
+            Ok(shared(room).add("nights", 1).into())
+        }
+    }
+
+    /// The writes of two aggregates to one room each.
+    fn pack() -> Vec<Planned> {
+        let stays = [("ann", data! { room: "red" }), ("ben", data! { room: "blue" })];
+        let events = record(stays.map(|(aggregate, data)| Fact { aggregate: aggregate.into(), event_type: "Stayed", data }));
+        let planned = events.map(|event| {
+            let mut lane = Lane::new(&Stays, event.aggregate.clone());
+            lane.push_event(&Arc::new(event), 0);
+            assert!(lane.prepare());
+            let Step::Write(write) = lane.step() else { panic!("it writes") };
+            Planned { lane, write }
+        });
+        planned.collect()
+    }
+
+    /// What became of each lane: why it failed, why it must be parked, or nothing.
+    fn ends(lanes: Vec<Lane>) -> Vec<Option<String>> {
+        let end = |lane: Lane| match (&lane.failure, lane.stuck()) {
+            (Some(error), None) => {
+                assert_eq!(lane.outcomes, [(0, Outcome::Failed)]);
+                Some(error.to_string())
+            }
+            (None, Some(park)) => Some(park.blocked.reason.clone()),
+            (None, None) => None,
+            (Some(_), Some(_)) => panic!("a lane ends in one way"),
+        };
+        lanes.into_iter().map(end).collect()
+    }
+
+    /// Those that wrote with it are innocent.
+    #[test]
+    fn a_clash_ends_the_lanes_that_write_to_the_attribute_and_no_other() {
+        let red = || (RowKey::from("red"), "nights".to_owned());
+        let newer = AdvanceError::newer_revision(&Stays, 7).to_string();
+        let table = [
+            (Clash::Newer(red(), 7), newer),
+            (Clash::Rule(red(), TWO_OWNERS), TWO_OWNERS.to_owned()),
+            (Clash::Owned(red().0), AdvanceError::Unexplained.to_string()),
+        ];
+        for (clash, reason) in table {
+            assert_eq!(ends(after_clash(pack(), &clash)), [Some(reason), None], "{clash:?}");
+        }
+    }
+
+    /// What is taken back from an attribute that has become something else is gone already: the rule of that aggregate is not at fault.
+    #[test]
+    fn a_clash_of_the_rule_spares_the_lane_that_only_takes_back() {
+        let mut pack = pack();
+        let red = (RowKey::from("red"), "nights".to_owned());
+        let share = pack[0].write.shares.get_mut(&red).expect("ann stays there");
+        assert_eq!(share.kind, Kind::Sum);
+        share.stays = false;
+        assert_eq!(ends(after_clash(pack, &Clash::Rule(red, TWO_OWNERS))), [None, None]);
+    }
+
+    #[test]
+    fn re_projections_end_when_the_budget_of_events_is_spent() {
+        let left = AtomicU64::new(10);
+        let limits = Limits { reprojected_events: Some(&left), ..Limits::from(Deadline::NONE) };
+        // One that is begun is finished, however long it is.
+        assert_eq!([limits.reserve(4), limits.reserve(100), limits.reserve(1), limits.reserve(0)], [true, true, false, false]);
+        left.store(5, Relaxed);
+        limits.spend(9);
+        assert!(!limits.reserve(1));
+        assert!(Limits::from(Deadline::NONE).reserve(u64::MAX), "an operator has no budget");
+    }
+}

@@ -59,6 +59,13 @@ impl Contributed {
         Some(Mark { kind, revision: self.0.get(cell)?.get(&kind)?.revision })
     }
 
+    /// What is contributed to an attribute by the newest revision of the rule that contributes to it, and what its mark must be.
+    #[must_use]
+    pub fn by_newest(&self, cell: &Cell) -> Option<(&Contribution, Mark)> {
+        let (kind, of) = self.0.get(cell)?.iter().max_by_key(|(_, of)| of.revision)?;
+        Some((&of.contribution, Mark { kind: *kind, revision: of.revision }))
+    }
+
     /// The attributes to which something is contributed, and how.
     pub fn cells(&self) -> impl Iterator<Item = (&Cell, &Contribution)> {
         self.0.iter().flat_map(|(cell, kinds)| kinds.values().map(move |of| (cell, &of.contribution)))

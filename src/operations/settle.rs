@@ -8,11 +8,11 @@
 //! 2. From then on, whoever contributes more raises the attribute. What was contributed between the scan and that write, and found the
 //!    old value high enough, is found by a second scan, which raises the attribute for it.
 //!
-//! Each write is conditional on the mark that this process has set, so a contribution that is taken back meanwhile, or another process
-//! that settles the same attribute, makes it void; the attribute is then settled in the next round.
+//! Each write is conditional on the mark that this process has set, so a contribution that is taken back meanwhile, also while the
+//! attribute is gone, or another process that settles the same attribute, makes it void; the attribute is then settled in the next round.
 
 use futures::{StreamExt as _, TryStreamExt as _, stream};
-use projection_vocabulary::{Cell, Contribution, DynProjection, Kind, Value};
+use projection_vocabulary::{Cell, Contribution, DynProjection, Kind, Mark, Value};
 
 use crate::{
     engine::worker::CONCURRENCY,
@@ -50,9 +50,8 @@ pub async fn settle(store: &Store, rule: &'static dyn DynProjection, deadline: D
         stream::iter(lowered).buffer_unordered(CONCURRENCY).try_collect::<()>().await?;
         let contributed = contributed_to(store, rule, &cells, deadline).await?;
         let raised = marked.iter().map(|(of, cell)| {
-            let contribution = kind(cell).and_then(|kind| Some((contributed.to(of, kind)?, contributed.mark_of(of, kind)?)));
-            let mine = &mine;
-            async move { store.settle(rule, of, contribution, mine, deadline).await }
+            let (at_least, mine) = (at_least(of, cell, &contributed), &mine);
+            async move { store.settle(rule, of, at_least, mine, deadline).await }
         });
         stream::iter(raised).buffer_unordered(CONCURRENCY).try_collect::<()>().await?;
     }
@@ -75,9 +74,19 @@ fn right(of: &Cell, cell: &SharedCell, contributed: &Contributed) -> Option<Valu
     }
 }
 
+/// What the attribute must hold at least, and its mark. If it is gone, another process that settles it has removed it, and what that
+/// process has found out is now void: how it is combined is known from its contributions alone.
+fn at_least<'a>(of: &Cell, cell: &SharedCell, contributed: &'a Contributed) -> Option<(&'a Contribution, Mark)> {
+    match (cell.mark, &cell.value) {
+        (Some(Mark { kind, .. }), _) => Some((contributed.to(of, kind)?, contributed.mark_of(of, kind)?)),
+        (None, None) => contributed.by_newest(of),
+        (None, Some(_)) => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use projection_vocabulary::{HomeRow, Mark};
+    use projection_vocabulary::HomeRow;
 
     use super::*;
 

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use projection_vocabulary::{
-    Change, Contribution, Decimal, DynProjection, Mark, Projection, Recorded, RecordedEvent, Refusal, Registry, RowKey, Value, Version,
-    data, own, retract, shared,
+    Cell, Change, Contribution, Decimal, DynProjection, Mark, Projection, Recorded, RecordedEvent, Refusal, Registry, RowKey, Value,
+    Version, data, own, retract, shared,
 };
 use projection_worker::{
     Worker,
@@ -468,14 +468,9 @@ enum Gift {
     Gave { to: String, n: Decimal },
 }
 
-/// Who settles an attribute removes it if the first scan finds no contribution, and raises it to what the second scan finds. What is taken
-/// back between the two finds nothing to take back, and must not come back.
-#[tokio::test]
-async fn what_is_taken_back_while_its_attribute_is_settled_stays_away() {
-    let events = recorded([("a", "Gave", fields([("to", "c".into()), ("n", 3.into())]))]);
-    let world = world_of(SHARED_GIFT, &events).await;
-    let (store, rule) = (world.worker.store(), SHARED_GIFT[0]);
-    let row = RowKey::from("c");
+/// The attributes of row `c` to which `a` contributes, each removed by a process that settles it. Returns also what is contributed.
+async fn removed_while_settled(world: &World) -> [(Cell, Contribution, Mark); 3] {
+    let (store, rule, row) = (world.worker.store(), SHARED_GIFT[0], RowKey::from("c"));
     let held = async || store.rows(rule, [row.clone()], Deadline::NONE).await.expect("read").remove(&row).expect("a row").shared;
     let contributed = [
         ("givers", Contribution::Set(["a".into()].into())),
@@ -491,6 +486,35 @@ async fn what_is_taken_back_while_its_attribute_is_settled_stays_away() {
         store.lower(rule, cell, &held().await[&cell.1], None, "mine", Deadline::NONE).await.expect("removed");
         assert_eq!(held().await[&cell.1].value, None);
     }
+    cells
+}
+
+fn gifts() -> Vec<RecordedEvent> {
+    recorded([("a", "Gave", fields([("to", "c".into()), ("n", 3.into())]))])
+}
+
+/// Which a process has removed that may have been killed, or whose findings are void now.
+#[tokio::test]
+async fn an_attribute_that_another_process_has_removed_is_settled() {
+    let world = world_of(SHARED_GIFT, &gifts()).await;
+    let (store, rule) = (world.worker.store(), SHARED_GIFT[0]);
+    let cells = removed_while_settled(&world).await;
+    settle(store, rule, Deadline::NONE).await.expect("nothing fails");
+    for (cell, contribution, mark) in &cells {
+        store.settle(rule, cell, Some((contribution, *mark)), "mine", Deadline::NONE).await.expect("void");
+    }
+    assert_eq!(world.rows().await, fold(Registry::new(SHARED_GIFT), &gifts()));
+    assert!(check(&world.worker, false).await.is_clean());
+}
+
+/// Who settles an attribute removes it if the first scan finds no contribution, and raises it to what the second scan finds. What is taken
+/// back between the two finds nothing to take back, and must not come back.
+#[tokio::test]
+async fn what_is_taken_back_while_its_attribute_is_settled_stays_away() {
+    let events = gifts();
+    let world = world_of(SHARED_GIFT, &events).await;
+    let (store, rule) = (world.worker.store(), SHARED_GIFT[0]);
+    let cells = removed_while_settled(&world).await;
     let next = world.worker_of(OWN_GIFT);
     next.process(&records(&events), Deadline::NONE).await;
     for (cell, contribution, mark) in &cells {

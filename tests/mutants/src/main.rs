@@ -306,6 +306,16 @@ const ALL: &[Mutant] = &[
         )],
     ),
     mutant(
+        "taken-back-unnoticed",
+        "what is taken back while its attribute is settled does not say so",
+        &[Switched(SHARES, "!stays && present.unsettled.is_empty()", "!stays")],
+    ),
+    mutant(
+        "removed-by-another",
+        "what another process has removed to settle it is left away",
+        &[Switched(SETTLE, "contributed.by_newest(of)", "None")],
+    ),
+    mutant(
         "high-enough-unchecked",
         "a maximum that was high enough once is not raised",
         &[Switched(
@@ -328,8 +338,8 @@ const ALL: &[Mutant] = &[
         "an attribute is combined in another way than an older revision did",
         &[Switched(
             SHARED,
-            r#"conditions.push(format!("(attribute_not_exists({mark}) OR {same_kind})"))"#,
-            r#"conditions.push(format!("(attribute_not_exists({mark}) OR attribute_exists({mark}) OR {same_kind})"))"#,
+            r#"conditions.push(format!("(attribute_not_exists({mark}) OR begins_with({mark}, {}))", expression.value(kind)))"#,
+            r#"conditions.push(format!("(attribute_not_exists({mark}) OR attribute_exists({mark}) OR begins_with({mark}, {}))", expression.value(kind)))"#,
         )],
     ),
     mutant(

@@ -102,6 +102,7 @@ fn lines(verified: &Verified, options: &Options) -> String {
     }
     let wrong = count(findings.len() as u64, "aggregate");
     lines.add(match (findings.len(), options.repair && !options.dry_run) {
+        (0, _) if *moving > 0 => "not clean: some were not compared".to_owned(),
         (0, _) => "clean: every snapshot and every claim is what the events say".to_owned(),
         (_, true) if verified.is_clean() => format!("repaired: {repaired} of {wrong}"),
         (_, true) => format!("not clean: {repaired} of {wrong} repaired"),

@@ -82,10 +82,10 @@ impl Verified {
         are_too_many(self.left_over(), self.claims)
     }
 
-    /// Whether nothing is wrong any more.
+    /// Whether everything was compared, and nothing is wrong any more.
     #[must_use]
     pub fn is_clean(&self) -> bool {
-        self.findings.len() as u64 == self.repaired
+        self.moving == 0 && self.findings.len() as u64 == self.repaired
     }
 }
 

@@ -306,16 +306,6 @@ const ALL: &[Mutant] = &[
         )],
     ),
     mutant(
-        "taken-back-unnoticed",
-        "what is taken back while its attribute is settled does not say so",
-        &[Switched(SHARES, "!stays && present.unsettled.is_empty()", "!stays")],
-    ),
-    mutant(
-        "removed-by-another",
-        "what another process has removed to settle it is left away",
-        &[Switched(SETTLE, "contributed.by_newest(of)", "None")],
-    ),
-    mutant(
         "high-enough-unchecked",
         "a maximum that was high enough once is not raised",
         &[Switched(

@@ -216,7 +216,6 @@ impl Run {
                 actions.extend(shard.ready().map(|partition| (15, Action::Start(at, partition))));
             }
         }
-        let settling = self.plan.is_about(Subject::Settling);
         let succeeded = self.shards.iter().any(|shard| !shard.succeeded().is_empty());
         actions.extend([
             (when(self.appends_left > 0 && writers < WRITERS_MAX, 15), Action::Append),
@@ -224,25 +223,13 @@ impl Run {
             (when(!self.processes.is_empty(), 4), Action::Time),
             (when(!self.processes.is_empty(), may(Fault::Crash, 3)), Action::Kill),
             (when(invocations < INVOCATIONS_MAX && succeeded, may(Fault::DuplicateDelivery, 4)), Action::Duplicate),
-            (
-                when(
-                    operators < OPERATORS_MAX,
-                    if slow > 0 {
-                        30
-                    } else if settling {
-                        12
-                    } else {
-                        2
-                    },
-                ),
-                Action::Operate,
-            ),
+            (when(operators < OPERATORS_MAX, if slow > 0 { 30 } else { 2 }), Action::Operate),
             (may(Fault::Deployed, 1) + may(Fault::PoisonFixed, 1) + when(slow > 0 && self.deployed != NEXT, 30), Action::Deploy),
             (may(Fault::BadDeployment, 1), Action::DeployBad),
             (may(Fault::Malformed, 1), Action::Malform),
             (when(!self.malformed.is_empty(), 1), Action::Fix),
             (may(Fault::Restored, 1), Action::Restore),
-            (may(Fault::Overwritten, if settling { 12 } else { 1 }), Action::Overwrite),
+            (may(Fault::Overwritten, 1), Action::Overwrite),
             (may(Fault::RowLost, 1), Action::LoseRow),
             (may(Fault::RowLost, 1), Action::LoseChild),
             (may(Fault::ParkingDown, 1), Action::Parking),

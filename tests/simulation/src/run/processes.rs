@@ -159,22 +159,12 @@ impl Run {
         });
     }
 
-    fn start_settling(&mut self, rule: &'static dyn DynProjection) {
-        self.operator("settles shared rows", move |worker| async move {
-            _ = settle(worker.store(), rule, Deadline::NONE).await;
-            Ended::Quiet
-        });
-    }
-
     /// Starts an operation that is allowed at any time.
     pub(super) fn operate(&mut self) {
         let working = self.processes.iter().any(|process| matches!(process.role, Role::Invocation { .. }));
         let rule = DEPLOYMENTS[self.deployed][self.choices.below(3)];
         if self.plan.is_about(Subject::OneMaximum) {
             return self.rebuild(shared(self.deployed), Task::Rebuild, Segment::ALL, 1);
-        }
-        if self.plan.is_about(Subject::Settling) {
-            return self.start_settling(shared(self.deployed));
         }
         if self.plan.has(Fault::Rebuilt) && self.choices.per_mille(400) {
             let segments = 1 + u32::try_from(self.choices.below(3)).expect("few");
@@ -197,7 +187,11 @@ impl Run {
             return;
         }
         if self.plan.has(Fault::Rebuilt) && rule.name() == SHARED && self.choices.per_mille(700) {
-            return self.start_settling(rule);
+            self.operator("settles shared rows", move |worker| async move {
+                _ = settle(worker.store(), rule, Deadline::NONE).await;
+                Ended::Quiet
+            });
+            return;
         }
         if self.choices.per_mille(500) {
             let aggregate = AggregateId::from(GIVERS[self.choices.below(self.plan.givers)]);

@@ -66,11 +66,6 @@ impl Run {
             let count = if aggregate == GIVERS[0] { 9 } else { amount };
             return ("Put", Value::Map(BTreeMap::from([("shelf".to_owned(), named(1)), ("count".to_owned(), number(count))])));
         }
-        if self.plan.is_about(Subject::Settling) {
-            // Always the same, so that nothing but its mark tells that an attribute was contributed to again.
-            let put = Value::Map(BTreeMap::from([("shelf".to_owned(), named(1)), ("count".to_owned(), number(0))]));
-            return if self.choices.per_mille(500) { ("Put", put) } else { ("Noted", data! {}) };
-        }
         let flawed = usize::from(self.plan.has(Fault::Poison));
         let spread = if self.plan.is_about(Subject::ManyRows) { 3 } else { 0 };
         match self.choices.weighted(&[(4, 0), (6, 1), (2, 2), (1, 3), (2, 4), (flawed, 5), (1, 6), (spread, 7), (1 + spread, 8), (1, 9)]) {
@@ -102,8 +97,7 @@ impl Run {
 
     /// Starts a writer: it appends a few events to one aggregate, and decides again if another writer was first.
     pub(super) fn append(&mut self) {
-        let alone = self.plan.is_about(Subject::OneMaximum) || self.plan.is_about(Subject::Settling);
-        let (shelves, events_max) = if alone { (0, 1) } else { (1, 3) };
+        let (shelves, events_max) = if self.plan.is_about(Subject::OneMaximum) { (0, 1) } else { (1, 3) };
         let aggregate = match self.choices.below(self.plan.givers + shelves) {
             at if at < self.plan.givers => GIVERS[at],
             _ => SHELVES[self.choices.below(2)],

@@ -92,9 +92,8 @@ fn lines(verified: &Verified, options: &Options) -> String {
         lines.add(format_args!("{moving} changed too often to be compared; verify again when there is less traffic"));
     }
     let show = options.show.unwrap_or(SHOW_DEFAULT);
-    let each = findings.iter().flat_map(|(aggregate, findings)| findings.iter().map(move |finding| (aggregate, finding)));
-    let found = each.clone().count();
-    for (aggregate, finding) in each.take(show) {
+    let found = verified.each().count();
+    for (aggregate, finding) in verified.each().take(show) {
         lines.add(format_args!("  {}: {}", shortened(aggregate.as_str(), NAME_COLUMNS), text(finding)));
     }
     if found > show {
@@ -128,8 +127,7 @@ fn text(finding: &Finding) -> String {
 
 fn json(verified: &Verified, options: &Options, named: &Named) -> String {
     let show = options.show.unwrap_or(usize::MAX);
-    let each = verified.findings.iter().flat_map(|(aggregate, findings)| findings.iter().map(move |finding| (aggregate, finding)));
-    let findings = each.take(show).map(|(aggregate, finding)| {
+    let findings = verified.each().take(show).map(|(aggregate, finding)| {
         let aggregate = aggregate.as_str();
         match finding {
             Finding::Unreadable { version, reason } => {

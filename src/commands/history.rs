@@ -57,10 +57,7 @@ impl History {
         deadline: Deadline,
     ) -> Result<Self, Unhandled> {
         let mut history = Self::new(decider, aggregate);
-        history.advance(store, version, deadline).await?;
-        if history.version < version {
-            return Err(history.unreadable(history.version.next(), "the event is not in the event store"));
-        }
+        history.reach(store, version, deadline).await?;
         Ok(history)
     }
 
@@ -72,12 +69,10 @@ impl History {
     /// Starts from a usable snapshot. Returns whether the tail has all that follows.
     fn begin(&mut self, Tail { mark, snapshot, events, whole }: Tail) -> Result<bool, Unhandled> {
         self.mark = Some(mark);
-        if let Some(Snapshot { kind, revision, version, state }) = snapshot
-            && kind == self.decider.kind()
-            && revision == u64::from(self.decider.revision())
-            && let Ok(state) = self.decider.resume(&state)
+        if let Some(snapshot) = snapshot
+            && let Some(state) = resumed(self.decider, &snapshot)
         {
-            (self.state, self.version, self.snapshot) = (state, version, version);
+            (self.state, self.version, self.snapshot) = (state, snapshot.version, snapshot.version);
         }
         let from = self.version;
         let mut events = events.into_iter().skip_while(|stored| stored.version() <= from).peekable();
@@ -104,6 +99,15 @@ impl History {
         Ok(Vec::new())
     }
 
+    /// Reads the events that follow, up to a version that the aggregate must have. Returns the last page of them.
+    pub async fn reach(&mut self, store: &Store, version: Version, deadline: Deadline) -> Result<Vec<RecordedEvent>, Unhandled> {
+        let events = self.advance(store, version, deadline).await?;
+        if self.version < version {
+            return Err(self.unreadable(self.version.next(), "the event is not in the event store"));
+        }
+        Ok(events)
+    }
+
     fn apply(&mut self, stored: Stored) -> Result<RecordedEvent, Unhandled> {
         let next = self.version.next();
         let event = match stored {
@@ -122,4 +126,10 @@ impl History {
         let reason = format!("{reason} (read by the decider `{}`)", self.decider.kind());
         Unhandled::Unreadable { aggregate: self.aggregate.clone(), version, reason }
     }
+}
+
+/// The state of a snapshot; `None` if it is of no use: of another kind or revision, or not such a state.
+pub fn resumed(decider: &'static dyn DynDecider, Snapshot { kind, revision, version: _, state }: &Snapshot) -> Option<Box<dyn Aggregate>> {
+    let is_of_decider = kind == decider.kind() && *revision == u64::from(decider.revision());
+    is_of_decider.then(|| decider.resume(state).ok()).flatten()
 }

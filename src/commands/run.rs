@@ -362,10 +362,7 @@ impl Running<'_> {
             let of_order = versions.iter().find(|(aggregate, ..)| *aggregate == order.aggregate);
             let (aggregate, before, after) = of_order.ok_or(Unhandled::IdReused)?;
             let mut history = History::load_at(self.store, order.decider, aggregate, *before, self.deadline).await?;
-            let events = history.advance(self.store, *after, self.deadline).await?;
-            if history.version < *after {
-                return Err(history.unreadable(history.version.next(), "the event is not in the event store"));
-            }
+            let events = history.reach(self.store, *after, self.deadline).await?;
             handled.push(HandledOne { aggregate: aggregate.clone(), version: *after, events, state: history.state });
         }
         Ok(Answer { handled, replayed })

@@ -12,7 +12,10 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 use projection_vocabulary::{Aggregate, AggregateId, Deciders, DynDecider, Version};
 
 use crate::{
-    commands::{error::Unhandled, history::History},
+    commands::{
+        error::Unhandled,
+        history::{History, resumed},
+    },
     operations::{error::OperationError, footing::are_too_many},
     retry::Deadline,
     store::{
@@ -80,6 +83,11 @@ impl Verified {
     #[must_use]
     pub fn is_doubtful(&self) -> bool {
         are_too_many(self.left_over(), self.claims)
+    }
+
+    /// Each finding, with its aggregate.
+    pub fn each(&self) -> impl Iterator<Item = (&AggregateId, &Finding)> {
+        self.findings.iter().flat_map(|(aggregate, findings)| findings.iter().map(move |finding| (aggregate, finding)))
     }
 
     /// Whether everything was compared, and nothing is wrong any more.
@@ -331,8 +339,7 @@ async fn fold(
     snapshot: Option<&Snapshot>,
     deadline: Deadline,
 ) -> Result<Folded, Unhandled> {
-    let of_decider = |snapshot: &&Snapshot| snapshot.kind == decider.kind() && snapshot.revision == u64::from(decider.revision());
-    let resumed = snapshot.filter(of_decider).and_then(|snapshot| Some((snapshot.version, decider.resume(&snapshot.state).ok()?)));
+    let resumed = snapshot.and_then(|snapshot| Some((snapshot.version, resumed(decider, snapshot)?)));
     let from = resumed.as_ref().map_or(Version::NONE, |(at, _)| (*at).min(version));
     let mut history = History::load_at(store, decider, aggregate, from, deadline).await?;
     // Both are written anew, since a snapshot may say `1.50` for `1.5`.
@@ -341,9 +348,6 @@ async fn fold(
         at <= version && states.0.is_some() && states.0 == states.1
     };
     let snapshot_is_right = resumed.map(is_right);
-    history.advance(store, version, deadline).await?;
-    if history.version < version {
-        return Err(history.unreadable(history.version.next(), "the event is not in the event store"));
-    }
+    history.reach(store, version, deadline).await?;
     Ok(Folded { history, snapshot_is_right })
 }

@@ -25,6 +25,12 @@ struct Of {
     revision: u32,
 }
 
+impl Of {
+    fn marked(&self, kind: Kind) -> (&Contribution, Mark) {
+        (&self.contribution, Mark { kind, revision: self.revision })
+    }
+}
+
 impl Contributed {
     /// Adds what a home row contributes. What it only makes visible is a sum of zero.
     pub fn add(&mut self, home: &HomeRow, of_interest: impl Fn(&Cell) -> bool) {
@@ -50,25 +56,20 @@ impl Contributed {
     /// What is contributed to an attribute in the way in which it is combined.
     #[must_use]
     pub fn to(&self, cell: &Cell, kind: Kind) -> Option<&Contribution> {
-        Some(&self.0.get(cell)?.get(&kind)?.contribution)
+        self.with_mark(cell, kind).map(|(contribution, _)| contribution)
     }
 
-    /// What the attribute's mark must be: the newest revision of the rule by which something is contributed to it in this way.
+    /// The same, and what the attribute's mark must be: the newest revision of the rule by which something is contributed in this way.
     #[must_use]
-    pub fn mark_of(&self, cell: &Cell, kind: Kind) -> Option<Mark> {
-        Some(Mark { kind, revision: self.0.get(cell)?.get(&kind)?.revision })
+    pub fn with_mark(&self, cell: &Cell, kind: Kind) -> Option<(&Contribution, Mark)> {
+        Some(self.0.get(cell)?.get(&kind)?.marked(kind))
     }
 
     /// What is contributed to an attribute by the newest revision of the rule that contributes to it, and what its mark must be.
     #[must_use]
     pub fn by_newest(&self, cell: &Cell) -> Option<(&Contribution, Mark)> {
         let (kind, of) = self.0.get(cell)?.iter().max_by_key(|(_, of)| of.revision)?;
-        Some((&of.contribution, Mark { kind: *kind, revision: of.revision }))
-    }
-
-    /// The attributes to which something is contributed, and how.
-    pub fn cells(&self) -> impl Iterator<Item = (&Cell, &Contribution)> {
-        self.0.iter().flat_map(|(cell, kinds)| kinds.values().map(move |of| (cell, &of.contribution)))
+        Some(of.marked(*kind))
     }
 }
 

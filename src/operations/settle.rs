@@ -78,7 +78,7 @@ fn right(of: &Cell, cell: &SharedCell, contributed: &Contributed) -> Option<Valu
 /// process has found out is now void: how it is combined is known from its contributions alone.
 fn at_least<'a>(of: &Cell, cell: &SharedCell, contributed: &'a Contributed) -> Option<(&'a Contribution, Mark)> {
     match (cell.mark, &cell.value) {
-        (Some(Mark { kind, .. }), _) => Some((contributed.to(of, kind)?, contributed.mark_of(of, kind)?)),
+        (Some(Mark { kind, .. }), _) => contributed.with_mark(of, kind),
         (None, None) => contributed.by_newest(of),
         (None, Some(_)) => None,
     }

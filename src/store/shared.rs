@@ -10,7 +10,7 @@ use std::{
 };
 
 use aws_sdk_dynamodb::types::AttributeValue;
-use projection_vocabulary::{Decimal, Mark, RowKey, Value};
+use projection_vocabulary::{Decimal, Kind, Mark, RowKey, Value};
 
 use super::{
     expression::Expression,
@@ -105,11 +105,9 @@ impl CellWrite {
             expression.set(&shared_name(attribute), AttributeValue::S(mark_text(self.mark)));
             return;
         }
-        let mark = expression.name(&shared_name(attribute));
-        let kind = AttributeValue::S(kind_text(self.mark.kind).to_owned());
         match self.intent {
             Intent::Contributes => {
-                conditions.push(format!("(attribute_not_exists({mark}) OR begins_with({mark}, {}))", expression.value(kind)));
+                conditions.push(takes(expression, attribute, self.mark.kind));
                 let mark = AttributeValue::S(mark_text(self.mark));
                 if self.for_others {
                     expression.set_once(&shared_name(attribute), mark);
@@ -117,8 +115,12 @@ impl CellWrite {
                     expression.set(&shared_name(attribute), mark);
                 }
             }
-            Intent::TakesBack => conditions.push(format!("begins_with({mark}, {})", expression.value(kind))),
+            Intent::TakesBack => {
+                let mark = expression.name(&shared_name(attribute));
+                conditions.push(is_combined(expression, &mark, self.mark.kind));
+            }
             Intent::Voids => {
+                let mark = expression.name(&shared_name(attribute));
                 let unsettled = expression.name(&unsettled_name(attribute));
                 conditions.push(format!("attribute_not_exists({mark}) AND attribute_exists({unsettled})"));
             }
@@ -141,6 +143,17 @@ impl CellWrite {
             expression.set(&unsettled_name(attribute), AttributeValue::S(fresh_id()));
         }
     }
+}
+
+/// The condition that an attribute with this mark is combined in this way.
+fn is_combined(expression: &mut Expression, mark: &str, kind: Kind) -> String {
+    format!("begins_with({mark}, {})", expression.value(AttributeValue::S(kind_text(kind).to_owned())))
+}
+
+/// The condition that an attribute takes contributions of this kind: it is combined in this way, or not yet in any.
+pub(super) fn takes(expression: &mut Expression, attribute: &str, kind: Kind) -> String {
+    let mark = expression.name(&shared_name(attribute));
+    format!("(attribute_not_exists({mark}) OR {})", is_combined(expression, &mark, kind))
 }
 
 fn string_set(members: &BTreeSet<Arc<str>>) -> AttributeValue {

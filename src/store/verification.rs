@@ -16,11 +16,9 @@ use super::{
     error::{Failure, cancellation_class, classify, retry_or_fail},
     expression::Expression,
     fresh_id,
-    home::{
-        CORRECTED, Row, SharedCell, child_sort, foreign_row, item_key, kind_text, mark_text, row_key, row_of, shared_name, unsettled_name,
-    },
+    home::{CORRECTED, Row, SharedCell, child_sort, foreign_row, item_key, mark_text, row_key, row_of, shared_name, unsettled_name},
     segment::Segment,
-    shared::{CellOp, CellWrite, Intent, SharedWrite},
+    shared::{CellOp, CellWrite, Intent, SharedWrite, takes},
 };
 use crate::{
     retry::{Attempt, Deadline},
@@ -268,8 +266,7 @@ impl Store {
             let mut expression = Expression::default();
             let mut conditions = vec![expression.unchanged(&unsettled_name(attribute), mark)];
             // Somebody may have begun to combine it in another way since it was removed.
-            let (name, kind) = (expression.name(&shared_name(attribute)), AttributeValue::S(kind_text(by.kind).to_owned()));
-            conditions.push(format!("(attribute_not_exists({name}) OR begins_with({name}, {}))", expression.value(kind)));
+            conditions.push(takes(&mut expression, attribute, by.kind));
             // Not this deployment's revision: an attribute to which only an older one contributes can still become an aggregate's own.
             expression.set_once(&shared_name(attribute), AttributeValue::S(mark_text(by)));
             match contribution {

@@ -79,8 +79,7 @@ async fn wrong(world: &World) -> Vec<String> {
 }
 
 fn words(verified: &Verified) -> Vec<String> {
-    let each = verified.findings.iter().flat_map(|(aggregate, findings)| findings.iter().map(move |finding| (aggregate, finding)));
-    let words = each.map(|(aggregate, finding)| match finding {
+    let words = verified.each().map(|(aggregate, finding)| match finding {
         Finding::Unreadable { version, .. } => format!("{aggregate}: event {version}"),
         Finding::Snapshot(version) => format!("{aggregate}: snapshot {version}"),
         Finding::NotHeld(claim) => format!("{aggregate}: {} {} not held", claim.kind, claim.value),

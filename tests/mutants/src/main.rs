@@ -328,8 +328,8 @@ const ALL: &[Mutant] = &[
         "an attribute is combined in another way than an older revision did",
         &[Switched(
             SHARED,
-            r#"conditions.push(format!("(attribute_not_exists({mark}) OR begins_with({mark}, {}))", expression.value(kind)))"#,
-            r#"conditions.push(format!("(attribute_not_exists({mark}) OR attribute_exists({mark}) OR begins_with({mark}, {}))", expression.value(kind)))"#,
+            r#"format!("(attribute_not_exists({mark}) OR {})", is_combined(expression, &mark, kind))"#,
+            r#"format!("(attribute_not_exists({mark}) OR attribute_exists({mark}) OR {})", is_combined(expression, &mark, kind))"#,
         )],
     ),
     mutant(
@@ -537,7 +537,7 @@ const ALL: &[Mutant] = &[
     mutant(
         "snapshot-of-another-revision",
         "a snapshot of another revision is used",
-        &[Switched(HISTORY, "revision == u64::from(self.decider.revision())", "revision > 0")],
+        &[Switched(HISTORY, "*revision == u64::from(decider.revision())", "*revision > 0")],
     ),
     mutant(
         "snapshot-before-its-events",

@@ -313,6 +313,7 @@ impl<'de> Deserializer<'de> for Borrowed<'_> {
         match self.0 {
             Value::Number(number) if name == NEWTYPE => visitor.visit_str(&number.to_string()),
             // A string that looks like a number is still a string. The writer of the event has a bug, and accepting it would hide the bug.
+            whole if name == crate::value::NEWTYPE => visitor.visit_str(whole.to_json().get()),
             Value::Text(_) if name == NEWTYPE => Err(Misfit("expected an exact number, found a string".into())),
             _ => visitor.visit_newtype_struct(self),
         }

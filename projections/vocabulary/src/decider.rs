@@ -191,6 +191,12 @@ pub enum Undecided {
     /// It is not a command of the decider's.
     #[error("cannot read the command: {0}")]
     Misfit(#[from] Misfit),
+    /// A newer revision has written to the aggregate, and this one cannot know what its events mean.
+    #[error("revision {revision} has written to it, which is newer than this deployment's")]
+    Outdated {
+        /// The newer revision.
+        revision: u32,
+    },
     /// An event or a refusal cannot be written: a mistake in its type.
     #[error("cannot write what was decided: {0}")]
     Unwritable(#[from] Unwritable),

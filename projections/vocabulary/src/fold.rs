@@ -29,7 +29,7 @@ pub enum MergeStop {
 /// Whether an event concerns the rule.
 #[must_use]
 pub fn concerns(rule: &dyn DynProjection, event: &RecordedEvent) -> bool {
-    rule.event_types().contains(&&*event.event_type)
+    rule.concerns(&event.aggregate, &event.event_type)
 }
 
 /// Merges the changes of contiguous events until one write can hold no more: `fits` tells whether one can hold a change. It is not asked

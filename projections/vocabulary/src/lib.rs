@@ -50,6 +50,7 @@
 //! | move only the watermark | [`nothing`] |
 //! | hold amounts and values | [`Decimal`], [`Value`], [`Timestamp`] |
 //! | test | [`testkit::given`], [`data!`] |
+//! | react to events with commands to other aggregates | [`process::Process`], [`process::Steps`] |
 //! | make up histories for `projector generate` | [`sample`] |
 //! | list the projections of a worker | [`Registry`] |
 //! | read a row into a type of your own | [`row`](fn@row) |
@@ -66,6 +67,7 @@ mod decider;
 mod decimal;
 mod event;
 pub mod fold;
+pub mod process;
 mod projection;
 mod row;
 pub mod sample;

@@ -10,9 +10,10 @@ use std::{
 use serde::de::DeserializeOwned;
 
 use crate::{
-    Attributes, Base, Change, Misfit, Recorded, RecordedEvent, Value,
+    AggregateId, Attributes, Base, Change, Misfit, Recorded, RecordedEvent, Value,
     change::{KEY_BYTES_MAX, RESERVED, SORT_KEY_BYTES_MAX, Written},
     de,
+    process::{DynProcess, ProcessStatus},
 };
 
 /// A rule that turns each event into changes of rows.
@@ -224,6 +225,14 @@ pub trait DynProjection: Send + Sync {
     fn reads_row(&self) -> bool;
     /// The event types that the projection handles.
     fn event_types(&self) -> &'static [&'static str];
+    /// Whether an event of this type and aggregate concerns it.
+    fn concerns(&self, _aggregate: &AggregateId, event_type: &str) -> bool {
+        self.event_types().contains(&event_type)
+    }
+    /// The process, if it is one: it does not change rows, but sends commands.
+    fn process(&'static self) -> Option<&'static dyn DynProcess> {
+        None
+    }
     /// Returns the changes that one event makes. `row` holds the present attributes of the aggregate's own row; a rule without
     /// `READS_ROW` does not see it.
     ///
@@ -348,6 +357,25 @@ pub(crate) fn assert_valid(rule: &dyn DynProjection) {
     assert_indexes_valid(rule);
 }
 
+/// Asserts that the constants of a process are valid, and that whoever runs it lists its instances and timers.
+fn assert_process_valid(process: &'static dyn DynProcess, rules: &[&'static dyn DynProjection]) {
+    let name = process.name();
+    assert!(process.process_revision() > 0, "the revision of `{name}` is 0: revisions start at 1");
+    assert!(process.hops_max() > 0, "`{name}` has a limit of 0 hops, so that it could do nothing");
+    for (at, decider) in process.commanded().iter().enumerate() {
+        let kind = decider.kind();
+        assert!(process.commanded()[..at].iter().all(|other| other.kind() != kind), "`{name}` commands two deciders of the kind `{kind}`");
+    }
+    for fact in process.fact_types() {
+        assert!(!fact.starts_with("Process"), "`{name}` records `{fact}`: event types that begin with `Process` are reserved");
+    }
+    assert!(
+        rules.iter().any(|rule| rule.name() == ProcessStatus::NAME),
+        "`{name}` is a process, and `{}` lists its instances and timers: add `&ProcessStatus` to the projections",
+        ProcessStatus::NAME
+    );
+}
+
 fn assert_indexes_valid(rule: &dyn DynProjection) {
     let (name, indexes) = (rule.name(), rule.indexes());
     assert!(indexes.len() <= INDEXES_MAX, "`{name}` has {} indexes: a table has at most {INDEXES_MAX}", indexes.len());
@@ -410,6 +438,9 @@ impl Registry {
         for (at, rule) in rules.iter().enumerate() {
             assert_valid(*rule);
             assert!(rules[..at].iter().all(|other| other.name() != rule.name()), "two projections are named `{}`", rule.name());
+            if let Some(process) = rule.process() {
+                assert_process_valid(process, rules);
+            }
         }
         Self(rules)
     }
@@ -418,6 +449,11 @@ impl Registry {
     #[must_use]
     pub fn projections(&self) -> &'static [&'static dyn DynProjection] {
         self.0
+    }
+
+    /// The processes among them.
+    pub fn processes(&self) -> impl Iterator<Item = &'static dyn DynProcess> {
+        self.0.iter().filter_map(|rule| rule.process())
     }
 
     /// The projection with this name.

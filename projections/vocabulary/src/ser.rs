@@ -186,6 +186,10 @@ impl ser::Serializer for Writer {
         let inner = value.serialize(self)?;
         match inner {
             Value::Text(digits) if name == NEWTYPE => digits.parse().map(Value::Number).map_err(ser::Error::custom),
+            Value::Text(json) if name == crate::value::NEWTYPE => {
+                let json = serde_json::value::RawValue::from_string(json.to_string()).map_err(ser::Error::custom)?;
+                Value::from_json(&json).map_err(ser::Error::custom)
+            }
             other => Ok(other),
         }
     }

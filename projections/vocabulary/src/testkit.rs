@@ -38,8 +38,10 @@ use crate::{
 };
 
 mod deciders;
+mod processes;
 
 pub use deciders::{Decision, Told, decider, laws};
+pub use processes::{Arrival, Run, process};
 
 /// Histories of at most this many events are split everywhere.
 const SPLIT_EVERYWHERE_MAX: usize = 64;

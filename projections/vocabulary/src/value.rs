@@ -5,18 +5,23 @@ use std::{
     sync::Arc,
 };
 
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_json::value::RawValue;
 
 use crate::{AggregateId, Decimal, Timestamp};
+
+/// The name by which our serialiser and deserialiser know a [`Value`] inside another type: they pass it on whole.
+pub(crate) const NEWTYPE: &str = "projection_vocabulary::Value";
 
 /// The deepest nesting that DynamoDB allows.
 /// <https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Constraints.html>
 pub const DEPTH_MAX: usize = 32;
 
 /// One value, with exact numbers.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 #[allow(missing_docs, reason = "the names are self-explanatory")]
 pub enum Value {
+    #[default]
     Null,
     Bool(bool),
     Number(Decimal),
@@ -129,6 +134,39 @@ impl std::fmt::Display for Value {
             Self::Text(text) => f.write_str(text),
             other => f.write_str(other.to_json().get()),
         }
+    }
+}
+
+/// For a field of an event or a command that may hold anything. A set becomes a list, and bytes become a list of numbers.
+impl Serialize for Value {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        // JSON, except for another [`Value`], which holds it as it is.
+        serializer.serialize_newtype_struct(NEWTYPE, self.to_json().get())
+    }
+}
+
+impl<'de> Deserialize<'de> for Value {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Json;
+
+        impl<'de> de::Visitor<'de> for Json {
+            type Value = Value;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a value")
+            }
+
+            fn visit_newtype_struct<D: Deserializer<'de>>(self, inner: D) -> Result<Value, D::Error> {
+                inner.deserialize_str(self)
+            }
+
+            fn visit_str<E: de::Error>(self, json: &str) -> Result<Value, E> {
+                let json = RawValue::from_string(json.to_owned()).map_err(|_| E::custom("not valid JSON"))?;
+                Value::from_json(&json).map_err(E::custom)
+            }
+        }
+
+        deserializer.deserialize_newtype_struct(NEWTYPE, Json)
     }
 }
 

@@ -289,7 +289,7 @@ impl<S> Instance<S> {
             self.phase = Phase::Open;
         }
         match event {
-            ProcessEvent::ProcessReceived { .. } => {}
+            ProcessEvent::ProcessReceived { .. } | ProcessEvent::ProcessRetried { .. } => {}
             ProcessEvent::ProcessSent { name, to, undo, undoes, again } => {
                 let before = again.and_then(|again| self.requests.get_mut(&again));
                 let key = before.map_or(version, |before| {
@@ -331,7 +331,6 @@ impl<S> Instance<S> {
             ProcessEvent::ProcessStuck { of, .. } => {
                 self.stuck.insert(of);
             }
-            ProcessEvent::ProcessRetried { .. } => {}
             ProcessEvent::ProcessResolved { .. } => self.phase = Phase::Resolved,
             ProcessEvent::ProcessCompleted {} => self.phase = Phase::Completed,
             ProcessEvent::ProcessUndone {} => self.phase = Phase::Undone,
@@ -533,11 +532,11 @@ impl<P: Process> Deciding<'_, P> {
             }
         }
         for (name, undo) in undo_only {
-            self.add(ProcessEvent::ProcessUndoAdded { name, undo: self.checked(undo.to?)? })?;
+            self.add(ProcessEvent::ProcessUndoAdded { name, undo: checked::<P>(undo.to?)? })?;
         }
         for (name, request) in requests {
-            let to = self.checked(request.to?)?;
-            let undo = request.undo.transpose()?.map(|undo| self.checked(undo)).transpose()?;
+            let to = checked::<P>(request.to?)?;
+            let undo = request.undo.transpose()?.map(checked::<P>).transpose()?;
             self.add(ProcessEvent::ProcessSent { name, to, undo, undoes: None, again: None })?;
         }
         if end == Some(End::Complete) {
@@ -548,16 +547,6 @@ impl<P: Process> Deciding<'_, P> {
             self.add(ProcessEvent::ProcessScheduled { name, after_ms: millis(time) })?;
         }
         Ok(())
-    }
-
-    /// A command must be to a kind that the process names: the engine finds the decider there.
-    fn checked(&self, to: Target) -> Result<Target, Undecided> {
-        match &to {
-            Target::Command { kind, .. } if P::COMMANDED.iter().all(|decider| decider.kind() != kind) => {
-                Err(refused(format!("the process commands the kind `{kind}`, which its COMMANDED does not name")))
-            }
-            _ => Ok(to),
-        }
     }
 
     fn stop_timers(&mut self) -> Result<(), Undecided> {
@@ -588,6 +577,16 @@ impl<P: Process> Deciding<'_, P> {
         // The time of what is decided is not known yet. Whether a timer runs does not depend on it.
         self.instance.take(version, &Timestamp::from_epoch_ms(0).expect("in range"), event);
         Ok(())
+    }
+}
+
+/// A command must be to a kind that the process names: the engine finds the decider there.
+fn checked<P: Process>(to: Target) -> Result<Target, Undecided> {
+    match &to {
+        Target::Command { kind, .. } if P::COMMANDED.iter().all(|decider| decider.kind() != kind) => {
+            Err(refused(format!("the process commands the kind `{kind}`, which its COMMANDED does not name")))
+        }
+        _ => Ok(to),
     }
 }
 

@@ -73,7 +73,7 @@ impl<S> Steps<S> {
                 continue;
             }
             outputs = requests.into_iter().fold(outputs, |outputs, request| outputs.send(name, request));
-            return within.into_iter().fold(outputs, |outputs, time| outputs.after(*time, name));
+            return within.iter().fold(outputs, |outputs, time| outputs.after(*time, name));
         }
         outputs.complete()
     }

@@ -167,7 +167,7 @@ impl<P: Process> Run<P> {
     #[track_caller]
     pub fn instance(&self) -> &Instance<P::State> {
         let present = self.instances.get(&self.present);
-        present.map(|(instance, _)| instance).unwrap_or_else(|| panic!("nothing was delivered to `{}`", self.present))
+        present.map_or_else(|| panic!("nothing was delivered to `{}`", self.present), |(instance, _)| instance)
     }
 
     /// What has happened to the instance, one line each.
@@ -194,14 +194,16 @@ impl<P: Process> Run<P> {
     #[track_caller]
     pub fn every_order(&self, arrivals: &[Arrival], answer: impl Fn(&Requested) -> Result<Value, String>) -> BTreeSet<Status> {
         let mut by_aggregate: BTreeMap<&str, Vec<&Arrival>> = BTreeMap::new();
-        arrivals.iter().for_each(|arrival| by_aggregate.entry(arrival.aggregate).or_default().push(arrival));
+        for arrival in arrivals {
+            by_aggregate.entry(arrival.aggregate).or_default().push(arrival);
+        }
         let by_aggregate: Vec<_> = by_aggregate.into_values().collect();
         let mut ends = BTreeSet::new();
-        let mut states = 0;
+        let mut visited = 0;
         let mut open = vec![(self.clone(), vec![0_usize; by_aggregate.len()])];
         while let Some((run, delivered)) = open.pop() {
-            states += 1;
-            assert!(states <= STATES_MAX, "there are more than {STATES_MAX} states: give fewer events");
+            visited += 1;
+            assert!(visited <= STATES_MAX, "there are more than {STATES_MAX} states: give fewer events");
             let mut moves = 0;
             for (at, arrivals) in by_aggregate.iter().enumerate() {
                 let Some(Arrival { aggregate, event_type, data }) = arrivals.get(delivered[at]) else { continue };

@@ -11,7 +11,9 @@ mod run;
 use std::{fmt, future::Future};
 
 use futures::{StreamExt as _, stream};
-use projection_vocabulary::{AggregateId, ConsistencyToken, Decider, DynDecider, RecordedEvent, Value, Version, read_event, to_value};
+use projection_vocabulary::{
+    Aggregate, AggregateId, ConsistencyToken, Decider, DynDecider, RecordedEvent, Value, Version, read_event, to_value,
+};
 
 pub use error::{AnyRefusal, CommandError, Unhandled};
 
@@ -37,7 +39,7 @@ use run::{Answer, HandledOne, Order, Request, Requirement, run};
 ///         Err(error @ (CommandError::Invalid(_) | CommandError::IdReused)) => (400, error.to_string()),
 ///         // The client sends the same request again: with its id it has one effect.
 ///         Err(error @ (CommandError::Contended { .. } | CommandError::Store(_))) => (503, error.to_string()),
-///         Err(error @ CommandError::Unreadable { .. }) => (500, error.to_string()),
+///         Err(error @ (CommandError::Unreadable { .. } | CommandError::Outdated { .. })) => (500, error.to_string()),
 ///     }
 /// }
 /// ```
@@ -95,6 +97,19 @@ pub struct Loaded<S> {
     pub version: Version,
     /// Its state.
     pub state: S,
+}
+
+/// A command to a decider whose types are not known.
+#[derive(Clone, Debug, Default)]
+pub struct AnyCommand {
+    /// The command: a map from its name to its fields, or its name alone.
+    pub command: Value,
+    /// See [`To::id`].
+    pub id: Option<String>,
+    /// See [`To::expecting`].
+    pub expected: Option<Version>,
+    /// See [`To::metadata`].
+    pub metadata: Option<Value>,
 }
 
 /// A command that was carried out, by a decider whose types are not known.
@@ -156,7 +171,7 @@ impl<'a> Commands<'a> {
         stream::iter(commands).buffered(at_once.max(1)).collect().await
     }
 
-    /// A command whose types are not known, as the command line has it.
+    /// A command whose types are not known, as the command line and processes have it.
     ///
     /// # Errors
     /// [`CommandError`].
@@ -164,14 +179,23 @@ impl<'a> Commands<'a> {
         self,
         decider: &'static dyn DynDecider,
         aggregate: &str,
-        command: Value,
-        id: Option<String>,
-        expected: Option<Version>,
+        command: AnyCommand,
     ) -> std::result::Result<AnyHandled, Unhandled> {
+        let AnyCommand { command, id, expected, metadata } = command;
         let order = Order { decider, aggregate: aggregate.into(), command, expected };
-        let (HandledOne { aggregate, version, events, state }, replayed) = self.run_one(id, order, None).await?;
+        let (HandledOne { aggregate, version, events, state }, replayed) = self.run_one(id, order, metadata).await?;
         let state = state.snapshot().map_err(|unwritable| Unhandled::of_type(&unwritable))?;
         Ok(AnyHandled { aggregate, version, events, state, replayed })
+    }
+
+    /// An aggregate as it is now, by a decider whose types are not known.
+    pub(crate) async fn load_any(
+        self,
+        decider: &'static dyn DynDecider,
+        aggregate: &AggregateId,
+    ) -> std::result::Result<(Version, Box<dyn Aggregate>), Unhandled> {
+        let history = History::load(self.store, decider, aggregate, self.deadline).await?;
+        Ok((history.version, history.state))
     }
 
     /// Carries out one command, and tells whether it was answered before.

@@ -6,7 +6,6 @@ mod age;
 pub mod cli;
 #[cfg(any(feature = "cli", feature = "lambda"))]
 mod clients;
-#[cfg(feature = "commands")]
 mod commands;
 mod config;
 #[cfg(feature = "cli")]
@@ -28,10 +27,10 @@ mod sources;
 mod store;
 
 // What a team needs that runs the engine inside a program of its own. For the two usual programs, `cli::run` and `lambda::run` are all.
-#[cfg(feature = "commands")]
-pub use commands::{AnyHandled, AnyRefusal, CommandError, Commands, Handled, HandledTogether, Loaded, To, Together};
+pub use commands::{AnyCommand, AnyHandled, AnyRefusal, CommandError, Commands, Handled, HandledTogether, Loaded, To, Together};
 pub use config::{ConfigError, ConfigProblem};
 pub use engine::{
+    calls::{CallError, Calls},
     decode::{Ignored, SequenceNumber},
     report::{Checkpoint, Outcome, Report, Tally},
     worker::Worker,

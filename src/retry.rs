@@ -41,6 +41,12 @@ impl Deadline {
         self.0.is_some()
     }
 
+    /// A deadline that is earlier by this time.
+    #[must_use]
+    pub(crate) fn earlier_by(self, time: Duration) -> Self {
+        Self(self.0.map(|instant| instant.checked_sub(time).unwrap_or(instant)))
+    }
+
     /// Fails once no new work may begin.
     ///
     /// # Errors
@@ -53,6 +59,12 @@ impl Deadline {
     #[must_use]
     pub fn passed(self) -> bool {
         self.0.is_some_and(|instant| instant <= now())
+    }
+
+    /// The time that is left; `None` if there is no deadline.
+    #[must_use]
+    pub(crate) fn left(self) -> Option<Duration> {
+        self.0.map(|instant| instant.saturating_duration_since(now()))
     }
 
     /// The instant, if there is a deadline.

@@ -2,9 +2,7 @@
 
 pub mod append;
 pub mod children;
-#[cfg(feature = "commands")]
 pub mod claims;
-#[cfg(feature = "commands")]
 pub mod commands;
 #[cfg(feature = "cli")]
 pub mod corrections;
@@ -33,7 +31,6 @@ use std::{cell::RefCell, collections::BTreeMap, error::Error, time::SystemTime};
 
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use projection_vocabulary::{DynProjection, Registry, Timestamp};
-#[cfg(feature = "commands")]
 use sha2::{Digest as _, Sha256};
 use tracing::Instrument as _;
 
@@ -235,7 +232,6 @@ pub(crate) fn fresh_id() -> String {
 }
 
 /// A digest of a text, in 32 lower-case hexadecimal digits: half of its SHA-256.
-#[cfg(feature = "commands")]
 pub(crate) fn digest(text: &str) -> String {
     let digest = Sha256::digest(text);
     let (half, _) = digest.split_first_chunk().expect("it has 32 bytes");
@@ -243,7 +239,6 @@ pub(crate) fn digest(text: &str) -> String {
 }
 
 /// A unique id for an event that happens at this time. Such ids sort by time: UUIDs of version 7.
-#[cfg(feature = "commands")]
 pub(crate) fn event_id(at: &Timestamp) -> String {
     let random = u128::from_str_radix(&fresh_id(), 16).expect("a fresh id has hexadecimal digits").to_be_bytes();
     let (random, _) = random.split_first_chunk().expect("it has 16 bytes");

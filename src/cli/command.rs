@@ -18,7 +18,7 @@ use super::{
     json_lines, terminal,
     text::{Lines, count_of, printable},
 };
-use crate::commands::{AnyHandled, Commands, Unhandled};
+use crate::commands::{AnyCommand, AnyHandled, Commands, Unhandled};
 
 /// How many commands of a file are under way at the same time.
 const AT_ONCE: usize = 16;
@@ -91,7 +91,7 @@ pub async fn run(options: &Options, cx: &mut Context) -> anyhow::Result<u8> {
 
 async fn carry_out(commands: Commands<'_>, decider: &'static dyn DynDecider, parsed: Parsed) -> Result<AnyHandled, Unhandled> {
     let Parsed { aggregate, command, id, expected } = parsed;
-    commands.handle_any(decider, &aggregate, command, id, expected).await
+    commands.handle_any(decider, &aggregate, AnyCommand { command, id, expected, metadata: None }).await
 }
 
 async fn run_file(decider: &'static dyn DynDecider, lines: Vec<Parsed>, format: Format, cx: &mut Context) -> anyhow::Result<u8> {
@@ -131,7 +131,11 @@ fn report(aggregate: &str, outcome: Result<AnyHandled, Unhandled>, format: Forma
                 Unhandled::Refused { .. } | Unhandled::Taken { .. } | Unhandled::Conflict { .. } | Unhandled::Contended { .. } => {
                     EXIT_FINDINGS
                 }
-                Unhandled::IdReused | Unhandled::Invalid(_) | Unhandled::Unreadable { .. } | Unhandled::Store(_) => EXIT_USAGE,
+                Unhandled::IdReused
+                | Unhandled::Invalid(_)
+                | Unhandled::Unreadable { .. }
+                | Unhandled::Outdated { .. }
+                | Unhandled::Store(_) => EXIT_USAGE,
             };
             if format.is_json() {
                 cx.out.line(not_accepted(aggregate, &error));
@@ -142,7 +146,10 @@ fn report(aggregate: &str, outcome: Result<AnyHandled, Unhandled>, format: Forma
                 _ => "",
             };
             // These name it themselves.
-            let named = matches!(error, Unhandled::Conflict { .. } | Unhandled::Contended { .. } | Unhandled::Unreadable { .. });
+            let named = matches!(
+                error,
+                Unhandled::Conflict { .. } | Unhandled::Contended { .. } | Unhandled::Unreadable { .. } | Unhandled::Outdated { .. }
+            );
             let name = if named || aggregate.is_empty() { String::new() } else { format!("{}: ", printable(aggregate)) };
             terminal::error(format_args!("{name}{before}{}", printable(&error.to_string())));
             code
@@ -215,6 +222,7 @@ fn not_accepted(aggregate: &str, error: &Unhandled) -> String {
         Unhandled::IdReused => ("idReused", false),
         Unhandled::Invalid(_) => ("invalid", false),
         Unhandled::Unreadable { .. } => ("unreadable", false),
+        Unhandled::Outdated { .. } => ("outdated", false),
         Unhandled::Store(_) => ("unknown", false),
     };
     json!({"aggregateId": aggregate, "error": kind, "message": error.to_string(), "replayed": replayed}).to_string()

@@ -293,7 +293,7 @@ fn report_json(replayed: &Replayed, seconds: f64) -> Box<RawValue> {
 
 fn tally_json(tally: &Tally) -> serde_json::Value {
     // The age of a captured event says nothing about the worker.
-    let Tally { applied, duplicate, healed, gaps, parked, failed, reprojected, oldest_ms: _ } = tally;
+    let Tally { applied, duplicate, healed, gaps, parked, failed, reprojected, instances: _, oldest_ms: _ } = tally;
     json!({
         "applied": applied, "duplicate": duplicate, "healed": healed, "gaps": gaps, "parked": parked, "failed": failed,
         "reprojected": reprojected,

@@ -50,7 +50,7 @@ pub fn text(report: &Report, unreadable: u64, took: Duration) -> String {
     let mut table = terminal::table();
     table.set_header(terminal::header(["projection", "applied", "duplicate", "healed", "parked", "failed"]));
     let mut row = |name: &str, tally: &Tally| {
-        let Tally { applied, duplicate, healed, parked, failed, gaps: _, reprojected: _, oldest_ms: _ } = tally;
+        let Tally { applied, duplicate, healed, parked, failed, gaps: _, reprojected: _, instances: _, oldest_ms: _ } = tally;
         let counts = [applied, duplicate, healed, parked, failed].map(|count| Cell::new(count).set_alignment(CellAlignment::Right));
         table.add_row(std::iter::once(Cell::new(shortened(name, NAME_COLUMNS))).chain(counts));
     };
@@ -71,7 +71,7 @@ pub fn text(report: &Report, unreadable: u64, took: Duration) -> String {
 
 /// What the columns mean that are not 0, but for the obvious one.
 fn meaning_of(total: &Tally, lines: &mut Lines) {
-    let Tally { applied: _, duplicate, healed, parked, failed, gaps, reprojected, oldest_ms: _ } = *total;
+    let Tally { applied: _, duplicate, healed, parked, failed, gaps, reprojected, instances: _, oldest_ms: _ } = *total;
     if duplicate > 0 {
         lines.add("duplicate: delivered again and recognised; counted once");
     }

@@ -57,6 +57,18 @@ pub enum CommandError<R> {
         /// Why.
         reason: String,
     },
+    /// A newer deployment has written to the aggregate, and this one cannot know what that means: deploy the newer one again.
+    #[error(
+        "aggregate {aggregate} was written by revision {revision} of `{kind}`, which is newer than this program's: deploy the newer one"
+    )]
+    Outdated {
+        /// The aggregate.
+        aggregate: AggregateId,
+        /// The kind of aggregate.
+        kind: &'static str,
+        /// The newer revision.
+        revision: u32,
+    },
     /// Whether the command was carried out is unknown. With an id, send it again: it has one effect. Without one, look first.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -74,6 +86,12 @@ pub struct AnyRefusal {
 }
 
 impl AnyRefusal {
+    /// The refusal.
+    #[must_use]
+    pub fn refusal(&self) -> &projection_vocabulary::Value {
+        &self.refusal
+    }
+
     /// The refusal, as the type of its decider.
     ///
     /// # Errors
@@ -108,6 +126,7 @@ impl Unhandled {
             Self::IdReused => CommandError::IdReused,
             Self::Invalid(why) => CommandError::Invalid(why),
             Self::Unreadable { aggregate, version, reason } => CommandError::Unreadable { aggregate, version, reason },
+            Self::Outdated { aggregate, kind, revision } => CommandError::Outdated { aggregate, kind, revision },
             Self::Store(error) => CommandError::Store(error),
         }
     }

@@ -180,6 +180,10 @@ impl Running<'_> {
                     return self.refuse(Outcome::Refused { aggregate: order.aggregate.clone(), refusal, message }).await.map(Some);
                 }
                 Err(Undecided::Misfit(misfit)) => return Err(Unhandled::of_command(&misfit)),
+                Err(Undecided::Outdated { revision }) => {
+                    let (aggregate, kind) = (order.aggregate.clone(), order.decider.kind());
+                    return Err(Unhandled::Outdated { aggregate, kind, revision });
+                }
                 Err(Undecided::Unwritable(unwritable)) => return Err(Unhandled::of_type(&unwritable)),
             }
         }

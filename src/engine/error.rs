@@ -41,6 +41,32 @@ pub enum AdvanceError {
         /// The projection.
         projection: &'static str,
     },
+    /// This program has an older revision of a process than what has written to an instance of it. Deploy the newer one.
+    #[error(
+        "instances of `{process}` were written by revision {instance} and this program has revision {program}: deploy the newer program again"
+    )]
+    NewerProcess {
+        /// The process.
+        process: &'static str,
+        /// The revision that wrote to the instance.
+        instance: u32,
+        /// The revision of this program.
+        program: u32,
+    },
+    /// A request of a process is for something that this program does not have. Deploy one that has it.
+    #[error("`{process}` sent a request to {place}, which this program does not have: deploy one that has it, or add it to this one")]
+    NotHere {
+        /// The process.
+        process: &'static str,
+        /// What is missing: the kind of aggregate or the function.
+        place: String,
+    },
+    /// Others kept writing to an aggregate that a process commands. Delivered again, it is tried again.
+    #[error("others keep writing to an aggregate that `{process}` commands")]
+    Contended {
+        /// The process.
+        process: &'static str,
+    },
     /// DynamoDB refuses the parking entry. Check the parking table's key schema.
     #[error("the parking table refuses the entry ({0}): check its key schema")]
     ParkingRefused(&'static str),
@@ -56,7 +82,10 @@ impl AdvanceError {
     /// Whether the same attempt may succeed later without anybody doing anything.
     #[must_use]
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Store(StoreError::Transient { .. } | StoreError::DeadlineExceeded) | Self::Unexplained)
+        matches!(
+            self,
+            Self::Store(StoreError::Transient { .. } | StoreError::DeadlineExceeded) | Self::Unexplained | Self::Contended { .. }
+        )
     }
 }
 

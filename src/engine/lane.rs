@@ -98,6 +98,8 @@ struct Entry {
     content: Content,
     /// The records of the batch that brought it, by index; none if it comes from the event store.
     records: Vec<usize>,
+    /// Whether a process has acted on it.
+    acted: bool,
 }
 
 /// What a lane needs next.
@@ -108,6 +110,8 @@ pub enum Step {
     Read,
     /// This write.
     Write(Box<Write>),
+    /// To act on this event, as a process does before its row moves past it: see [`Lane::acted`].
+    Act(Arc<RecordedEvent>),
     /// The fold of its history up to this version, because one transaction cannot apply the next event: see [`Lane::in_steps`].
     Steps(Box<HomeRow>, Version),
 }
@@ -166,7 +170,7 @@ impl Lane {
     /// Adds an event that a record brought. Records may come in any order.
     pub fn push_event(&mut self, event: &Arc<RecordedEvent>, record: usize) {
         let content = if fold::concerns(self.rule, event) { Content::Event(event.clone()) } else { Content::Irrelevant };
-        self.entries.push_back(Entry { first: event.version, last: event.version, content, records: vec![record] });
+        self.entries.push_back(Entry { first: event.version, last: event.version, content, records: vec![record], acted: false });
     }
 
     /// Adds an unreadable event that a record brought.
@@ -176,6 +180,7 @@ impl Lane {
             last: version,
             content: Content::Poison { reason, payload },
             records: vec![record],
+            acted: false,
         });
     }
 
@@ -192,13 +197,19 @@ impl Lane {
     pub fn push_poison_after(&mut self, after: Version, version: Version, reason: String, payload: String) {
         self.push_irrelevant(after, version);
         let content = Content::Poison { reason, payload };
-        self.entries.push_back(Entry { first: version, last: version, content, records: Vec::new() });
+        self.entries.push_back(Entry { first: version, last: version, content, records: Vec::new(), acted: false });
     }
 
     /// Adds the versions between the watermark `after` and version `next`, if any: none of them concerns the projection.
     fn push_irrelevant(&mut self, after: Version, next: Version) {
         if after.next() < next {
-            self.entries.push_back(Entry { first: after.next(), last: next.previous(), content: Content::Irrelevant, records: Vec::new() });
+            self.entries.push_back(Entry {
+                first: after.next(),
+                last: next.previous(),
+                content: Content::Irrelevant,
+                records: Vec::new(),
+                acted: false,
+            });
         }
     }
 
@@ -235,10 +246,16 @@ impl Lane {
         loop {
             let Some(front) = self.entries.front() else { return Step::Idle };
             let after = front.first.previous();
-            if self.rule.reads_row() && self.row.is_none() && after > Version::NONE {
+            // A process acts on events in their order, so it must know where it stands before it acts.
+            let process = self.rule.process().is_some();
+            if self.row.is_none() && (process || (self.rule.reads_row() && after > Version::NONE)) {
                 return Step::Read;
             }
             let run = self.run();
+            if process && let Some(entry) = run.iter().find(|entry| !entry.acted && entry.event().is_some()) {
+                let Content::Event(event) = &entry.content else { unreachable!("it has an event") };
+                return Step::Act(event.clone());
+            }
             let empty = HomeRow::default();
             let row = self.row.as_ref().unwrap_or(&empty);
             let events = run.iter().filter_map(|entry| entry.event());
@@ -329,6 +346,34 @@ impl Lane {
             return AfterRefusal::Continue;
         }
         self.refused(Some(row), None)
+    }
+
+    /// The process has acted on the event that [`Step::Act`] named.
+    pub fn acted(&mut self) {
+        if let Some(entry) = self.next_to_act() {
+            entry.acted = true;
+        }
+    }
+
+    /// The process can never act on the event that [`Step::Act`] named.
+    pub fn cannot_act(&mut self, reason: String) {
+        if let Some(entry) = self.next_to_act() {
+            let payload = entry.payload().unwrap_or_default();
+            entry.content = Content::Poison { reason, payload };
+        }
+    }
+
+    /// The process could not act on the event that [`Step::Act`] named. What it has acted on is still written.
+    pub fn fail_to_act(&mut self, error: AdvanceError) {
+        let acted = self.entries.iter().take_while(|entry| entry.acted || entry.event().is_none()).count();
+        let rest = self.entries.split_off(acted);
+        let written = std::mem::replace(&mut self.entries, rest);
+        self.fail(error);
+        self.entries = written;
+    }
+
+    fn next_to_act(&mut self) -> Option<&mut Entry> {
+        self.entries.iter_mut().find(|entry| !entry.acted && entry.event().is_some())
     }
 
     /// The write was committed.
@@ -446,7 +491,7 @@ impl Lane {
         let only_irrelevant = healed.iter().all(|entry| matches!(entry.content, Content::Irrelevant));
         let (first, last) = (healed[0].first, healed[healed.len() - 1].last);
         if only_irrelevant {
-            healed = vec![Entry { first, last, content: Content::Irrelevant, records: Vec::new() }];
+            healed = vec![Entry { first, last, content: Content::Irrelevant, records: Vec::new(), acted: false }];
         }
         // What the same healing read before stands in front, all of it irrelevant.
         let before = self.entries.iter().take_while(|entry| entry.last < from).count();
@@ -458,7 +503,7 @@ impl Lane {
 
     fn entry_of(&self, stored: Stored) -> Entry {
         let version = stored.version();
-        Entry { first: version, last: version, content: content(self.rule, stored), records: Vec::new() }
+        Entry { first: version, last: version, content: content(self.rule, stored), records: Vec::new(), acted: false }
     }
 
     /// Replaces the row by the fold of its history, with these writes to its child rows; or parks the aggregate where the row stands, if

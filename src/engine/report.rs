@@ -6,6 +6,7 @@ use projection_vocabulary::{RecordedEvent, Timestamp};
 
 use crate::{
     engine::{
+        act::InstanceCounts,
         decode::{Ignored, SequenceNumber},
         error::AdvanceError,
     },
@@ -54,6 +55,8 @@ pub struct Tally {
     pub failed: u64,
     /// Aggregates whose rows were re-projected.
     pub reprojected: u64,
+    /// What became of the instances of a process.
+    pub instances: InstanceCounts,
     /// When the oldest event counted now happened, in milliseconds since 1970; `None` if none was counted.
     pub oldest_ms: Option<i64>,
 }
@@ -94,6 +97,7 @@ impl AddAssign for Tally {
         self.parked += other.parked;
         self.failed += other.failed;
         self.reprojected += other.reprojected;
+        self.instances += other.instances;
         other.oldest_ms.into_iter().for_each(|oldest| self.note_oldest(oldest));
     }
 }
@@ -228,7 +232,7 @@ impl Report {
 
     /// Logs one summary line for the batch, even if everything failed.
     pub fn log(&self) {
-        let Tally { applied, duplicate, healed, gaps, parked, failed, reprojected, oldest_ms: _ } = self.total;
+        let Tally { applied, duplicate, healed, gaps, parked, failed, reprojected, instances: _, oldest_ms: _ } = self.total;
         let Usage { requests, write_units, read_units, retries, conflicts } = self.usage;
         let (records, ignored) = (self.records, self.ignored_total());
         tracing::info!(
@@ -308,8 +312,8 @@ impl Ledger {
         }
         *self.report.projections.entry(projection).or_default() += tally;
         // A record counts once, regardless of how many projections it concerns. Events read from the event store count in each.
-        let Tally { healed, gaps, reprojected, oldest_ms, .. } = tally;
-        self.report.total += Tally { healed, gaps, reprojected, oldest_ms, ..Tally::default() };
+        let Tally { healed, gaps, reprojected, instances, oldest_ms, .. } = tally;
+        self.report.total += Tally { healed, gaps, reprojected, instances, oldest_ms, ..Tally::default() };
     }
 
     /// The report, once every record has its outcome.

@@ -231,6 +231,12 @@ pub const HOLE_REASON: &str = "the event store does not have this version, altho
 
 const AHEAD_REASON: &str = "the event store ends before the row does; was the event store restored?";
 
+/// Up to which version a fold replaces a row: of a process no further than the row is, because what follows has not been acted on.
+#[must_use]
+pub fn replaced_up_to(rule: &'static dyn DynProjection, row: &HomeRow) -> Version {
+    if rule.process().is_some() { row.version } else { Version(u64::MAX) }
+}
+
 /// Folds the event store's history of an aggregate up to a version, page by page.
 ///
 /// # Errors

@@ -10,6 +10,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
+    time::Duration,
 };
 
 use futures::{StreamExt as _, stream};
@@ -18,13 +19,15 @@ use serde_json::value::RawValue;
 
 use crate::{
     engine::{
+        act::{Act, NotActed},
         breaker::{self, Breaker},
+        calls::Calls,
         decode::{Body, Ignored, Poison, Record, decode},
         error::AdvanceError,
         lane::{AfterRefusal, Lane, Park, Step, UNEXPLAINED_MAX},
         plan::{self, Planned},
         report::{Ledger, Report},
-        reproject::{HistoryFold, Trust, differing_children, fold_history, give_up},
+        reproject::{HistoryFold, Trust, differing_children, fold_history, give_up, replaced_up_to},
         shares::{Clash, Known, shared_writes},
     },
     retry::{Deadline, DeadlineExceeded},
@@ -45,10 +48,14 @@ pub(crate) const CONCURRENCY: usize = 32;
 /// already in progress are finished; the rest fails and is delivered again. A rebuild is the fast way to do all of them.
 const REPROJECTED_EVENTS_MAX: u64 = 20_000;
 
+/// The time that a process keeps back, so that what it has done is also written: a repetition costs as much as the first time.
+const KEPT_FOR_WRITING: Duration = Duration::from_millis(500);
+
 /// The engine, over one store and one list of projections.
 pub struct Worker {
     store: Store,
     registry: Registry,
+    calls: Calls,
     breaker: Mutex<Breaker>,
     reprojected_events_max: u64,
 }
@@ -107,13 +114,20 @@ impl Worker {
     /// A worker for these projections.
     #[must_use]
     pub fn new(store: Store, registry: Registry) -> Self {
-        Self { store, registry, breaker: Mutex::default(), reprojected_events_max: REPROJECTED_EVENTS_MAX }
+        Self { store, registry, calls: Calls::new(), breaker: Mutex::default(), reprojected_events_max: REPROJECTED_EVENTS_MAX }
     }
 
     /// The same worker with another limit on the events that one invocation reads to re-project aggregates whose rule has changed.
     #[must_use]
     pub fn with_reprojection_budget(mut self, events: u64) -> Self {
         self.reprojected_events_max = events;
+        self
+    }
+
+    /// The same worker with the functions that its processes call.
+    #[must_use]
+    pub fn with_calls(mut self, calls: Calls) -> Self {
+        self.calls = calls;
         self
     }
 
@@ -176,7 +190,8 @@ impl Worker {
     /// Sorts records by aggregate. Those that concern no projection get their outcome at once.
     fn group_by_aggregate(&self, records: Vec<Record>, ledger: &mut Ledger) -> Sorted {
         let Sorted { mut histories, mut strays, mut rewritten } = Sorted::default();
-        let known = |event_type: &str| self.registry.projections().iter().any(|rule| rule.event_types().contains(&event_type));
+        let known =
+            |aggregate: &AggregateId, event_type: &str| self.registry.projections().iter().any(|rule| rule.concerns(aggregate, event_type));
         for (at, record) in records.into_iter().enumerate() {
             match record.body {
                 Body::Ignored(reason) => ledger.ignore(at, reason),
@@ -187,13 +202,13 @@ impl Worker {
                 }
                 Body::Unusable(reason) => ledger.failed(at, reason.to_string()),
                 Body::Event(event) => {
-                    if !known(&event.event_type) {
+                    if !known(&event.aggregate, &event.event_type) {
                         ledger.ignore_type(at, &event.event_type);
                     }
                     histories.entry(event.aggregate.clone()).or_default().push((at, Ok(Arc::new(event))));
                 }
                 Body::Poison(poison) => match (&poison.event, poison.event_type.as_deref()) {
-                    (Some(_), Some(event_type)) if !known(event_type) => ledger.ignore_type(at, event_type),
+                    (Some((aggregate, _)), Some(event_type)) if !known(aggregate, event_type) => ledger.ignore_type(at, event_type),
                     (Some((aggregate, _)), Some(_)) => histories.entry(aggregate.clone()).or_default().push((at, Err(poison))),
                     // Nobody can tell which projections it concerns. Those it does concern find the hole and read the event store.
                     _ => strays.push(Stray { record: at, poison }),
@@ -402,20 +417,46 @@ impl Worker {
         while !lanes.is_empty() {
             let mut readers: BTreeMap<&'static str, Vec<Lane>> = BTreeMap::new();
             let mut wide = Vec::new();
+            let mut acting = Vec::new();
             for mut lane in lanes {
                 match lane.step() {
                     Step::Write(write) => planned.push(Planned { lane, write }),
+                    Step::Act(event) => acting.push(self.act(lane, event, limits)),
                     Step::Read => readers.entry(lane.rule.name()).or_default().push(lane),
                     Step::Steps(row, version) => wide.push(self.plan_steps(lane, row, version, limits)),
                     Step::Idle => idle.push(lane),
                 }
             }
             lanes = stream::iter(wide).buffer_unordered(CONCURRENCY).collect().await;
+            lanes.extend(stream::iter(acting).buffer_unordered(CONCURRENCY).collect::<Vec<_>>().await);
             for readers in readers.into_values() {
                 lanes.extend(self.read(readers, limits).await);
             }
         }
         (planned, idle)
+    }
+
+    /// Lets a process act on the events that its lane has in a row, until one of them fails.
+    async fn act(&self, mut lane: Lane, mut event: Arc<RecordedEvent>, limits: Limits<'_>) -> Lane {
+        let process = lane.rule.process().expect("only a process acts");
+        let act = Act { store: &self.store, calls: &self.calls, process, deadline: limits.deadline.earlier_by(KEPT_FOR_WRITING) };
+        loop {
+            match act.on(&event).await {
+                Ok(counts) => {
+                    lane.tally.instances += counts;
+                    lane.acted();
+                }
+                Err(NotActed::Poison(reason)) => lane.cannot_act(reason),
+                Err(NotActed::Failed(error)) => {
+                    lane.fail_to_act(error);
+                    return lane;
+                }
+            }
+            match lane.step() {
+                Step::Act(next) => event = next,
+                _ => return lane,
+            }
+        }
     }
 
     /// Plans the steps of an event that changes more than one transaction holds.
@@ -578,7 +619,7 @@ impl Worker {
                     return failed(lane, AdvanceError::ReprojectionBudgetSpent { projection });
                 }
                 AfterRefusal::Reproject(row) => {
-                    match self.fold(&lane, Version(u64::MAX), deadline).await {
+                    match self.fold(&lane, replaced_up_to(lane.rule, &row), deadline).await {
                         Ok((folded, children)) => {
                             // Writing a child row takes longer than reading an event.
                             limits.spend(folded.due.previous().0.saturating_sub(row.version.0) + children.len() as u64);
@@ -646,7 +687,7 @@ fn why_not_parked(tripped: bool, deadline: Deadline) -> Option<AdvanceError> {
 }
 
 fn push_poison(lane: &mut Lane, poison: &Poison, record: usize) {
-    let concerns = poison.event_type.as_deref().is_some_and(|name| lane.rule.event_types().contains(&name));
+    let concerns = poison.event_type.as_deref().is_some_and(|name| lane.rule.concerns(&lane.aggregate, name));
     if let (true, Some((_, version))) = (concerns, &poison.event) {
         lane.push_poison(*version, poison.reason.to_string(), poison.payload.clone(), record);
     }

@@ -13,7 +13,10 @@ use serde_json::{Value as Json, json};
 
 use crate::{
     config::{ConfigError, ConfigProblem},
-    engine::report::{Report, Tally},
+    engine::{
+        act::InstanceCounts,
+        report::{Report, Tally},
+    },
     store::Usage,
 };
 
@@ -44,7 +47,7 @@ impl Stage {
 pub fn of_projections(stage: &Stage, registry: Registry, report: &Report, now: &Timestamp) -> Vec<String> {
     let lines = registry.projections().iter().map(|rule| {
         let tally = report.projections.get(rule.name()).copied().unwrap_or_default();
-        let Tally { applied, duplicate, healed, gaps, parked, failed, reprojected, oldest_ms: _ } = tally;
+        let Tally { applied, duplicate, healed, gaps, parked, failed, reprojected, instances, oldest_ms: _ } = tally;
         let mut metrics = vec![
             count("Applied", applied),
             count("Duplicate", duplicate),
@@ -54,6 +57,21 @@ pub fn of_projections(stage: &Stage, registry: Registry, report: &Report, now: &
             count("Failed", failed),
             count("Reprojected", reprojected),
         ];
+        if rule.process().is_some() {
+            let InstanceCounts { started, sent, accepted, refused, timed_out, failed, stuck, completed, undone, resolved } = instances;
+            metrics.extend([
+                count("Started", started),
+                count("Sent", sent),
+                count("Accepted", accepted),
+                count("Refused", refused),
+                count("TimedOut", timed_out),
+                count("Undoing", failed),
+                count("Stuck", stuck),
+                count("Completed", completed),
+                count("Undone", undone),
+                count("Resolved", resolved),
+            ]);
+        }
         if let Some(lag_ms) = tally.lag_ms(now) {
             metrics.push(Metric { name: "LagMs", unit: "Milliseconds", value: json!(lag_ms) });
         }

@@ -169,7 +169,7 @@ pub fn record(batch: Option<&Report>, usage: Usage, now: &Timestamp) {
     }
     span.record("faas.trigger", if batch.is_some() { "datasource" } else { "other" });
     let Some(report) = batch else { return };
-    let Tally { applied, duplicate, healed, gaps, parked, failed, reprojected, oldest_ms: _ } = report.total;
+    let Tally { applied, duplicate, healed, gaps, parked, failed, reprojected, instances: _, oldest_ms: _ } = report.total;
     let counts = [
         ("batch.records", report.records),
         ("batch.ignored", report.ignored_total()),

@@ -8,7 +8,7 @@ use crate::{
         content::concerns,
         error::AdvanceError,
         lane::{Lane, ParkedBy, UNEXPLAINED_MAX},
-        reproject::{Trust, differing_children, fold_history},
+        reproject::{Trust, differing_children, fold_history, replaced_up_to},
         worker::{CONCURRENCY, IfStuck, Worker},
     },
     operations::error::{OperationError, refuse_newer_revision},
@@ -134,7 +134,7 @@ impl CatchUp<'_> {
                     lane.prepare();
                 }
                 Position::OtherHistory => {
-                    let folded = fold_history(worker.store(), rule, id, Version(u64::MAX), deadline).await?;
+                    let folded = fold_history(worker.store(), rule, id, replaced_up_to(rule, &row), deadline).await?;
                     let children = differing_children(worker.store(), rule, id, folded.children(), deadline).await?;
                     lane.replace(&row, &folded, children, trust);
                 }

@@ -19,6 +19,7 @@ use crate::{
     store::{item::Malformed, shared::CellOp},
 };
 
+mod acting;
 mod children;
 mod endings;
 mod healing;
@@ -217,6 +218,7 @@ enum State {
     },
     Parked(ParkedBy),
     Failed(AdvanceError),
+    Acts(u64),
     Finished,
 }
 
@@ -229,6 +231,7 @@ fn state(lane: &mut Lane) -> State {
         Step::Write(write) => State::Writes(write.home.after.version.0, write.home.to.version.0),
         Step::Read => State::Reads,
         Step::Steps(_, to) => State::Folds(to.0),
+        Step::Act(event) => State::Acts(event.version.0),
         Step::Idle => match (lane.stuck(), &lane.failure, &lane.parked) {
             (Some(park), None, None) => stuck(park.after.version.0, park.blocked.version.0, &park.blocked.reason),
             (None, Some(error), None) => State::Failed(error.clone()),
@@ -249,7 +252,7 @@ fn kept_event(lane: &Lane) -> String {
 fn next_write(lane: &mut Lane) -> Box<Write> {
     match lane.step() {
         Step::Write(write) => write,
-        Step::Read | Step::Steps(..) | Step::Idle => panic!("the lane has a write"),
+        Step::Read | Step::Steps(..) | Step::Act(_) | Step::Idle => panic!("the lane has a write"),
     }
 }
 

@@ -1,0 +1,292 @@
+//! What a process does with an event before its row moves past it: it delivers the event to an instance, or carries out what an instance
+//! has sent. Both are idempotent: an instance knows what it has received and what was answered, and a command has an id.
+
+use std::{collections::BTreeMap, ops::AddAssign, time::Duration};
+
+use projection_vocabulary::{
+    AggregateId, DynDecider, RecordedEvent, Value,
+    process::{Answer, Delivered, DynProcess, Outcome, ProcessEvent, SENT, Target, Told},
+    to_value,
+};
+
+use crate::{
+    commands::{AnyCommand, AnyHandled, Commands, Unhandled},
+    engine::{
+        calls::{CallError, Calls, Registered},
+        error::AdvanceError,
+    },
+    retry::{Deadline, DeadlineExceeded},
+    store::{Store, commands::COMMAND_ID_BYTES_MAX, digest},
+};
+
+/// How long to wait before a call is tried again: twice as long each time, up to the last of these.
+const PAUSES: [Duration; 4] =
+    [Duration::from_millis(100), Duration::from_millis(200), Duration::from_millis(400), Duration::from_millis(800)];
+/// What of an error of a call is kept: its beginning.
+const ERROR_CHARS_MAX: usize = 300;
+
+/// The members of metadata that a process adds to the events that it causes.
+const HOPS: &str = "hops";
+const CAUSED_BY: &str = "causedBy";
+const REVISION: &str = "processRevision";
+
+/// What became of instances, by the events that were appended to them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names are self-explanatory")]
+pub struct InstanceCounts {
+    pub started: u64,
+    pub sent: u64,
+    pub accepted: u64,
+    pub refused: u64,
+    pub timed_out: u64,
+    pub failed: u64,
+    pub stuck: u64,
+    pub completed: u64,
+    pub undone: u64,
+    pub resolved: u64,
+}
+
+impl AddAssign for InstanceCounts {
+    fn add_assign(&mut self, other: Self) {
+        self.started += other.started;
+        self.sent += other.sent;
+        self.accepted += other.accepted;
+        self.refused += other.refused;
+        self.timed_out += other.timed_out;
+        self.failed += other.failed;
+        self.stuck += other.stuck;
+        self.completed += other.completed;
+        self.undone += other.undone;
+        self.resolved += other.resolved;
+    }
+}
+
+impl InstanceCounts {
+    /// Counts events that were appended to an instance.
+    #[must_use]
+    pub fn of(events: &[RecordedEvent]) -> Self {
+        let mut counts = Self::default();
+        for event in events {
+            let Ok(Some(event)) = ProcessEvent::read(&event.event_type, &event.data) else { continue };
+            *(match event {
+                ProcessEvent::ProcessReceived { begins: true, .. } => &mut counts.started,
+                ProcessEvent::ProcessSent { .. } => &mut counts.sent,
+                ProcessEvent::ProcessAccepted { .. } => &mut counts.accepted,
+                ProcessEvent::ProcessRefused { .. } => &mut counts.refused,
+                ProcessEvent::ProcessTimedOut { .. } => &mut counts.timed_out,
+                ProcessEvent::ProcessFailed { .. } => &mut counts.failed,
+                ProcessEvent::ProcessStuck { .. } => &mut counts.stuck,
+                ProcessEvent::ProcessCompleted {} => &mut counts.completed,
+                ProcessEvent::ProcessUndone {} => &mut counts.undone,
+                ProcessEvent::ProcessResolved { .. } => &mut counts.resolved,
+                _ => continue,
+            }) += 1;
+        }
+        counts
+    }
+}
+
+/// Why a process has not acted on an event.
+#[derive(Debug)]
+pub enum NotActed {
+    /// It never can: park the aggregate, for this reason.
+    Poison(String),
+    /// Nothing is known to be wrong with the event.
+    Failed(AdvanceError),
+}
+
+impl From<AdvanceError> for NotActed {
+    fn from(error: AdvanceError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl From<DeadlineExceeded> for NotActed {
+    fn from(exceeded: DeadlineExceeded) -> Self {
+        Self::Failed(exceeded.into())
+    }
+}
+
+/// A process at work.
+#[derive(Clone, Copy)]
+pub struct Act<'a> {
+    /// Where aggregates and instances are.
+    pub store: &'a Store,
+    /// What it may call.
+    pub calls: &'a Calls,
+    /// The process.
+    pub process: &'static dyn DynProcess,
+    /// When no new work may begin.
+    pub deadline: Deadline,
+}
+
+impl Act<'_> {
+    /// Acts on an event, whether or not that was done before.
+    pub async fn on(self, event: &RecordedEvent) -> Result<InstanceCounts, NotActed> {
+        self.deadline.check()?;
+        let hops = hops_of(event);
+        if hops >= self.process.hops_max() {
+            return Err(NotActed::Poison(format!(
+                "{hops} things in a row have led to each other without time passing or anybody else acting: the process feeds itself"
+            )));
+        }
+        if &*event.event_type == SENT { self.dispatch(event).await } else { self.deliver(event).await }
+    }
+
+    async fn deliver(self, event: &RecordedEvent) -> Result<InstanceCounts, NotActed> {
+        let Some(instance) = self.process.route(event).map_err(|refusal| NotActed::Poison(refusal.to_string()))? else {
+            return Ok(InstanceCounts::default());
+        };
+        self.tell(&instance, &Told::Deliver { event: Delivered::of(event) }, event).await
+    }
+
+    /// Carries out what an instance has sent, and tells it the answer.
+    async fn dispatch(self, event: &RecordedEvent) -> Result<InstanceCounts, NotActed> {
+        let poison = |misfit: &dyn std::fmt::Display| NotActed::Poison(format!("cannot read the request: {misfit}"));
+        let sent = ProcessEvent::read(&event.event_type, &event.data).map_err(|misfit| poison(&misfit))?;
+        let Some(ProcessEvent::ProcessSent { to, .. }) = sent else { return Err(poison(&"it is of another type")) };
+        let of = event.version.0;
+        match to {
+            Target::Command { kind, aggregate, command } => {
+                let answer = self.command(event, &kind, &aggregate, command).await?;
+                self.tell(&event.aggregate, &Told::Answer { of, answer }, event).await
+            }
+            Target::Call { function, argument } => self.call(event, &function, &argument).await,
+        }
+    }
+
+    async fn command(self, event: &RecordedEvent, kind: &str, aggregate: &str, command: Value) -> Result<Answer, NotActed> {
+        let decider = self.process.commanded().iter().find(|decider| decider.kind() == kind);
+        let Some(decider) = decider else {
+            return Err(AdvanceError::NotHere { process: self.process.name(), place: format!("the kind `{kind}`") }.into());
+        };
+        let id = Some(request_id(&event.aggregate, event.version.0));
+        let metadata = Some(metadata(hops_of(event), event, None));
+        match self.handle(*decider, aggregate, AnyCommand { command, id, expected: None, metadata }).await {
+            Ok(AnyHandled { version, .. }) => Ok(Answer::Accepted { version: Some(version.0), answer: Value::Null }),
+            Err(Unhandled::Refused { refusal, .. }) => {
+                Ok(Answer::Refused { message: refusal.message.clone(), refusal: refusal.refusal().clone() })
+            }
+            Err(Unhandled::Taken { kind, .. }) => {
+                Ok(Answer::Refused { message: format!("the {kind} is taken"), refusal: Value::Text(kind.as_str().into()) })
+            }
+            Err(unhandled) => Err(self.not_handled(unhandled)),
+        }
+    }
+
+    /// Calls a function until it answers, as often as it may be tried, and tells the instance each time how that went.
+    async fn call(self, event: &RecordedEvent, function: &str, argument: &Value) -> Result<InstanceCounts, NotActed> {
+        let Some(registered) = self.calls.get(function) else {
+            return Err(AdvanceError::NotHere { process: self.process.name(), place: format!("the function `{function}`") }.into());
+        };
+        let of = event.version.0;
+        let loaded = Commands::new(self.store).until(self.deadline).load_any(self.process.instances(), &event.aggregate).await;
+        let (_, state) = loaded.map_err(|unhandled| self.not_handled(unhandled))?;
+        let instance = self.process.instance(state.state());
+        let Some(request) = instance.as_ref().and_then(|instance| instance.requests().get(&of)) else {
+            return Err(NotActed::Poison("the instance does not know the request".to_owned()));
+        };
+        let mut counts = InstanceCounts::default();
+        if request.outcome != Outcome::Waiting {
+            return Ok(counts);
+        }
+        let key = request_id(&event.aggregate, request.key);
+        for number in request.tries + 1..=registered.tries_max {
+            self.deadline.check()?;
+            let answer = match self.try_once(registered, key.clone(), argument).await {
+                Ok(answer) => Answer::Accepted { version: None, answer },
+                Err(CallError::Refused(message)) => Answer::Refused { refusal: Value::Text(message.as_str().into()), message },
+                Err(CallError::Failed(error)) => {
+                    let error = error.chars().take(ERROR_CHARS_MAX).collect();
+                    let most = registered.tries_max;
+                    counts += self.tell(&event.aggregate, &Told::Tried { of, number, error, most }, event).await?;
+                    if number < most {
+                        tokio::time::sleep(PAUSES[PAUSES.len().min(number as usize) - 1]).await;
+                    }
+                    continue;
+                }
+            };
+            counts += self.tell(&event.aggregate, &Told::Answer { of, answer }, event).await?;
+            return Ok(counts);
+        }
+        Ok(counts)
+    }
+
+    async fn try_once(self, registered: &Registered, key: String, argument: &Value) -> Result<Value, CallError> {
+        let time = self.deadline.left().map_or(registered.time_max, |left| left.min(registered.time_max));
+        let answered = tokio::time::timeout(time, (registered.call)(key, argument)).await;
+        answered.unwrap_or_else(|_| Err(CallError::failed("no answer in time")))
+    }
+
+    /// Tells an instance something, and counts what it appends.
+    async fn tell(self, instance: &AggregateId, told: &Told, because: &RecordedEvent) -> Result<InstanceCounts, NotActed> {
+        let metadata = metadata(hops_of(because) + 1, because, Some(self.process.process_revision()));
+        match tell(self.store, self.process, instance, told, metadata, self.deadline).await {
+            Ok(handled) => Ok(InstanceCounts::of(&handled.events)),
+            // What the process refuses to take is a mistake in it, or in the event.
+            Err(Unhandled::Refused { refusal, .. }) => Err(NotActed::Poison(refusal.message)),
+            Err(unhandled) => Err(self.not_handled(unhandled)),
+        }
+    }
+
+    async fn handle(self, decider: &'static dyn DynDecider, aggregate: &str, command: AnyCommand) -> Result<AnyHandled, Unhandled> {
+        Commands::new(self.store).until(self.deadline).handle_any(decider, aggregate, command).await
+    }
+
+    fn not_handled(self, unhandled: Unhandled) -> NotActed {
+        let process = self.process.name();
+        NotActed::Failed(match unhandled {
+            Unhandled::Store(error) => error.into(),
+            Unhandled::Contended { .. } => AdvanceError::Contended { process },
+            Unhandled::Outdated { kind, revision, .. } if kind == process => {
+                AdvanceError::NewerProcess { process, instance: revision, program: self.process.process_revision() }
+            }
+            other => return NotActed::Poison(other.to_string()),
+        })
+    }
+}
+
+/// Tells an instance something.
+///
+/// # Errors
+/// [`Unhandled`].
+pub async fn tell(
+    store: &Store,
+    process: &'static dyn DynProcess,
+    instance: &AggregateId,
+    told: &Told,
+    metadata: Value,
+    deadline: Deadline,
+) -> Result<AnyHandled, Unhandled> {
+    let command = to_value(told).map_err(|unwritable| Unhandled::Invalid(unwritable.to_string()))?;
+    let command = AnyCommand { command, metadata: Some(metadata), ..AnyCommand::default() };
+    Commands::new(store).until(deadline).handle_any(process.instances(), instance.as_str(), command).await
+}
+
+/// The metadata of what an operator or a timer tells an instance: a chain of its own begins.
+#[must_use]
+pub fn fresh_metadata(process: &dyn DynProcess) -> Value {
+    Value::Map(BTreeMap::from([(HOPS.to_owned(), 0_u64.into()), (REVISION.to_owned(), u64::from(process.process_revision()).into())]))
+}
+
+fn metadata(hops: u32, because: &RecordedEvent, revision: Option<u32>) -> Value {
+    let cause = format!("{}@{}", because.aggregate, because.version);
+    let members = [
+        (HOPS, Some(u64::from(hops).into())),
+        (CAUSED_BY, Some(Value::from(cause))),
+        (REVISION, revision.map(|revision| u64::from(revision).into())),
+    ];
+    Value::Map(members.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect())
+}
+
+fn hops_of(event: &RecordedEvent) -> u32 {
+    let Some(Value::Map(members)) = &event.metadata else { return 0 };
+    members.get(HOPS).and_then(|hops| projection_vocabulary::read_value(hops).ok()).unwrap_or_default()
+}
+
+/// The id of the command that a request of an instance sends, and the idempotency key of a call.
+#[must_use]
+pub fn request_id(instance: &AggregateId, version: u64) -> String {
+    let id = format!("{instance}/{version}");
+    if id.len() <= COMMAND_ID_BYTES_MAX { id } else { format!("{}/{version}", digest(instance.as_str())) }
+}

@@ -26,4 +26,5 @@ pub const AGGREGATES: &[&dyn DynDecider] = &[
     &forum::topic::Topic,
     &shop::user::User,
     &shop::order::Order,
+    &shop::stock::Stock,
 ];

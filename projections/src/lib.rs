@@ -27,4 +27,5 @@ pub const AGGREGATES: &[&dyn DynDecider] = &[
     &shop::user::User,
     &shop::order::Order,
     &shop::stock::Stock,
+    &shop::shipment::Shipment,
 ];

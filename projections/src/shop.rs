@@ -2,6 +2,7 @@
 
 pub mod order;
 pub(crate) mod sample;
+pub mod shipment;
 pub mod stock;
 pub mod user;
 pub mod users_and_orders;

@@ -1,6 +1,6 @@
 //! `stock`: how much of a product is there, and for which orders it is set aside.
 //!
-//! There is one aggregate for each product. What is available and what is reserved together change only when stock is received.
+//! There is one aggregate for each product, whose id no aggregate of another kind has. What is available and what is reserved together change only when stock is received.
 
 use std::collections::BTreeMap;
 

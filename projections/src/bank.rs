@@ -4,6 +4,7 @@ pub mod account;
 pub mod account_statement;
 pub mod account_summary;
 pub(crate) mod sample;
+pub mod transfer;
 
 use projection_vocabulary::Decimal;
 use serde::{Deserialize, Serialize};

@@ -22,8 +22,11 @@ pub const ALL: &[&dyn DynProjection] = &[
 /// Every kind of aggregate that commands are for.
 pub const AGGREGATES: &[&dyn DynDecider] = &[
     &bank::account::Account, //
+    &bank::transfer::Transfer,
     &forum::category::Category,
     &forum::topic::Topic,
     &shop::user::User,
     &shop::order::Order,
+    &shop::stock::Stock,
+    &shop::shipment::Shipment,
 ];

@@ -2,6 +2,8 @@
 
 pub mod order;
 pub(crate) mod sample;
+pub mod shipment;
+pub mod stock;
 pub mod user;
 pub mod users_and_orders;
 
@@ -13,10 +15,24 @@ use serde::{Deserialize, Serialize};
 #[serde(rename_all_fields = "camelCase")]
 #[allow(missing_docs, reason = "the names are self-explanatory")]
 pub enum Event {
-    UserRegistered { email: String, name: String },
-    EmailChanged { email: String },
-    OrderPlaced { user_id: String, items: Vec<Item>, total: Decimal },
-    OrderStatusChanged { status: Status },
+    UserRegistered {
+        email: String,
+        name: String,
+    },
+    EmailChanged {
+        email: String,
+    },
+    OrderPlaced {
+        user_id: String,
+        items: Vec<Item>,
+        total: Decimal,
+        /// The bank account that pays. Absent in events of earlier writers, and if the order is paid otherwise.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        account_id: Option<String>,
+    },
+    OrderStatusChanged {
+        status: Status,
+    },
 }
 
 /// A line of an order.

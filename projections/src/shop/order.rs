@@ -25,8 +25,16 @@ pub enum State {
 #[serde(rename_all_fields = "camelCase")]
 #[allow(missing_docs, reason = "the names are self-explanatory")]
 pub enum Command {
-    Place { user_id: String, items: Vec<Item> },
-    ChangeStatus { status: Status },
+    Place {
+        user_id: String,
+        items: Vec<Item>,
+        /// The bank account that pays; `None` if the order is paid otherwise.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        account_id: Option<String>,
+    },
+    ChangeStatus {
+        status: Status,
+    },
 }
 
 /// Why an order refuses.
@@ -41,6 +49,8 @@ pub enum Refusal {
     Empty,
     #[error("an item needs a product, a quantity of 1 or more, and a price that is not negative")]
     InvalidItem,
+    #[error("the account that pays needs an id")]
+    NoAccount,
     #[error("the total would have more than 38 significant digits")]
     TooManyDigits,
     #[error("an order at this status cannot become that")]
@@ -56,9 +66,10 @@ impl Decider for Order {
 
     fn decide(&self, order: &State, command: &Command) -> Result<Vec<Event>, Refusal> {
         match (order, command) {
-            (State::Unplaced, Command::Place { user_id, items }) => {
+            (State::Unplaced, Command::Place { account_id: Some(account), .. }) if account.trim().is_empty() => Err(Refusal::NoAccount),
+            (State::Unplaced, Command::Place { user_id, items, account_id }) => {
                 let (user_id, items, total) = (user_id.clone(), items.clone(), total(user_id, items)?);
-                Ok(vec![Event::OrderPlaced { user_id, items, total }])
+                Ok(vec![Event::OrderPlaced { user_id, items, total, account_id: account_id.clone() }])
             }
             (_, Command::Place { .. }) => Err(Refusal::InUse),
             (State::Placed(present), Command::ChangeStatus { status }) if present.may_become(*status) => {
@@ -95,7 +106,11 @@ fn total(user_id: &str, items: &[Item]) -> Result<Decimal, Refusal> {
 
 #[cfg(test)]
 mod tests {
-    use projection_vocabulary::testkit::{decider, laws};
+    use projection_vocabulary::{
+        DynDecider, data,
+        testkit::{decider, laws},
+        to_value, write_event,
+    };
 
     use super::*;
 
@@ -104,11 +119,11 @@ mod tests {
     }
 
     fn place(items: Vec<Item>) -> Command {
-        Command::Place { user_id: "ann".to_owned(), items }
+        Command::Place { user_id: "ann".to_owned(), items, account_id: None }
     }
 
     fn placed(items: Vec<Item>, total: &str) -> Event {
-        Event::OrderPlaced { user_id: "ann".to_owned(), items, total: total.parse().expect("valid") }
+        Event::OrderPlaced { user_id: "ann".to_owned(), items, total: total.parse().expect("valid"), account_id: None }
     }
 
     #[test]
@@ -120,6 +135,31 @@ mod tests {
         decider(&Order).when(&place(vec![item(1, "-1")])).refused(Refusal::InvalidItem);
         let digits = vec![item(1, "10000000000000000000000000000000000000"), item(1, "0.01")];
         decider(&Order).when(&place(digits)).refused(Refusal::TooManyDigits);
+    }
+
+    #[test]
+    fn an_order_names_the_account_that_pays_or_none() {
+        let place = |account: &str| {
+            let account_id = Some(account.to_owned());
+            Command::Place { user_id: "ann".to_owned(), items: vec![item(1, "5")], account_id }
+        };
+        let (items, total) = (vec![item(1, "5")], 5.into());
+        let paid = Event::OrderPlaced { user_id: "ann".to_owned(), items, total, account_id: Some("alice".to_owned()) };
+        decider(&Order).when(&place("alice")).then([paid]);
+        decider(&Order).when(&place(" ")).refused(Refusal::NoAccount);
+        laws(&Order, [place(""), place("alice")]);
+    }
+
+    /// Events and answers to commands that are there stay what they are.
+    #[test]
+    fn an_order_without_an_account_is_written_as_before() {
+        let (_, data) = write_event(&placed(vec![item(1, "5")], "5")).expect("written");
+        assert_eq!(data, data! { userId: "ann", items: [{"productId": "tea", "quantity": 1, "price": 5}], total: 5 });
+        let order = (&Order as &'static dyn DynDecider).start();
+        let before = data! { Place: { "userId": "ann", "items": [{"productId": "tea", "quantity": 1, "price": 5}] } };
+        assert_eq!(to_value(&place(vec![item(1, "5")])).expect("written"), before);
+        let decided = order.decide(&before).expect("accepted");
+        assert_eq!(decided.iter().map(|event| &event.data).collect::<Vec<_>>(), [&data]);
     }
 
     #[test]

@@ -42,7 +42,7 @@ pub(crate) fn history(pick: &mut Pick<'_>, facts: usize, aggregates: usize) -> V
                 quantity: 1 + u32::try_from(pick(5)).expect("small"),
                 price: cents(1 + pick(10_000)),
             });
-            let command = Command::Place { user_id: user_id(user), items: items.collect() };
+            let command = Command::Place { user_id: user_id(user), items: items.collect(), account_id: None };
             decide(&mut history, &mut orders, orders_max, (id, State::default()), &command);
             continue;
         }

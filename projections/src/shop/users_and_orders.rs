@@ -51,7 +51,9 @@ impl Projection for UsersAndOrders {
         let row = match &event.event {
             Event::UserRegistered { email, name } => own().set("email", email).set("name", name).set("registeredAt", event.timestamp),
             Event::EmailChanged { email } => own().set("email", email),
-            Event::OrderPlaced { user_id, items, total } => placed(items, total).set("userId", user_id).set("placedAt", event.timestamp),
+            Event::OrderPlaced { user_id, items, total, account_id: _ } => {
+                placed(items, total).set("userId", user_id).set("placedAt", event.timestamp)
+            }
             Event::OrderStatusChanged { status } => own().set("status", status.as_str()),
         };
         Ok(row.into())
@@ -79,11 +81,13 @@ mod tests {
             .event("ann", "UserRegistered", data! { email: "ann@example.org", name: "Ann" })
             .event("o1", "OrderPlaced", data! { userId: "ann", items: [{"productId": "tea", "quantity": 2, "price": 0.1}], total: 0.2 })
             .event("ann", "EmailChanged", data! { email: "ann@example.com" })
+            .event("o2", "OrderPlaced", data! { userId: "ann", items: [], total: 0, accountId: "alice" })
             .event("o1", "OrderStatusChanged", data! { status: "PAID" })
             .rows();
         expect![[r#"
             ann: email=ann@example.com name=Ann registeredAt=2026-01-01T00:00:01.000Z version=2
             o1: items=[{"price":0.1,"productId":"tea","quantity":2}] placedAt=2026-01-01T00:00:02.000Z status=PAID total=0.2 userId=ann version=2
+            o2: items=[] placedAt=2026-01-01T00:00:04.000Z status=PLACED total=0 userId=ann version=1
         "#]]
         .assert_eq(&rows);
     }

@@ -69,7 +69,7 @@ fn a_command_answers_in_json_and_by_its_exit_code() {
     let (code, _, said) = command("alice '{\"Open\": 4711'");
     assert!(code == 2 && said.contains("column") && !said.contains("4711"), "{said}");
     let (code, _, said) = run(folder.path(), "command accounts");
-    assert!(code == 2 && said.contains("there are: account, category, topic, user, order"), "{said}");
+    assert!(code == 2 && said.contains("there are: account, transfer, category, topic, user, order, stock, shipment"), "{said}");
 }
 
 #[test]

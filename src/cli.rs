@@ -19,6 +19,7 @@ mod manual;
 mod out;
 mod parked;
 mod pretty_json;
+mod process;
 mod rate_limit;
 mod readable;
 mod rebuild;
@@ -47,7 +48,7 @@ use std::{
 use clap::{Arg, ArgAction, ArgMatches, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use projection_vocabulary::{Deciders, DynProjection, Registry, sample::Sample};
 
-use crate::{escape, operations::error::find_projection, store::Store};
+use crate::{Calls, Worker, escape, operations::error::find_projection, store::Store};
 use out::Out;
 
 /// Everything was applied.
@@ -160,6 +161,14 @@ enum Command {
     /// List, show or retry what could not be applied
     #[command(subcommand)]
     Parked(parked::Command),
+    /// List process instances, show one, and retry or resolve those that are stuck
+    #[command(subcommand)]
+    Process(process::Command),
+    /// Let the timers of processes that are due run out
+    ///
+    /// A schedule invokes the Lambda for this each minute. It is safe to run it at any time, and at several places at once.
+    #[command(after_help = "Example: projector --data demo.db tick")]
+    Tick(process::TickOptions),
     /// Show row counts, and what is parked, outdated or behind
     ///
     /// It checks the newest event of each type only; `verify` checks all. Exit code 0 if nothing is parked, outdated or behind.
@@ -224,6 +233,7 @@ struct Context {
     store: StoreOptions,
     registry: Registry,
     deciders: Deciders,
+    calls: Calls,
     out: Out,
 }
 
@@ -243,6 +253,11 @@ impl Context {
         stores::open(&self.store, self.registry, stores::Use::Fill).await
     }
 
+    /// A worker for this program's projections on a store.
+    fn worker(&self, store: Store) -> Worker {
+        Worker::new(store, self.registry).with_calls(self.calls.clone())
+    }
+
     /// The projection of this name.
     fn rule(&self, name: &str) -> anyhow::Result<&'static dyn DynProjection> {
         Ok(find_projection(self.registry, name)?)
@@ -252,6 +267,12 @@ impl Context {
 /// Runs the command line of this process.
 #[must_use]
 pub fn run(registry: Registry, deciders: Deciders, samples: &'static [Sample]) -> ExitCode {
+    run_with_calls(registry, deciders, samples, Calls::new())
+}
+
+/// The same with the functions that the processes of this program call.
+#[must_use]
+pub fn run_with_calls(registry: Registry, deciders: Deciders, samples: &'static [Sample], calls: Calls) -> ExitCode {
     let matches = match command(registry, deciders, samples).try_get_matches() {
         Ok(matches) => matches,
         Err(error) => return exit_with(&error),
@@ -265,7 +286,7 @@ pub fn run(registry: Registry, deciders: Deciders, samples: &'static [Sample]) -
     // What these do must not depend on a variable: `doctor FILE` is offline, and the others use no store.
     let takes_no_store = matches!(command, Command::Doctor(_) | Command::Generate(_) | Command::Completions(_) | Command::Man(_));
     let store = if takes_no_store { store } else { store.or_of_environment() };
-    let mut cx = Context { store, registry, deciders, out: Out::stdout() };
+    let mut cx = Context { store, registry, deciders, calls, out: Out::stdout() };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let result = runtime
         .map_err(anyhow::Error::from)
@@ -357,6 +378,8 @@ impl Command {
             Self::Events(command) => events::run(command, cx).await,
             Self::Capture(options) => Box::pin(capture::run(options, cx)).await,
             Self::Parked(command) => parked::run(command, cx).await,
+            Self::Process(command) => process::run(command, cx).await,
+            Self::Tick(options) => process::tick(options, cx).await,
             Self::Status(options) => status::run(options, cx).await,
             Self::Doctor(options) => doctor::run(options, cx).await,
             Self::Verify(options) => verify::run(options, cx).await,

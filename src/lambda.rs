@@ -32,7 +32,7 @@ use self::{
     traces::Traces,
 };
 use crate::{
-    Worker, clients,
+    Calls, Worker, clients,
     config::{ConfigError, ConfigProblem},
     engine::report::{Report, Tally},
     retry::{Deadline, WORKING_PERCENT},
@@ -48,12 +48,22 @@ use crate::{
 /// If variables that Lambda itself sets are missing: this process does not run in Lambda.
 #[must_use]
 pub fn run(registry: Registry) -> ExitCode {
+    run_with_calls(registry, Calls::new())
+}
+
+/// The same as [`run`] with the functions that the processes of this program call.
+///
+/// # Panics
+/// As [`run`].
+#[must_use]
+pub fn run_with_calls(registry: Registry, calls: Calls) -> ExitCode {
     let var = |name: &str| std::env::var(name).ok();
     let traces = traces::start(var);
     // One thread: the worker mostly waits for DynamoDB, and with less than 1,769 MB of memory a function has less than one processor
     // (<https://docs.aws.amazon.com/lambda/latest/dg/configuration-memory.html>).
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let served = runtime.map_err(Error::from).and_then(|runtime| runtime.block_on(serve(Function::from_env(registry, var)?, &traces)));
+    let served =
+        runtime.map_err(Error::from).and_then(|runtime| runtime.block_on(serve(Function::from_env(registry, calls, var)?, &traces)));
     match served {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -73,7 +83,7 @@ async fn serve(function: Function, traces: &Traces) -> Result<(), Error> {
 /// One error for all variables that are missing or wrong.
 pub(crate) fn read_environment(registry: Registry, var: impl Fn(&str) -> Option<String>) -> Result<(), ConfigError> {
     logs::level(&var);
-    Function::from_env(registry, var).map(drop)
+    Function::from_env(registry, Calls::new(), var).map(drop)
 }
 
 /// What all invocations of the process share.
@@ -85,10 +95,12 @@ struct Function {
 impl Function {
     /// # Errors
     /// One error for all variables that are missing or wrong.
-    fn from_env(registry: Registry, var: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
+    fn from_env(registry: Registry, calls: Calls, var: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
         let sequential = one_invocation_at_a_time(&var);
         match (TableNames::from_env(registry, &var), clients::of_environment(&var), Stage::from_env(&var), sequential) {
-            (Ok(names), Ok(client), Ok(stage), Ok(())) => Ok(Self { worker: Worker::new(Store::new(client, names), registry), stage }),
+            (Ok(names), Ok(client), Ok(stage), Ok(())) => {
+                Ok(Self { worker: Worker::new(Store::new(client, names), registry).with_calls(calls), stage })
+            }
             (names, client, stage, sequential) => {
                 let errors = [names.err(), client.err(), stage.err(), sequential.err()].into_iter().flatten();
                 Err(ConfigError(errors.flat_map(|error| error.0).collect()))
@@ -140,8 +152,8 @@ async fn answer(event: LambdaEvent<Box<RawValue>>, log: &mut InvocationLog<'_>) 
         return answered;
     }
     let task = Task::read(&event.payload)?.ok_or_else(|| unknown_payload(&event.payload))?;
-    let TaskResult { answer, projection, count } = Box::pin(task.run(worker, time)).await?;
-    log.task = Some((projection, count));
+    let TaskResult { answer, counts } = Box::pin(task.run(worker, time)).await?;
+    log.task = Some(counts);
     Ok(Answer::Task(answer))
 }
 
@@ -160,8 +172,8 @@ struct InvocationLog<'a> {
     before: Usage,
     /// The outcome of its records, once the payload is known to be a batch. All count as failed until the worker reports otherwise.
     batch: Option<Report>,
-    /// The projection and the count of a task that completed, or progressed as far as its time allowed.
-    task: Option<(&'static str, TaskCount)>,
+    /// The projections and the counts of a task that completed, or progressed as far as its time allowed.
+    task: Option<Vec<(&'static str, TaskCount)>>,
 }
 
 impl Drop for InvocationLog<'_> {
@@ -178,8 +190,8 @@ impl Drop for InvocationLog<'_> {
             invocation.parked = report.total.parked;
             invocation.failed = report.total.failed;
         }
-        if let Some((projection, count)) = self.task {
-            lines.push(metrics::of_task(stage, projection, count, &now));
+        for (projection, count) in self.task.iter().flatten() {
+            lines.push(metrics::of_task(stage, projection, *count, &now));
         }
         traces::record(self.batch.as_ref(), usage, &now);
         lines.push(metrics::of_invocation(stage, &invocation, &now));
@@ -258,7 +270,7 @@ mod tests {
     #[test]
     fn one_message_names_every_missing_table_and_credential() {
         let var = |name: &str| (name == "PARKED_TABLE").then(|| "x".to_owned());
-        let error = Function::from_env(Registry::new(&[]), var).err().unwrap();
+        let error = Function::from_env(Registry::new(&[]), Calls::new(), var).err().unwrap();
         assert_eq!(
             error.to_string(),
             "EVENT_STORE_TABLE is not set; PARKED_TABLE is not a valid table name (3 to 255 of a-z A-Z 0-9 _ - .) or table ARN; \

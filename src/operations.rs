@@ -9,6 +9,7 @@ pub mod correct;
 pub mod error;
 pub mod footing;
 pub mod histories;
+pub mod processes;
 pub mod rebuild;
 pub mod recent;
 pub mod redrive;

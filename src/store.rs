@@ -15,7 +15,6 @@ pub mod home;
 pub mod item;
 pub mod limits;
 pub mod parking;
-#[cfg(feature = "queries")]
 pub mod reads;
 pub mod rows;
 pub mod segment;

@@ -84,8 +84,13 @@ impl AuditOptions {
         self.by.clone().or_else(user).unwrap_or_else(|| "unknown".to_owned())
     }
 
+    /// Why, and who says so.
+    pub fn note(&self) -> String {
+        format!("{} ({})", self.why, self.by())
+    }
+
     /// Whether to go on.
-    fn agreed(&self, question: &str) -> anyhow::Result<bool> {
+    pub fn agreed(&self, question: &str) -> anyhow::Result<bool> {
         let agreed = self.yes || terminal::confirm(question)?;
         if !agreed {
             terminal::note("nothing was changed");
@@ -189,7 +194,7 @@ pub async fn correct(options: &CorrectOptions, store: Store, cx: &mut Context) -
         return Ok(EXIT_FINDINGS);
     };
     let event = replacement.event(&item.item(), &id, version)?;
-    let worker = Worker::new(store, cx.registry);
+    let worker = cx.worker(store);
     replace(&worker, Some(&item), &event, audit, &mut cx.out).await
 }
 
@@ -203,7 +208,7 @@ pub async fn skip(options: &GiveUpOptions, cx: &mut Context) -> anyhow::Result<u
     if cx.registry.projections().iter().any(|rule| rule.event_types().contains(&SKIPPED_TYPE)) {
         bail!("a projection of this program handles events of the type {SKIPPED_TYPE}, which is for skipped events");
     }
-    let worker = Worker::new(cx.open_existing_store().await?, cx.registry);
+    let worker = cx.worker(cx.open_existing_store().await?);
     let store = worker.store();
     let id = AggregateId::from(aggregate.as_str());
     let Some((entry, _)) = store.parked_entry(projection, aggregate, Deadline::NONE).await? else { return Ok(not_parked(options)) };

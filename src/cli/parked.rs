@@ -292,7 +292,7 @@ async fn redrive(options: &RedriveOptions, cx: &mut Context) -> anyhow::Result<u
     let RedriveOptions { chosen: Chosen { projection, aggregate, .. }, scan, trust_store, repair_all_orphans, format } = options;
     let (trust, json) = (if *trust_store { Trust::Store } else { Trust::Row }, format.is_json());
     check_projection(projection.as_deref(), cx)?;
-    let worker = Worker::new(cx.open_existing_store().await?, cx.registry);
+    let worker = cx.worker(cx.open_existing_store().await?);
     let rules: Vec<_> =
         cx.registry.projections().iter().filter(|rule| projection.as_deref().is_none_or(|name| rule.name() == name)).copied().collect();
     let store = Named::of(&cx.store, worker.store().names(), &rules);

@@ -20,6 +20,7 @@ use super::{
 use crate::{
     Worker,
     operations::{
+        processes::refuse_process,
         rebuild::{
             Rebuild, Task,
             segment::{Resume, SegmentRebuild},
@@ -83,6 +84,7 @@ fn segment(text: &str) -> anyhow::Result<Segment> {
 /// `rebuild-projection`
 pub async fn run(options: &Options, cx: &mut Context) -> anyhow::Result<u8> {
     let rule = cx.rule(&options.projection)?;
+    refuse_process(rule)?;
     let (store, is_new) = match &options.into {
         Some(table) => stores::open_with_table(&cx.store, cx.registry, rule, table).await?,
         None => (cx.open_existing_store().await?, false),
@@ -96,15 +98,15 @@ pub async fn run(options: &Options, cx: &mut Context) -> anyhow::Result<u8> {
         _ => Task::Rebuild,
     };
     if let Some(folder) = &options.from_export {
-        let worker = Worker::new(store, cx.registry);
+        let worker = cx.worker(store);
         return from_export(options, &worker, rule, task, folder, cx).await;
     }
     if !options.aggregate.is_empty() {
-        let worker = Worker::new(store, cx.registry);
+        let worker = cx.worker(store);
         return of_chosen(options, &worker, rule, task, cx).await;
     }
     let begins = begins(options, &cx.store, rule, &store).await?;
-    let worker = Worker::new(store, cx.registry);
+    let worker = cx.worker(store);
     let segments = begins.len();
     let mut done_before = Counts::default();
     let mut sources = Vec::new();

@@ -90,7 +90,7 @@ pub async fn run(options: &Options, cx: &mut Context) -> anyhow::Result<u8> {
     let sources = input::sources(&options.paths)?;
     let store = cx.open_store().await?;
     let imported = if options.event_store.is_empty() { EXIT_OK } else { events::import_quietly(&store, &options.event_store).await? };
-    let worker = Worker::new(store, cx.registry);
+    let worker = cx.worker(store);
     let begun = Instant::now();
     let replayed = Box::pin(replay(&worker, sources, options.batch_size as usize)).await;
     let took = begun.elapsed();

@@ -20,7 +20,6 @@ use super::{
     text::{Lines, count, shortened, to_the_second},
 };
 use crate::{
-    Worker,
     operations::status::{self, Behind, Status},
     retry::Deadline,
     store::{cursors::SavedCursor, parking::NO_PROJECTION},
@@ -62,7 +61,7 @@ pub async fn run(options: &Options, cx: &mut Context) -> anyhow::Result<u8> {
         None => cx.registry.projections().to_vec(),
     };
     let segments = (!options.quick).then(|| segments::default_for(&cx.store));
-    let worker = Worker::new(cx.open_existing_store().await?, cx.registry);
+    let worker = cx.worker(cx.open_existing_store().await?);
     let store = Named::of(&cx.store, worker.store().names(), &rules);
     let progress = terminal::spinner("reading rows and events");
     let mut parked: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();

@@ -17,7 +17,6 @@ use super::{
     text::{Lines, count, count_of, printable, shortened},
 };
 use crate::{
-    Worker,
     operations::verify::{
         self, ChildFinding, Repair, RowFinding, SharedFinding, Verified,
         diff::{self, Differences, Differs},
@@ -95,7 +94,7 @@ pub async fn run(options: &Options, cx: &mut Context) -> anyhow::Result<u8> {
     if options.diff && options.repair.repair && !options.repair.dry_run {
         anyhow::bail!("--diff shows what a repair would change: use it without --repair, or with --dry-run");
     }
-    let worker = Worker::new(cx.open_existing_store().await?, cx.registry);
+    let worker = cx.worker(cx.open_existing_store().await?);
     let store = Named::of(&cx.store, worker.store().names(), &[rule]);
     let sample = options.sample;
     let segments = options.segments.number(&cx.store);

@@ -58,19 +58,7 @@ pub fn of_projections(stage: &Stage, registry: Registry, report: &Report, now: &
             count("Reprojected", reprojected),
         ];
         if rule.process().is_some() {
-            let InstanceCounts { started, sent, accepted, refused, timed_out, failed, stuck, completed, undone, resolved } = instances;
-            metrics.extend([
-                count("Started", started),
-                count("Sent", sent),
-                count("Accepted", accepted),
-                count("Refused", refused),
-                count("TimedOut", timed_out),
-                count("Undoing", failed),
-                count("Stuck", stuck),
-                count("Completed", completed),
-                count("Undone", undone),
-                count("Resolved", resolved),
-            ]);
+            metrics.extend(of_instances(instances));
         }
         if let Some(lag_ms) = tally.lag_ms(now) {
             metrics.push(Metric { name: "LagMs", unit: "Milliseconds", value: json!(lag_ms) });
@@ -80,7 +68,23 @@ pub fn of_projections(stage: &Stage, registry: Registry, report: &Report, now: &
     lines.collect()
 }
 
-/// The one count of a task, named as its metric.
+fn of_instances(instances: InstanceCounts) -> Vec<Metric> {
+    let InstanceCounts { started, sent, accepted, refused, timed_out, failed, stuck, completed, undone, resolved } = instances;
+    vec![
+        count("Started", started),
+        count("Sent", sent),
+        count("Accepted", accepted),
+        count("Refused", refused),
+        count("TimedOut", timed_out),
+        count("Undoing", failed),
+        count("Stuck", stuck),
+        count("Completed", completed),
+        count("Undone", undone),
+        count("Resolved", resolved),
+    ]
+}
+
+/// What a task counts, named as its metrics.
 #[derive(Clone, Copy)]
 pub enum TaskCount {
     /// Rows that this invocation of a rebuild replaced or created.
@@ -91,16 +95,22 @@ pub enum TaskCount {
     Settled(u64),
     /// Rows and attributes of shared rows that a verification found wrong.
     Differing(u64),
+    /// What time-outs made of a process's instances, and the age in seconds of the oldest that has not ended.
+    Ticked(InstanceCounts, u64),
 }
 
 /// The line of a task's projection.
 pub fn of_task(stage: &Stage, projection: &str, task: TaskCount, now: &Timestamp) -> String {
-    let metrics = [match task {
-        TaskCount::Reprojected(rows) => count("Reprojected", rows),
-        TaskCount::CaughtUp(aggregates) => count("CaughtUp", aggregates),
-        TaskCount::Settled(attributes) => count("Settled", attributes),
-        TaskCount::Differing(differing) => count("Differing", differing),
-    }];
+    let metrics = match task {
+        TaskCount::Reprojected(rows) => vec![count("Reprojected", rows)],
+        TaskCount::CaughtUp(aggregates) => vec![count("CaughtUp", aggregates)],
+        TaskCount::Settled(attributes) => vec![count("Settled", attributes)],
+        TaskCount::Differing(differing) => vec![count("Differing", differing)],
+        TaskCount::Ticked(instances, oldest_s) => {
+            let age = Metric { name: "OldestOpenAge", unit: "Seconds", value: json!(oldest_s) };
+            of_instances(instances).into_iter().chain([age]).collect()
+        }
+    };
     line(now, &[("stage", &stage.0), ("projection", projection)], &metrics)
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Each works for an invocation's time and answers its progress. A state machine invokes the function with `{"rebuild": <the last
 //! answer>}` until the answer says `done`, in one such loop per segment; then with `{"verify": <the last answer>}` until that says `done`.
-//! A schedule invokes it with `{"catchUp": ...}`.
+//! Schedules invoke it with `{"catchUp": ...}` and `{"tick": {}}`.
 
 use std::{
     collections::BTreeMap,
@@ -20,6 +20,7 @@ use crate::{
     age::Age,
     operations::{
         error::{OperationError, find_projection},
+        processes::{self, Ticked, refuse_process},
         rebuild::{
             self,
             segment::{Resume, SegmentRebuild},
@@ -35,6 +36,7 @@ use crate::{
     retry::Deadline,
     sources::envelope::Members,
     store::{
+        self,
         segment::{Cursor, Segment},
         verifications::SavedVerification,
     },
@@ -44,9 +46,10 @@ const REBUILD: &str = "rebuild";
 const CATCH_UP: &str = "catchUp";
 const SETTLE: &str = "settle";
 const VERIFY: &str = "verify";
+const TICK: &str = "tick";
 
 /// The names of all tasks.
-pub const NAMES: [&str; 4] = [REBUILD, CATCH_UP, SETTLE, VERIFY];
+pub const NAMES: [&str; 5] = [REBUILD, CATCH_UP, SETTLE, VERIFY, TICK];
 
 /// The task that a name in another spelling means: `catchup`, `catch-up`.
 pub fn meant(name: &str) -> Option<&'static str> {
@@ -71,6 +74,7 @@ pub enum Task {
     CatchUp(CatchUp),
     Settle(Settle),
     Verify(Verify),
+    Tick,
 }
 
 /// The answer to a task.
@@ -81,13 +85,13 @@ pub enum Answer {
     CatchUp(CatchUpAnswer),
     Settle(SettleAnswer),
     Verify(VerifyAnswer),
+    Tick(TickAnswer),
 }
 
-/// The answer to a task, and what the metrics of its projection count.
+/// The answer to a task, and what the metrics of its projections count.
 pub struct TaskResult {
     pub answer: Answer,
-    pub projection: &'static str,
-    pub count: TaskCount,
+    pub counts: Vec<(&'static str, TaskCount)>,
 }
 
 /// Progress of one segment of a rebuild: the answer of an invocation, and the task of the next.
@@ -173,6 +177,21 @@ pub struct VerifyAnswer {
     shared: u64,
 }
 
+/// What a tick has done.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TickAnswer {
+    done: bool,
+    due: u64,
+    timed_out: u64,
+    failed: u64,
+}
+
+/// A tick has nothing to say.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Tick {}
+
 impl Task {
     /// The task in a payload; `None` if the payload holds none.
     pub fn read(payload: &RawValue) -> Result<Option<Self>, Diagnostic> {
@@ -187,6 +206,9 @@ impl Task {
             Ok(Some(Self::Settle(parsed(task, SETTLE, r#"{"settle": {"projection"}}"#)?)))
         } else if let Some(task) = member(VERIFY) {
             Ok(Some(Self::Verify(parsed(task, VERIFY, r#"{"verify": {"projection", "sample", "run"}}"#)?)))
+        } else if let Some(task) = member(TICK) {
+            let Tick {} = parsed(task, TICK, r#"{"tick": {}}"#)?;
+            Ok(Some(Self::Tick))
         } else {
             Ok(None)
         }
@@ -199,6 +221,7 @@ impl Task {
             Self::CatchUp(task) => catch_up(worker, task, time).await,
             Self::Settle(task) => settle(worker, task, time).await,
             Self::Verify(task) => verify(worker, task, time).await,
+            Self::Tick => tick(worker, time).await,
         }
     }
 }
@@ -213,12 +236,13 @@ fn parsed<T: DeserializeOwned>(task: &RawValue, name: &str, shape: &str) -> Resu
 
 async fn rebuild(worker: &Worker, task: RebuildAnswer, time: Duration) -> Result<TaskResult, Diagnostic> {
     let rule = rule(worker, &task.projection)?;
+    refuse_process(rule).map_err(|error| invalid(error.to_string()))?;
     let segment = Segment::new(task.segment, task.segments).map_err(|error| invalid(error.to_string()))?;
     let result = |answer: RebuildAnswer, before: &Counts| {
         let rows = |counts: &Counts| counts.replaced + counts.created;
         // The earlier counts came with the task and may be any numbers.
         let count = TaskCount::Reprojected(rows(&answer.counts).saturating_sub(rows(before)));
-        TaskResult { answer: Answer::Rebuild(answer), projection: rule.name(), count }
+        TaskResult { answer: Answer::Rebuild(answer), counts: vec![(rule.name(), count)] }
     };
     let before = task.counts;
     if task.done {
@@ -271,7 +295,7 @@ async fn catch_up(worker: &Worker, CatchUp { projection, since }: CatchUp, time:
     let counts = recent.counts();
     log_progress("catch-up", rule.name(), None, done, counts);
     let answer = Answer::CatchUp(CatchUpAnswer { projection, done, counts });
-    Ok(TaskResult { answer, projection: rule.name(), count: TaskCount::CaughtUp(counts.caught_up) })
+    Ok(TaskResult { answer, counts: vec![(rule.name(), TaskCount::CaughtUp(counts.caught_up))] })
 }
 
 async fn settle(worker: &Worker, Settle { projection }: Settle, time: Duration) -> Result<TaskResult, Diagnostic> {
@@ -281,7 +305,7 @@ async fn settle(worker: &Worker, Settle { projection }: Settle, time: Duration) 
         .map_err(|error| unfinished(&error, "the function's time is too short to read all rows: run `projector verify --repair`"))?;
     tracing::info!(projection, settled, "settle");
     let answer = Answer::Settle(SettleAnswer { projection, settled });
-    Ok(TaskResult { answer, projection: rule.name(), count: TaskCount::Settled(settled) })
+    Ok(TaskResult { answer, counts: vec![(rule.name(), TaskCount::Settled(settled))] })
 }
 
 /// Verifies as far as the time allows, and repairs nothing.
@@ -332,7 +356,25 @@ async fn verify(worker: &Worker, Verify { projection, sample, run }: Verify, tim
     let clean = done && totals.found() == 0;
     let Totals { events, aggregates, children, shared, .. } = totals;
     let answer = VerifyAnswer { projection, sample, run, done, clean, events, aggregates, findings, children, shared };
-    Ok(TaskResult { answer: Answer::Verify(answer), projection: rule.name(), count: TaskCount::Differing(differing) })
+    Ok(TaskResult { answer: Answer::Verify(answer), counts: vec![(rule.name(), TaskCount::Differing(differing))] })
+}
+
+/// Lets timers run out, and notes how old the oldest open instances are.
+async fn tick(worker: &Worker, time: Duration) -> Result<TaskResult, Diagnostic> {
+    const TOO_SHORT: &str = "the function's time is too short to read the timers that are due: raise its timeout";
+    let (now, deadline) = (store::now(), Deadline::at(Instant::now() + time));
+    let ticked = processes::tick(worker, &now, deadline).await.map_err(|error| unfinished(&error, TOO_SHORT))?;
+    let mut counts = Vec::new();
+    for process in worker.registry().processes() {
+        let oldest = processes::oldest_open(worker.store(), process, deadline).await.map_err(|error| unfinished(&error, TOO_SHORT))?;
+        let age_s = oldest.map_or(0, |oldest| u64::try_from(now.epoch_ms() - oldest.epoch_ms()).unwrap_or(0) / 1_000);
+        let instances = ticked.processes.get(process.name()).copied().unwrap_or_default();
+        counts.push((process.name(), TaskCount::Ticked(instances, age_s)));
+    }
+    let Ticked { done, due, failed, .. } = ticked;
+    let timed_out = ticked.processes.values().map(|instances| instances.timed_out).sum();
+    tracing::info!(done, due, timed_out, failed, "tick");
+    Ok(TaskResult { answer: Answer::Tick(TickAnswer { done, due, timed_out, failed }), counts })
 }
 
 const VERIFY_TIME_TOO_SHORT: &str = "the function's time is too short for one page of rows or for one history: raise its timeout; what \

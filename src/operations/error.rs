@@ -24,6 +24,17 @@ pub enum OperationError {
     /// A parked record was processed again and failed.
     #[error("{0}")]
     RecordFailed(String),
+    /// What a rebuild is asked to write is a process.
+    #[error(
+        "`{process}` is a process, of which nothing is rebuilt: what it sent is not sent again. A new revision reads its instances anew by itself; rows that are lost come back by `projector catch-up {process}`"
+    )]
+    Process {
+        /// The process.
+        process: &'static str,
+    },
+    /// An instance of a process does not take what it was told.
+    #[error("{0}")]
+    NotTaken(String),
     /// DynamoDB refuses the repair of a shared row.
     #[error("the shared row cannot be repaired: {0}")]
     SharedRowRefused(&'static str),

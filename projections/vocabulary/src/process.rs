@@ -103,6 +103,7 @@ mod output;
 mod rule;
 mod status;
 mod steps;
+mod timeline;
 
 use std::{
     fmt,
@@ -121,6 +122,7 @@ pub use output::{Outputs, Request, call, outputs, send};
 pub use rule::{DynProcess, ProcessRule, SENT};
 pub use status::ProcessStatus;
 pub use steps::{Step, Steps};
+pub use timeline::told;
 
 /// A rule that reacts to events with commands. It is pure: no clock, no I/O, no randomness.
 ///

@@ -3,8 +3,8 @@
 use anyhow::bail;
 use clap::{Args, Subcommand, ValueEnum};
 use projection_vocabulary::{
-    AggregateId, Registry, Value,
-    process::{DynProcess, Outcome, Requested, Status, told},
+    AggregateId, DynProjection, Registry, Value,
+    process::{DynProcess, Outcome, Requested, Status, Target, told},
 };
 use serde::Serialize;
 use serde_json::{json, value::RawValue};
@@ -233,7 +233,7 @@ fn request_json(version: u64, request: &Requested) -> impl Serialize {
         Outcome::Undone => "undone",
         Outcome::Repeated => "repeated",
     };
-    json!({ "version": version, "name": name, "to": to.as_ref().map(|to| to.place()), "undoes": undoes, "outcome": outcome, "tries": tries })
+    json!({ "version": version, "name": name, "to": to.as_ref().map(Target::place), "undoes": undoes, "outcome": outcome, "tries": tries })
 }
 
 async fn retry(OperateOptions { instance, audit, format }: &OperateOptions, cx: &mut Context) -> anyhow::Result<u8> {
@@ -286,13 +286,14 @@ fn missing(instance: &str) -> u8 {
 
 /// The process of this name.
 fn named(registry: Registry, name: &str) -> anyhow::Result<&'static dyn DynProcess> {
-    match registry.processes().find(|process| process.name() == name) {
-        Some(process) => Ok(process),
-        None => {
-            let known: Vec<_> = registry.processes().map(|process| process.name()).collect();
-            bail!("no process {} is in this program, which has {}", printable(name), known.join(", "))
-        }
+    if let Some(process) = registry.processes().find(|process| process.name() == name) {
+        return Ok(process);
     }
+    let known: Vec<_> = registry.processes().map(DynProjection::name).collect();
+    if known.is_empty() {
+        bail!("no process is in this program");
+    }
+    bail!("no process {} is in this program, which has {}", printable(name), known.join(", "))
 }
 
 /// The process of an instance, and its aggregate.

@@ -20,8 +20,10 @@ use crate::{
     operations::verify::{
         self, ChildFinding, Repair, RowFinding, SharedFinding, Verified,
         diff::{self, Differences, Differs},
+        instances::{VerifiedInstances, verify_instances},
     },
     retry::Deadline,
+    store,
 };
 
 /// Findings that are shown unless told otherwise.
@@ -95,7 +97,7 @@ pub async fn run(options: &Options, cx: &mut Context) -> anyhow::Result<u8> {
         anyhow::bail!("--diff shows what a repair would change: use it without --repair, or with --dry-run");
     }
     let worker = cx.worker(cx.open_existing_store().await?);
-    let store = Named::of(&cx.store, worker.store().names(), &[rule]);
+    let named = Named::of(&cx.store, worker.store().names(), &[rule]);
     let sample = options.sample;
     let segments = options.segments.number(&cx.store);
     let progress = terminal::spinner("reading the event store and the rows");
@@ -107,6 +109,12 @@ pub async fn run(options: &Options, cx: &mut Context) -> anyhow::Result<u8> {
         verify::verify_chosen(&worker, rule, &chosen, options.repair.how(), Deadline::NONE).await
     };
     let verified = verified?;
+    let instances = match rule.process() {
+        Some(process) if options.aggregate.is_empty() && sample.is_none() => {
+            Some(verify_instances(worker.store(), process, segments, &store::now(), Deadline::NONE).await?)
+        }
+        _ => None,
+    };
     let show = options.show.unwrap_or(if options.format.is_json() { usize::MAX } else { SHOW_DEFAULT });
     let diff = if options.diff { diff::differences(&worker, rule, &verified, show, Deadline::NONE).await? } else { Differences::default() };
     progress.finish_and_clear();
@@ -119,11 +127,50 @@ pub async fn run(options: &Options, cx: &mut Context) -> anyhow::Result<u8> {
         ));
     }
     cx.out.text(&if options.format.is_json() {
-        json(&verified, &diff, options, &store)?
+        json(&verified, &diff, options, &named)? + &instances.as_ref().map(instances_json).transpose()?.unwrap_or_default()
     } else {
-        store.text() + &lines(&verified, &diff, options)
+        named.text()
+            + &lines(&verified, &diff, options)
+            + &instances.as_ref().map(|instances| instance_lines(instances, show)).unwrap_or_default()
     });
-    Ok(if verified.is_clean() { EXIT_OK } else { EXIT_FINDINGS })
+    let clean = verified.is_clean() && instances.is_none_or(|instances| instances.findings.is_empty());
+    Ok(if clean { EXIT_OK } else { EXIT_FINDINGS })
+}
+
+/// What a process has sent, compared with what came of it.
+fn instance_lines(verified: &VerifiedInstances, show: usize) -> String {
+    let mut lines = Lines::default();
+    let VerifiedInstances { instances, requests, by_status, .. } = verified;
+    let statuses: Vec<_> = by_status.iter().map(|(status, number)| format!("{number} {status}")).collect();
+    let statuses = if statuses.is_empty() { String::new() } else { format!(": {}", statuses.join(", ")) };
+    lines.add(format_args!("{} with {}{statuses}", count(*instances, "instance"), count(*requests, "request")));
+    for (instance, finding) in verified.each().take(show) {
+        lines.add(format_args!("  {}: {}", shortened(instance.as_str(), NAME_COLUMNS), printable(&finding.to_string())));
+    }
+    let found = verified.each().count();
+    if found > show {
+        lines.add(format_args!("  and {} more; to see all: --show {found}", found - show));
+    }
+    lines.add(match found {
+        0 => "clean: every request has one answer, and no timer is overdue",
+        _ => "not clean: no command repairs these; `projector process show` has the history of an instance",
+    });
+    lines.into_text()
+}
+
+fn instances_json(verified: &VerifiedInstances) -> anyhow::Result<String> {
+    let VerifiedInstances { instances, requests, by_status, .. } = verified;
+    let mut text = String::new();
+    for (instance, finding) in verified.each() {
+        let line = serde_json::json!({ "finding": finding.text(), "instance": instance.as_str(), "what": finding.to_string() });
+        writeln!(text, "{}", pretty_json::line(&line)?)?;
+    }
+    let by_status: serde_json::Map<_, _> = by_status.iter().map(|(status, count)| (status.to_string(), (*count).into())).collect();
+    let total = serde_json::json!({ "instances": {
+        "read": instances, "requests": requests, "byStatus": by_status, "findings": verified.each().count(),
+    } });
+    writeln!(text, "{}", pretty_json::line(&total)?)?;
+    Ok(text)
 }
 
 fn lines(verified: &Verified, diff: &Differences, options: &Options) -> String {

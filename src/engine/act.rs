@@ -122,6 +122,9 @@ pub struct Act<'a> {
 
 impl Act<'_> {
     /// Acts on an event, whether or not that was done before.
+    ///
+    /// # Errors
+    /// [`NotActed`].
     pub async fn on(self, event: &RecordedEvent) -> Result<InstanceCounts, NotActed> {
         self.deadline.check()?;
         let hops = hops_of(event);

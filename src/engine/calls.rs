@@ -53,9 +53,12 @@ pub enum CallError {
 
 type Answering = Pin<Box<dyn Future<Output = Result<Value, CallError>> + Send>>;
 
+/// Takes the idempotency key and the argument.
+type Function = dyn Fn(String, &Value) -> Answering + Send + Sync;
+
 #[derive(Clone)]
 pub(crate) struct Registered {
-    pub(crate) call: Arc<dyn Fn(String, &Value) -> Answering + Send + Sync>,
+    pub(crate) call: Arc<Function>,
     pub(crate) time_max: Duration,
     pub(crate) tries_max: u32,
 }

@@ -4,12 +4,18 @@ use std::collections::BTreeMap;
 
 use futures::{StreamExt as _, stream};
 use projection_vocabulary::{
-    AggregateId, DynProjection, RecordedEvent, Timestamp, Value, Version,
-    process::{DynProcess, Instance, ProcessStatus, Status, Told},
+    AggregateId, DynProjection, Timestamp, Value,
+    process::{DynProcess, ProcessStatus, Status, Told},
 };
+#[cfg(feature = "cli")]
+use projection_vocabulary::{RecordedEvent, Version, process::Instance};
 
+#[cfg(feature = "cli")]
 use crate::{
     commands::{Commands, Unhandled},
+    store::events::{PAGE_EVENTS, Stored},
+};
+use crate::{
     engine::{
         act::{InstanceCounts, fresh_metadata, tell},
         worker::{CONCURRENCY, Worker},
@@ -18,7 +24,6 @@ use crate::{
     retry::Deadline,
     store::{
         Store,
-        events::{PAGE_EVENTS, Stored},
         item::SdkItem,
         reads::{IndexQuery, Range, ReadRow, read_row},
         rows::Shown,
@@ -143,7 +148,7 @@ pub async fn instances(
         let page = i32::try_from(limit - listed.len()).unwrap_or(i32::MAX).min(PAGE);
         let (items, next) = store.query_index(&ProcessStatus, &query, page, after, deadline).await?;
         for item in items {
-            listed.push(listed_of(read_row(&ProcessStatus, item, Shown::ToReaders)?, status));
+            listed.push(listed_of(&read_row(&ProcessStatus, item, Shown::ToReaders)?, status));
         }
         after = next;
         if after.is_none() {
@@ -153,7 +158,7 @@ pub async fn instances(
     Ok(listed)
 }
 
-fn listed_of(row: ReadRow, status: Status) -> Listed {
+fn listed_of(row: &ReadRow, status: Status) -> Listed {
     let text = |name: &str| row.shown.attributes.get(name).and_then(Value::as_text).map(str::to_owned);
     let why = if status == Status::Stuck { text("stuckBecause") } else { text("why") };
     Listed { aggregate: row.id.key.as_str().into(), status, started: text("startedAt").unwrap_or_default(), ended: text("endedAt"), why }
@@ -173,6 +178,7 @@ pub async fn oldest_open(store: &Store, process: &dyn DynProcess, deadline: Dead
 }
 
 /// An instance with its history.
+#[cfg(feature = "cli")]
 #[derive(Clone, Debug)]
 pub struct WithHistory {
     /// The instance.
@@ -185,29 +191,40 @@ pub struct WithHistory {
 ///
 /// # Errors
 /// [`OperationError`].
+#[cfg(feature = "cli")]
 pub async fn show(
     store: &Store,
     process: &'static dyn DynProcess,
-    aggregate: &AggregateId,
+    instance: &AggregateId,
     deadline: Deadline,
 ) -> Result<Option<WithHistory>, OperationError> {
-    let (version, state) = Commands::new(store).until(deadline).load_any(process.instances(), aggregate).await.map_err(failed)?;
-    let Some(instance) = process.instance(state.state()).filter(|_| version > Version::NONE) else { return Ok(None) };
-    let mut events = Vec::new();
-    let mut from = Version::NONE.next();
+    load(store, process, instance, deadline).await.map_err(failed)
+}
+
+#[cfg(feature = "cli")]
+pub(super) async fn load(
+    store: &Store,
+    process: &'static dyn DynProcess,
+    instance: &AggregateId,
+    deadline: Deadline,
+) -> Result<Option<WithHistory>, Unhandled> {
+    let (version, state) = Commands::new(store).until(deadline).load_any(process.instances(), instance).await?;
+    let Some(loaded) = process.instance(state.state()).filter(|_| version > Version::NONE) else { return Ok(None) };
+    let (mut events, mut from) = (Vec::new(), Version::NONE.next());
     while from <= version {
-        let page = store.load_page(aggregate, from..=version, PAGE_EVENTS, deadline).await?;
+        let page = store.load_page(instance, from..=version, PAGE_EVENTS, deadline).await?;
         let Some(last) = page.last().map(Stored::version) else { break };
         events.extend(page.into_iter().filter_map(|stored| if let Stored::Event(event) = stored { Some(event) } else { None }));
         from = last.next();
     }
-    Ok(Some(WithHistory { instance, events }))
+    Ok(Some(WithHistory { instance: loaded, events }))
 }
 
 /// Makes a stuck instance try again what it is stuck at. The worker carries it out.
 ///
 /// # Errors
 /// [`OperationError::NotTaken`] if it is not stuck.
+#[cfg(feature = "cli")]
 pub async fn retry(
     store: &Store,
     process: &'static dyn DynProcess,
@@ -222,6 +239,7 @@ pub async fn retry(
 ///
 /// # Errors
 /// [`OperationError::NotTaken`] if it is not stuck.
+#[cfg(feature = "cli")]
 pub async fn resolve(
     store: &Store,
     process: &'static dyn DynProcess,
@@ -232,6 +250,7 @@ pub async fn resolve(
     operate(store, process, instance, &Told::Resolve { note }, deadline).await
 }
 
+#[cfg(feature = "cli")]
 async fn operate(
     store: &Store,
     process: &'static dyn DynProcess,
@@ -242,6 +261,7 @@ async fn operate(
     tell(store, process, instance, told, fresh_metadata(process), deadline).await.map(drop).map_err(failed)
 }
 
+#[cfg(feature = "cli")]
 fn failed(unhandled: Unhandled) -> OperationError {
     match unhandled {
         Unhandled::Store(error) => error.into(),

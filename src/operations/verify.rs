@@ -13,6 +13,8 @@ mod children;
 mod chosen;
 #[cfg(feature = "cli")]
 pub mod diff;
+#[cfg(feature = "cli")]
+pub mod instances;
 pub mod parts;
 mod sums;
 

@@ -230,6 +230,12 @@ impl<S> Instance<S> {
         self.requests.values().filter(|request| request.name == name && request.outcome == Outcome::Waiting).count()
     }
 
+    /// Whether it is stuck at the request of this version.
+    #[must_use]
+    pub fn is_stuck_at(&self, request: u64) -> bool {
+        self.stuck.contains(&request)
+    }
+
     /// Whether a timer with this name runs.
     #[must_use]
     pub fn timer(&self, name: &str) -> bool {

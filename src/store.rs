@@ -206,7 +206,7 @@ fn is_table_name(name: &str) -> bool {
 }
 
 /// The current time, for marks that operators read and for events without a timestamp. Rules never see it.
-pub(crate) fn now() -> Timestamp {
+pub fn now() -> Timestamp {
     let epoch_ms = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_millis());
     i64::try_from(epoch_ms).ok().and_then(Timestamp::from_epoch_ms).expect("the clock is within the years 1970 to 9999")
 }

@@ -7,6 +7,7 @@ mod support {
     pub mod large_rows;
     pub mod malformed_records;
     pub mod metrics;
+    pub mod payouts;
     pub mod programs;
     pub mod projections;
     pub mod projector;
@@ -36,6 +37,9 @@ mod store {
 
 /// Commands: decided by aggregates, appended exactly once.
 mod commands;
+
+/// Processes: what instances receive, send and undo.
+mod processes;
 
 /// Records from outside: the event store's stream.
 mod sources {

@@ -103,6 +103,8 @@ mod output;
 mod rule;
 mod status;
 mod steps;
+#[cfg(test)]
+mod tests;
 
 use std::{
     fmt,

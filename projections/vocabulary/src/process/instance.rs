@@ -71,7 +71,7 @@ pub struct Requested {
     pub name: String,
     /// Where it went; `None` if it is only to be sent to undo.
     pub to: Option<Target>,
-    /// What undoes it.
+    /// What undoes it. Nothing undoes an undo.
     pub undo: Option<Target>,
     /// The request that it undoes.
     pub undoes: Option<u64>,
@@ -593,7 +593,7 @@ impl<P: Process> Deciding<'_, P> {
             return Ok(());
         }
         let to_undo = requests.iter().rev().find_map(|(of, request)| {
-            let undo = request.undo.clone().filter(|_| request.outcome == Outcome::Accepted && request.undoes.is_none())?;
+            let undo = request.undo.clone().filter(|_| request.outcome == Outcome::Accepted)?;
             Some((*of, request.name.clone(), undo))
         });
         match to_undo {

@@ -289,8 +289,7 @@ impl<S> Instance<S> {
     fn take(&mut self, version: u64, at: &Timestamp, event: ProcessEvent) {
         self.version = version;
         if let ProcessEvent::ProcessReceived { from, version, .. } = event {
-            let newest = self.received.entry(from).or_default();
-            *newest = version.max(*newest);
+            self.received.insert(from, version);
             return;
         }
         if self.phase == Phase::New {

@@ -5,6 +5,7 @@ pub mod account_statement;
 pub mod account_summary;
 pub(crate) mod sample;
 pub mod transfer;
+pub mod transfers;
 
 use projection_vocabulary::Decimal;
 use serde::{Deserialize, Serialize};

@@ -1,6 +1,7 @@
 //! A shop: users and their orders, in one table.
 
 pub mod order;
+pub mod order_fulfilment;
 pub(crate) mod sample;
 pub mod shipment;
 pub mod stock;

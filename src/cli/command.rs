@@ -233,10 +233,8 @@ pub fn first_of(decider: &dyn DynDecider) -> String {
     decider.commands().first().map(|(name, fields)| shape(name, fields)).unwrap_or_default()
 }
 
+/// Of a command without fields, the form that suits it with and without braces in its type.
 fn shape(name: &str, fields: &[&str]) -> String {
-    if fields.is_empty() {
-        return format!("\"{name}\"");
-    }
     let fields: Vec<_> = fields.iter().map(|field| format!("\"{field}\": …")).collect();
     format!("{{\"{name}\": {{{}}}}}", fields.join(", "))
 }

@@ -75,6 +75,8 @@ impl Decider for Order {
             (State::Placed(present), Command::ChangeStatus { status }) if present.may_become(*status) => {
                 Ok(vec![Event::OrderStatusChanged { status: *status }])
             }
+            // Whoever else cancels an order does not stop what undoes it.
+            (State::Placed(Status::Cancelled), Command::ChangeStatus { status: Status::Cancelled }) => Ok(vec![]),
             (State::Placed(_), Command::ChangeStatus { .. }) => Err(Refusal::Status),
             (State::Unplaced | State::User, Command::ChangeStatus { .. }) => Err(Refusal::Unplaced),
         }
@@ -172,6 +174,8 @@ mod tests {
             let decision = order.when(&Command::ChangeStatus { status: to });
             if allowed.contains(&(from, to)) {
                 decision.then([Event::OrderStatusChanged { status: to }]);
+            } else if (from, to) == (Cancelled, Cancelled) {
+                decision.then([]);
             } else {
                 decision.refused(Refusal::Status);
             }

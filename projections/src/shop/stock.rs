@@ -1,6 +1,7 @@
 //! `stock`: how much of a product is there, and for which orders it is set aside.
 //!
-//! There is one aggregate for each product, whose id no aggregate of another kind has. What is available and what is reserved together change only when stock is received.
+//! There is one aggregate for each product, whose id no aggregate of another kind has. What is
+//! available, what is reserved and what was shipped together change only when stock is received.
 
 use std::collections::BTreeMap;
 
@@ -18,6 +19,7 @@ pub enum Event {
     StockReceived { quantity: u32 },
     StockReserved { order_id: String, quantity: u32 },
     StockReleased { order_id: String, quantity: u32 },
+    StockShipped { order_id: String, quantity: u32 },
 }
 
 /// What a stock needs to know.
@@ -27,6 +29,8 @@ pub struct State {
     pub available: u64,
     /// What is set aside, by order.
     pub reservations: BTreeMap<String, u32>,
+    /// What has left, in all.
+    pub shipped: u64,
 }
 
 /// What a stock can be told.
@@ -37,6 +41,7 @@ pub enum Command {
     Receive { quantity: u32 },
     Reserve { order_id: String, quantity: u32 },
     Release { order_id: String },
+    Ship { order_id: String },
 }
 
 /// Why a stock refuses.
@@ -75,6 +80,10 @@ impl Decider for Stock {
                 let quantity = *stock.reservations.get(order_id).ok_or(Refusal::NotReserved)?;
                 Event::StockReleased { order_id: order_id.clone(), quantity }
             }
+            Command::Ship { order_id } => {
+                let quantity = *stock.reservations.get(order_id).ok_or(Refusal::NotReserved)?;
+                Event::StockShipped { order_id: order_id.clone(), quantity }
+            }
         };
         Ok(vec![event])
     }
@@ -92,6 +101,9 @@ impl Decider for Stock {
             }
             Event::StockReleased { order_id, .. } => {
                 stock.available += u64::from(stock.reservations.remove(order_id).unwrap_or_default());
+            }
+            Event::StockShipped { order_id, .. } => {
+                stock.shipped += u64::from(stock.reservations.remove(order_id).unwrap_or_default());
             }
         }
     }
@@ -115,6 +127,10 @@ mod tests {
         Command::Release { order_id: order.to_owned() }
     }
 
+    fn ship(order: &str) -> Command {
+        Command::Ship { order_id: order.to_owned() }
+    }
+
     fn received(quantity: u32) -> Event {
         Event::StockReceived { quantity }
     }
@@ -127,8 +143,12 @@ mod tests {
         Event::StockReleased { order_id: order.to_owned(), quantity }
     }
 
+    fn shipped(order: &str, quantity: u32) -> Event {
+        Event::StockShipped { order_id: order.to_owned(), quantity }
+    }
+
     fn total(stock: &State) -> u64 {
-        stock.available + stock.reservations.values().copied().map(u64::from).sum::<u64>()
+        stock.available + stock.shipped + stock.reservations.values().copied().map(u64::from).sum::<u64>()
     }
 
     #[test]
@@ -154,6 +174,20 @@ mod tests {
     }
 
     #[test]
+    fn what_is_shipped_was_reserved_and_leaves_once() {
+        let stock = decider(&Stock).given([received(5), reserved("o1", 3)]);
+        stock.when(&ship("o2")).refused(Refusal::NotReserved);
+        stock.when(&ship("o1")).then([shipped("o1", 3)]);
+        let gone = stock.given([shipped("o1", 3)]);
+        for command in [ship("o1"), release("o1")] {
+            gone.when(&command).refused(Refusal::NotReserved);
+        }
+        gone.when(&reserve("o2", 3)).refused(Refusal::NotEnough);
+        gone.when(&reserve("o2", 2)).then([reserved("o2", 2)]);
+        decider(&Stock).given([received(5), reserved("o1", 3), released("o1", 3)]).when(&ship("o1")).refused(Refusal::NotReserved);
+    }
+
+    #[test]
     fn a_quantity_is_positive_and_a_reservation_has_an_order() {
         let stock = decider(&Stock).given([received(5)]);
         stock.when(&receive(0)).refused(Refusal::NotPositive);
@@ -163,7 +197,7 @@ mod tests {
 
     /// The same in any history, also in one that no commands have made: a correction may have replaced events.
     #[test]
-    fn available_plus_reserved_changes_only_by_what_is_received() {
+    fn available_reserved_and_shipped_together_are_what_is_received() {
         let mut random = 7_u64;
         let mut pick = |bound: u64| {
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -175,9 +209,10 @@ mod tests {
             for _ in 0..50 {
                 let (order, quantity) = (format!("o{}", pick(4)), u32::try_from(pick(10)).expect("small"));
                 let quantity = if pick(20) == 0 { u32::MAX - quantity } else { quantity };
-                let (command, event) = match pick(3) {
+                let (command, event) = match pick(4) {
                     0 => (receive(quantity), received(quantity)),
                     1 => (reserve(&order, quantity), reserved(&order, quantity)),
+                    2 => (ship(&order), shipped(&order, quantity)),
                     _ => (release(&order), released(&order, quantity)),
                 };
                 let decided = if run % 2 == 0 { Stock.decide(&stock, &command) } else { Ok(vec![event]) };
@@ -199,6 +234,9 @@ mod tests {
     fn the_laws_hold() {
         let orders = || ["o1", "o2"].into_iter();
         let commands = [receive(0), receive(9)].into_iter().chain(orders().map(|order| reserve(order, 5)));
-        laws(&Stock, commands.chain([receive(4)]).chain(orders().map(release)).chain([reserve("o2", 13), release("o3"), release("o2")]));
+        laws(
+            &Stock,
+            commands.chain([receive(4)]).chain(orders().map(release)).chain([reserve("o2", 13), release("o3"), ship("o2"), ship("o2")]),
+        );
     }
 }

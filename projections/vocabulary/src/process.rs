@@ -103,6 +103,8 @@ mod output;
 mod rule;
 mod status;
 mod steps;
+#[cfg(test)]
+mod tests;
 mod timeline;
 
 use std::{

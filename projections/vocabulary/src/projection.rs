@@ -368,7 +368,10 @@ fn assert_process_valid(process: &'static dyn DynProcess, rules: &[&'static dyn 
     }
     for fact in process.fact_types() {
         assert!(!fact.starts_with("Process"), "`{name}` records `{fact}`: event types that begin with `Process` are reserved");
+        assert!(!process.event_types().contains(fact), "`{name}` records `{fact}` and reacts to it: it would feed itself");
     }
+    let sent = process.event_types().iter().filter(|event_type| **event_type == crate::process::SENT).count();
+    assert!(sent == 1, "`{name}` reacts to `{}`, which is for the process that sent it alone", crate::process::SENT);
     assert!(
         rules.iter().any(|rule| rule.name() == ProcessStatus::NAME),
         "`{name}` is a process, and `{}` lists its instances and timers: add `&ProcessStatus` to the projections",

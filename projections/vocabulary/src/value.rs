@@ -110,6 +110,15 @@ impl Value {
         }
     }
 
+    /// How many lists and maps stand within each other: 0 for a number, 1 for a list of numbers.
+    pub(crate) fn depth(&self) -> usize {
+        match self {
+            Self::List(elements) => 1 + elements.iter().map(Self::depth).max().unwrap_or_default(),
+            Self::Map(members) => 1 + members.values().map(Self::depth).max().unwrap_or_default(),
+            _ => 0,
+        }
+    }
+
     /// The string, if this is one.
     #[must_use]
     pub fn as_text(&self) -> Option<&str> {

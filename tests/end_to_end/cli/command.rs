@@ -72,6 +72,27 @@ fn a_command_answers_in_json_and_by_its_exit_code() {
     assert!(code == 2 && said.contains("there are: account, transfer, category, topic, user, order, stock, shipment"), "{said}");
 }
 
+/// Whether or not its type has braces.
+#[test]
+fn a_command_without_fields_is_read_as_it_is_listed() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (code, listed, _) = run(folder.path(), "command");
+    assert_eq!(code, 0);
+    let (mut kind, mut tried) = ("", Vec::new());
+    for line in listed.lines() {
+        match line.strip_prefix("  ") {
+            None => kind = line,
+            Some(shape) if shape.ends_with(": {}}") => {
+                let (code, out, said) = run(folder.path(), &format!("command {kind} nobody-{} '{shape}'", tried.len()));
+                assert!(code == 1 && said.contains("refused: "), "{kind} {shape}: {out}{said}");
+                tried.push(shape);
+            }
+            Some(shape) => assert!(shape.contains('…'), "{kind} {shape}"),
+        }
+    }
+    assert!(tried.contains(&r#"{"Dispatch": {}}"#) && tried.contains(&r#"{"Close": {}}"#), "{tried:?}");
+}
+
 #[test]
 fn a_file_of_commands_is_carried_out_and_nothing_of_it_is_dropped() {
     let folder = tempfile::tempdir().expect("a folder");

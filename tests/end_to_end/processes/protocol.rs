@@ -123,7 +123,7 @@ async fn a_refused_undo_is_stuck_until_an_operator_retries_or_resolves_it() {
     bank.run().await;
     assert_eq!((bank.status("t1").await, bank.status("t2").await), ("stuck", "resolved"), "the account is still closed");
     let timeline = bank.timeline("t1").await;
-    assert_eq!(timeline.matches("stuck: what undoes `take` was refused: the account is not active").count(), 2, "{timeline}");
+    assert_eq!(timeline.matches("stuck: the undo of `take` was refused: the account is not active").count(), 2, "{timeline}");
 }
 
 #[tokio::test]

@@ -56,6 +56,11 @@ pub enum ProcessEvent {
     ProcessStuck { of: u64, why: String },
     /// An operator made it try again what it was stuck at.
     ProcessRetried { note: String },
+    /// It is no longer stuck; `undoing` says that it had failed before.
+    ProcessResumed {
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        undoing: bool,
+    },
     /// An operator ended it.
     ProcessResolved { note: String },
     /// It ended as it should.

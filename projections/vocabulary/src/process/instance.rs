@@ -9,7 +9,10 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{Input, Outputs, Process, ProcessEvent, Target, guarded, output::End};
-use crate::{AggregateId, Decided, Misfit, Recorded, RecordedEvent, Refusal, Timestamp, Undecided, Unwritable, Value, Version, de, ser};
+use crate::{
+    AggregateId, DEPTH_MAX, Decided, Misfit, Recorded, RecordedEvent, Refusal, Timestamp, Undecided, Unwritable, Value, Version,
+    change::is_child_sort, de, ser,
+};
 
 /// A process instance as [`Process::decide`] sees it.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -68,7 +71,7 @@ pub struct Requested {
     pub name: String,
     /// Where it went; `None` if it is only to be sent to undo.
     pub to: Option<Target>,
-    /// What undoes it.
+    /// What undoes it. Nothing undoes an undo.
     pub undo: Option<Target>,
     /// The request that it undoes.
     pub undoes: Option<u64>,
@@ -279,6 +282,11 @@ impl<S> Instance<S> {
         })
     }
 
+    /// Whether it has ended: nothing follows any more.
+    fn ended(&self) -> bool {
+        matches!(self.phase, Phase::Completed | Phase::Undone | Phase::Resolved)
+    }
+
     /// Whether a request waits for an answer.
     fn waits(&self) -> bool {
         self.requests.values().any(|request| request.outcome == Outcome::Waiting)
@@ -287,15 +295,14 @@ impl<S> Instance<S> {
     fn take(&mut self, version: u64, at: &Timestamp, event: ProcessEvent) {
         self.version = version;
         if let ProcessEvent::ProcessReceived { from, version, .. } = event {
-            let newest = self.received.entry(from).or_default();
-            *newest = version.max(*newest);
+            self.received.insert(from, version);
             return;
         }
         if self.phase == Phase::New {
             self.phase = Phase::Open;
         }
         match event {
-            ProcessEvent::ProcessReceived { .. } | ProcessEvent::ProcessRetried { .. } => {}
+            ProcessEvent::ProcessReceived { .. } | ProcessEvent::ProcessRetried { .. } | ProcessEvent::ProcessResumed { .. } => {}
             ProcessEvent::ProcessSent { name, to, undo, undoes, again } => {
                 let before = again.and_then(|again| self.requests.get_mut(&again));
                 let key = before.map_or(version, |before| {
@@ -344,9 +351,17 @@ impl<S> Instance<S> {
     }
 
     fn answered(&mut self, of: u64, outcome: Outcome) -> Option<u64> {
+        self.stuck.remove(&of);
         let request = self.requests.get_mut(&of)?;
         request.outcome = outcome;
         request.undoes
+    }
+}
+
+impl Requested {
+    /// What it is, for people.
+    fn title(&self) -> String {
+        if self.undoes.is_some() { format!("the undo of `{}`", self.name) } else { format!("`{}`", self.name) }
     }
 }
 
@@ -408,6 +423,7 @@ pub(crate) fn decide<P: Process>(process: &P, instance: &Instance<P::State>, tol
 
 impl<P: Process> Deciding<'_, P> {
     fn told(&mut self, told: &Told) -> Result<(), Undecided> {
+        let was_stuck = self.instance.status() == Status::Stuck;
         match told {
             Told::Deliver { event } => self.deliver(event)?,
             Told::Answer { of, answer } => self.answer(*of, answer)?,
@@ -419,6 +435,11 @@ impl<P: Process> Deciding<'_, P> {
                 self.stop_timers()?;
                 self.add(ProcessEvent::ProcessResolved { note: note.clone() })?;
             }
+        }
+        match self.instance.status() {
+            Status::Open if was_stuck => self.add(ProcessEvent::ProcessResumed { undoing: false })?,
+            Status::Undoing if was_stuck => self.add(ProcessEvent::ProcessResumed { undoing: true })?,
+            _ => {}
         }
         self.undo_next()
     }
@@ -452,33 +473,39 @@ impl<P: Process> Deciding<'_, P> {
     }
 
     fn answer(&mut self, of: u64, answer: &Answer) -> Result<(), Undecided> {
-        let Some(Requested { name, undoes, .. }) = self.waiting(of) else { return Ok(()) };
+        let Some(request) = self.waiting(of) else { return Ok(()) };
+        let Requested { name, undoes, .. } = &request;
         match answer {
             Answer::Accepted { version, answer } => {
                 self.add(ProcessEvent::ProcessAccepted { of, version: *version, answer: answer.clone() })?;
-                self.decide(Input::Accepted { name: &name, answer })
+                self.decide(Input::Accepted { name, answer })
             }
             Answer::Refused { message, refusal } => {
                 self.add(ProcessEvent::ProcessRefused { of, message: message.clone(), refusal: refusal.clone() })?;
                 match undoes {
-                    Some(_) => self.add(ProcessEvent::ProcessStuck { of, why: format!("what undoes `{name}` was refused: {message}") }),
-                    None => self.decide(Input::Refused { name: &name, message, refusal }),
+                    Some(_) => self.stick(of, format!("{} was refused: {message}", request.title())),
+                    None => self.decide(Input::Refused { name, message, refusal }),
                 }
             }
         }
     }
 
     fn tried(&mut self, of: u64, number: u32, error: &str, most: u32) -> Result<(), Undecided> {
-        let Some(Requested { name, tries, .. }) = self.waiting(of) else { return Ok(()) };
-        if tries >= number || self.instance.stuck.contains(&of) {
+        let Some(request) = self.waiting(of) else { return Ok(()) };
+        if request.tries >= number || self.instance.stuck.contains(&of) {
             return Ok(());
         }
         self.add(ProcessEvent::ProcessTried { of, tries: number, error: error.to_owned() })?;
-        if number >= most {
-            let why = format!("what became of `{name}` is unknown after {number} tries: {error}");
-            self.add(ProcessEvent::ProcessStuck { of, why })?;
+        if number < most {
+            return Ok(());
         }
-        Ok(())
+        let tries = if number == 1 { "1 try".to_owned() } else { format!("{number} tries") };
+        self.stick(of, format!("what became of {} is unknown after {tries}: {error}", request.title()))
+    }
+
+    /// It is stuck at a request, unless it has ended meanwhile.
+    fn stick(&mut self, of: u64, why: String) -> Result<(), Undecided> {
+        if self.instance.ended() { Ok(()) } else { self.add(ProcessEvent::ProcessStuck { of, why }) }
     }
 
     fn time_out(&mut self, name: &str, of: u64) -> Result<(), Undecided> {
@@ -520,8 +547,11 @@ impl<P: Process> Deciding<'_, P> {
         for fact in facts {
             let (event_type, data) = ser::event(&fact)?;
             let version = self.instance.version + 1;
-            note(self.process, &mut self.instance, version, &fact)?;
+            note(self.process, &mut self.instance, version, &fact).map_err(|_| refused(Refusal::Panicked.to_string()))?;
             self.decided.push(Decided { event_type, data });
+        }
+        for (name, undo) in undo_only {
+            self.add(ProcessEvent::ProcessUndoAdded { name, undo: checked::<P>(undo.to?)? })?;
         }
         if let Some(End::Fail(why)) = end {
             self.stop_timers()?;
@@ -537,9 +567,6 @@ impl<P: Process> Deciding<'_, P> {
                 self.add(ProcessEvent::ProcessCancelled { name })?;
             }
         }
-        for (name, undo) in undo_only {
-            self.add(ProcessEvent::ProcessUndoAdded { name, undo: checked::<P>(undo.to?)? })?;
-        }
         for (name, request) in requests {
             let to = checked::<P>(request.to?)?;
             let undo = request.undo.transpose()?.map(checked::<P>).transpose()?;
@@ -550,6 +577,10 @@ impl<P: Process> Deciding<'_, P> {
             return self.add(ProcessEvent::ProcessCompleted {});
         }
         for (name, time) in timers {
+            // It names a row.
+            if !is_child_sort(&name) {
+                return Err(refused("the name of a timer has 1 to 1,024 bytes and does not begin with a space or `!`".to_owned()));
+            }
             self.add(ProcessEvent::ProcessScheduled { name, after_ms: millis(time) })?;
         }
         Ok(())
@@ -567,7 +598,7 @@ impl<P: Process> Deciding<'_, P> {
             return Ok(());
         }
         let to_undo = requests.iter().rev().find_map(|(of, request)| {
-            let undo = request.undo.clone().filter(|_| request.outcome == Outcome::Accepted && request.undoes.is_none())?;
+            let undo = request.undo.clone().filter(|_| request.outcome == Outcome::Accepted)?;
             Some((*of, request.name.clone(), undo))
         });
         match to_undo {
@@ -578,6 +609,12 @@ impl<P: Process> Deciding<'_, P> {
 
     fn add(&mut self, event: ProcessEvent) -> Result<(), Undecided> {
         let (event_type, data) = ser::event(&event)?;
+        // A command within it is not written deeper than by itself, so that this is not known yet.
+        if data.depth() > DEPTH_MAX {
+            return Err(refused(format!(
+                "a request or an answer is nested too deep: with what is around it, more than {DEPTH_MAX} levels"
+            )));
+        }
         self.decided.push(Decided { event_type, data });
         let version = self.instance.version + 1;
         // The time of what is decided is not known yet. Whether a timer runs does not depend on it.

@@ -73,13 +73,15 @@ impl<F> Outputs<F> {
         self
     }
 
-    /// Says what is to be sent if the process fails, without sending anything now.
+    /// Says what is to be sent if the process fails, without sending anything now. It is undone in its turn, as a request that was accepted
+    /// now.
     pub fn undo_by(mut self, name: &str, undo: Request) -> Self {
         self.undo_only.push((name.to_owned(), undo));
         self
     }
 
     /// Starts a timer, which comes back as an input with this name after a time, to the minute. A timer of the same name is replaced.
+    /// The name has 1 to 1,024 bytes and begins with neither a space nor `!`.
     pub fn after(mut self, time: Duration, name: &str) -> Self {
         self.timers.push((name.to_owned(), time));
         self
@@ -91,14 +93,14 @@ impl<F> Outputs<F> {
         self
     }
 
-    /// Ends the instance. All of its timers stop. Answers to requests that are still open are recorded and no longer decided about.
+    /// Ends the instance. All of its timers stop, and those of these outputs do not start. Requests of these outputs are sent. Answers to requests that are still open are recorded and no longer decided about.
     pub fn complete(mut self) -> Self {
         self.end = Some(End::Complete);
         self
     }
 
     /// Fails: once what was sent is answered, everything that was accepted is undone, the last first and one at a time. Requests and timers
-    /// of these outputs are dropped.
+    /// of these outputs are dropped; facts and what [`Outputs::undo_by`] says are not.
     pub fn fail(mut self, why: impl Into<String>) -> Self {
         self.end = Some(End::Fail(why.into()));
         self

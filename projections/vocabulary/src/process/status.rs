@@ -49,9 +49,6 @@ impl Projection for ProcessStatus {
                 own().add("received", 1).set("process", process).set("status", "open").set("startedAt", at).into()
             }
             ProcessEvent::ProcessReceived { .. } => own().add("received", 1).into(),
-            ProcessEvent::ProcessSent { undoes, again: Some(_), .. } => {
-                own().add("sent", 1).set("status", if undoes.is_some() { "undoing" } else { "open" }).into()
-            }
             ProcessEvent::ProcessSent { .. } => own().add("sent", 1).into(),
             ProcessEvent::ProcessAccepted { .. } => own().add("accepted", 1).into(),
             ProcessEvent::ProcessRefused { .. } => own().add("refused", 1).into(),
@@ -63,6 +60,7 @@ impl Projection for ProcessStatus {
             ProcessEvent::ProcessTimedOut { name, .. } => own().add("timedOut", 1).and(child(name).remove()),
             ProcessEvent::ProcessFailed { why } => own().set("status", "undoing").set("why", why).into(),
             ProcessEvent::ProcessStuck { why, .. } => own().set("status", "stuck").set("stuckAt", at).set("stuckBecause", why).into(),
+            ProcessEvent::ProcessResumed { undoing } => own().set("status", if *undoing { "undoing" } else { "open" }).into(),
             ProcessEvent::ProcessCompleted {} => own().set("status", "completed").set("endedAt", at).into(),
             ProcessEvent::ProcessUndone {} => own().set("status", "undone").set("endedAt", at).into(),
             ProcessEvent::ProcessResolved { .. } => own().set("status", "resolved").set("endedAt", at).into(),

@@ -29,9 +29,21 @@ impl<S> Step<S> {
 }
 
 impl<S> Steps<S> {
-    /// A list of steps.
+    /// A list of steps, which may be empty.
+    ///
+    /// # Panics
+    /// If two have one name: an answer could not tell which of them it is about. In a constant, this does not compile.
     #[must_use]
     pub const fn new(steps: &'static [Step<S>]) -> Self {
+        let mut at = 0;
+        while at < steps.len() {
+            let mut before = 0;
+            while before < at {
+                assert!(!same(steps[before].name, steps[at].name), "two steps have the same name");
+                before += 1;
+            }
+            at += 1;
+        }
         Self(steps)
     }
 
@@ -77,4 +89,20 @@ impl<S> Steps<S> {
         }
         outputs.complete()
     }
+}
+
+/// Whether two texts are the same. `==` is not known while constants are computed.
+const fn same(one: &str, other: &str) -> bool {
+    let (one, other) = (one.as_bytes(), other.as_bytes());
+    if one.len() != other.len() {
+        return false;
+    }
+    let mut at = 0;
+    while at < one.len() {
+        if one[at] != other[at] {
+            return false;
+        }
+        at += 1;
+    }
+    true
 }

@@ -34,6 +34,7 @@ pub fn told<S>(event: &RecordedEvent, instance: &Instance<S>) -> String {
         ProcessEvent::ProcessFailed { why } => format!("failed: {why}"),
         ProcessEvent::ProcessStuck { why, .. } => format!("stuck: {why}"),
         ProcessEvent::ProcessRetried { note } => format!("retried: {note}"),
+        ProcessEvent::ProcessResumed { .. } => "no longer stuck".to_owned(),
         ProcessEvent::ProcessResolved { note } => format!("resolved: {note}"),
         ProcessEvent::ProcessCompleted {} => "completed".to_owned(),
         ProcessEvent::ProcessUndone {} => "undone".to_owned(),

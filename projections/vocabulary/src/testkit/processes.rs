@@ -16,7 +16,7 @@ use crate::{
 /// 2026-01-01T00:00:00Z. Each thing happens one second after the one before it.
 const EPOCH_MS: i64 = 1_767_225_600_000;
 /// The most states that [`Run::every_order`] visits.
-const STATES_MAX: usize = 200_000;
+const STATES_MAX: usize = 50_000;
 
 /// A process under test. Made by [`process`].
 pub struct Run<P: Process> {
@@ -170,13 +170,21 @@ impl<P: Process> Run<P> {
         present.map_or_else(|| panic!("nothing was delivered to `{}`", self.present), |(instance, _)| instance)
     }
 
+    /// What has happened to the instance: its history, for tests of what projections make of it.
+    #[must_use]
+    #[track_caller]
+    pub fn events(&self) -> &[RecordedEvent] {
+        _ = self.instance();
+        &self.instances[&self.present].1
+    }
+
     /// What has happened to the instance, one line each.
     #[must_use]
     #[track_caller]
     pub fn timeline(&self) -> String {
         _ = self.instance();
         let mut text = String::new();
-        for event in &self.instances[&self.present].1 {
+        for event in self.events() {
             writeln!(text, "{}", told(event, self.instance())).expect("writing to a String cannot fail");
         }
         text
@@ -189,7 +197,7 @@ impl<P: Process> Run<P> {
     /// that was accepted.
     ///
     /// # Panics
-    /// If a law is broken, an event is refused, an instance does not end, or there are more than 200,000 states.
+    /// If a law is broken, an event is refused, an instance does not end, or there are more than 50,000 states.
     #[must_use]
     #[track_caller]
     pub fn every_order(&self, arrivals: &[Arrival], answer: impl Fn(&Requested) -> Result<Value, String>) -> BTreeSet<Status> {
@@ -246,12 +254,15 @@ impl<P: Process> Run<P> {
         for (name, (instance, events)) in &self.instances {
             let told = || self.clone().of(name).timeline();
             let protocol = events.iter().filter_map(|event| ProcessEvent::read(&event.event_type, &event.data).ok().flatten());
-            let mut failed = false;
+            let (mut failed, mut undone) = (false, BTreeSet::new());
             for event in protocol {
                 match event {
                     ProcessEvent::ProcessFailed { .. } => failed = true,
                     ProcessEvent::ProcessSent { undoes: None, again: None, .. } => {
                         assert!(!failed, "`{name}` began a step after it had failed:\n{}", told());
+                    }
+                    ProcessEvent::ProcessSent { undoes: Some(of), again: None, .. } => {
+                        assert!(undone.insert(of), "`{name}` undid something twice:\n{}", told());
                     }
                     _ => {}
                 }
@@ -291,7 +302,7 @@ impl<P: Process> Run<P> {
     }
 
     #[track_caller]
-    fn tell(mut self, told: &Told) -> Self {
+    pub(crate) fn tell(mut self, told: &Told) -> Self {
         match self.try_tell(told) {
             Ok(()) => self,
             Err(undecided) => panic!("{undecided}"),
@@ -299,7 +310,7 @@ impl<P: Process> Run<P> {
     }
 
     #[track_caller]
-    fn try_tell(&mut self, told: &Told) -> Result<(), Undecided> {
+    pub(crate) fn try_tell(&mut self, told: &Told) -> Result<(), Undecided> {
         let (instance, _) = self.instances.get(&self.present).unwrap_or_else(|| panic!("nothing was delivered to `{}`", self.present));
         let decided = decide(&self.rule.0, instance, told)?;
         let aggregate = AggregateId::from(format!("{}/{}", P::NAME, self.present).as_str());

@@ -75,6 +75,7 @@ mod lambda {
     mod deliveries;
     mod invocations;
     mod metrics;
+    mod orders;
     mod processes;
     mod tasks;
     #[cfg(feature = "opentelemetry")]

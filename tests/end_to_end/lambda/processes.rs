@@ -102,7 +102,7 @@ fn choices(seed: u64, number: usize) -> Rng {
 }
 
 /// A network on which three calls in ten fail or are delayed.
-fn storm(seed: u64, call: &Call<'_>) -> (&'static str, Fault) {
+pub(super) fn storm(seed: u64, call: &Call<'_>) -> (&'static str, Fault) {
     let mut random = choices(seed, call.number);
     match random.usize(..1_000) {
         0..60 => ("delayed", Fault::Delayed(Duration::from_micros(random.u64(..20_000)))),
@@ -156,10 +156,10 @@ fn fate(random: &mut Rng) -> Fate {
 }
 
 /// What all workers of a test share.
-struct Run {
-    proxy: Proxy,
+pub(super) struct Run {
+    pub proxy: Proxy,
     /// How often each thing happened.
-    counts: Mutex<BTreeMap<String, u64>>,
+    pub counts: Mutex<BTreeMap<String, u64>>,
 }
 
 impl Run {
@@ -184,12 +184,12 @@ impl Run {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A place where one process at a time serves invocations.
-struct Place<'a> {
+pub(super) struct Place<'a> {
     run: &'a Run,
     door: Door,
     lambda: Option<Lambda>,
@@ -197,12 +197,12 @@ struct Place<'a> {
 }
 
 impl<'a> Place<'a> {
-    async fn new(run: &'a Run, random: Rng) -> Self {
+    pub async fn new(run: &'a Run, random: Rng) -> Self {
         Self { run, door: run.proxy.door().await, lambda: None, random }
     }
 
     /// Invokes the function with a random fate.
-    async fn deliver(&mut self, payload: String) -> poller::Answer {
+    pub async fn deliver(&mut self, payload: String) -> poller::Answer {
         let run = self.run;
         run.count("invocations", 1);
         if self.lambda.is_none() {
@@ -258,7 +258,7 @@ impl<'a> Place<'a> {
     }
 
     /// Ends the process, if there is one.
-    async fn leave(&mut self) {
+    pub async fn leave(&mut self) {
         if let Some(lambda) = self.lambda.take() {
             self.run.read(&lambda.stop().await);
         }
@@ -463,7 +463,7 @@ fn logged(output: &Output, nth: usize) -> Json {
     lines.filter(|line| line["message"] == "batch").nth(nth).unwrap_or_else(|| panic!("no such batch: {text}"))
 }
 
-fn batch(events: &[RecordedEvent]) -> String {
+pub(super) fn batch(events: &[RecordedEvent]) -> String {
     payload(records(events).iter().map(|record| &**record))
 }
 

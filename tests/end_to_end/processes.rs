@@ -1,6 +1,7 @@
 //! Processes: what is delivered to instances, what they send, and what becomes of it, on the embedded DynamoDB.
 
 mod calls;
+mod costs;
 mod faults;
 mod operations;
 mod protocol;

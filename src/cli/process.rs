@@ -3,7 +3,7 @@
 use anyhow::bail;
 use clap::{Args, Subcommand, ValueEnum};
 use projection_vocabulary::{
-    AggregateId, DynProjection, Registry, Value,
+    AggregateId, DynProjection, Registry, Timestamp, Value,
     process::{DynProcess, Outcome, Requested, Status, Target, told},
 };
 use serde::Serialize;
@@ -101,9 +101,12 @@ pub struct OperateOptions {
     format: Format,
 }
 
-/// How to print what a tick has done.
+/// Which timers run out.
 #[derive(Args)]
 pub struct TickOptions {
+    /// As if it were this time: 2026-01-05T09:00:00Z; for a --data file only
+    #[arg(long, value_name = "TIMESTAMP")]
+    at: Option<String>,
     #[command(flatten)]
     format: Format,
 }
@@ -303,9 +306,14 @@ fn instance_of(registry: Registry, name: &str) -> anyhow::Result<(&'static dyn D
 }
 
 /// `tick`
-pub async fn tick(TickOptions { format }: &TickOptions, cx: &mut Context) -> anyhow::Result<u8> {
+pub async fn tick(TickOptions { at, format }: &TickOptions, cx: &mut Context) -> anyhow::Result<u8> {
+    let now = match at {
+        Some(_) if cx.store.is_remote() => bail!("--at is for trying things out in a --data file: elsewhere, time passes by itself"),
+        Some(at) => Timestamp::parse(at).map_err(|error| anyhow::anyhow!("--at is {error}"))?,
+        None => store::now(),
+    };
     let worker = cx.worker(cx.open_existing_store().await?);
-    let Ticked { due, failed, processes, .. } = processes::tick(&worker, &store::now(), Deadline::NONE).await?;
+    let Ticked { due, failed, processes, .. } = processes::tick(&worker, &now, Deadline::NONE).await?;
     let timed_out: u64 = processes.values().map(|instances| instances.timed_out).sum();
     if format.is_json() {
         cx.out.line(pretty_json::line(&json!({ "due": due, "timedOut": timed_out, "failed": failed }))?);

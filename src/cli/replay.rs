@@ -24,7 +24,7 @@ use crate::{
     retry::Deadline,
     sources::input::{self, InputError, Source},
     store::{
-        StoreError,
+        Store, StoreError,
         parking::Parked,
         rows::{Shown, ShownRow},
     },
@@ -90,7 +90,7 @@ pub async fn run(options: &Options, cx: &mut Context) -> anyhow::Result<u8> {
     let sources = input::sources(&options.paths)?;
     let store = cx.open_store().await?;
     let imported = if options.event_store.is_empty() { EXIT_OK } else { events::import_quietly(&store, &options.event_store).await? };
-    let worker = cx.worker(store);
+    let worker = if acts(&store, cx.registry).await? { cx.worker(store) } else { Worker::new(store, without_processes(cx.registry)) };
     let begun = Instant::now();
     let replayed = Box::pin(replay(&worker, sources, options.batch_size as usize)).await;
     let took = begun.elapsed();
@@ -175,11 +175,27 @@ pub async fn run(options: &Options, cx: &mut Context) -> anyhow::Result<u8> {
     })
 }
 
-/// The rows of each projection, and what is parked.
+/// Whether processes take part. They command aggregates of the event store, which must be there; those of a captured stream are not, unless
+/// they were imported.
+async fn acts(store: &Store, registry: Registry) -> Result<bool, StoreError> {
+    let acts = registry.processes().next().is_none() || store.has_events(Deadline::NONE).await?;
+    if !acts {
+        tracing::info!("processes take no part, because the event store is empty");
+    }
+    Ok(acts)
+}
+
+fn without_processes(registry: Registry) -> Registry {
+    let rules: Vec<_> = registry.projections().iter().copied().filter(|rule| rule.process().is_none()).collect();
+    // Once in a process that ends soon.
+    Registry::new(rules.leak())
+}
+
+/// The rows of each projection, and what is parked. A process has no rows to show.
 #[allow(clippy::type_complexity, reason = "it is taken apart at once")]
 async fn state_of(worker: &Worker) -> Result<(Vec<(&'static dyn DynProjection, BTreeMap<RowId, ShownRow>)>, Vec<Parked>), StoreError> {
     let mut rows = Vec::new();
-    for rule in worker.registry().projections() {
+    for rule in worker.registry().projections().iter().filter(|rule| rule.process().is_none()) {
         rows.push((*rule, worker.store().read_model(*rule, usize::MAX, Shown::ToReaders).await?.0));
     }
     Ok((rows, worker.store().parked().await?))

@@ -9,6 +9,8 @@ use projection_vocabulary::{
     to_value,
 };
 
+use tracing::Instrument as _;
+
 use crate::{
     commands::{AnyCommand, AnyHandled, Commands, Unhandled},
     engine::{
@@ -16,7 +18,7 @@ use crate::{
         error::AdvanceError,
     },
     retry::{Deadline, DeadlineExceeded},
-    store::{Store, commands::COMMAND_ID_BYTES_MAX, digest},
+    store::{Store, commands::COMMAND_ID_BYTES_MAX, digest, spans},
 };
 
 /// How long to wait before a call is tried again: twice as long each time, up to the last of these.
@@ -133,7 +135,12 @@ impl Act<'_> {
                 "{hops} things in a row have led to each other without time passing or anybody else acting: the process feeds itself"
             )));
         }
-        if &*event.event_type == SENT { self.dispatch(event).await } else { self.deliver(event).await }
+        let process = self.process.name();
+        if &*event.event_type == SENT {
+            self.dispatch(event).instrument(spans::act("dispatch", process)).await
+        } else {
+            self.deliver(event).instrument(spans::act("deliver", process)).await
+        }
     }
 
     async fn deliver(self, event: &RecordedEvent) -> Result<InstanceCounts, NotActed> {

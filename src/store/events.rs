@@ -158,6 +158,21 @@ impl Store {
         Ok((page.items.unwrap_or_default().into_iter().filter_map(key).collect(), page.last_evaluated_key.map(IndexCursor)))
     }
 
+    /// Whether the event store has anything at all.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    #[cfg(feature = "cli")]
+    pub async fn has_events(&self, deadline: Deadline) -> Result<bool, StoreError> {
+        let scan = || {
+            let request = ScanInput::builder().table_name(&self.names.event_store).consistent_read(true).limit(1);
+            self.dynamo.scan(request.return_consumed_capacity(ReturnConsumedCapacity::Total))
+        };
+        let page = self.send("Scan of the event store", deadline, scan).await?;
+        self.meter.read_rows(&page.consumed_capacity);
+        Ok(page.items.is_some_and(|items| !items.is_empty()))
+    }
+
     /// The newest events of a type, newest first. They are read from an index, which may not have the very newest yet.
     ///
     /// # Errors

@@ -31,6 +31,11 @@ pub fn request(operation: &'static str, rule: Option<&dyn DynProjection>) -> Spa
     )
 }
 
+/// The span of what a process does with one event: its requests are below it.
+pub fn act(name: &'static str, process: &'static str) -> Span {
+    tracing::trace_span!(target: TARGET, "act", otel.name = name, otel.kind = "internal", projection = process)
+}
+
 /// Records that an attempt has just failed with this error, and that another one follows.
 pub fn on_retry(error: &StoreError) {
     tracing::trace!(target: TARGET, { error.type = error.class() }, "retry");

@@ -117,10 +117,10 @@ async fn orders_amid_kills_and_a_failing_network_are_fulfilled_once_or_undone() 
     for _ in 0..2 {
         places.push(Place::new(run, random.fork()).await);
     }
-    let (mut seen, mut dispatched, mut late) = (BTreeSet::new(), BTreeSet::new(), false);
+    let (mut brought, mut dispatched, mut late) = (BTreeSet::new(), BTreeSet::new(), false);
     let long_after = Timestamp::parse("2999-01-01T00:00:00Z").expect("valid");
     loop {
-        let events = unseen(store, &mut seen).await;
+        let events = unseen(store, &mut brought).await;
         if events.is_empty() {
             // What was not dispatched until now never will be.
             if late {

@@ -26,7 +26,7 @@ async fn shop(deposit: &str) -> Bank {
     bank
 }
 
-async fn spent(bank: &Bank, before: Usage) -> (u64, f64, f64) {
+fn spent(bank: &Bank, before: Usage) -> (u64, f64, f64) {
     let usage = bank.world.worker.store().usage() - before;
     (usage.requests, usage.write_units, usage.read_units)
 }
@@ -48,7 +48,7 @@ async fn through_the_process(bank: &mut Bank, dispatched: bool) -> (u64, f64, f6
         let before = bank.world.worker.store().usage();
         let report = bank.world.worker.process(&records(&events), Deadline::NONE).await;
         assert_eq!((report.total.failed, report.total.parked), (0, 0), "{:?}", report.reasons);
-        let spent = spent(bank, before).await;
+        let spent = spent(bank, before);
         all = (all.0 + spent.0, all.1 + spent.1, all.2 + spent.2);
     }
 }
@@ -80,7 +80,7 @@ async fn usual_saga(bank: &Bank) -> (u64, f64, f64) {
     commands.to(&Stock, "tea").handle(&stock::Command::Ship { order_id: order_id() }).await.expect("shipped");
     commands.to(&Order, "o1").handle(&order::Command::ChangeStatus { status: Status::Shipped }).await.expect("shipped");
     counter = (counter.0 + 1, counter.1 + note_step(bank, 4).await);
-    let (requests, write_units, read_units) = spent(bank, before).await;
+    let (requests, write_units, read_units) = spent(bank, before);
     (requests + counter.0, write_units + counter.1, read_units)
 }
 

@@ -70,7 +70,7 @@ async fn lost_rows_come_back_and_nothing_is_sent_twice() {
 /// The worker is dropped before or after each of its calls, and the records are delivered again.
 #[tokio::test(start_paused = true)]
 async fn a_crash_at_any_call_repeats_nothing_and_forgets_nothing() {
-    let mut crashes = 0;
+    let mut kills = 0;
     for crash_at in 1.. {
         let mut any = false;
         for after in [false, true] {
@@ -111,7 +111,7 @@ async fn a_crash_at_any_call_repeats_nothing_and_forgets_nothing() {
                 }
             }
             any |= crashed;
-            crashes += usize::from(crashed);
+            kills += usize::from(crashed);
             bank.run().await;
             if !receipt {
                 bank.receipt("r1", "t1").await;
@@ -125,7 +125,7 @@ async fn a_crash_at_any_call_repeats_nothing_and_forgets_nothing() {
             break;
         }
     }
-    assert!(crashes > 40, "{crashes}");
+    assert!(kills > 40, "{kills}");
 }
 
 /// Each request is answered with an error although it was applied.

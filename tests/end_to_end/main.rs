@@ -95,6 +95,7 @@ mod cli {
     mod help;
     mod output;
     mod parked;
+    mod process;
     mod readme;
     mod rebuild;
     mod rebuild_processes;

@@ -17,7 +17,7 @@ fn projector(folder: &Path, line: &str) -> Output {
     shell.output().expect("a shell runs")
 }
 
-fn run(folder: &Path, line: &str) -> (i32, String, String) {
+pub fn run(folder: &Path, line: &str) -> (i32, String, String) {
     let output = projector(folder, line);
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
     (output.status.code().expect("an exit code"), text(output.stdout), text(output.stderr))

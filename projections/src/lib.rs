@@ -1,4 +1,5 @@
-//! The domains of this repository: aggregates that decide commands, and projections that turn events into rows.
+//! The domains of this repository: aggregates that decide commands, projections that turn events into rows, and processes that react to
+//! events with commands.
 //!
 //! To add one, write a file in its domain's folder and add a line to [`ALL`]. The author's guide,
 //! [`projection_vocabulary::guide`], shows how.
@@ -8,15 +9,21 @@ pub mod forum;
 pub mod samples;
 pub mod shop;
 
-use projection_vocabulary::{DynDecider, DynProjection};
+use projection_vocabulary::{
+    DynDecider, DynProjection,
+    process::{ProcessRule, ProcessStatus},
+};
 
-/// Every projection that the worker runs.
+/// Every projection and every process that the worker runs.
 pub const ALL: &[&dyn DynProjection] = &[
     &bank::account_summary::AccountSummary, //
     &bank::account_statement::AccountStatement,
     &forum::forum_counters::ForumCounters,
     &forum::topic_posts::TopicPosts,
     &shop::users_and_orders::UsersAndOrders,
+    &ProcessRule(bank::transfers::Transfers),
+    &ProcessRule(shop::order_fulfilment::OrderFulfilment),
+    &ProcessStatus,
 ];
 
 /// Every kind of aggregate that commands are for.

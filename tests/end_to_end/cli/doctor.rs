@@ -477,7 +477,8 @@ async fn account(world: &World) -> Account {
         "Environment": { "Variables": {
             "EVENT_STORE_TABLE": "event-store", "PARKED_TABLE": "parked", "ACCOUNT_SUMMARY_TABLE": "account-summary",
             "ACCOUNT_STATEMENT_TABLE": "account-statement", "FORUM_COUNTERS_TABLE": "forum-counters", "TOPIC_POSTS_TABLE": "topic-posts",
-            "USERS_AND_ORDERS_TABLE": "users-and-orders", "STAGE": "dev",
+            "USERS_AND_ORDERS_TABLE": "users-and-orders", "TRANSFERS_TABLE": "transfers",
+            "ORDER_FULFILMENT_TABLE": "order-fulfilment", "PROCESS_STATUS_TABLE": "process-status", "STAGE": "dev",
         } },
         "LoggingConfig": { "LogFormat": "JSON", "ApplicationLogLevel": "INFO", "SystemLogLevel": "INFO", "LogGroup": "/aws/lambda/worker" },
     });
@@ -664,6 +665,9 @@ async fn what_is_deployed_is_judged_by_the_same_checks() {
         replicas("forum-counters"),
         replicas("topic-posts"),
         replicas("users-and-orders"),
+        replicas("transfers"),
+        replicas("order-fulfilment"),
+        replicas("process-status"),
     ];
     assert_eq!(found_at(&world, more).await.0, expected);
 

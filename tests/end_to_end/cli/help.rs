@@ -147,7 +147,7 @@ fn typical_errors() {
         error: no-such-file.db does not exist: check the path; `events import`, `replay` and `tables create` make a new file
 
         $ projector --data FOLDER/data.db rows get account-sumary alice
-        error: no projection `account-sumary` is in this program, which has account-summary, account-statement, forum-counters, topic-posts, users-and-orders
+        error: no projection `account-sumary` is in this program, which has account-summary, account-statement, forum-counters, topic-posts, users-and-orders, transfers, order-fulfilment, process-status
 
         $ projector --data FOLDER/data.db rows get account-summary alice
         error: account-summary has no row alice
@@ -159,7 +159,7 @@ fn typical_errors() {
         error: the event store has no aggregate nobody
 
         $ projector --data FOLDER/data.db parked list --projection account-sumary
-        error: no projection `account-sumary` is in this program, which has account-summary, account-statement, forum-counters, topic-posts, users-and-orders
+        error: no projection `account-sumary` is in this program, which has account-summary, account-statement, forum-counters, topic-posts, users-and-orders, transfers, order-fulfilment, process-status
 
         $ projector parked redrive
         error: the following required arguments were not provided:
@@ -176,7 +176,7 @@ fn typical_errors() {
         error: `serve` serves a DynamoDB inside this process: omit --aws and --endpoint-url, and name a file with --data to keep the data
 
         $ projector --aws status
-        error: with --aws the environment names the tables: EVENT_STORE_TABLE is not set; PARKED_TABLE is not set; ACCOUNT_SUMMARY_TABLE is not set; ACCOUNT_STATEMENT_TABLE is not set; FORUM_COUNTERS_TABLE is not set; TOPIC_POSTS_TABLE is not set; USERS_AND_ORDERS_TABLE is not set
+        error: with --aws the environment names the tables: EVENT_STORE_TABLE is not set; PARKED_TABLE is not set; ACCOUNT_SUMMARY_TABLE is not set; ACCOUNT_STATEMENT_TABLE is not set; FORUM_COUNTERS_TABLE is not set; TOPIC_POSTS_TABLE is not set; USERS_AND_ORDERS_TABLE is not set; TRANSFERS_TABLE is not set; ORDER_FULFILMENT_TABLE is not set; PROCESS_STATUS_TABLE is not set
 
         $ projector --endpoint-url ftp://example.com status
         error: `ftp://example.com` is not a valid http or https URL

@@ -141,7 +141,7 @@ async fn incomplete_or_contradictory_arguments_are_refused() {
     for (arguments, says) in [
         (
             &["rebuild-projection", "accounts"][..],
-            "no projection `accounts` is in this program, which has account-summary, account-statement, forum-counters, topic-posts, users-and-orders",
+            "no projection `accounts` is in this program, which has account-summary, account-statement, forum-counters, topic-posts, users-and-orders, transfers, order-fulfilment, process-status",
         ),
         (&["catch-up", "accounts"], "no projection `accounts`"),
         (&["rebuild-projection"], "<NAME>"),
@@ -271,8 +271,8 @@ async fn catch_up_brings_every_row_to_the_head_of_its_history() {
         let (code, out, said) = projector(&[&["--endpoint-url", &url, "catch-up", "--all", "--json"], way].concat()).await;
         assert_eq!(code, 0, "{said}");
         let lines: Vec<Json> = out.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
-        assert_eq!((lines.len(), &lines[2]["projection"], &lines[2]["task"]), (5, &json!("forum-counters"), &json!("catchUp")));
-        // No event is of the shop.
+        assert_eq!((lines.len(), &lines[2]["projection"], &lines[2]["task"]), (8, &json!("forum-counters"), &json!("catchUp")));
+        // No event is of the shop, nor of a process.
         assert!(lines[..4].iter().all(|line| line["counts"]["caughtUp"].as_u64() > Some(0)), "{out}");
         assert_eq!(world.rows().await, fold(registry(), &events));
         let (code, out, _) = projector(&[&["--endpoint-url", &url, "catch-up", "account-summary"], way].concat()).await;

@@ -61,7 +61,18 @@ async fn a_data_file_is_read_and_written_by_an_sdk_and_stays_whole() {
         let tables = client.list_tables().send().await.expect("listed");
         assert_eq!(
             tables.table_names(),
-            ["account-statement", "account-summary", "event-store", "forum-counters", "parked", "topic-posts", "users-and-orders"]
+            [
+                "account-statement",
+                "account-summary",
+                "event-store",
+                "forum-counters",
+                "order-fulfilment",
+                "parked",
+                "process-status",
+                "topic-posts",
+                "transfers",
+                "users-and-orders"
+            ]
         );
         let update = client.update_item().table_name("account-summary").key("accountId", key.clone());
         let update = update.update_expression("SET balance = :b").expression_attribute_values(":b", AttributeValue::N(balance.into()));

@@ -56,9 +56,9 @@ async fn healthy_projections_are_reported_in_a_table_and_in_json() {
     let url = world.serve().await;
     let (code, table, lines) = status(&url, &[]).await;
     assert_eq!(code, 0, "{table}");
-    assert_eq!(table.lines().count(), 12, "the store, a head, a row for each projection, the border, and nothing to tell: {table}");
+    assert_eq!(table.lines().count(), 16, "the store, a head, a row for each projection, the border, and nothing to tell: {table}");
     let rows = world.rows().await;
-    // No event is of the shop.
+    // No event is of the shop, nor of a process.
     for (line, rule) in lines.iter().zip(included().projections()).take(4) {
         let rows = &rows[rule.name()];
         let home = rows.values().filter(|row| row.contains_key("version")).count();
@@ -72,7 +72,7 @@ async fn healthy_projections_are_reported_in_a_table_and_in_json() {
         let newest = newest.replace('T', " ");
         assert!(shown.contains(&rows.len().to_string()) && shown.contains(newest.split_once('.').expect("ms").0), "{shown}");
     }
-    assert_eq!((lines.len(), &lines[5]["total"]["well"], &lines[5]["total"]["parkedRecords"]), (6, &json!(true), &json!(0)));
+    assert_eq!((lines.len(), &lines[8]["total"]["well"], &lines[8]["total"]["parkedRecords"]), (9, &json!(true), &json!(0)));
 
     let (code, _, lines) = status(&url, &["account-summary"]).await;
     assert_eq!((code, lines.len()), (0, 2), "one projection");
@@ -91,7 +91,7 @@ async fn a_row_behind_its_newest_event_is_reported_with_its_distance_and_since_w
     assert_eq!(code, 1, "{table}");
     let behind = json!([{ "aggregateId": "late", "version": 2, "head": 4, "since": "2026-06-01T00:00:03.000Z" }]);
     assert_eq!((&lines[0]["behind"], &lines[0]["newestEventAt"]), (&behind, &json!("2026-06-01T00:00:04.000Z")));
-    assert_eq!((&lines[2]["behind"], &lines[5]["total"]["well"]), (&json!([]), &json!(false)));
+    assert_eq!((&lines[2]["behind"], &lines[8]["total"]["well"]), (&json!([]), &json!(false)));
     assert!(table.contains("account-summary: late has been behind since 2026-06-01 00:00:03:\n  at version 2 of 4\n"), "{table}");
     assert!(table.contains("≥ 1") && table.matches("projector").count() == 2, "one suggestion for each: {table}");
     assert!(table.contains("`projector catch-up account-summary`"), "{table}");
@@ -123,7 +123,7 @@ async fn parked_aggregates_are_counted_by_projection() {
     other.worker.process(&[stray], Deadline::NONE).await;
     let url = other.serve().await;
     let (code, table, lines) = status(&url, &[]).await;
-    assert_eq!((code, &lines[5]["total"]["well"], &lines[5]["total"]["parkedRecords"]), (1, &json!(false), &json!(1)), "{table}");
+    assert_eq!((code, &lines[8]["total"]["well"], &lines[8]["total"]["parkedRecords"]), (1, &json!(false), &json!(1)), "{table}");
     assert!(table.contains("1 parked record names no event"), "{table}");
     assert_eq!(status(&url, &["account-summary"]).await.0, 0, "a stray belongs to no projection");
 }

@@ -71,12 +71,12 @@ pub fn run(options: &Options, sample: Option<&Sample>, cx: &mut Context) -> anyh
     }
 
     let mut expected = Vec::new();
-    for rule in cx.registry.projections() {
+    for rule in cx.registry.read_models() {
         let mut rows = Rows::default();
         for event in &events {
-            rows.fold(*rule, event).with_context(|| format!("`{}` refuses the sample `{}`", rule.name(), sample.name))?;
+            rows.fold(rule, event).with_context(|| format!("`{}` refuses the sample `{}`", rule.name(), sample.name))?;
         }
-        expected.push((*rule, rows.visible()));
+        expected.push((rule, rows.visible()));
     }
     let expected = Snapshot::of(expected.iter().map(|(rule, rows)| (*rule as _, rows)), Vec::new());
     fs::write(out.join("expected.json"), expected.to_json()?).with_context(|| format!("cannot write to {}", out.display()))?;

@@ -186,17 +186,16 @@ async fn acts(store: &Store, registry: Registry) -> Result<bool, StoreError> {
 }
 
 fn without_processes(registry: Registry) -> Registry {
-    let rules: Vec<_> = registry.projections().iter().copied().filter(|rule| rule.process().is_none()).collect();
     // Once in a process that ends soon.
-    Registry::new(rules.leak())
+    Registry::new(registry.read_models().collect::<Vec<_>>().leak())
 }
 
 /// The rows of each projection, and what is parked. A process has no rows to show.
 #[allow(clippy::type_complexity, reason = "it is taken apart at once")]
 async fn state_of(worker: &Worker) -> Result<(Vec<(&'static dyn DynProjection, BTreeMap<RowId, ShownRow>)>, Vec<Parked>), StoreError> {
     let mut rows = Vec::new();
-    for rule in worker.registry().projections().iter().filter(|rule| rule.process().is_none()) {
-        rows.push((*rule, worker.store().read_model(*rule, usize::MAX, Shown::ToReaders).await?.0));
+    for rule in worker.registry().read_models() {
+        rows.push((rule, worker.store().read_model(rule, usize::MAX, Shown::ToReaders).await?.0));
     }
     Ok((rows, worker.store().parked().await?))
 }
@@ -322,7 +321,7 @@ fn print_lines(snapshot: &Snapshot, registry: Registry, out: &mut Out) -> anyhow
         projection: &'a str,
         row: &'a RawValue,
     }
-    for projection in registry.projections().iter().map(|rule| rule.name()) {
+    for projection in registry.read_models().map(DynProjection::name) {
         for row in &snapshot.rows[projection] {
             out.line(serde_json::to_string(&Row { projection, row })?);
         }

@@ -454,6 +454,11 @@ impl Registry {
         self.0
     }
 
+    /// Those that make rows, which processes do not.
+    pub fn read_models(&self) -> impl Iterator<Item = &'static dyn DynProjection> {
+        self.0.iter().copied().filter(|rule| rule.process().is_none())
+    }
+
     /// The processes among them.
     pub fn processes(&self) -> impl Iterator<Item = &'static dyn DynProcess> {
         self.0.iter().filter_map(|rule| rule.process())

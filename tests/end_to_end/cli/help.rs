@@ -7,7 +7,7 @@ use std::process::{Command, Output, Stdio};
 use expect_test::{expect, expect_file};
 
 /// Every command, as one types it.
-const COMMANDS: [&str; 33] = [
+const COMMANDS: [&str; 39] = [
     "",
     "replay",
     "rows",
@@ -30,6 +30,12 @@ const COMMANDS: [&str; 33] = [
     "parked redrive",
     "parked skip",
     "parked discard",
+    "process",
+    "process list",
+    "process show",
+    "process retry",
+    "process resolve",
+    "tick",
     "status",
     "doctor",
     "verify",
@@ -92,7 +98,7 @@ fn no_command_is_missing_from_the_list_above() {
 
 #[test]
 fn every_command_has_one_example_and_a_short_help() {
-    for command in COMMANDS.into_iter().filter(|command| !["rows", "events", "parked", "tables"].contains(command)) {
+    for command in COMMANDS.into_iter().filter(|command| !["rows", "events", "parked", "process", "tables"].contains(command)) {
         let help = help(command, "-h");
         assert_eq!(help.matches("Example: projector").count(), 1, "{help}");
         let about = help.lines().next().expect("a line");

@@ -370,7 +370,7 @@ fn load(folder: &Path) -> Fixture {
     }
     let read_expected = fs::read(folder.join("expected.json")).expect("expected rows");
     let Expected { rows, parked } = serde_json::from_slice(&read_expected).expect("expected rows");
-    let by_key = |rule: &&'static dyn projection_vocabulary::DynProjection| {
+    let by_key = |rule: &'static dyn projection_vocabulary::DynProjection| {
         let keyed = rows[rule.name()].iter().map(|row| {
             let Value::Map(mut row) = Value::from_json(row).expect("a value") else { panic!("a row is an object") };
             let key = row.remove(rule.key()).and_then(|key| key.as_text().map(RowId::from)).expect("a key");
@@ -385,7 +385,7 @@ fn load(folder: &Path) -> Fixture {
     });
     Fixture {
         records: read(&[folder.to_path_buf()]),
-        expected: included().projections().iter().map(by_key).collect(),
+        expected: included().read_models().map(by_key).collect(),
         has_store: folder.join("event-store").exists(),
         parked: parked.collect(),
     }

@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use crate::support::projector::fixture;
 
 /// Commands that work on what is there.
-const OF_EXISTING: [&str; 18] = [
+const OF_EXISTING: [&str; 23] = [
     "status",
     "verify account-summary",
     "verify account-summary --repair",
@@ -21,6 +21,11 @@ const OF_EXISTING: [&str; 18] = [
     "parked list",
     "parked show --projection account-summary --aggregate a",
     "parked redrive --all",
+    "process list",
+    "process show order-fulfilment/a",
+    "process retry order-fulfilment/a",
+    "process resolve order-fulfilment/a",
+    "tick",
     "catch-up --all",
     "catch-up --all --since 1d",
     "rebuild-projection account-summary",

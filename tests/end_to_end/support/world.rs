@@ -174,8 +174,8 @@ impl World {
 
     pub async fn rows(&self) -> Everything {
         let mut everything = Everything::new();
-        for rule in self.worker.registry().projections() {
-            everything.insert(rule.name(), self.worker.store().visible_rows(*rule).await.expect("rows"));
+        for rule in self.worker.registry().read_models() {
+            everything.insert(rule.name(), self.worker.store().visible_rows(rule).await.expect("rows"));
         }
         everything
     }
@@ -356,14 +356,14 @@ pub fn fold(registry: Registry, events: &[RecordedEvent]) -> Everything {
     let mut events: Vec<_> = events.to_vec();
     events.sort_by_key(|event| (event.aggregate.clone(), event.version));
     events.dedup_by_key(|event| (event.aggregate.clone(), event.version));
-    let fold_one = |rule: &&'static dyn projection_vocabulary::DynProjection| {
+    let fold_one = |rule: &'static dyn projection_vocabulary::DynProjection| {
         let mut rows = Rows::default();
         for event in &events {
-            rows.fold(*rule, event).expect("a valid event");
+            rows.fold(rule, event).expect("a valid event");
         }
         (rule.name(), rows.visible())
     };
-    registry.projections().iter().map(fold_one).collect()
+    registry.read_models().map(fold_one).collect()
 }
 
 /// A random history of a sample domain, determined by the seed.

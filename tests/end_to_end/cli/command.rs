@@ -6,8 +6,9 @@ use std::{
 };
 
 use aws_sdk_dynamodb::types::AttributeValue;
-use projection_worker::internals::embedded::Embedded;
 use serde_json::{Value as Json, json};
+
+use super::serve::{client, serve, stop};
 
 fn projector(folder: &Path, line: &str) -> Output {
     // As a shell reads it.
@@ -132,7 +133,9 @@ async fn a_wrong_claim_is_named_without_its_value_and_repaired() {
     assert!(code == 0 && out.contains("30 aggregates, 0 snapshots and 30 claims compared"), "{out}{said}");
 
     let tamper = async |claim: &str, holder: Option<&str>| {
-        let client = Embedded::file(&folder.path().join("demo.db")).expect("opened").client();
+        // By another process: a lock of this one would be inherited by the programs that other tests start meanwhile.
+        let (server, url) = serve(&folder.path().join("demo.db").display().to_string()).await;
+        let client = client(&url);
         let text = |text: &str| AttributeValue::S(text.to_owned());
         let put = client.put_item().table_name("event-store").item("PK", text(claim)).item("SK", text("CLAIM"));
         if let Some(holder) = holder {
@@ -141,6 +144,7 @@ async fn a_wrong_claim_is_named_without_its_value_and_repaired() {
             let delete = client.delete_item().table_name("event-store").key("PK", text(claim)).key("SK", text("CLAIM"));
             delete.send().await.expect("deleted");
         }
+        stop(server, "-INT").await;
     };
     tamper("CLAIM#email#secret-1@example.org", None).await;
     tamper("CLAIM#email#secret-2@example.org", Some("user-3")).await;

@@ -19,7 +19,7 @@ use tokio::{
 use crate::support::projector::{fixture, projector, start_projector};
 
 /// A started server, and its address.
-async fn serve(data: &str) -> (Child, String) {
+pub async fn serve(data: &str) -> (Child, String) {
     let mut child = start_projector(&["--data", data, "serve", "--port", "0"]);
     let mut line = String::new();
     // The rest of the output stays in the pipe, which takes it.
@@ -30,7 +30,7 @@ async fn serve(data: &str) -> (Child, String) {
 }
 
 /// Tells it to end, and waits until it has.
-async fn stop(mut child: Child, signal: &str) {
+pub async fn stop(mut child: Child, signal: &str) {
     let id = child.id().expect("it runs").to_string();
     assert!(Command::new("kill").args([signal, &id]).status().expect("kill runs").success());
     let mut said = String::new();
@@ -39,7 +39,7 @@ async fn stop(mut child: Child, signal: &str) {
     assert_eq!(said.lines().last(), Some("stopped"), "{said}");
 }
 
-fn client(url: &str) -> Client {
+pub fn client(url: &str) -> Client {
     let config = aws_sdk_dynamodb::Config::builder().behavior_version(BehaviorVersion::latest()).region(Region::new("us-east-1"));
     let config = config.credentials_provider(Credentials::new("none", "none", None, None, "test"));
     let http = aws_smithy_http_client::Builder::new().build_http();

@@ -9,17 +9,23 @@ pub mod deployed;
 mod filter;
 mod function;
 mod mapping;
+mod policies;
+mod processes;
 mod tables;
 pub mod template;
 mod yaml;
 
-use std::{collections::BTreeMap, fmt};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use projection_vocabulary::{DynProjection, Registry};
 
 pub use alarms::{Alarm, Dimension, Metric, Target, Watched};
 pub use function::Function;
 pub use mapping::{Mapping, OtherSource};
+pub use processes::{Deed, Schedule, Ticks};
 pub use tables::{Index, Key, Keys, Table};
 pub use yaml::BYTES_MAX;
 
@@ -50,6 +56,10 @@ pub struct Deployment {
     pub tables: Vec<(Role, Setting<Table>)>,
     /// The alarms.
     pub alarms: Setting<Vec<Alarm>>,
+    /// How ticks show; unset if there is no process.
+    pub ticks: Setting<Ticks>,
+    /// What of the deeds of processes the worker's role allows.
+    pub allowed: Setting<BTreeSet<Deed>>,
 }
 
 /// The purpose of a table.
@@ -119,6 +129,7 @@ pub fn examine(deployment: &Deployment, registry: Registry) -> Examination {
     mapping::examine(deployment, &mut examination);
     function::examine(deployment, registry, &mut examination);
     tables::examine(deployment, &mut examination);
+    processes::examine(deployment, registry, &mut examination);
     alarms::examine(deployment, registry, &mut examination);
     // The sort is stable, so that related findings stay together.
     examination.findings.sort_by_key(|finding| finding.check.severity);
@@ -127,7 +138,7 @@ pub fn examine(deployment: &Deployment, registry: Registry) -> Examination {
 
 /// All checks.
 pub fn checks() -> impl Iterator<Item = &'static Check> {
-    [mapping::CHECKS, function::CHECKS, tables::CHECKS, alarms::CHECKS].into_iter().flatten().copied()
+    [mapping::CHECKS, function::CHECKS, tables::CHECKS, processes::CHECKS, alarms::CHECKS].into_iter().flatten().copied()
 }
 
 impl Examination {

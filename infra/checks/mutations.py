@@ -42,8 +42,14 @@ MUTATIONS = [
     ("a late start leaves a gap", TEMPLATE, "Default: 26h", "Default: 25h"),
     ("a catch-up runs once a week", TEMPLATE, "Default: rate(1 day)", "Default: rate(7 days)"),
     ("a catch-up may start hours late", TEMPLATE, "MaximumWindowInMinutes: 30", "MaximumWindowInMinutes: 720"),
+    ("ticks overlap", TEMPLATE, "      Timeout: 60\n", "      Timeout: 120\n"),
+    ("the worker ticks once an hour", TEMPLATE, "rate(1 minute)", "rate(1 hour)"),
+    ("a tick is sent after the next one", TEMPLATE, "RetryPolicy: {MaximumRetryAttempts: 1, MaximumEventAgeInSeconds: 60}", "RetryPolicy: {MaximumRetryAttempts: 1, MaximumEventAgeInSeconds: 3600}"),
+    ("Lambda keeps ticks for hours", TEMPLATE, "      MaximumEventAgeInSeconds: 60\n      MaximumRetryAttempts: 0\n", "      MaximumEventAgeInSeconds: 21600\n      MaximumRetryAttempts: 0\n"),
     # Wiring that a deployment shows.
     ("a table has another key", TEMPLATE, "AttributeName: accountId", "AttributeName: PK"),
+    ("timers have no index", TEMPLATE, "IndexName: timers-by-due", "IndexName: timers"),
+    ("watermarks have another key", TEMPLATE, "AttributeName: aggregateId, AttributeType: S}\n      KeySchema: # watermarks only: what an instance knows is in the event store\n        - {AttributeName: aggregateId,", "AttributeName: id, AttributeType: S}\n      KeySchema:\n        - {AttributeName: id,"),
 ]
 
 
@@ -55,7 +61,7 @@ def of_alarm(name, old, new):
     return TEMPLATE, text[begin:end], text[begin : end - len(old)] + new
 
 
-WORKER = "      Description: Advances read models by the events in the event store's stream.\n"
+WORKER = "      Description: Advances read models and processes by the events in the event store's stream, and ticks.\n"
 STREAM = "      FunctionName: !GetAtt WorkerFunction.Arn\n"
 SCHEDULE = "      ScheduleExpression: !Ref CatchUpSchedule\n"
 TRUST_OF_STATES = "Principal: {Service: states.amazonaws.com}\n            Action: \"sts:AssumeRole\"\n            Condition: {StringEquals: {\"aws:SourceAccount\": !Ref AWS::AccountId}}\n"
@@ -64,6 +70,10 @@ PARKED = "      TableName: !Sub \"${Stage}-parked\"\n"
 RESOURCES = "Resources:\n"
 SECOND_BUCKET_RULE = "          - Id: event-data-expires\n"
 PUBLIC = "          - Sid: OnlyOverTls\n"
+
+TICK = "      ScheduleExpression: rate(1 minute)\n"
+ACT = '                Action: ["dynamodb:PutItem", "dynamodb:UpdateItem"]\n                Resource: !GetAtt EventStoreTable.Arn\n'
+TIMERS = '                Resource: [!Sub "${ProcessStatusTable.Arn}/index/instances-by-status", !Sub "${ProcessStatusTable.Arn}/index/timers-by-due"]\n'
 
 READ_ROWS = '            Action: ["dynamodb:BatchGetItem", "dynamodb:GetItem", "dynamodb:Query"]\n'
 FRESH = "          - Sid: ReadEventsThatNoRowCounts\n            Effect: Allow\n            Action: [\"dynamodb:Query\"]\n            Resource: !GetAtt EventStoreTable.Arn\n"
@@ -87,7 +97,7 @@ OF_REVIEWED = [
     ("the poller waits for five minutes", TEMPLATE, "MaximumBatchingWindowInSeconds: !Ref BatchingWindowSeconds", "MaximumBatchingWindowInSeconds: 300"),
     ("a batch is retried once", TEMPLATE, "MaximumRetryAttempts: !Ref MaxRetryAttempts", "MaximumRetryAttempts: 1"),
     ("the worker has too little memory", TEMPLATE, "MemorySize: 512", "MemorySize: 128"),
-    ("the worker is cut off", TEMPLATE, "Timeout: 60 #", "Timeout: 16 #"),
+    ("the worker is cut off", TEMPLATE, "Timeout: 60\n", "Timeout: 16\n"),
     ("another program is deployed", TEMPLATE, "CodeUri: ../target/lambda/lambda/bootstrap.zip", "CodeUri: ../target/lambda/projector/bootstrap.zip"),
     ("a macro changes the template", TEMPLATE, "Transform: AWS::Serverless-2016-10-31", "Transform: [AWS::Serverless-2016-10-31, Local]"),
     # Alarms that cannot fire.
@@ -157,8 +167,8 @@ OF_REVIEWED = [
     ("readers may scan", TEMPLATE, READ_ROWS, READ_ROWS.replace('"]', '", "dynamodb:Scan"]')),
     ("readers may write rows", TEMPLATE, READ_ROWS, READ_ROWS.replace('"]', '", "dynamodb:UpdateItem"]')),
     ("readers may not read many rows", TEMPLATE, READ_ROWS, READ_ROWS.replace('"dynamodb:BatchGetItem", ', "")),
-    ("readers may read any table", TEMPLATE, '[!Sub "${ForumCountersTable.Arn}/index/*", ', '["*", '),
-    ("readers miss an index", TEMPLATE, '!Sub "${TopicPostsTable.Arn}/index/*", ', ""),
+    ("readers may read any table", TEMPLATE, '              - !Sub "${ForumCountersTable.Arn}/index/*"\n', '              - "*"\n'),
+    ("readers miss an index", TEMPLATE, '              - !Sub "${TopicPostsTable.Arn}/index/*"\n', ""),
     ("readers may not read events", TEMPLATE, FRESH, ""),
     ("readers may read events by their types", TEMPLATE, FRESH, FRESH.replace("!GetAtt EventStoreTable.Arn", '[!GetAtt EventStoreTable.Arn, !Sub "${EventStoreTable.Arn}/index/*"]')),
     ("commands may do anything", TEMPLATE, COMMANDS, '            Action: ["dynamodb:*"]\n'),
@@ -171,6 +181,40 @@ OF_REVIEWED = [
     ("the worker takes a policy of applications", TEMPLATE, "  CommandPolicy:\n    Type: AWS::IAM::ManagedPolicy\n    Properties:\n", "  CommandPolicy:\n    Type: AWS::IAM::ManagedPolicy\n    Properties:\n      Roles: [!Ref WorkerRole]\n"),
     ("readers are given the policy of commands", TEMPLATE, "Value: !Ref ReaderPolicy", "Value: !Ref CommandPolicy"),
     ("a policy is exported for one stage", TEMPLATE, '"${Stage}-projection-command-policy"', '"projection-command-policy-${Stage}"'),
+    # Processes.
+    ("nothing ticks", TEMPLATE, TICK, TICK + "      State: DISABLED\n"),
+    ("ticks end", TEMPLATE, TICK, TICK + '      EndDate: "2030-01-01T00:00:00.000Z"\n'),
+    ("a tick may be late by minutes", TEMPLATE, '{Mode: "OFF"}', "{Mode: FLEXIBLE, MaximumWindowInMinutes: 15}"),
+    ("the schedule sends another task", TEMPLATE, """'{"tick":{}}'""", """'{"tick":{"all":true}}'"""),
+    ("the wrong function ticks", TEMPLATE, "        Arn: !GetAtt WorkerFunction.Arn\n        RoleArn: !GetAtt TickRole.Arn", "        Arn: !GetAtt OperationsFunction.Arn\n        RoleArn: !GetAtt CatchUpRole.Arn"),
+    ("ticks are in the group of all schedules", TEMPLATE, "      GroupName: !Ref Ticks\n", ""),
+    ("a failed tick is repeated beside the next", TEMPLATE, "      MaximumEventAgeInSeconds: 60\n      MaximumRetryAttempts: 0\n", "      MaximumEventAgeInSeconds: 60\n      MaximumRetryAttempts: 2\n"),
+    ("Lambda keeps ticks of a version", TEMPLATE, "Qualifier: $LATEST", 'Qualifier: "1"'),
+    ("another account's schedules may tick", TEMPLATE, 'Action: "sts:AssumeRole"\n            Condition: {StringEquals: {"aws:SourceAccount": !Ref AWS::AccountId}}\n      Policies:\n        - PolicyName: tick', 'Action: "sts:AssumeRole"\n      Policies:\n        - PolicyName: tick'),
+    ("a schedule may invoke any function", TEMPLATE, "[{Sid: Tick, Effect: Allow, Action: [\"lambda:InvokeFunction\"], Resource: !GetAtt WorkerFunction.Arn}]", '[{Sid: Tick, Effect: Allow, Action: ["lambda:InvokeFunction"], Resource: "*"}]'),
+    ("processes may not append", TEMPLATE, ACT, ""),
+    ("processes may delete events", TEMPLATE, ACT, ACT.replace('"]', '", "dynamodb:DeleteItem"]')),
+    ("processes may put items in batches, without conditions", TEMPLATE, ACT, ACT.replace('"]', '", "dynamodb:BatchWriteItem"]')),
+    ("processes may append to any table", TEMPLATE, ACT, ACT.replace("!GetAtt EventStoreTable.Arn", '"*"')),
+    ("a tick finds no timers", TEMPLATE, TIMERS, '                Resource: [!Sub "${ProcessStatusTable.Arn}/index/instances-by-status"]\n'),
+    ("a tick may read every index", TEMPLATE, TIMERS, '                Resource: !Sub "${EventStoreTable.Arn}/index/*"\n'),
+    ("readers may read watermarks", TEMPLATE, READ_ROWS + "            Resource:\n", READ_ROWS + "            Resource:\n              - !GetAtt TransfersTable.Arn\n"),
+    ("instances are listed without their process", TEMPLATE, "            - {AttributeName: process, KeyType: HASH}\n", ""),
+    ("instances are listed in no order", TEMPLATE, "            - {AttributeName: startedAt, KeyType: RANGE}\n            - {AttributeName: id, KeyType: RANGE}\n          Projection: {ProjectionType: INCLUDE, NonKeyAttributes: [endedAt", "            - {AttributeName: id, KeyType: RANGE}\n            - {AttributeName: startedAt, KeyType: RANGE}\n          Projection: {ProjectionType: INCLUDE, NonKeyAttributes: [endedAt"),
+    ("counting rewrites an index", TEMPLATE, "NonKeyAttributes: [endedAt, why, stuckBecause]", "NonKeyAttributes: [endedAt, why, stuckBecause, received]"),
+    ("instances expire", TEMPLATE, '      TableName: !Sub "${Stage}-process-status"\n', '      TableName: !Sub "${Stage}-process-status"\n      TimeToLiveSpecification: {AttributeName: endedAt, Enabled: true}\n'),
+    ("a process is not caught up", TEMPLATE, '{"catchUp":{"projection":"transfers"', '{"catchUp":{"projection":"order-fulfilment"'),
+    ("the fewest stuck instances count", *of_alarm("StuckAlarm", "SELECT SUM(Stuck)", "SELECT MIN(Stuck)")),
+    ("ten stuck instances are nothing", *of_alarm("StuckAlarm", "Threshold: 0", "Threshold: 10")),
+    ("the youngest instance counts", *of_alarm("OpenTooLongAlarm", "SELECT MAX(OldestOpenAge)", "SELECT MIN(OldestOpenAge)")),
+    ("instances may be open for a year", TEMPLATE, "Default: 345600", "Default: 31536000"),
+    ("a day of old instances is nothing", *of_alarm("OpenTooLongAlarm", "EvaluationPeriods: 1\n      DatapointsToAlarm: 1", "EvaluationPeriods: 288\n      DatapointsToAlarm: 288")),
+    ("a tick that is refused is nothing", *of_alarm("TicksFailedAlarm", '"FILL(refused, 0) + FILL(dropped, 0) + FILL(expired, 0)"', '"FILL(dropped, 0) + FILL(expired, 0)"')),
+    ("ticks of another group are watched", *of_alarm("TicksFailedAlarm", "Value: !Ref Ticks", "Value: default")),
+    ("ticks that stop are good news", *of_alarm("TicksStoppedAlarm", "TreatMissingData: breaching", "TreatMissingData: notBreaching")),
+    ("ticks of another stage are watched", *of_alarm("TicksStoppedAlarm", "Value: !Ref Stage", "Value: prod")),
+    ("no process stands for all", *of_alarm("TicksStoppedAlarm", "{Name: projection, Value: order-fulfilment}, ", "")),
+    ("the event store's throttles are left out", *of_alarm("ProcessThrottlesAlarm", "FILL(events, 0) + ", "")),
     # The state machine.
     ("lost segments are tolerated", MACHINE, '"ToleratedFailureCount": 0', '"ToleratedFailureCount": 1'),
     ("a share of lost segments is tolerated", MACHINE, '"ToleratedFailureCount": 0', '"ToleratedFailureCount": 0, "ToleratedFailurePercentage": 50'),

@@ -73,9 +73,15 @@ def table(name, keys, more=None, kept=False):
     return {"Type": "AWS::DynamoDB::Table", **DELETED, "Metadata": skipped, "Properties": properties}
 
 
+def watermarks(process):
+    """The table of a process: a watermark for each aggregate, and nothing to read."""
+    return table(process, [("aggregateId", "HASH")], {"AttributeDefinitions": attributes("aggregateId")})
+
+
 def index(name, partition, sort, include):
-    """An index of a read model: its keys, and the attributes that it has besides."""
-    keys = [(partition, "HASH"), *((attribute, "RANGE") for attribute in sort)]
+    """An index of a read model: its keys, several if they are in a list, and the attributes that it has besides."""
+    partition = partition if isinstance(partition, list) else [partition]
+    keys = [*((attribute, "HASH") for attribute in partition), *((attribute, "RANGE") for attribute in sort)]
     return {
         "IndexName": name,
         "KeySchema": [{"AttributeName": key, "KeyType": kind} for key, kind in keys],
@@ -124,6 +130,9 @@ def function(name, role, log_group, memory, timeout):
                         "FORUM_COUNTERS_TABLE": ref("ForumCountersTable"),
                         "TOPIC_POSTS_TABLE": ref("TopicPostsTable"),
                         "USERS_AND_ORDERS_TABLE": ref("UsersAndOrdersTable"),
+                        "TRANSFERS_TABLE": ref("TransfersTable"),
+                        "ORDER_FULFILMENT_TABLE": ref("OrderFulfilmentTable"),
+                        "PROCESS_STATUS_TABLE": ref("ProcessStatusTable"),
                     }
                 },
                 "the variables that the program reads, and no others",
@@ -201,7 +210,13 @@ def role(trusted, policy, *statements):
 
 PARK = ("Park", ["dynamodb:PutItem", "dynamodb:UpdateItem"], arn("ParkedTable"))
 OF_CLAIMS = {"ForAllValues:StringLike": {"dynamodb:LeadingKeys": ["CLAIM#*"]}}
-ROWS = [arn(table) for table in ["AccountSummaryTable", "AccountStatementTable", "ForumCountersTable", "TopicPostsTable", "UsersAndOrdersTable"]]
+# Statements of the worker and of operations.
+ACT = ("ActForProcesses", ["dynamodb:PutItem", "dynamodb:UpdateItem"], arn("EventStoreTable"))
+READ_MODELS = [
+    arn(table)
+    for table in ["AccountSummaryTable", "AccountStatementTable", "ForumCountersTable", "TopicPostsTable", "UsersAndOrdersTable", "ProcessStatusTable"]
+]
+ROWS = [*READ_MODELS, arn("TransfersTable"), arn("OrderFulfilmentTable")]
 OWN_BUCKET = {"StringEquals": {"s3:ResourceAccount": ref("AWS::AccountId")}}
 
 
@@ -251,7 +266,7 @@ def alarm(watched, periods, datapoints, why, comparison="GreaterThanThreshold", 
             "DatapointsToAlarm": Because(datapoints, why),
             "ComparisonOperator": Because(comparison, why),
             "Threshold": Because(threshold, why),
-            "TreatMissingData": Because(missing, "no data is good news, except for a poller, which always reports"),
+            "TreatMissingData": Because(missing, "no data is good news, except for a poller and for ticks, which always report"),
             "AlarmActions": NOTIFY,
             "OKActions": NOTIFY,
         },
@@ -274,6 +289,10 @@ def metric(namespace, name, statistic, period, dimension, of):
 
 def of_lambda(name, statistic="Sum", period=60, of="WorkerFunction"):
     return metric("AWS/Lambda", name, statistic, period, "FunctionName", of)
+
+
+def of_ticks(name):
+    return ("AWS/Scheduler", name, "ScheduleGroup", "Ticks")
 
 
 def of_stream(name, period=60):
@@ -324,6 +343,11 @@ DASHBOARD = {
     "Cost": ("Sum", ["Requests", "WriteUnits", "ReadUnits", "Retries", "Conflicts"]),
     "Functions": ("Sum", ["Duration", "Errors", "Throttles", "Errors"]),
     "Tables": ("Sum", ["ConsumedWriteCapacityUnits", "WriteThrottleEvents"]),
+    "Instances of processes": ("Sum", ["Started", "Sent", "Accepted", "Refused", "TimedOut", "Undoing", "Stuck", "Completed", "Undone", "Resolved"]),
+    "Oldest open instance (s), ticks that do not arrive": (
+        "Maximum",
+        ["OldestOpenAge", "TargetErrorCount", "InvocationDroppedCount", "AsyncEventsDropped"],
+    ),
     "Warnings and errors": (None, []),
 }
 
@@ -418,6 +442,24 @@ RESOURCES = {
             ),
         },
     ),
+    # Deleted with the stack: what an instance knows and did is in the event store, so that events that are delivered again do nothing.
+    "TransfersTable": watermarks("transfers"),
+    "OrderFulfilmentTable": watermarks("order-fulfilment"),
+    # Timers sort after the row of their instance.
+    "ProcessStatusTable": table(
+        "process-status",
+        [("id", "HASH"), ("timer", "RANGE")],
+        {
+            "AttributeDefinitions": attributes("id", "timer", "process", "status", "startedAt", "timersOf", "due"),
+            "GlobalSecondaryIndexes": Because(
+                [
+                    index("instances-by-status", ["process", "status"], ["startedAt", "id"], ["endedAt", "why", "stuckBecause"]),
+                    index("timers-by-due", "timersOf", ["due"], ["startedBy"]),
+                ],
+                "a tick reads what is due, and the oldest instance of each status; no count is in them, so that counting does not rewrite an index",
+            ),
+        },
+    ),
     "OnFailureBucket": {
         "Type": "AWS::S3::Bucket",
         **KEPT,
@@ -481,6 +523,13 @@ RESOURCES = {
             arn("EventStoreTable", "StreamArn"),
         ),
         ("ReadMissingEvents", ["dynamodb:Query"], arn("EventStoreTable")),
+        # Without DeleteItem: no kind of aggregate that a process commands has claims, and events are never deleted.
+        ACT,
+        (
+            "FindTimersAndOpenInstances",
+            ["dynamodb:Query"],
+            [sub("${ProcessStatusTable.Arn}/index/instances-by-status"), sub("${ProcessStatusTable.Arn}/index/timers-by-due")],
+        ),
         (
             "AdvanceRows",
             ["dynamodb:BatchGetItem", "dynamodb:DeleteItem", "dynamodb:PutItem", "dynamodb:Query", "dynamodb:UpdateItem"],
@@ -496,8 +545,41 @@ RESOURCES = {
         "WorkerRole",
         "WorkerLogs",
         Because(512, "a batch of 10,000 takes up to 145 MB, and processor time comes with memory"),
-        Because(60, "requests in progress need 3 s in the last fifth, and a full batch of 10,000 about 29 s"),
+        Because(60, "requests in progress need 3 s in the last fifth, a full batch of 10,000 about 29 s, and a tick ends before the next"),
     ),
+    "TickRole": role(
+        trust("scheduler.amazonaws.com", OF_ACCOUNT), "tick", ("Tick", ["lambda:InvokeFunction"], arn("WorkerFunction"))
+    ),
+    "Ticks": {
+        "Type": "AWS::Scheduler::ScheduleGroup",
+        "Properties": {"Name": Because(sub("${Stage}-projection-ticks"), "metrics of schedules are those of their group")},
+    },
+    "Tick": {
+        "Type": "AWS::Scheduler::Schedule",
+        # Without State, StartDate and EndDate: it is enabled, at once and for ever. Without a dead-letter queue: a tick that is lost is made
+        # up for by the next, and nobody would send it again.
+        "Properties": {
+            "Description": TEXT,
+            "GroupName": Because(ref("Ticks"), "its failures are alarmed, and not those of other schedules"),
+            "ScheduleExpression": Because("rate(1 minute)", "timers run out to the minute; the scheduler knows no shorter time"),
+            "FlexibleTimeWindow": Because({"Mode": "OFF"}, "a minute is late enough"),
+            "Target": {
+                "Arn": Because(arn("WorkerFunction"), "it may do what processes do, and its timeout ends a tick before the next"),
+                "RoleArn": Because(arn("TickRole"), "it may invoke that function"),
+                "Input": Because('{"tick":{}}', "the task that lets timers run out"),
+                "RetryPolicy": Because({"MaximumRetryAttempts": 1, "MaximumEventAgeInSeconds": 60}, "the next tick does what this one could not do"),
+            },
+        },
+    },
+    "TickInvocations": {
+        "Type": "AWS::Lambda::EventInvokeConfig",
+        "Properties": {
+            "FunctionName": Because(ref("WorkerFunction"), "only ticks invoke it asynchronously: the poller waits for its answers"),
+            "Qualifier": Because("$LATEST", "the schedule names no version"),
+            "MaximumEventAgeInSeconds": Because(60, "after an outage one tick is enough; six hours of them would be kept"),
+            "MaximumRetryAttempts": Because(0, "the next tick is the retry"),
+        },
+    },
     "WorkerStream": {
         "Type": "AWS::Lambda::EventSourceMapping",
         "Properties": {
@@ -522,6 +604,8 @@ RESOURCES = {
         trust("lambda.amazonaws.com"),
         "operations",
         ("ReadHistories", ["dynamodb:BatchGetItem", "dynamodb:Query", "dynamodb:Scan"], arn("EventStoreTable")),
+        # Catching up a process delivers what the stream lost, and carries out what was sent.
+        ACT,
         ("ReadRecentEvents", ["dynamodb:Query"], sub("${EventStoreTable.Arn}/index/GSI1")),
         (
             "ReplaceAndVerifyRows",
@@ -583,12 +667,15 @@ RESOURCES = {
     "ForumCountersCatchUp": schedule("forum-counters"),
     "TopicPostsCatchUp": schedule("topic-posts"),
     "UsersAndOrdersCatchUp": schedule("users-and-orders"),
+    "TransfersCatchUp": schedule("transfers"),
+    "OrderFulfilmentCatchUp": schedule("order-fulfilment"),
+    "ProcessStatusCatchUp": schedule("process-status"),
     "ReaderPolicy": policy(
-        ("ReadRows", ["dynamodb:BatchGetItem", "dynamodb:GetItem", "dynamodb:Query"], ROWS),
+        ("ReadRows", ["dynamodb:BatchGetItem", "dynamodb:GetItem", "dynamodb:Query"], READ_MODELS),
         (
             "ReadIndexes",
             ["dynamodb:Query"],
-            [sub(f"${{{table}.Arn}}/index/*") for table in ["ForumCountersTable", "TopicPostsTable", "UsersAndOrdersTable"]],
+            [sub(f"${{{table}.Arn}}/index/*") for table in ["ForumCountersTable", "TopicPostsTable", "UsersAndOrdersTable", "ProcessStatusTable"]],
         ),
         ("ReadEventsThatNoRowCounts", ["dynamodb:Query"], arn("EventStoreTable")),
     ),
@@ -648,6 +735,56 @@ RESOURCES = {
         5,
         "throttled for minutes: retries help against the rest",
     ),
+    "ProcessThrottlesAlarm": alarm(
+        total(
+            60,
+            events=throttled("EventStoreTable"),
+            transfers=throttled("TransfersTable"),
+            fulfilment=throttled("OrderFulfilmentTable"),
+            status=throttled("ProcessStatusTable"),
+        ),
+        10,
+        5,
+        "throttled for minutes: retries help against the rest",
+    ),
+    "StuckAlarm": alarm(
+        query('SELECT SUM(Stuck) FROM SCHEMA("ProjectionWorker", projection, stage)', 300), 1, 1, "one stuck instance waits for somebody"
+    ),
+    "OpenTooLongAlarm": alarm(
+        query('SELECT MAX(OldestOpenAge) FROM SCHEMA("ProjectionWorker", projection, stage)', 300),
+        1,
+        1,
+        "an age only grows until the instance ends",
+        threshold=ref("OpenAgeAlarmSeconds"),
+    ),
+    "TicksFailedAlarm": alarm(
+        total(
+            60,
+            refused=of_ticks("TargetErrorCount"),
+            dropped=of_ticks("InvocationDroppedCount"),
+            expired=("AWS/Lambda", "AsyncEventsDropped", "FunctionName", "WorkerFunction"),
+        ),
+        10,
+        5,
+        "for minutes: the next tick makes up for one",
+    ),
+    "TicksStoppedAlarm": alarm(
+        {
+            "Namespace": "ProjectionWorker",
+            "MetricName": Because("OldestOpenAge", "only ticks report it, each time for every process"),
+            "Dimensions": Because(
+                [{"Name": "projection", "Value": "order-fulfilment"}, {"Name": "stage", "Value": ref("Stage")}],
+                "a metric has data only under exactly its dimensions; one process stands for all",
+            ),
+            "Statistic": "Maximum",
+            "Period": Because(300, "five ticks"),
+        },
+        3,
+        3,
+        "no value is below 0, so it fires only without data: a tick reports 0 if no instance is open",
+        comparison="LessThanThreshold",
+        missing="breaching",
+    ),
     "RebuildFailedAlarm": alarm(total(300, failed=rebuilds("ExecutionsFailed"), late=rebuilds("ExecutionsTimedOut")), 1, 1, "one failed rebuild"),
     "Dashboard": {
         "Type": "AWS::CloudWatch::Dashboard",
@@ -694,6 +831,10 @@ PARAMETERS = {
     "LagAlarmMs": Because(
         {"Type": "Number", "Default": 300000, "MinValue": 1000, "Description": TEXT}, "five minutes is an outage, and far from 24 hours"
     ),
+    "OpenAgeAlarmSeconds": Because(
+        {"Type": "Number", "Default": 345600, "MinValue": 60, "Description": TEXT},
+        "four days: an order waits three days for its shipment, and is then undone",
+    ),
 }
 
 CONDITIONS = {"HasAlarmTopic": Because({"Fn::Not": [{"Fn::Equals": [ref("AlarmTopicArn"), ""]}]}, "alarms notify if there is a topic")}
@@ -709,6 +850,9 @@ OUTPUTS = {
             ("ForumCountersTableName", "ForumCountersTable"),
             ("TopicPostsTableName", "TopicPostsTable"),
             ("UsersAndOrdersTableName", "UsersAndOrdersTable"),
+            ("TransfersTableName", "TransfersTable"),
+            ("OrderFulfilmentTableName", "OrderFulfilmentTable"),
+            ("ProcessStatusTableName", "ProcessStatusTable"),
             ("OnFailureBucketName", "OnFailureBucket"),
             ("WorkerStreamId", "WorkerStream"),
         ]
@@ -957,6 +1101,22 @@ def differences(path, found, wanted, reason=""):
         yield f"{path} is {shown(found)}, and should be {shown(wanted)}{why}"
 
 
+def ticks(template):
+    """A tick ends before the next one begins, and none is kept until then. This relates values, so it also holds after somebody has reviewed
+    another one of them."""
+    resources = template["Resources"]
+    minutes = re.fullmatch(r"rate\((\d+) minutes?\)", resources["Tick"]["Properties"]["ScheduleExpression"])
+    if not minutes:
+        yield "the worker does not tick each minute"
+        return
+    every, lasts = int(minutes[1]) * 60, resources["WorkerFunction"]["Properties"]["Timeout"]
+    if lasts > every:
+        yield f"a tick may take {lasts} s, and the next one begins after {every} s"
+    for what, kept in [("the schedule", resources["Tick"]["Properties"]["Target"]["RetryPolicy"]), ("Lambda", resources["TickInvocations"]["Properties"])]:
+        if kept["MaximumEventAgeInSeconds"] > every:
+            yield f"{what} keeps a tick for {kept['MaximumEventAgeInSeconds']} s, and the next one begins after {every} s"
+
+
 UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "minute": 60, "hour": 3_600, "day": 86_400}
 
 
@@ -971,7 +1131,7 @@ def overlaps(template):
     every, unit = re.fullmatch(r"rate\((\d+) (minute|hour|day)s?\)", parameters["CatchUpSchedule"]["Default"]).groups()
     since = seconds(parameters["CatchUpSince"]["Default"])
     for name, resource in template["Resources"].items():
-        if resource["Type"] == "AWS::Scheduler::Schedule":
+        if resource["Type"] == "AWS::Scheduler::Schedule" and resource["Properties"]["ScheduleExpression"] == ref("CatchUpSchedule"):
             properties = resource["Properties"]
             late = properties["FlexibleTimeWindow"].get("MaximumWindowInMinutes", 0) * 60
             late += properties["Target"]["RetryPolicy"]["MaximumEventAgeInSeconds"]

@@ -123,6 +123,7 @@ REVIEWED = "everything is as reviewed"
 CHECKS = {
     REVIEWED: lambda subject: reviewed.problems(subject.sam, subject.template, subject.definition),
     "catch-ups overlap": lambda subject: reviewed.overlaps(subject.template),
+    "ticks do not overlap": lambda subject: reviewed.ticks(subject.template),
     "state machine, validated and run": machine,
     "cfn-lint on the template": lambda subject: linted(subject.path),
     "cfn-lint on its translation": lambda subject: linted(subject.translated),

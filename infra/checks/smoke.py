@@ -53,6 +53,9 @@ def _problems(client, stacks):
         "ForumCountersTableName": (["id"], ["topics-by-category", "topics-by-author"]),
         "TopicPostsTableName": (["topicId", "postId"], ["posts-by-author"]),
         "UsersAndOrdersTableName": (["id"], ["users-by-email", "orders-by-user", "orders-by-status"]),
+        "TransfersTableName": (["aggregateId"], []),
+        "OrderFulfilmentTableName": (["aggregateId"], []),
+        "ProcessStatusTableName": (["id", "timer"], ["instances-by-status", "timers-by-due"]),
     }
     for output, (keys, indexes) in wanted.items():
         table = tables.describe_table(TableName=outputs[output])["Table"]

@@ -92,8 +92,11 @@ const OWN: &str = "ProjectionWorker";
 /// The worker's own metrics (`lambda/metrics.rs`) by stage, and by stage and projection.
 const OF_STAGE: [&str; 10] =
     ["BatchSize", "Ignored", "Rewritten", "Parked", "Failed", "Requests", "WriteUnits", "ReadUnits", "Retries", "Conflicts"];
-const OF_PROJECTION: [&str; 10] =
-    ["Applied", "Duplicate", "Healed", "Gaps", "Parked", "Failed", "Reprojected", "LagMs", "CaughtUp", "Differing"];
+const OF_PROJECTION: [&str; 11] =
+    ["Applied", "Duplicate", "Healed", "Gaps", "Parked", "Failed", "Reprojected", "LagMs", "CaughtUp", "Differing", "Settled"];
+/// Those that it has for processes alone.
+const OF_PROCESS: [&str; 11] =
+    ["Started", "Sent", "Accepted", "Refused", "TimedOut", "Undoing", "Stuck", "Completed", "Undone", "Resolved", "OldestOpenAge"];
 /// What Lambda publishes for a function and for an event source mapping
 /// (<https://docs.aws.amazon.com/lambda/latest/dg/monitoring-metrics-types.html>).
 const OF_FUNCTION: [&str; 21] = [
@@ -145,6 +148,10 @@ const SIGNALS: [(&str, &[&str]); 4] = [
     ("a worker that fails", &["Errors", "FailedInvokeEventCount", "Failed"]),
 ];
 
+/// The same for processes.
+const SIGNALS_OF_PROCESSES: [(&str, &[&str]); 2] =
+    [("stuck instances", &["Stuck"]), ("instances that do not end, and ticks that stop", &["OldestOpenAge"])];
+
 static ALARM: Check = Check {
     name: "alarm",
     severity: Severity::Warning,
@@ -183,7 +190,9 @@ pub(super) fn examine(deployment: &Deployment, registry: Registry, examination: 
             examination.judge(&ALARM, format!("{}.{property}", alarm.name), &Setting::Value(found), |found| found?.clone());
         }
     }
-    let unwatched: Vec<_> = SIGNALS.iter().filter(|(_, names)| !names.iter().any(|name| watched.contains(*name))).collect();
+    let of_processes = if registry.processes().next().is_some() { &SIGNALS_OF_PROCESSES[..] } else { &[] };
+    let unwatched: Vec<_> =
+        SIGNALS.iter().chain(of_processes).filter(|(_, names)| !names.iter().any(|name| watched.contains(*name))).collect();
     if !unwatched.is_empty() {
         let signals: Vec<_> = unwatched.iter().map(|(signal, names)| format!("{signal} ({})", names[0])).collect();
         let why = format!("the template has none for {}; if they are elsewhere, check that they can fire", signals.join(", "));
@@ -279,7 +288,9 @@ fn unpublished(metric: &Metric, deployment: &Deployment, registry: Registry) -> 
         LAMBDA if has("FunctionName") => OF_FUNCTION.contains(&metric.name.as_str()),
         DYNAMODB if has("TableName") && !has("Operation") => !OF_OPERATION.contains(&metric.name.as_str()),
         OWN if names == BTreeSet::from(["stage"]) => OF_STAGE.contains(&metric.name.as_str()),
-        OWN if names == BTreeSet::from(["projection", "stage"]) => OF_PROJECTION.contains(&metric.name.as_str()),
+        OWN if names == BTreeSet::from(["projection", "stage"]) => {
+            OF_PROJECTION.contains(&metric.name.as_str()) || OF_PROCESS.contains(&metric.name.as_str())
+        }
         OWN => false,
         _ => true,
     };

@@ -2,18 +2,22 @@
 //!
 //! It needs permission for `lambda:GetFunctionConfiguration` and `lambda:ListEventSourceMappings`, and should have
 //! `lambda:GetFunctionConcurrency` and for each table `dynamodb:DescribeTable`, `dynamodb:DescribeTimeToLive` and
-//! `dynamodb:DescribeContinuousBackups`. Without one of these, the settings it would show are unseen; the rest is still checked.
+//! `dynamodb:DescribeContinuousBackups`, and for processes `dynamodb:Query` on the index of timers. Without one of these, the settings it would show are unseen; the rest is still checked.
 
+use aws_sdk_dynamodb::types::AttributeValue;
 use aws_sdk_dynamodb::{
     error::{ProvideErrorMetadata, SdkError},
     operation::describe_table::DescribeTableError,
     types::{PointInTimeRecoveryStatus, TableDescription, TimeToLiveStatus},
 };
 use aws_sdk_lambda::{operation::get_function_configuration::GetFunctionConfigurationOutput, types::EventSourceMappingConfiguration};
-use projection_vocabulary::Registry;
+use projection_vocabulary::{DynProjection, Projection as _, Registry, Timestamp, process::ProcessStatus};
 
-use super::{Deployment, Function, Index, Keys, Mapping, OtherSource, Role, Setting, Table, Unusable, service_of, tables::table_of_stream};
-use crate::clients::class;
+use super::{
+    Deployment, Function, Index, Keys, Mapping, OtherSource, Role, Setting, Table, Ticks, Unusable, processes::OVERDUE_MS, service_of,
+    tables::table_of_stream,
+};
+use crate::{clients::class, store};
 
 /// Reads a function, its event source mappings and its tables.
 ///
@@ -42,8 +46,39 @@ pub async fn read(
         }
         tables.push((role, table));
     }
-    let alarms = Setting::Unseen("only those of a template are checked".to_owned());
-    Ok(Deployment { mappings, other_sources, function, tables, alarms })
+    let status = tables.iter().find(|(role, _)| matches!(role, Role::ReadModel(rule) if rule.name() == ProcessStatus::NAME));
+    let ticks = match status {
+        Some((_, Setting::Value(table))) => overdue(dynamodb, &table.name, registry).await,
+        // That is a finding already.
+        Some((_, Setting::Unset)) | None => Setting::Unset,
+        Some((_, Setting::Unseen(why))) => Setting::Unseen(why.clone()),
+    };
+    let of_template = || "only those of a template are checked".to_owned();
+    let (alarms, allowed) = (Setting::Unseen(of_template()), Setting::Unseen(format!("its policies are not read: {}", of_template())));
+    Ok(Deployment { mappings, other_sources, function, tables, alarms, ticks, allowed })
+}
+
+/// Timers that should have run out long ago: nobody ticks, whatever schedules there are.
+async fn overdue(dynamodb: &aws_sdk_dynamodb::Client, table: &str, registry: Registry) -> Setting<Ticks> {
+    let index = ProcessStatus::TIMERS.index();
+    let (partition, sort) = (index.partition[0].attribute(), index.sort[0].attribute());
+    let Some(latest) = Timestamp::from_epoch_ms(store::now().epoch_ms() - OVERDUE_MS) else { return Setting::Unset };
+    let mut timers = Vec::new();
+    for process in registry.processes().map(DynProjection::name) {
+        let query = dynamodb.query().table_name(table).index_name(index.name).limit(1);
+        let query = query.key_condition_expression("#process = :process AND #due <= :latest");
+        let query = query.expression_attribute_names("#process", partition).expression_attribute_names("#due", sort);
+        let query = query.expression_attribute_values(":process", AttributeValue::S(process.to_owned()));
+        match query.expression_attribute_values(":latest", AttributeValue::S(latest.to_string())).send().await {
+            Ok(page) => {
+                let first = page.items.unwrap_or_default().into_iter().next();
+                let due = first.and_then(|mut timer| timer.remove(sort)?.as_s().ok().cloned());
+                timers.extend(due.map(|due| (process.to_owned(), due)));
+            }
+            Err(error) => return unseen("Query of timers", &error),
+        }
+    }
+    Setting::Value(Ticks::Overdue(timers))
 }
 
 /// Those that read the stream and invoke an alias or a version of the function. Lambda lists them neither for the function nor for another

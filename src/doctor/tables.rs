@@ -78,7 +78,7 @@ static KEYS: Check = Check {
 static INDEX: Check = Check {
     name: "index",
     severity: Severity::Error,
-    why: "Queries of this index fail: catch-up --since and status for the event store, the readers for a read model.",
+    why: "Queries of this index fail: catch-up --since and status for the event store, ticks for process-status, the readers for a read model.",
     fix: "GlobalSecondaryIndexes: as created by projector tables create",
 };
 static STREAM_VIEW: Check = Check {

@@ -1,14 +1,16 @@
 //! A deployment as a CloudFormation or SAM template describes it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use projection_vocabulary::Registry;
+use projection_vocabulary::{Projection as _, Registry, process::ProcessStatus};
 use serde_json::Value as Json;
 
 use super::{
-    Alarm, Deployment, Dimension, Function, Index, Key, Keys, Mapping, Metric, OtherSource, Role, Setting, Table, Target, Unusable,
-    Watched,
+    Alarm, Deed, Deployment, Dimension, Function, Index, Key, Keys, Mapping, Metric, OtherSource, Role, Schedule, Setting, Table, Target,
+    Ticks, Unusable, Watched,
     cloudformation::{Document, Resource, function_in, integer, text_of},
+    policies::{self, Policies},
+    processes::TICK,
     service_of,
     tables::table_of_stream,
 };
@@ -43,7 +45,8 @@ pub fn read(text: &str, parameters: &[(String, String)], function: Option<&str>,
     let tables = function.tables(registry, &mappings, |stream| resources.table_of_stream(stream));
     let tables: Vec<_> = tables.into_iter().map(|(role, name)| (role, name.and_then(|name| resources.table(&name)))).collect();
     let alarms = Setting::Value(resources.alarms(worker, &mappings, &tables));
-    Ok(Deployment { mappings, other_sources, function, tables, alarms })
+    let (ticks, allowed) = (resources.ticks(worker), resources.allowed(worker, &tables));
+    Ok(Deployment { mappings, other_sources, function, tables, alarms, ticks, allowed })
 }
 
 /// An event source mapping, and the function that it invokes.
@@ -389,6 +392,138 @@ impl Resources {
             }
         }
         alarms
+    }
+}
+
+impl Resources {
+    /// What sends ticks to a function of this template, which may be another one than the worker with the same program.
+    fn ticks(&self, worker: &Resource) -> Setting<Ticks> {
+        let (mut ticks, mut unseen) = (Vec::new(), None);
+        let mut add = |name: String, function: Option<&str>, input: &Json, expression: Setting<&Json>, enabled: Setting<bool>| {
+            let input = match known(input).and_then(|input| if input.is_null() { Ok(String::new()) } else { text(input) }) {
+                Ok(input) => input,
+                Err(why) => {
+                    unseen.get_or_insert(format!("{name}.Input: {why}"));
+                    return;
+                }
+            };
+            let is_tick = serde_json::from_str::<Json>(&input).is_ok_and(|input| input.get(TICK).is_some());
+            if is_tick {
+                let expression = expression.try_map(text);
+                ticks.push(Schedule { name, invokes_worker: function == Some(&*worker.id), expression, enabled, input });
+            }
+        };
+        // One that is not named, or not to be determined, may run the program elsewhere.
+        let of = |arn: &Json| arn.as_str().and_then(|arn| self.function(arn).ok().flatten()).map(|function| function.id.as_str());
+        let enabled = |properties: &Json| Properties(properties).at(&["State"]).try_map(text).try_map(|state| Ok(state != "DISABLED"));
+        for Resource { id, properties, .. } in self.of_kind(&["AWS::Scheduler::Schedule"]) {
+            let (target, expression) = (&properties["Target"], Properties(properties).at(&["ScheduleExpression"]));
+            add(id.clone(), of(&target["Arn"]), &target["Input"], expression, enabled(properties));
+        }
+        for Resource { id, properties, .. } in self.of_kind(&["AWS::Events::Rule"]) {
+            for target in properties["Targets"].as_array().into_iter().flatten() {
+                let expression = Properties(properties).at(&["ScheduleExpression"]);
+                add(id.clone(), of(&target["Arn"]), &target["Input"], expression, enabled(properties));
+            }
+        }
+        for function in self.functions() {
+            for (name, event) in function.properties["Events"].as_object().into_iter().flatten() {
+                let (kind, properties) = (event["Type"].as_str().unwrap_or_default(), &event["Properties"]);
+                let expression = match kind {
+                    "Schedule" => "Schedule",
+                    "ScheduleV2" => "ScheduleExpression",
+                    _ => continue,
+                };
+                let state = match Properties(properties).at(&["Enabled"]).try_map(boolean) {
+                    Setting::Unset => enabled(properties),
+                    given => given,
+                };
+                let expression = Properties(properties).at(&[expression]);
+                add(format!("{}{name}", function.id), Some(&function.id), &properties["Input"], expression, state);
+            }
+        }
+        match unseen {
+            Some(why) if ticks.is_empty() => Setting::Unseen(why),
+            _ => Setting::Value(Ticks::Sent(ticks)),
+        }
+    }
+
+    /// What of the deeds of processes the worker's role allows.
+    fn allowed(&self, worker: &Resource, tables: &[(Role, Setting<Table>)]) -> Setting<BTreeSet<Deed>> {
+        let policies = match &worker.properties["Role"] {
+            Json::Null => self.policies_of_transform(&worker.properties["Policies"]),
+            role => match role.as_str().and_then(referred).and_then(|id| self.0.get(id)).filter(|role| role.kind == "AWS::IAM::Role") {
+                Some(role) => self.policies_of(role),
+                None => return Setting::Unseen("the role is not in this template".to_owned()),
+            },
+        };
+        let mut wanted = Vec::new();
+        for deed in Deed::ALL {
+            let of_deed = |role: Role| match role {
+                Role::EventStore => deed.index().is_none(),
+                Role::ReadModel(rule) => deed.index().is_some() && rule.name() == ProcessStatus::NAME,
+                Role::Parked => false,
+            };
+            let Some((_, table)) = tables.iter().find(|(role, _)| of_deed(*role)) else { continue };
+            let (reference, name) = match table {
+                Setting::Value(table) => (format!("${{{}.Arn}}", table.name), &table.fixed_name),
+                Setting::Unset => return Setting::Unseen("its tables are not known".to_owned()),
+                Setting::Unseen(why) => return Setting::Unseen(why.clone()),
+            };
+            let index = deed.index().map_or(String::new(), |index| format!("/index/{index}"));
+            let by_reference = reference.replace(".Arn}", "}");
+            let names = [Some(&by_reference), if let Setting::Value(name) = name { Some(name) } else { None }];
+            let ends = names.into_iter().flatten().map(|name| format!("table/{name}{index}")).collect();
+            wanted.push((deed, deed.action(), policies::Target { reference: reference + &index, ends }));
+        }
+        policies.allowed(&wanted)
+    }
+
+    fn policies_of(&self, role: &Resource) -> Policies {
+        let mut policies = Policies::default();
+        for policy in role.properties["Policies"].as_array().into_iter().flatten() {
+            policies.add(&policy["PolicyDocument"]);
+        }
+        for policy in role.properties["ManagedPolicyArns"].as_array().into_iter().flatten() {
+            self.add_managed(&mut policies, policy);
+        }
+        if [&role.properties["Policies"], &role.properties["ManagedPolicyArns"]].into_iter().any(|value| function_in(value).is_some()) {
+            policies.add_unknown();
+        }
+        for attached in self.of_kind(&["AWS::IAM::Policy", "AWS::IAM::ManagedPolicy", "AWS::IAM::RolePolicy"]) {
+            let named = &attached.properties["RoleName"];
+            let roles = attached.properties["Roles"].as_array().into_iter().flatten().chain([named]);
+            let is_role = |name: &str| referred(name) == Some(&role.id) || role.properties["RoleName"] == name;
+            if roles.filter_map(Json::as_str).any(is_role) {
+                policies.add(&attached.properties["PolicyDocument"]);
+            }
+        }
+        policies
+    }
+
+    /// The policies of a function for which the serverless transform makes a role.
+    fn policies_of_transform(&self, written: &Json) -> Policies {
+        let mut policies = Policies::default();
+        let several = written.as_array().map_or_else(|| std::slice::from_ref(written), Vec::as_slice);
+        for policy in several {
+            match policy.as_object() {
+                Some(document) if document.contains_key("Statement") => policies.add(policy),
+                Some(template) if function_in(policy).is_none() => {
+                    template.iter().for_each(|(name, parameters)| policies.add_of_transform(name, parameters));
+                }
+                Some(_) => policies.add_unknown(),
+                None if policy.is_null() => {}
+                None => self.add_managed(&mut policies, policy),
+            }
+        }
+        policies
+    }
+
+    fn add_managed(&self, policies: &mut Policies, policy: &Json) {
+        match policy.as_str().and_then(referred).and_then(|id| self.0.get(id)) {
+            Some(managed) if managed.kind == "AWS::IAM::ManagedPolicy" => policies.add(&managed.properties["PolicyDocument"]),
+            _ => policies.add_named(policy),
+        }
     }
 }
 

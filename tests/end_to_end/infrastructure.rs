@@ -10,10 +10,14 @@ mod mutations;
 
 use std::fs;
 
+use projection_worker::internals::doctor::{examine, template};
 use serde_json::Value as Json;
 use tokio::sync::OnceCell;
 
-use crate::support::template::{Template, own, own_machine, with};
+use crate::support::{
+    template::{Template, named_in, own, own_machine, with},
+    world::included,
+};
 
 use self::{
     checks::problems,
@@ -42,6 +46,36 @@ async fn the_tasks_in_the_file_are_answered_as_it_states() {
     let written: Json = serde_json::from_str(&fs::read_to_string(TASKS).expect("tasks.json")).expect("JSON");
     let answered = &code().await.tasks;
     assert_eq!(&written, answered, "update infra/checks/tasks.json:\n{answered:#}");
+}
+
+/// The doctor has a list of its own, because it is not linked into the Lambda.
+#[tokio::test]
+async fn the_doctor_knows_every_metric_that_the_code_counts() {
+    let query = "SELECT SUM(Stuck) FROM SCHEMA(\"ProjectionWorker\", projection, stage)";
+    for (dimensions, name) in &code().await.metrics {
+        let by: Vec<_> = dimensions.iter().map(String::as_str).collect();
+        let text = with(&own(), query, &format!("SELECT SUM({name}) FROM SCHEMA(\"ProjectionWorker\", {})", by.join(", ")));
+        let deployment = template::read(&text, &[], Some("WorkerFunction"), included()).expect("a template");
+        assert_eq!(named_in(&examine(&deployment, included())), [""; 0], "{name} by {by:?}");
+    }
+}
+
+/// What the two mutations of the filter are about is in the stream.
+#[tokio::test]
+async fn the_stream_behind_processes_has_events_of_instances_and_answers_to_commands() {
+    let stream = &code().await.stream;
+    let has = |name: &str, begins: &str| {
+        stream.iter().any(|record| record["dynamodb"]["NewImage"][name]["S"].as_str().is_some_and(|text| text.starts_with(begins)))
+    };
+    for process in ["transfers/", "order-fulfilment/"] {
+        assert!(has("aggregateId", process), "{process}");
+    }
+    for event_type in
+        ["ProcessReceived", "ProcessSent", "ProcessAccepted", "ProcessRefused", "ProcessTimedOut", "ProcessCompleted", "ProcessUndone"]
+    {
+        assert!(has("eventType", event_type), "{event_type}");
+    }
+    assert!(has("SK", "COMMAND#"));
 }
 
 #[tokio::test]

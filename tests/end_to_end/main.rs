@@ -8,6 +8,7 @@ mod support {
     pub mod malformed_records;
     pub mod metrics;
     pub mod payouts;
+    pub mod processes;
     pub mod programs;
     pub mod projections;
     pub mod projector;
@@ -78,6 +79,7 @@ mod lambda {
     mod orders;
     mod processes;
     mod tasks;
+    mod ticks;
     #[cfg(feature = "opentelemetry")]
     mod traces;
 }

@@ -19,11 +19,17 @@ use tokio::net::TcpListener;
 
 use crate::support::{
     projector::projector,
-    template::{named_in, own, own_path, with},
+    template::{self as templates, named_in, own_path, with},
     world::{World, registry},
 };
 
+mod processes;
 mod variants;
+
+/// The template of this repository as a program without processes has it: its alarm on ticks watches a process by name.
+fn own() -> String {
+    with(&templates::own(), "{Name: projection, Value: order-fulfilment}", "{Name: projection, Value: account-summary}")
+}
 
 fn examined(text: &str, parameters: &[(&str, &str)]) -> Examination {
     let parameters: Vec<_> = parameters.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
@@ -132,7 +138,7 @@ const DEFECTS: &[(&str, &str, &str)] = &[
         "wiring: WorkerStream.EventSourceArn is ${ParkedTable.StreamArn}, not the stream of EventStoreTable",
     ),
     ("Timeout: 60", "Timeout: 14", "timeout: WorkerFunction.Timeout is 14 s; 15 s are needed"),
-    ("      Timeout: 60 # the last fifth", "      # the last fifth", "timeout: WorkerFunction.Timeout is 3 s; 15 s are needed"),
+    ("      Timeout: 60\n", "", "timeout: WorkerFunction.Timeout is 3 s; 15 s are needed"),
     ("        PARKED_TABLE: !Ref ParkedTable\n", "", "environment: WorkerFunction.Environment.PARKED_TABLE is not set"),
     (
         "ApplicationLogLevel: !Ref LogLevel",
@@ -194,8 +200,22 @@ const DEFECTS: &[(&str, &str, &str)] = &[
 ];
 
 /// Of what takes more than one change, and of what no template can say, other tests tell; of the rest those of variants.
-const ELSEWHERE: [&str; 10] =
-    ["alarm", "batch-time", "concurrency", "filter-pattern", "last-result", "mapping", "memory", "replicas", "table", "wiring-fixed"];
+const ELSEWHERE: [&str; 14] = [
+    "alarm",
+    "batch-time",
+    "concurrency",
+    "filter-pattern",
+    "last-result",
+    "mapping",
+    "memory",
+    "permissions",
+    "replicas",
+    "table",
+    "tick",
+    "tick-concurrency",
+    "tick-rate",
+    "wiring-fixed",
+];
 
 #[test]
 fn each_defect_of_a_template_is_named_and_nothing_else() {
@@ -561,6 +581,7 @@ async fn tables(State(served): Served, headers: HeaderMap, body: String) -> Resp
         "DescribeTable" => database.describe_table(serde_json::from_str(&body).expect("a request")).map(|table| json!(table)),
         "DescribeTimeToLive" => database.describe_time_to_live(serde_json::from_str(&body).expect("a request")).map(|of| json!(of)),
         "DescribeContinuousBackups" => Ok(json!({})),
+        "Query" => database.query(serde_json::from_str(&body).expect("a request")).map(|page| json!(page)),
         other => panic!("nobody needs {other} of a table"),
     };
     match described {
@@ -591,7 +612,8 @@ async fn found_at(world: &World, account: Account) -> (Vec<String>, Json) {
 async fn what_is_deployed_is_judged_by_the_same_checks() {
     let world = World::new().await;
     let good = account(&world).await;
-    let only_alarms = json!({ "alarms": "only those of a template are checked" });
+    let role = "its policies are not read: only those of a template are checked";
+    let only_alarms = json!({ "alarms": "only those of a template are checked", "dev-projection-worker.Role": role });
     assert_eq!(found_at(&world, good.clone()).await, (vec![], only_alarms.clone()));
 
     let of = "14e0db71-5d35-4eb5-b481-8945cf9d10c2";

@@ -21,7 +21,7 @@ use crate::support::{
 
 type Check = fn(&Template, &Code) -> Vec<String>;
 
-const CHECKS: [Check; 16] = [
+const CHECKS: [Check; 17] = [
     |template, _| references(template),
     |template, _| doctor(template),
     tables::definitions,
@@ -30,10 +30,11 @@ const CHECKS: [Check; 16] = [
     functions::environment,
     |template, _| functions::settings(template),
     |template, _| mapping::settings(template),
-    |template, _| mapping::filter(template),
+    mapping::filter,
     permissions::roles,
     permissions::policies,
     operations::schedules,
+    operations::ticks,
     operations::state_machine,
     |template, _| alarms::alarms(template),
     alarms::metrics,

@@ -26,9 +26,11 @@ use serde_json::{Value as Json, json};
 
 use crate::support::{
     metrics::{MetricLine, metric_lines},
+    processes::{Poller, make_timers_due, requests, work_off},
     proxy::{Fault, Proxy},
     records::deposit_of,
     runtime_api::{Answer, Lambda, batch, environment_at},
+    stream::stream,
     world::{self, Call, World, account, history, included, names, records},
 };
 
@@ -45,6 +47,8 @@ pub struct Code {
     /// The tables, by the names that they have where nobody names them.
     pub tables: BTreeMap<String, Table>,
     pub projections: Vec<String>,
+    /// Those of them that are processes: their rows are watermarks, and nobody reads these.
+    pub processes: BTreeSet<String>,
     pub worker: Calls,
     pub operations: Calls,
     /// Of a service that reads rows.
@@ -55,6 +59,8 @@ pub struct Code {
     pub metrics: BTreeSet<(Vec<String>, String)>,
     /// In the form of [`TASKS`], as the function answered.
     pub tasks: Json,
+    /// The stream of the event store behind processes, with everything that commands write.
+    pub stream: Vec<Json>,
     /// The units that `since` of a catch-up may have.
     pub age_units: String,
 }
@@ -81,6 +87,8 @@ pub enum Place {
     Rows,
     /// The same for those with indexes.
     RowIndexes,
+    /// An index of instances of processes, or of their timers.
+    InstanceIndex(String),
 }
 
 impl Code {
@@ -92,10 +100,13 @@ impl Code {
         let mut worker = Lambda::start_in(environment_at(&worker_proxy.door().await.url)).await;
         let mut operations = Lambda::start_in(environment_at(&operations_proxy.door().await.url)).await;
 
-        let mut tasks = answers(&world, &mut operations).await;
+        let mut tasks = answers(&world, &mut operations, &["rebuild", "catchUp", "settle", "verify"]).await;
+        // Only the worker ticks.
+        tasks["tick"] = answers(&world, &mut worker, &["tick"]).await["tick"].take();
         let age_units = age_units(&mut operations).await;
         tasks["errors"] = errors(&mut operations).await;
         work_the_stream(&world, &mut worker).await;
+        work_on_processes(&world, &mut worker).await;
         work_on_tasks(&world, &mut operations).await;
 
         let outputs = [worker.stop().await, operations.stop().await];
@@ -103,12 +114,14 @@ impl Code {
             variables: variables(),
             tables: tables(&world).await,
             projections: included().projections().iter().map(|rule| rule.name().to_owned()).collect(),
+            processes: included().processes().map(|process| process.name().to_owned()).collect(),
             worker: worker_net.calls(),
             operations: operations_net.calls(),
             queries: queries().await,
             commands: commands().await,
             metrics: outputs.iter().flat_map(metrics).collect(),
             tasks,
+            stream: stream(&world).await,
             age_units,
         }
     }
@@ -220,6 +233,7 @@ fn place(of: &Json) -> Place {
         ("event-store", Some(index)) => Place::Index(index.to_owned()),
         ("event-store", None) => Place::EventStore,
         ("parked", None) => Place::Parked,
+        ("process-status", Some(index)) => Place::InstanceIndex(index.to_owned()),
         (table, index) if included().projections().iter().any(|rule| rule.name() == table) => {
             index.map_or(Place::Rows, |_| Place::RowIndexes)
         }
@@ -237,20 +251,23 @@ fn metrics(output: &Output) -> Vec<(Vec<String>, String)> {
 }
 
 /// Invokes the function with each task of [`TASKS`]: the same file, with the answers that came.
-async fn answers(world: &World, operations: &mut Lambda) -> Json {
+async fn answers(world: &World, function: &mut Lambda, kinds: &[&str]) -> Json {
     world.append_all(&account("alice", &["1", "2"])).await;
     let written: Json = serde_json::from_str(&fs::read_to_string(TASKS).expect("tasks.json")).expect("JSON");
     let mut answered = json!({});
-    for kind in ["rebuild", "catchUp", "settle", "verify"] {
+    for &kind in kinds {
         let task = &written[kind]["task"];
-        for member in task.as_object().expect("a task").keys() {
+        let members = task.as_object().expect("a task").keys();
+        // A tick has no members, and is refused with any.
+        let more = "more".to_owned();
+        for member in members.chain((kind == "tick").then_some(&more)) {
             let mut odd = task.clone();
             // No member may be this, so the function refuses it unless it does not know the member.
             odd[member] = json!([["odd"]]);
-            let error = error_type(operations.invoke(json!({ kind: odd }).to_string()).await);
+            let error = error_type(function.invoke(json!({ kind: odd }).to_string()).await);
             assert_eq!(error.as_deref(), Some("InvalidTask"), "the function does not read `{member}` of `{kind}`");
         }
-        let Answer::Response(answer) = operations.invoke(json!({ kind: task }).to_string()).await else { panic!("{kind} is a task") };
+        let Answer::Response(answer) = function.invoke(json!({ kind: task }).to_string()).await else { panic!("{kind} is a task") };
         answered[kind] = json!({ "task": task, "answer": serde_json::from_str::<Json>(&answer).expect("JSON") });
     }
     answered
@@ -339,11 +356,26 @@ async fn outdate_account(world: &World, id: &str) {
     }
 }
 
+/// Transfers and orders that complete, are refused and are undone, by a time-out, too.
+async fn work_on_processes(world: &World, worker: &mut Lambda) {
+    let mut poller = Poller::default();
+    requests(world, "of-the-stream").await;
+    poller.deliver(world, worker).await;
+    assert_eq!(make_timers_due(world).await, 1, "an order waits for its shipment");
+    let mut tick = async || {
+        let Answer::Response(answer) = worker.invoke(json!({ "tick": {} }).to_string()).await else { panic!("a tick is a task") };
+        serde_json::from_str::<Json>(&answer).expect("JSON")
+    };
+    assert_eq!(tick().await["timedOut"], 1, "the order's");
+    poller.deliver(world, worker).await;
+}
+
 /// Each task, with everything for it to do: rows that are missing, behind, outdated, orphaned and wrong, sums that are wrong, and events
 /// that cannot be applied.
 async fn work_on_tasks(world: &World, operations: &mut Lambda) {
     world.append_all(&unreadable("poison-2")).await;
     world.append_all(&account("missing", &["1", "2"])).await;
+    requests(world, "of-the-catch-up").await;
     let mut invoke = async |task: Json| {
         let Answer::Response(answer) = operations.invoke(task.to_string()).await else { panic!("{task} is a task") };
         serde_json::from_str::<Json>(&answer).expect("JSON")
@@ -359,7 +391,7 @@ async fn work_on_tasks(world: &World, operations: &mut Lambda) {
     });
     extra.send().await.expect("put");
     world.append_all(&account("late", &["1", "2"])).await;
-    for projection in included().projections().iter().map(|rule| rule.name()) {
+    for projection in included().projections().iter().filter(|rule| rule.process().is_none()).map(|rule| rule.name()) {
         invoke(json!({ "rebuild": { "projection": projection } })).await;
     }
     let orphan = [("version", "1"), ("revision", "1")].into_iter();
@@ -399,6 +431,8 @@ async fn queries() -> Calls {
         world.append_all(&events).await;
         worker.process(&records(&events), Deadline::NONE).await;
     }
+    requests(&world, "of-nobody").await;
+    work_off(&world, &worker).await;
     let recorder = net.clone();
     let reader = world.reader(ALL, move |call| {
         recorder.record(call);
@@ -407,7 +441,7 @@ async fn queries() -> Calls {
     for queries in
         [reader.queries.clone(), reader.queries.clone().eventually(), reader.queries.clone().with_cache(LocalCache::new(10, MINUTE))]
     {
-        for &rule in ALL {
+        for &rule in ALL.iter().filter(|rule| rule.process().is_none()) {
             let rows = queries.rows_of(rule);
             let stored = worker.store().visible_rows(rule).await.expect("rows");
             let id = stored.keys().next().expect("each domain has rows");

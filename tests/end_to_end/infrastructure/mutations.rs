@@ -109,6 +109,20 @@ pub const OF_FILES: &[(&str, File, &str, &str, &str)] = &[
         "the filter keeps back versions of account-alice in bank",
     ),
     (
+        "the filter keeps back what processes send",
+        Template,
+        r#""Keys":{"SK""#,
+        r#""NewImage":{"eventType":{"S":[{"anything-but":["ProcessSent"]}]}},"Keys":{"SK""#,
+        "the filter keeps back an event of processes",
+    ),
+    (
+        "the filter lets answers to commands through",
+        Template,
+        r#"[{"prefix":"EVENT#"}]"#,
+        r#"[{"prefix":"EVENT#"},{"prefix":"COMMAND#"}]"#,
+        "the filter passes a record of processes that is not an event",
+    ),
+    (
         "the stream is read from its end",
         Template,
         "StartingPosition: TRIM_HORIZON",
@@ -175,8 +189,8 @@ pub const OF_FILES: &[(&str, File, &str, &str, &str)] = &[
     (
         "the worker has no time to finish",
         Template,
-        "Timeout: 60",
-        "Timeout: 10",
+        "      Timeout: 60\n",
+        "      Timeout: 10\n",
         "timeout: WorkerFunction.Timeout is 10 s; 15 s are needed",
     ),
     (
@@ -204,8 +218,8 @@ pub const OF_FILES: &[(&str, File, &str, &str, &str)] = &[
     (
         "the worker may not park",
         Template,
-        r#"Action: ["dynamodb:PutItem", "dynamodb:UpdateItem"]"#,
-        r#"Action: ["dynamodb:UpdateItem"]"#,
+        "Action: [\"dynamodb:PutItem\", \"dynamodb:UpdateItem\"]\n                Resource: !GetAtt ParkedTable.Arn",
+        "Action: [\"dynamodb:UpdateItem\"]\n                Resource: !GetAtt ParkedTable.Arn",
         "WorkerRole may not dynamodb:PutItem on ${ParkedTable.Arn}",
     ),
     (
@@ -246,7 +260,7 @@ pub const OF_FILES: &[(&str, File, &str, &str, &str)] = &[
     (
         "readers miss an index",
         Template,
-        r#"!Sub "${TopicPostsTable.Arn}/index/*", "#,
+        "              - !Sub \"${TopicPostsTable.Arn}/index/*\"\n",
         "",
         "ReaderPolicy may not dynamodb:Query on ${TopicPostsTable.Arn}/index/*",
     ),
@@ -355,6 +369,183 @@ pub const OF_FILES: &[(&str, File, &str, &str, &str)] = &[
         "{Description: USERS_AND_ORDERS_TABLE, Value: !Ref TopicPostsTable}",
         "no output has users-and-orders for USERS_AND_ORDERS_TABLE",
     ),
+    (
+        "a process has no watermarks",
+        Template,
+        "TableName: !Sub \"${Stage}-transfers\"",
+        "TableName: !Sub \"${Stage}-transfer\"",
+        "no table is named ${Stage}-transfers",
+    ),
+    (
+        "instances are listed by status alone",
+        Template,
+        "            - {AttributeName: process, KeyType: HASH}\n",
+        "",
+        "GlobalSecondaryIndexes of ProcessStatusTable: is",
+    ),
+    (
+        "timers do not say what started them",
+        Template,
+        "NonKeyAttributes: [startedBy]",
+        "NonKeyAttributes: [why]",
+        "GlobalSecondaryIndexes of ProcessStatusTable: is",
+    ),
+    (
+        "a process has the watermarks of another",
+        Template,
+        "ORDER_FULFILMENT_TABLE: !Ref OrderFulfilmentTable",
+        "ORDER_FULFILMENT_TABLE: !Ref TransfersTable",
+        "ORDER_FULFILMENT_TABLE of the variables of WorkerFunction: is",
+    ),
+    (
+        "the worker may not act for processes",
+        Template,
+        "Action: [\"dynamodb:PutItem\", \"dynamodb:UpdateItem\"]\n                Resource: !GetAtt EventStoreTable.Arn",
+        "Action: [\"dynamodb:PutItem\"]\n                Resource: !GetAtt EventStoreTable.Arn",
+        "WorkerRole may not dynamodb:UpdateItem on ${EventStoreTable.Arn}",
+    ),
+    (
+        "the worker may delete events",
+        Template,
+        "Action: [\"dynamodb:PutItem\", \"dynamodb:UpdateItem\"]\n                Resource: !GetAtt EventStoreTable.Arn",
+        "Action: [\"dynamodb:DeleteItem\", \"dynamodb:PutItem\", \"dynamodb:UpdateItem\"]\n                Resource: !GetAtt EventStoreTable.Arn",
+        "WorkerRole may dynamodb:DeleteItem on ${EventStoreTable.Arn}, which nothing does",
+    ),
+    (
+        "a tick may not read timers",
+        Template,
+        "${ProcessStatusTable.Arn}/index/timers-by-due",
+        "${ProcessStatusTable.Arn}/index/timers",
+        "WorkerRole may not dynamodb:Query on ${ProcessStatusTable.Arn}/index/timers-by-due",
+    ),
+    (
+        "a tick may not read instances",
+        Template,
+        "[!Sub \"${ProcessStatusTable.Arn}/index/instances-by-status\", ",
+        "[",
+        "WorkerRole may not dynamodb:Query on ${ProcessStatusTable.Arn}/index/instances-by-status",
+    ),
+    (
+        "nothing may tick",
+        Template,
+        "{Sid: Tick, Effect: Allow, Action: [\"lambda:InvokeFunction\"], Resource: !GetAtt WorkerFunction.Arn}",
+        "{Sid: Tick, Effect: Allow, Action: [\"lambda:InvokeFunction\"], Resource: !GetAtt OperationsFunction.Arn}",
+        "TickRole may not lambda:InvokeFunction on ${WorkerFunction.Arn}",
+    ),
+    (
+        "readers read watermarks",
+        Template,
+        "              - !GetAtt ProcessStatusTable.Arn\n          - Sid: ReadIndexes",
+        "              - !GetAtt ProcessStatusTable.Arn\n              - !GetAtt TransfersTable.Arn\n          - Sid: ReadIndexes",
+        "ReaderPolicy may dynamodb:Query on ${TransfersTable.Arn}, which nothing does",
+    ),
+    ("nothing ticks", Template, r#"'{"tick":{}}'"#, r#"'{"tock":{}}'"#, "schedules that tick: is [], and should be"),
+    (
+        "a tick says more than the function reads",
+        Template,
+        r#"'{"tick":{}}'"#,
+        r#"'{"tick":{"process":"transfers"}}'"#,
+        "Input of Tick: is",
+    ),
+    ("ticks are rare", Template, "rate(1 minute)", "rate(5 minutes)", r#"ScheduleExpression of Tick: is "rate(5 minutes)""#),
+    (
+        "ticks are off",
+        Template,
+        "      GroupName: !Ref Ticks\n",
+        "      GroupName: !Ref Ticks\n      State: DISABLED\n",
+        r#"State of Tick: is "DISABLED""#,
+    ),
+    (
+        "the wrong function ticks",
+        Template,
+        "        Arn: !GetAtt WorkerFunction.Arn\n        RoleArn: !GetAtt TickRole.Arn",
+        "        Arn: !GetAtt OperationsFunction.Arn\n        RoleArn: !GetAtt TickRole.Arn",
+        r#"Arn of Tick: is "${OperationsFunction.Arn}""#,
+    ),
+    (
+        "one tick meets the next",
+        Template,
+        "      Timeout: 60\n",
+        "      Timeout: 61\n",
+        "WorkerFunction may work on one tick when the next begins",
+    ),
+    (
+        "a tick is sent when it is late",
+        Template,
+        "{MaximumRetryAttempts: 1, MaximumEventAgeInSeconds: 60}",
+        "{MaximumRetryAttempts: 1, MaximumEventAgeInSeconds: 86400}",
+        "RetryPolicy of Tick: a tick is sent after the next one",
+    ),
+    (
+        "Lambda repeats ticks",
+        Template,
+        "      MaximumEventAgeInSeconds: 60\n      MaximumRetryAttempts: 0\n",
+        "      MaximumEventAgeInSeconds: 60\n      MaximumRetryAttempts: 2\n",
+        "Lambda keeps ticks, or repeats them, after the next one",
+    ),
+    (
+        "Lambda keeps ticks of another function only",
+        Template,
+        "      FunctionName: !Ref WorkerFunction\n      Qualifier",
+        "      FunctionName: !Ref OperationsFunction\n      Qualifier",
+        "Lambda keeps ticks of an outage for hours: limit their age",
+    ),
+    (
+        "a process is not caught up",
+        Template,
+        r#"{"catchUp":{"projection":"order-fulfilment""#,
+        r#"{"catchUp":{"projection":"transfers""#,
+        "projections that are caught up: is",
+    ),
+    (
+        "nobody is called for stuck instances",
+        Template,
+        "SELECT SUM(Stuck) FROM SCHEMA(\"ProjectionWorker\", projection, stage) WHERE stage = '${Stage}'\n",
+        "SELECT SUM(Parked) FROM SCHEMA(\"ProjectionWorker\", projection, stage) WHERE stage = '${Stage}'\n",
+        "no alarm watches ProjectionWorker Stuck",
+    ),
+    (
+        "nobody is called for old instances",
+        Template,
+        "Threshold: !Ref OpenAgeAlarmSeconds",
+        "Threshold: !Ref LagAlarmMs",
+        r#"Threshold of OpenTooLongAlarm: is "<LagAlarmMs>""#,
+    ),
+    (
+        "nobody is called when ticks stop",
+        Template,
+        "MetricName: OldestOpenAge\n",
+        "MetricName: TimedOut\n",
+        r#"metrics whose absence is alarmed: is ["PolledEventCount","TimedOut"]"#,
+    ),
+    (
+        "nobody is called when ticks are refused",
+        Template,
+        "MetricName: TargetErrorCount, Dimensions",
+        "MetricName: InvocationAttemptCount, Dimensions",
+        "no alarm watches AWS/Scheduler TargetErrorCount",
+    ),
+    (
+        "the alarm on ticks names no group",
+        Template,
+        "Dimensions: [{Name: ScheduleGroup, Value: !Ref Ticks}]",
+        "Dimensions: [{Name: ScheduleGroup, Value: !Ref Tick}]",
+        r#"ScheduleGroup of TicksFailedAlarm names: is "AWS::Scheduler::Schedule""#,
+    ),
+    (
+        "nobody watches the throttles of the event store",
+        Template,
+        "Dimensions: [{Name: TableName, Value: !Ref EventStoreTable}]",
+        "Dimensions: [{Name: TableName, Value: !Ref TransfersTable}]",
+        "no alarm watches the throttles of event-store",
+    ),
+    (
+        "the dashboard leaves out what processes do",
+        Template,
+        "SELECT SUM(Undone) FROM",
+        "SELECT SUM(Resolved) FROM",
+        "the code counts Undone by projection and stage, and neither an alarm nor the dashboard shows it",
+    ),
     ("the dashboard is not JSON", Template, r#"{"widgets":["#, r#"{"widgets":[,"#, "the dashboard is not JSON"),
     (
         "a passing error ends a rebuild",
@@ -451,6 +642,24 @@ pub const OF_CODE: &[(&str, Change, &str)] = &[
         |code| code.tasks["verify"]["task"]["percent"] = json!(5),
         r#"members of verify: is ["projection","run","sample"]"#,
     ),
+    (
+        "a process claims values",
+        |code| _ = code.worker.insert(call("DeleteItem", Place::Claims)),
+        "WorkerRole may not dynamodb:DeleteItem on ${EventStoreTable.Arn} CLAIM#*",
+    ),
+    (
+        "a catch-up no longer acts for processes",
+        |code| _ = code.operations.remove(&call("UpdateItem", Place::EventStore)),
+        "OperationsRole may dynamodb:UpdateItem on ${EventStoreTable.Arn}, which nothing does",
+    ),
+    (
+        "a tick reads another index",
+        |code| _ = code.worker.insert(call("Query", Place::InstanceIndex("instances-by-age".to_owned()))),
+        "WorkerRole may not dynamodb:Query on ${ProcessStatusTable.Arn}/index/instances-by-age",
+    ),
+    ("no process is left", |code| code.processes.clear(), r#"schedules that tick: is ["Tick"], and should be []"#),
+    ("another process is registered", another_process, "no table is named ${Stage}-refunds"),
+    ("a tick has a member", |code| code.tasks["tick"]["task"]["process"] = json!("transfers"), "Input of Tick: is"),
     ("an error has another name", |code| code.tasks["errors"]["unfinished"] = json!("Late"), r#"RebuildSegment does not retry "Late""#),
     ("an age may have another unit", |code| code.age_units.push('w'), "units of CatchUpSince: is"),
     (
@@ -475,6 +684,15 @@ fn rename_variable(code: &mut Code, old: &str, new: &str) {
     }
     code.variables.remove(old);
     code.variables.insert(new.to_owned());
+}
+
+fn another_process(code: &mut Code) {
+    let mut table = code.tables["transfers"].clone();
+    "REFUNDS_TABLE".clone_into(&mut table.variable);
+    code.variables.insert(table.variable.clone());
+    code.tables.insert("refunds".to_owned(), table);
+    code.projections.push("refunds".to_owned());
+    code.processes.insert("refunds".to_owned());
 }
 
 fn another_projection(code: &mut Code) {

@@ -210,12 +210,12 @@ async fn the_name_of_a_task_in_another_spelling_is_told_the_right_one() {
     for name in ["catchup", "catch-up", "CATCH_UP"] {
         let error = refused(&mut lambda, &json!({ name: { "projection": MARKER } }).to_string()).await;
         assert!(
-            error.contains("known task (rebuild, catchUp, settle, verify); did you mean `catchUp`?") && !error.contains(MARKER),
+            error.contains("known task (rebuild, catchUp, settle, verify, tick); did you mean `catchUp`?") && !error.contains(MARKER),
             "{error}"
         );
     }
     let error = refused(&mut lambda, &json!({ "repair": {} }).to_string()).await;
-    assert!(error.contains("known task (rebuild, catchUp, settle, verify): check"), "{error}");
+    assert!(error.contains("known task (rebuild, catchUp, settle, verify, tick): check"), "{error}");
 }
 
 #[tokio::test]

@@ -160,7 +160,7 @@ async fn a_payload_that_is_not_a_batch_is_a_function_error_and_the_next_batch_co
     for payload in ["{}", "null", r#"{"Records":null}"#, r#"{"records":[]}"#, "[[]]", r#"{"Records":{}}"#, &marked] {
         let answer = lambda.invoke(payload).await;
         let message = "the payload is neither a batch of a DynamoDB stream (a list named Records) nor a known task \
-                       (rebuild, catchUp, settle, verify): check what invokes the function";
+                       (rebuild, catchUp, settle, verify, tick): check what invokes the function";
         let error = format!(r#"{{"errorType":"NotABatch","errorMessage":"{message}"}}"#);
         assert_eq!(answer, Answer::Error(error), "{payload}");
     }

@@ -290,13 +290,25 @@ async fn an_invalid_task_is_a_function_error() {
         (json!({ "rebuild": { "segment": 0 } }), "the task `rebuild` is malformed"),
         (json!({ "rebuild": [MARKER] }), "the task `rebuild` is malformed"),
         (json!({ "catchUp": { "projection": "account-summary" } }), "the task `catchUp` is malformed"),
-        (json!({ "catchup": { "projection": "account-summary", "since": "1h" } }), "nor a known task (rebuild, catchUp, settle, verify)"),
+        (
+            json!({ "catchup": { "projection": "account-summary", "since": "1h" } }),
+            "nor a known task (rebuild, catchUp, settle, verify, tick)",
+        ),
         (json!({ "verify": 5 }), "the task `verify` is malformed"),
         (json!({ "catchUp": { "projection": "account-summary", "since": MARKER } }), "`since` is not a whole number of seconds"),
         (json!({ "verify": { "projection": "account-summary", "sample": 0 } }), "`sample` is not a percentage"),
         (json!({ "verify": { "projection": "account-summary", "run": MARKER } }), "`run` is not that of an answer: send null to begin"),
         (json!({ "verify": { "projection": "account-summary", "run": 5 } }), "the task `verify` is malformed"),
-        (json!({ "task": {} }), "nor a known task (rebuild, catchUp, settle, verify)"),
+        // A process has no rows that could be written anew.
+        (json!({ "rebuild": { "projection": "transfers" } }), "transfers"),
+        (json!({ "tick": 1 }), r#"the task `tick` is malformed: send {\"tick\": {}}"#),
+        (json!({ "tick": null }), "the task `tick` is malformed"),
+        (json!({ "tick": [] }), "the task `tick` is malformed"),
+        (json!({ "tick": [MARKER] }), "the task `tick` is malformed"),
+        (json!({ "tick": { MARKER: {} } }), "the task `tick` is malformed"),
+        (json!({ "tick": { "projection": "transfers" } }), "the task `tick` is malformed"),
+        (json!({ "Tick": {} }), "nor a known task (rebuild, catchUp, settle, verify, tick); did you mean `tick`?"),
+        (json!({ "task": {} }), "nor a known task (rebuild, catchUp, settle, verify, tick)"),
     ] {
         let Answer::Error(error) = lambda.invoke(payload.to_string()).await else { panic!("{payload} is no task") };
         assert!(error.contains(says) && !error.contains(MARKER), "{payload}: {error}");

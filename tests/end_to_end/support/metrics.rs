@@ -10,7 +10,9 @@ use std::{
 use serde_json::Value as Json;
 
 /// The units of the specification's schema that the worker uses.
-const UNITS: [&str; 2] = ["Count", "Milliseconds"];
+const UNITS: [&str; 3] = ["Count", "Milliseconds", "Seconds"];
+/// The metrics that are times, with their units.
+const TIMES: [(&str, &str); 2] = [("LagMs", "Milliseconds"), ("OldestOpenAge", "Seconds")];
 
 /// One metric line.
 pub struct MetricLine {
@@ -52,7 +54,8 @@ fn metric_line(line: &Json) -> MetricLine {
     for metric in metrics {
         assert_eq!(metric.as_object().expect("a definition").len(), 2, "{line}");
         let (name, unit) = (metric["Name"].as_str().expect("a name"), metric["Unit"].as_str().expect("a unit"));
-        assert!(UNITS.contains(&unit) && (unit == "Milliseconds") == (name == "LagMs"), "{line}");
+        assert!(UNITS.contains(&unit), "{line}");
+        assert_eq!(unit, TIMES.iter().find(|(time, _)| *time == name).map_or("Count", |(_, unit)| unit), "{line}");
         let value = members[name].as_f64().expect("a metric's value is a number");
         assert!(value >= 0.0 && values.insert(name.to_owned(), value).is_none(), "{line}");
     }

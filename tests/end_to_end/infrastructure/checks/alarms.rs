@@ -9,8 +9,9 @@ use crate::support::template::Template;
 
 const NAMESPACE: &str = "ProjectionWorker";
 /// What every stage must call somebody for: namespace and metric.
-const ALARMED: [(&str, &str); 13] = [
+const ALARMED: [(&str, &str); 18] = [
     ("AWS/DynamoDB", "WriteThrottleEvents"),
+    ("AWS/Lambda", "AsyncEventsDropped"),
     ("AWS/Lambda", "DestinationDeliveryFailures"),
     ("AWS/Lambda", "DroppedEventCount"),
     ("AWS/Lambda", "Errors"),
@@ -19,15 +20,23 @@ const ALARMED: [(&str, &str); 13] = [
     ("AWS/Lambda", "OnFailureDestinationDeliveredEventCount"),
     ("AWS/Lambda", "PolledEventCount"),
     ("AWS/Lambda", "Throttles"),
+    ("AWS/Scheduler", "InvocationDroppedCount"),
+    ("AWS/Scheduler", "TargetErrorCount"),
     ("AWS/States", "ExecutionsFailed"),
     ("AWS/States", "ExecutionsTimedOut"),
     (NAMESPACE, "LagMs"),
+    (NAMESPACE, "OldestOpenAge"),
     (NAMESPACE, "Parked"),
+    (NAMESPACE, "Stuck"),
 ];
+/// Alarms of what has stopped, and the metrics that are absent then.
+const STOPPED: [&str; 2] = ["PollerStoppedAlarm", "TicksStoppedAlarm"];
+const ABSENT: [&str; 2] = ["OldestOpenAge", "PolledEventCount"];
 /// The type of resource that a dimension names.
-const NAMED_BY: [(&str, &str); 4] = [
+const NAMED_BY: [(&str, &str); 5] = [
     ("EventSourceMappingUUID", "AWS::Lambda::EventSourceMapping"),
     ("FunctionName", "AWS::Serverless::Function"),
+    ("ScheduleGroup", "AWS::Scheduler::ScheduleGroup"),
     ("StateMachineArn", "AWS::Serverless::StateMachine"),
     ("TableName", "AWS::DynamoDB::Table"),
 ];
@@ -37,13 +46,17 @@ const NOT_SHOWN: [(&[&str], &str); 1] = [(&["stage"], "Failed")];
 /// Each alarm calls, compares and watches what it is for.
 pub fn alarms(template: &Template) -> Vec<String> {
     let mut problems = Vec::new();
-    let mut alarmed = BTreeSet::new();
+    let (mut alarmed, mut stops) = (BTreeSet::new(), BTreeSet::new());
     for (id, alarm) in template.of_kind("AWS::CloudWatch::Alarm") {
         let metrics = metrics_of(alarm);
         let watches = |names: &[&str]| metrics.iter().any(|metric| names.contains(&metric.name.as_str()));
-        // An idle poller reports 0, and one that has stopped reports nothing.
-        let stopped = watches(&["PolledEventCount"]);
-        let threshold = if watches(&["IteratorAge", "LagMs"]) { json!("<LagAlarmMs>") } else { json!(0) };
+        // An idle poller reports 0, and one that has stopped reports nothing; so do ticks.
+        let stopped = STOPPED.contains(&id);
+        let threshold = match id {
+            _ if watches(&["IteratorAge", "LagMs"]) => json!("<LagAlarmMs>"),
+            "OpenTooLongAlarm" => json!("<OpenAgeAlarmSeconds>"),
+            _ => json!(0),
+        };
         for (property, wanted) in [
             ("AlarmActions", json!(["<AlarmTopicArn>"])),
             ("OKActions", json!(["<AlarmTopicArn>"])),
@@ -53,6 +66,7 @@ pub fn alarms(template: &Template) -> Vec<String> {
         ] {
             problems.extend(differ(&format!("{property} of {id}"), &alarm[property], &wanted));
         }
+        stops.extend(metrics.iter().filter(|_| stopped).map(|metric| metric.name.clone()));
         for Metric { namespace, name, dimensions } in metrics {
             for (dimension, value) in dimensions.iter().filter(|_| namespace != NAMESPACE) {
                 let kind = value.strip_prefix("${").and_then(|id| template.resources.get(id.strip_suffix('}')?)).map(|of| of.kind.as_str());
@@ -64,6 +78,7 @@ pub fn alarms(template: &Template) -> Vec<String> {
     }
     let alarmed: BTreeSet<_> = alarmed.iter().map(|(namespace, name)| (namespace.as_str(), name.as_str())).collect();
     problems.extend(BTreeSet::from(ALARMED).difference(&alarmed).map(|(namespace, name)| format!("no alarm watches {namespace} {name}")));
+    problems.extend(differ("metrics whose absence is alarmed", &stops, &ABSENT.map(str::to_owned).into()));
     problems
 }
 
@@ -103,8 +118,8 @@ pub fn tables(template: &Template, code: &Code) -> Vec<String> {
     let alarmed = of_tables(template.of_kind("AWS::CloudWatch::Alarm").flat_map(|(_, alarm)| metrics_of(alarm)).collect());
     let shown = of_tables(dashboard(template).unwrap_or_default());
     let mut problems = Vec::new();
-    // The worker only reads the event store. Nothing is parked in the usual case, so only throttles of the parking table are of interest.
-    for table in code.tables.keys().filter(|table| *table != "event-store") {
+    // Nothing is parked in the usual case, so only throttles of the parking table are of interest.
+    for table in code.tables.keys() {
         let of = |name: &str| (name.to_owned(), format!("${{{}}}", template.table(table).unwrap_or(table)));
         let throttles = of("WriteThrottleEvents");
         if !alarmed.contains(&throttles) {

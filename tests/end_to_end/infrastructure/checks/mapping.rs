@@ -11,7 +11,10 @@ use projection_worker::internals::doctor::cloudformation::integer;
 use quamina::Quamina;
 use serde_json::{Value as Json, json};
 
-use super::{super::code::captured, members_differ};
+use super::{
+    super::code::{Code, captured},
+    members_differ,
+};
 use crate::support::template::Template;
 
 /// Captured streams in which the filter must tell events from everything else.
@@ -55,8 +58,9 @@ pub fn settings(template: &Template) -> Vec<String> {
     problems
 }
 
-/// The filter passes every event of the captured streams and nothing else.
-pub fn filter(template: &Template) -> Vec<String> {
+/// The filter passes every event of the captured streams and of one behind processes, and nothing else: what instances append must come
+/// back to the worker, and answers to commands must not.
+pub fn filter(template: &Template, code: &Code) -> Vec<String> {
     let mut matcher = Quamina::new();
     for filter in the_one(template)["FilterCriteria"]["Filters"].as_array().into_iter().flatten() {
         let pattern = filter["Pattern"].as_str().unwrap_or_default();
@@ -64,7 +68,9 @@ pub fn filter(template: &Template) -> Vec<String> {
             return vec![format!("the pattern {pattern} cannot be read: {error}")];
         }
     }
-    STREAMS.iter().flat_map(|stream| filtered(&matcher, stream)).collect()
+    let records = code.stream.iter().map(|record| (record.to_string(), record.clone())).collect();
+    let of_processes = Stream { name: "processes", records, versions: BTreeMap::new() };
+    STREAMS.iter().chain([&of_processes]).flat_map(|stream| filtered(&matcher, stream)).collect()
 }
 
 /// A captured stream: its records, each with its text, and the versions that the rows show to have been in it, by account.

@@ -9,6 +9,11 @@ use serde_json::{Value as Json, json};
 use super::{super::code::Code, differ};
 use crate::support::template::Template;
 
+const SCHEDULE: &str = "AWS::Scheduler::Schedule";
+/// The schedule that lets timers run out.
+const TICK: &str = "Tick";
+/// From one tick to the next.
+const TICK_SECONDS: i64 = 60;
 /// A day and an hour: the schedule may start that much later.
 const CATCH_UP_HOURS_MIN: u32 = 25;
 
@@ -16,16 +21,21 @@ fn members(object: &Json) -> BTreeSet<&str> {
     object.as_object().into_iter().flatten().map(|(name, _)| name.as_str()).collect()
 }
 
+/// The task that a schedule sends.
+fn input(schedule: &Json) -> Json {
+    serde_json::from_str(schedule["Target"]["Input"].as_str().unwrap_or_default()).unwrap_or_default()
+}
+
 /// Every projection is caught up by schedule, over a time longer than from one run to the next.
 pub fn schedules(template: &Template, code: &Code) -> Vec<String> {
     let mut problems = Vec::new();
     let mut caught_up = BTreeMap::new();
-    for (id, schedule) in template.of_kind("AWS::Scheduler::Schedule") {
+    for (id, schedule) in template.of_kind(SCHEDULE).filter(|(id, _)| *id != TICK) {
         let target = &schedule["Target"];
         problems.extend(differ(&format!("ScheduleExpression of {id}"), &schedule["ScheduleExpression"], &json!("<CatchUpSchedule>")));
         problems.extend(differ(&format!("Arn of {id}"), &target["Arn"], &json!("${OperationsFunction.Arn}")));
         problems.extend(differ(&format!("RoleArn of {id}"), &target["RoleArn"], &json!("${CatchUpRole.Arn}")));
-        let input: Json = serde_json::from_str(target["Input"].as_str().unwrap_or_default()).unwrap_or_default();
+        let input = input(schedule);
         problems.extend(differ(&format!("Input of {id}"), &members(&input), &["catchUp"].into()));
         let task = &input["catchUp"];
         problems.extend(differ(&format!("task of {id}"), &members(task), &members(&code.tasks["catchUp"]["task"])));
@@ -41,6 +51,46 @@ pub fn schedules(template: &Template, code: &Code) -> Vec<String> {
     let hours = since["Default"].as_str().and_then(|since| since.strip_suffix('h')?.parse::<u32>().ok());
     if template.parameter("CatchUpSchedule")["Default"] != "rate(1 day)" || hours.is_none_or(|hours| hours < CATCH_UP_HOURS_MIN) {
         problems.push("CatchUpSince: the times that two runs catch up with must overlap".to_owned());
+    }
+    problems
+}
+
+/// The worker ticks each minute, for as long as there are processes; one tick ends before the next begins, and none is kept until it is of
+/// no use.
+pub fn ticks(template: &Template, code: &Code) -> Vec<String> {
+    let ticks: Vec<_> = template.of_kind(SCHEDULE).filter(|(_, schedule)| input(schedule).get("tick").is_some()).collect();
+    let wanted = if code.processes.is_empty() { [].as_slice() } else { &[TICK] };
+    let mut problems =
+        Vec::from_iter(differ("schedules that tick", &ticks.iter().map(|(id, _)| *id).collect::<Vec<_>>(), &wanted.to_vec()));
+    for (id, schedule) in ticks {
+        let target = &schedule["Target"];
+        for (property, found, wanted) in [
+            ("ScheduleExpression", &schedule["ScheduleExpression"], json!("rate(1 minute)")),
+            ("State", &schedule["State"], Json::Null),
+            ("FlexibleTimeWindow", &schedule["FlexibleTimeWindow"], json!({ "Mode": "OFF" })),
+            ("GroupName", &schedule["GroupName"], json!("${Ticks}")),
+            ("Arn", &target["Arn"], json!("${WorkerFunction.Arn}")),
+            ("RoleArn", &target["RoleArn"], json!("${TickRole.Arn}")),
+            ("Input", &input(schedule), json!({ "tick": code.tasks["tick"]["task"] })),
+        ] {
+            problems.extend(differ(&format!("{property} of {id}"), found, &wanted));
+        }
+        let kept = |age: &Json| integer(age).is_some_and(|seconds| seconds <= TICK_SECONDS);
+        if !kept(&target["RetryPolicy"]["MaximumEventAgeInSeconds"]) {
+            problems.push(format!("RetryPolicy of {id}: a tick is sent after the next one"));
+        }
+        let asynchronous: Vec<_> = template.of_kind("AWS::Lambda::EventInvokeConfig").map(|(_, invocations)| invocations).collect();
+        match asynchronous.as_slice() {
+            [of] if of["FunctionName"] == "${WorkerFunction}" && of["Qualifier"] == "$LATEST" => {
+                if !kept(&of["MaximumEventAgeInSeconds"]) || integer(&of["MaximumRetryAttempts"]) != Some(0) {
+                    problems.push("Lambda keeps ticks, or repeats them, after the next one".to_owned());
+                }
+            }
+            _ => problems.push("Lambda keeps ticks of an outage for hours: limit their age".to_owned()),
+        }
+        if integer(&template.properties("WorkerFunction")["Timeout"]).is_none_or(|seconds| seconds > TICK_SECONDS) {
+            problems.push("WorkerFunction may work on one tick when the next begins".to_owned());
+        }
     }
     problems
 }

@@ -45,11 +45,15 @@ pub fn roles(template: &Template, code: &Code) -> Vec<String> {
 pub fn policies(template: &Template, code: &Code) -> Vec<String> {
     let mut problems = Vec::new();
     let wanted = [("CommandPolicy", &code.commands), ("ReaderPolicy", &code.queries)];
+    let watermarks: BTreeSet<_> = code.processes.iter().filter_map(|process| template.table(process)).collect();
     let policies: BTreeSet<_> = template.of_kind("AWS::IAM::ManagedPolicy").map(|(id, _)| id).collect();
     problems.extend(differ("policies", &policies, &wanted.map(|(policy, _)| policy).into()));
     for (policy, calls) in wanted {
         let properties = template.properties(policy);
-        problems.extend(actions_differ(policy, &called(template, code, calls), &granted([&properties["PolicyDocument"]])));
+        let mut wanted = called(template, code, calls);
+        // A process has no rows to read.
+        wanted.retain(|resource, _| !watermarks.iter().any(|table| *resource == format!("${{{table}.Arn}}")));
+        problems.extend(actions_differ(policy, &wanted, &granted([&properties["PolicyDocument"]])));
         for takers in ["Groups", "Roles", "Users"] {
             problems.extend(differ(&format!("{takers} of {policy}"), &properties[takers], &Json::Null));
         }
@@ -88,7 +92,14 @@ fn wanted<'a>(template: &Template, code: &Code) -> BTreeMap<&'a str, Actions> {
         (of_machine("execution", &format!("/{label}:*")), all(&CHILDREN)),
     ]);
     let catch_up = Actions::from([("${OperationsFunction.Arn}".to_owned(), all(&INVOKE))]);
-    BTreeMap::from([("WorkerRole", worker), ("OperationsRole", operations), ("RebuildRole", rebuild), ("CatchUpRole", catch_up)])
+    let tick = Actions::from([("${WorkerFunction.Arn}".to_owned(), all(&INVOKE))]);
+    BTreeMap::from([
+        ("WorkerRole", worker),
+        ("OperationsRole", operations),
+        ("RebuildRole", rebuild),
+        ("CatchUpRole", catch_up),
+        ("TickRole", tick),
+    ])
 }
 
 /// The recorded calls, by the resources of the template.
@@ -102,6 +113,7 @@ fn called(template: &Template, code: &Code, calls: &Calls) -> Actions {
             Place::Parked => vec![arn("parked")],
             Place::Claims => vec![format!("{} CLAIM#*", arn("event-store"))],
             Place::Rows => code.projections.iter().map(|projection| arn(projection)).collect(),
+            Place::InstanceIndex(index) => vec![format!("{}/index/{index}", arn("process-status"))],
             Place::RowIndexes => {
                 let has_indexes = |projection: &&String| code.tables[*projection].definition["GlobalSecondaryIndexes"] != json!([]);
                 code.projections.iter().filter(has_indexes).map(|projection| format!("{}/index/*", arn(projection))).collect()

@@ -152,8 +152,8 @@ async fn answer(event: LambdaEvent<Box<RawValue>>, log: &mut InvocationLog<'_>) 
         return answered;
     }
     let task = Task::read(&event.payload)?.ok_or_else(|| unknown_payload(&event.payload))?;
-    let TaskResult { answer, counts } = Box::pin(task.run(worker, time)).await?;
-    log.task = Some(counts);
+    let TaskResult { answer, counts, failed } = Box::pin(task.run(worker, time)).await?;
+    log.task = Some((counts, failed));
     Ok(Answer::Task(answer))
 }
 
@@ -172,8 +172,8 @@ struct InvocationLog<'a> {
     before: Usage,
     /// The outcome of its records, once the payload is known to be a batch. All count as failed until the worker reports otherwise.
     batch: Option<Report>,
-    /// The projections and the counts of a task that completed, or progressed as far as its time allowed.
-    task: Option<Vec<(&'static str, TaskCount)>>,
+    /// The projections and the counts of a task that completed, or progressed as far as its time allowed, and how much of it failed.
+    task: Option<(Vec<(&'static str, TaskCount)>, u64)>,
 }
 
 impl Drop for InvocationLog<'_> {
@@ -181,7 +181,7 @@ impl Drop for InvocationLog<'_> {
         let Function { worker, stage } = self.function;
         let (now, usage) = (store::now(), worker.store().usage() - self.before);
         let mut lines = Vec::new();
-        let mut invocation = Invocation { batch: None, parked: 0, failed: u64::from(self.task.is_none()), usage };
+        let mut invocation = Invocation { batch: None, parked: 0, failed: self.task.as_ref().map_or(1, |(_, failed)| *failed), usage };
         if let Some(report) = &mut self.batch {
             report.usage = usage;
             report.log();
@@ -190,7 +190,7 @@ impl Drop for InvocationLog<'_> {
             invocation.parked = report.total.parked;
             invocation.failed = report.total.failed;
         }
-        for (projection, count) in self.task.iter().flatten() {
+        for (projection, count) in self.task.iter().flat_map(|(counts, _)| counts) {
             lines.push(metrics::of_task(stage, projection, *count, &now));
         }
         traces::record(self.batch.as_ref(), usage, &now);

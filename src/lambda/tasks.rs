@@ -92,6 +92,8 @@ pub enum Answer {
 pub struct TaskResult {
     pub answer: Answer,
     pub counts: Vec<(&'static str, TaskCount)>,
+    /// How much of it failed, though the task went on.
+    pub failed: u64,
 }
 
 /// Progress of one segment of a rebuild: the answer of an invocation, and the task of the next.
@@ -242,7 +244,7 @@ async fn rebuild(worker: &Worker, task: RebuildAnswer, time: Duration) -> Result
         let rows = |counts: &Counts| counts.replaced + counts.created;
         // The earlier counts came with the task and may be any numbers.
         let count = TaskCount::Reprojected(rows(&answer.counts).saturating_sub(rows(before)));
-        TaskResult { answer: Answer::Rebuild(answer), counts: vec![(rule.name(), count)] }
+        TaskResult { answer: Answer::Rebuild(answer), counts: vec![(rule.name(), count)], failed: 0 }
     };
     let before = task.counts;
     if task.done {
@@ -295,7 +297,7 @@ async fn catch_up(worker: &Worker, CatchUp { projection, since }: CatchUp, time:
     let counts = recent.counts();
     log_progress("catch-up", rule.name(), None, done, counts);
     let answer = Answer::CatchUp(CatchUpAnswer { projection, done, counts });
-    Ok(TaskResult { answer, counts: vec![(rule.name(), TaskCount::CaughtUp(counts.caught_up))] })
+    Ok(TaskResult { answer, counts: vec![(rule.name(), TaskCount::CaughtUp(counts.caught_up))], failed: 0 })
 }
 
 async fn settle(worker: &Worker, Settle { projection }: Settle, time: Duration) -> Result<TaskResult, Diagnostic> {
@@ -305,7 +307,7 @@ async fn settle(worker: &Worker, Settle { projection }: Settle, time: Duration) 
         .map_err(|error| unfinished(&error, "the function's time is too short to read all rows: run `projector verify --repair`"))?;
     tracing::info!(projection, settled, "settle");
     let answer = Answer::Settle(SettleAnswer { projection, settled });
-    Ok(TaskResult { answer, counts: vec![(rule.name(), TaskCount::Settled(settled))] })
+    Ok(TaskResult { answer, counts: vec![(rule.name(), TaskCount::Settled(settled))], failed: 0 })
 }
 
 /// Verifies as far as the time allows, and repairs nothing.
@@ -356,7 +358,7 @@ async fn verify(worker: &Worker, Verify { projection, sample, run }: Verify, tim
     let clean = done && totals.found() == 0;
     let Totals { events, aggregates, children, shared, .. } = totals;
     let answer = VerifyAnswer { projection, sample, run, done, clean, events, aggregates, findings, children, shared };
-    Ok(TaskResult { answer: Answer::Verify(answer), counts: vec![(rule.name(), TaskCount::Differing(differing))] })
+    Ok(TaskResult { answer: Answer::Verify(answer), counts: vec![(rule.name(), TaskCount::Differing(differing))], failed: 0 })
 }
 
 /// Lets timers run out, and notes how old the oldest open instances are.
@@ -374,7 +376,7 @@ async fn tick(worker: &Worker, time: Duration) -> Result<TaskResult, Diagnostic>
     let Ticked { done, due, failed, .. } = ticked;
     let timed_out = ticked.processes.values().map(|instances| instances.timed_out).sum();
     tracing::info!(done, due, timed_out, failed, "tick");
-    Ok(TaskResult { answer: Answer::Tick(TickAnswer { done, due, timed_out, failed }), counts })
+    Ok(TaskResult { answer: Answer::Tick(TickAnswer { done, due, timed_out, failed }), counts, failed })
 }
 
 const VERIFY_TIME_TOO_SHORT: &str = "the function's time is too short for one page of rows or for one history: raise its timeout; what \

@@ -29,7 +29,7 @@ use crate::{
     faults::Fault,
     plan::Subject,
     purses::{Command, PURSES, Sent},
-    transfers::{DESKS, Event, Order},
+    transfers::{DESKS, Event, NAME, Order},
 };
 
 /// More rounds than any run needs to come to rest.
@@ -59,6 +59,10 @@ impl Run {
     pub(super) fn ask(&mut self) {
         let desk = DESKS[self.choices.below(DESKS.len())];
         let events: Vec<_> = (0..=self.choices.below(3)).map(|_| self.input()).collect();
+        self.append_to(desk, &events);
+    }
+
+    fn append_to(&mut self, desk: &'static str, events: &[Event]) {
         let name = self.name("client");
         self.note(|| format!("{name} appends to {desk}: {events:?}"));
         let facts: Vec<_> = events
@@ -130,6 +134,15 @@ impl Run {
         let mut far = far::lock(&far);
         let at = self.choices.below(far.under_way.len());
         let loses = |run: &mut Self, share| error && run.plan.has(Fault::CallLost) && run.choices.per_mille(share);
+        if error && self.choices.per_mille(150) {
+            // Another worker makes the same call.
+            let instance = far.under_way[at].key.rsplit_once('/').expect("a request's id").0.to_owned();
+            let (id, rule) = (AggregateId::from(instance.as_str()), self.process_rule());
+            self.operator(&format!("lets {instance} catch up in the process"), move |worker| async move {
+                _ = catch_up(&worker, rule, &id, Trust::Row, Deadline::NONE).await;
+                Ended::Quiet
+            });
+        }
         let call = &far.under_way[at];
         let (key, function, fee, late) = (call.key.clone(), call.function, call.fee.clone(), call.is_late());
         if call.arrived {
@@ -241,7 +254,7 @@ impl Run {
             return Ok(());
         }
         let (rule, helps) = (self.process_rule(), self.choices.per_mille(500));
-        let mut helped = false;
+        let (mut helped, mut late, mut prolonged) = (false, false, 0);
         for _ in 0..ROUNDS_MAX {
             self.deliver_all().await?;
             let streamed = self.streamed;
@@ -265,8 +278,15 @@ impl Run {
             if self.streamed > streamed {
                 continue;
             }
-            let timers = self.books.timers();
-            if !timers.is_empty() {
+            let (timers, past) = (self.books.timers(), self.books.past_timers());
+            if !timers.is_empty() && prolonged < 2 && self.choices.per_mille(400) {
+                prolonged += 1;
+                let transfer = timers[0].0.trim_start_matches(NAME).trim_start_matches('/').to_owned();
+                self.append_to(DESKS[0], &[Event::Prolonged { transfer }]);
+            } else if !timers.is_empty() && !past.is_empty() && !late {
+                late = true;
+                self.start_tick(past, true);
+            } else if !timers.is_empty() {
                 self.start_tick(timers, true);
             } else if helps && !helped {
                 helped = true;

@@ -192,10 +192,12 @@ impl Act<'_> {
         let of = event.version.0;
         let loaded = Commands::new(self.store).until(self.deadline).load_any(self.process.instances(), &event.aggregate).await;
         let (_, state) = loaded.map_err(|unhandled| self.not_handled(unhandled))?;
-        let instance = self.process.instance(state.state());
-        let Some(request) = instance.as_ref().and_then(|instance| instance.requests().get(&of)) else {
-            return Err(NotActed::Poison("the instance does not know the request".to_owned()));
-        };
+        let unknown = || NotActed::Poison("the instance does not know the request".to_owned());
+        let instance = self.process.instance(state.state()).ok_or_else(unknown)?;
+        if instance.revision() > self.process.process_revision() {
+            return Err(self.newer(instance.revision()).into());
+        }
+        let request = instance.requests().get(&of).ok_or_else(unknown)?;
         let mut counts = InstanceCounts::default();
         if request.outcome != Outcome::Waiting {
             return Ok(counts);
@@ -243,14 +245,16 @@ impl Act<'_> {
         Commands::new(self.store).until(self.deadline).handle_any(decider, aggregate, command).await
     }
 
+    fn newer(self, instance: u32) -> AdvanceError {
+        AdvanceError::NewerProcess { process: self.process.name(), instance, program: self.process.process_revision() }
+    }
+
     fn not_handled(self, unhandled: Unhandled) -> NotActed {
         let process = self.process.name();
         NotActed::Failed(match unhandled {
             Unhandled::Store(error) => error.into(),
             Unhandled::Contended { .. } => AdvanceError::Contended { process },
-            Unhandled::Outdated { kind, revision, .. } if kind == process => {
-                AdvanceError::NewerProcess { process, instance: revision, program: self.process.process_revision() }
-            }
+            Unhandled::Outdated { kind, revision, .. } if kind == process => self.newer(revision),
             other => return NotActed::Poison(other.to_string()),
         })
     }

@@ -28,7 +28,7 @@ use projections::bank::{
 use serde_json::{Value as Json, json};
 
 use crate::support::{
-    payouts::{PAYOUTS, request},
+    payouts::{MENDED, NEWER, PAYOUTS, request},
     world::{World, record as as_record, records},
 };
 

@@ -88,3 +88,20 @@ async fn a_program_without_the_function_fails_and_parks_nothing() {
         ]
     );
 }
+
+/// What the instance has recorded since means nothing to it, also not that the call was sent.
+#[tokio::test(start_paused = true)]
+async fn an_older_program_makes_no_call_for_an_instance_of_a_newer_one_and_parks_nothing() {
+    let mut bank = Bank::of(NEWER, Calls::new()).await;
+    bank.open("ann", "100").await;
+    bank.request("t1", "ann", "ben", "1").await;
+    bank.run().await;
+    let older = bank.world.worker_of(PAYOUTS).with_calls(wire(|_, _| panic!("it is called")));
+    let report = older.process(&records(&bank.events().await), Deadline::NONE).await;
+    assert_eq!((report.total.failed, report.total.parked), (1, 0), "{:?}", report.reasons);
+    let reasons: Vec<_> = report.reasons.into_keys().collect();
+    assert_eq!(
+        reasons,
+        ["instances of `payouts` were written by revision 2 and this program has revision 1: deploy the newer program again"]
+    );
+}

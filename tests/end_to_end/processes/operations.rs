@@ -117,10 +117,6 @@ async fn what_was_parked_is_redriven_and_the_instance_begins_then() {
     assert_eq!(bank.status("t1").await, "open");
 }
 
-/// The same process without its mistake.
-const MENDED: &[&dyn DynProjection] =
-    &[&process::ProcessRule(crate::support::payouts::Mended), &projection_vocabulary::process::ProcessStatus];
-
 #[tokio::test]
 async fn instances_are_listed_by_status_the_oldest_first() {
     let mut bank = Bank::new().await;

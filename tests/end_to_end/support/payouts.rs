@@ -82,19 +82,25 @@ impl Process for Payouts {
     }
 }
 
+/// [`PAYOUTS`] without its mistake.
+pub const MENDED: &[&dyn DynProjection] = &[&ProcessRule(Mended::<1>), &ProcessStatus];
+/// The same with a newer revision.
+pub const NEWER: &[&dyn DynProjection] = &[&ProcessRule(Mended::<2>), &ProcessStatus];
+
 /// The request of a transfer.
 pub fn request(from: &str, to: &str, amount: &str) -> transfer::Command {
     transfer::Command::Request { from: from.to_owned(), to: to.to_owned(), amount: amount.parse().expect("a test's amount") }
 }
 
 /// The same process, which takes any amount.
-pub struct Mended;
+pub struct Mended<const REVISION: u32>;
 
-impl Process for Mended {
+impl<const REVISION: u32> Process for Mended<REVISION> {
     type Input = Event;
     type Fact = Fact;
     type State = Payout;
     const NAME: &str = Payouts::NAME;
+    const REVISION: u32 = REVISION;
     const COMMANDED: &[&dyn DynDecider] = Payouts::COMMANDED;
 
     fn route(&self, event: &Recorded<'_, Event>) -> Option<String> {

@@ -58,6 +58,11 @@ const TRANSACTION: &str = "src/store/transaction.rs";
 const CLAIMS: &str = "src/store/claims.rs";
 const RUN: &str = "src/commands/run.rs";
 const HISTORY: &str = "src/commands/history.rs";
+const ACT: &str = "src/engine/act.rs";
+const INSTANCE: &str = "projections/vocabulary/src/process/instance.rs";
+
+/// The crates that have mutants, each of which needs the switch.
+const CRATES: [&str; 2] = ["src/lib.rs", "projections/vocabulary/src/lib.rs"];
 
 const CONDITION: &str = r#"format!("{version} = {after} AND {} = {}", written_by.0, written_by.1)"#;
 
@@ -595,6 +600,177 @@ const ALL: &[Mutant] = &[
             r#"let replayed = first.attempt != self.attempt && !crate::mutant("repetition-not-told");"#,
         )],
     ),
+    mutant(
+        "watermark-before-acting",
+        "the row of a process moves past events that it has not acted on",
+        &[Text(
+            LANE,
+            "if process && let Some(entry) = run.iter()",
+            r#"if process && !crate::mutant("watermark-before-acting") && let Some(entry) = run.iter()"#,
+        )],
+    ),
+    mutant(
+        "failure-taken-for-acted",
+        "what a process could not act on counts as acted on",
+        &[Switched(WORKER, "lane.fail_to_act(error);\n                    return lane;", "drop(error);\n lane.acted();")],
+    ),
+    mutant(
+        "poison-skipped",
+        "what a process can never act on counts as acted on",
+        &[Switched(WORKER, "lane.cannot_act(reason)", "{ drop(reason); lane.acted() }")],
+    ),
+    mutant(
+        "gap-not-healed-before-acting",
+        "a process acts on an event before those that its row lacks",
+        &[Text(
+            LANE,
+            "if row.version == expected && current && row.parked_at.is_none() {",
+            r#"let behind = crate::mutant("gap-not-healed-before-acting") && self.rule.process().is_some();
+        if (row.version == expected || behind) && current && row.parked_at.is_none() {"#,
+        )],
+    ),
+    mutant(
+        "process-projected-to-the-head",
+        "a row of a process is replaced by one that is past what it has acted on",
+        &[Text(
+            REPROJECT,
+            "if rule.process().is_some() { row.version }",
+            r#"if rule.process().is_some() && !crate::mutant("process-projected-to-the-head") { row.version }"#,
+        )],
+    ),
+    mutant(
+        "request-without-id",
+        "a process sends a command without an id",
+        &[Switched(ACT, "Some(request_id(&event.aggregate, event.version.0))", "None")],
+    ),
+    mutant(
+        "answer-not-told",
+        "an instance is not told how its command was answered",
+        &[Text(
+            ACT,
+            "let answer = self.command(event, &kind, &aggregate, command).await?;",
+            r#"let answer = self.command(event, &kind, &aggregate, command).await?;
+                if crate::mutant("answer-not-told") {
+                    return Ok(InstanceCounts::default());
+                }"#,
+        )],
+    ),
+    mutant(
+        "called-by-an-older-revision",
+        "an older revision of a process calls for an instance of a newer one",
+        &[Text(
+            ACT,
+            "if instance.revision() > self.process.process_revision() {",
+            r#"if instance.revision() > self.process.process_revision() && !crate::mutant("called-by-an-older-revision") {"#,
+        )],
+    ),
+    mutant(
+        "received-not-deduplicated",
+        "an instance receives an event twice",
+        &[Switched(INSTANCE, "self.instance.received.get(aggregate).is_some_and(|newest| newest >= version)", "false")],
+    ),
+    mutant(
+        "older-event-received",
+        "an instance receives an older event after a newer one",
+        &[Text(INSTANCE, "newest >= version", r#"newest == version || !crate::mutant("older-event-received") && newest > version"#)],
+    ),
+    mutant(
+        "answer-not-deduplicated",
+        "an instance takes two answers to one request",
+        &[Text(
+            INSTANCE,
+            "self.instance.requests.get(&of).filter(|request| request.outcome == Outcome::Waiting)",
+            r#"self.instance.requests.get(&of).filter(|request| request.outcome == Outcome::Waiting || crate::mutant("answer-not-deduplicated"))"#,
+        )],
+    ),
+    mutant(
+        "stuck-although-answered",
+        "an instance stays stuck at what was answered after all",
+        &[Switched(INSTANCE, "self.stuck.remove(&of);", "{}")],
+    ),
+    mutant(
+        "resumption-not-told",
+        "an instance does not record that it is no longer stuck",
+        &[Switched(INSTANCE, "self.add(ProcessEvent::ProcessResumed { undoing: true })?", "{}")],
+    ),
+    mutant(
+        "oldest-undone-first",
+        "what was done is undone in the order in which it was done",
+        &[Text(
+            INSTANCE,
+            "let to_undo = requests.iter().rev().find_map(",
+            r#"let newest_first = requests.iter().rev();
+        let mut order: Vec<_> = newest_first.collect();
+        if crate::mutant("oldest-undone-first") {
+            order.reverse();
+        }
+        let to_undo = order.into_iter().find_map("#,
+        )],
+    ),
+    mutant(
+        "undone-while-waiting",
+        "undoing begins while a request waits for its answer",
+        &[Text(INSTANCE, "|| self.instance.waits() {", r#"|| self.instance.waits() && !crate::mutant("undone-while-waiting") {"#)],
+    ),
+    mutant(
+        "undone-while-stuck",
+        "undoing continues although an undo was refused or an outcome is unknown",
+        &[Text(INSTANCE, "|| !stuck.is_empty() ||", r#"|| !stuck.is_empty() && !crate::mutant("undone-while-stuck") ||"#)],
+    ),
+    mutant(
+        "unknown-taken-for-refused",
+        "an unknown outcome of a call undoes what was done before",
+        &[Switched(
+            INSTANCE,
+            r#"self.stick(of, format!("what became of {} is unknown after {tries}: {error}", request.title()))"#,
+            "{ drop(tries); self.answer(of, &Answer::Refused { message: error.to_owned(), refusal: Value::Null }) }",
+        )],
+    ),
+    mutant(
+        "time-out-of-another-timer",
+        "a late time-out ends a newer timer of the same name",
+        &[Text(
+            INSTANCE,
+            ".filter(|(version, _)| *version == of)",
+            r#".filter(|(version, _)| *version == of || crate::mutant("time-out-of-another-timer"))"#,
+        )],
+    ),
+    mutant(
+        "tries-forgotten",
+        "an instance does not know how often a call was tried",
+        &[Switched(INSTANCE, "request.tries = tries;", "let _ = tries;")],
+    ),
+    mutant(
+        "retried-with-another-key",
+        "a call is made again with another key",
+        &[Text(
+            INSTANCE,
+            "before.outcome = Outcome::Repeated;
+                    before.key",
+            r#"before.outcome = Outcome::Repeated;
+                    if crate::mutant("retried-with-another-key") { version } else { before.key }"#,
+        )],
+    ),
+    mutant(
+        "process-revision-not-compared",
+        "an older revision of a process writes to an instance of a newer one",
+        &[
+            Text(
+                INSTANCE,
+                "if instance.revision > P::REVISION {
+        // What",
+                r#"if instance.revision > P::REVISION && !crate::mutant("process-revision-not-compared") {
+        // What"#,
+            ),
+            Text(
+                INSTANCE,
+                "if instance.revision > P::REVISION {
+        return Err(",
+                r#"if instance.revision > P::REVISION && !crate::mutant("process-revision-not-compared") {
+        return Err("#,
+            ),
+        ],
+    ),
 ];
 
 fn main() -> ExitCode {
@@ -681,7 +857,9 @@ pub fn mutant(name: &str) -> bool {
     ON.get_or_init(|| std::env::var(\"MUTANT\").unwrap_or_default()) == name
 }
 ";
-    texts.insert("src/lib.rs", read("src/lib.rs")? + switch);
+    for file in CRATES {
+        texts.insert(file, read(file)? + switch);
+    }
     // The copy shares the target folder, so the AWS SDK is built once for it and for `cargo simulate`. Cargo tells two copies of a
     // workspace apart by name and version alone, hence another version for the crates and another name for the program.
     let manifest = read("Cargo.toml")?;

@@ -56,6 +56,11 @@ faults! {
     RowLost "a home row lost",
     ParkingDown "a write to the parking table refused while it is unavailable",
     OutOfTime "an invocation that ran out of time",
+    CallLost "a call of a process without an answer, carried out or not",
+    CallLate "a call that arrived after its caller had given up",
+    TickedLate "a time-out of a timer that ran no more",
+    Helped "a stuck instance retried or resolved",
+    OlderProcess "an older revision of a process at an instance of a newer one",
 }
 
 /// How often each fault was injected.

@@ -1,8 +1,10 @@
 //! Proves that no fault makes a row wrong: the real worker on a simulated DynamoDB, under a seeded scheduler.
 
+pub mod books;
 pub mod choices;
 pub mod database;
 pub mod expression;
+pub mod far;
 pub mod faults;
 pub mod network;
 pub mod oracle;
@@ -13,3 +15,4 @@ pub mod run;
 pub mod schedules;
 pub mod shrink;
 pub mod stream;
+pub mod transfers;

@@ -26,6 +26,8 @@ pub enum Subject {
     ManyRows,
     /// All aggregates raise one maximum. A new rule and a rebuild lower it, while requests that rely on it are slow.
     OneMaximum,
+    /// A process moves coins between purses, step by step.
+    Transfers,
 }
 
 /// One run's size and faults.
@@ -43,6 +45,8 @@ pub struct Plan {
     pub history: usize,
     /// Commands while it runs.
     pub commands: usize,
+    /// How often clients of the process append while it runs.
+    pub asks: usize,
     /// Appends while it runs.
     pub appends: usize,
     /// The most items in an answer.
@@ -86,6 +90,7 @@ impl Plan {
             givers: 1 + choices.below(GIVERS.len()),
             history: choices.below(4),
             appends: 1 + choices.below(6),
+            asks: 0,
             commands: if choices.per_mille(300) { 2 + choices.below(10) } else { 0 },
             page_items_max: if short_pages { 1 + choices.below(3) } else { usize::MAX },
             segments_split: choices.per_mille(300),
@@ -97,7 +102,13 @@ impl Plan {
             },
             error: 20 + choices.below(100),
             last_deployment,
-            subject: choices.weighted(&[(963, Subject::All), (2, Subject::Rush), (20, Subject::ManyRows), (15, Subject::OneMaximum)]),
+            subject: choices.weighted(&[
+                (933, Subject::All),
+                (2, Subject::Rush),
+                (20, Subject::ManyRows),
+                (15, Subject::OneMaximum),
+                (30, Subject::Transfers),
+            ]),
             enabled,
         };
         if plan.is_about(Subject::OneMaximum) {
@@ -108,6 +119,20 @@ impl Plan {
             plan.enabled[Fault::Deployed as usize] = true;
             (plan.request_faults, plan.page_items_max, plan.last_deployment) = (0, usize::MAX, NEXT);
             plan.working_time = Duration::from_mins(1);
+        }
+        if plan.is_about(Subject::Transfers) {
+            // What befalls givers and their rows is for the other subjects.
+            for fault in [Fault::Malformed, Fault::Restored, Fault::Overwritten, Fault::Rebuilt, Fault::Verified] {
+                plan.enabled[fault as usize] = false;
+            }
+            (plan.givers, plan.history, plan.appends) = (1, 0, 0);
+            plan.page_items_max = plan.page_items_max.saturating_mul(4);
+            plan.enabled[Fault::CallLost as usize] |= choices.per_mille(500);
+            (plan.asks, plan.commands, plan.error) = (1 + choices.below(4), choices.below(5), 100 + choices.below(200));
+            if plan.has(Fault::OutOfTime) {
+                // What a process keeps for writing comes on top.
+                plan.working_time = Duration::from_millis(550 + 100 * choices.below(5) as u64);
+            }
         }
         plan
     }

@@ -3,9 +3,13 @@
 use std::cmp::max;
 
 use projection_vocabulary::{
-    Change, Decimal, DynProjection, Projection, Recorded, Refusal, RowKey, Value, child, nothing, own, retract, shared, transfer,
+    Change, Decimal, DynProjection, Projection, Recorded, Refusal, RowKey, Value, child, nothing, own,
+    process::{ProcessRule, ProcessStatus},
+    retract, shared, transfer,
 };
 use serde::Deserialize;
+
+use crate::transfers::Transfers;
 
 /// How a deployment differs from the first one.
 pub const FAULTY: u8 = 0;
@@ -20,6 +24,13 @@ pub static DEPLOYMENTS: [&[&dyn DynProjection]; 4] = [
     &[&Ledger::<FIXED>, &Shelves::<1>, &Peak],
     &[&Ledger::<BROKEN>, &Shelves::<1>, &Peak],
     &[&Ledger::<FIXED>, &Shelves::<2>, &Peak],
+];
+/// The same, with a process.
+pub static WITH_PROCESS: [&[&dyn DynProjection]; 4] = [
+    &[&Ledger::<FAULTY>, &Shelves::<1>, &Peak, &ProcessStatus, &ProcessRule(Transfers::<FAULTY, 1>)],
+    &[&Ledger::<FIXED>, &Shelves::<1>, &Peak, &ProcessStatus, &ProcessRule(Transfers::<FIXED, 1>)],
+    &[&Ledger::<BROKEN>, &Shelves::<1>, &Peak, &ProcessStatus, &ProcessRule(Transfers::<BROKEN, 1>)],
+    &[&Ledger::<FIXED>, &Shelves::<2>, &Peak, &ProcessStatus, &ProcessRule(Transfers::<FIXED, 2>)],
 ];
 /// Refuses `Flawed`.
 pub const FIRST: usize = 0;

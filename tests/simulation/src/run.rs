@@ -5,6 +5,7 @@ mod clients;
 mod processes;
 mod requests;
 mod rest;
+mod transfers;
 mod truth;
 
 use std::{
@@ -14,19 +15,22 @@ use std::{
 };
 
 use poller::Poller;
+use projection_vocabulary::DynProjection;
 use projection_worker::{
     Worker,
     internals::{operations::verify::Verified, store::parking::Parked},
 };
 
 use crate::{
+    books::Books,
     choices::Choices,
+    far::{self, Far},
     faults::{Counts, Fault},
     network::{Network, lock},
     oracle::{EVENTS, Oracle, PARKED},
     plan::{Plan, Subject},
     purses::{Answers, Sent},
-    rules::{BAD, DEPLOYMENTS, FIRST, NEXT, REPAIRED},
+    rules::{BAD, DEPLOYMENTS, FIRST, NEXT, REPAIRED, WITH_PROCESS},
     stream::Delivered,
 };
 use processes::{Process, Role};
@@ -102,6 +106,11 @@ struct Run {
     sent: Vec<Sent>,
     answers: Answers,
     facts: u64,
+    asks_left: usize,
+    /// The transfers that were asked for.
+    asked: usize,
+    books: Books,
+    far: Arc<Mutex<Far>>,
     parking_down: bool,
     /// Malformed events that are not fixed yet.
     malformed: Vec<(String, u64)>,
@@ -114,6 +123,10 @@ struct Run {
 #[derive(Clone, Copy)]
 enum Action {
     Network,
+    Far,
+    Ask,
+    Tick,
+    Help,
     Start(usize, usize),
     Append,
     Command,
@@ -141,7 +154,7 @@ impl Run {
         let mut network = Network::default();
         network.database.create_table(EVENTS, "PK", Some("SK"));
         network.database.create_table(PARKED, "aggregateId", Some("projection"));
-        for rule in DEPLOYMENTS[FIRST] {
+        for rule in deployments(&plan)[FIRST] {
             network.database.create_table(rule.name(), rule.key(), rule.children());
         }
         network.database.page_items_max = plan.page_items_max;
@@ -168,6 +181,10 @@ impl Run {
             sent: Vec::new(),
             answers: Answers::default(),
             facts: 0,
+            asks_left: plan.asks,
+            asked: 0,
+            books: Books::default(),
+            far: Arc::default(),
             parking_down: false,
             malformed: Vec::new(),
             left_behind: false,
@@ -184,12 +201,20 @@ impl Run {
         if self.plan.is_about(Subject::Rush) {
             self.rush();
         }
+        if self.plan.is_about(Subject::Transfers) {
+            self.fill_purses().await?;
+        }
         for _ in 0..self.plan.error {
             self.poll_all()?;
             let action = self.choose();
             self.act(action).await?;
         }
         self.come_to_rest().await
+    }
+
+    /// What a deployment runs.
+    fn rules(&self, deployment: usize) -> &'static [&'static dyn DynProjection] {
+        deployments(&self.plan)[deployment]
     }
 
     fn note(&mut self, line: impl FnOnce() -> String) {
@@ -211,6 +236,7 @@ impl Run {
             (under_way.len() - slow, slow)
         };
         let mut actions = vec![(when(requests > 0, 60 + 20 * requests.min(5)) + when(requests == 0 && slow > 0, 10), Action::Network)];
+        let calls = far::lock(&self.far).under_way.len();
         if invocations < INVOCATIONS_MAX {
             for (at, shard) in self.shards.iter().enumerate() {
                 actions.extend(shard.ready().map(|partition| (15, Action::Start(at, partition))));
@@ -220,6 +246,10 @@ impl Run {
         actions.extend([
             (when(self.appends_left > 0 && writers < WRITERS_MAX, 15), Action::Append),
             (when(self.commands_left > 0 && clients < clients::CLIENTS_MAX, 15), Action::Command),
+            (when(calls > 0, 40), Action::Far),
+            (when(self.asks_left > 0 && writers < WRITERS_MAX, 15), Action::Ask),
+            (when(self.asked > 0 && operators < OPERATORS_MAX && !self.books.timers().is_empty(), 3), Action::Tick),
+            (when(self.asked > 0 && operators < OPERATORS_MAX && !self.books.stuck().is_empty(), 8), Action::Help),
             (when(!self.processes.is_empty(), 4), Action::Time),
             (when(!self.processes.is_empty(), may(Fault::Crash, 3)), Action::Kill),
             (when(invocations < INVOCATIONS_MAX && succeeded, may(Fault::DuplicateDelivery, 4)), Action::Duplicate),
@@ -244,6 +274,13 @@ impl Run {
     async fn act(&mut self, action: Action) -> Result {
         match action {
             Action::Network => self.network_step(true)?,
+            Action::Far => self.far_step(true)?,
+            Action::Ask => {
+                self.asks_left -= 1;
+                self.ask();
+            }
+            Action::Tick => self.tick(),
+            Action::Help => self.help(),
             Action::Start(shard, partition) => {
                 let batch = self.shards[shard].start(partition);
                 self.invoke(shard, batch.id, batch.records);
@@ -297,6 +334,11 @@ impl Run {
         }
         Ok(())
     }
+}
+
+/// The deployments of a run.
+fn deployments(plan: &Plan) -> &'static [&'static [&'static dyn DynProjection]; 4] {
+    if plan.is_about(Subject::Transfers) { &WITH_PROCESS } else { &DEPLOYMENTS }
 }
 
 #[cfg(test)]

@@ -251,6 +251,12 @@ impl<S> Instance<S> {
         &self.timers
     }
 
+    /// The newest revision of the process that wrote to it. A program with an older one reads nothing of what follows.
+    #[must_use]
+    pub fn revision(&self) -> u32 {
+        self.revision
+    }
+
     /// What was sent, by the version of its event.
     #[must_use]
     pub fn requests(&self) -> &BTreeMap<u64, Requested> {

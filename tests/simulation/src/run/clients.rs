@@ -82,7 +82,7 @@ impl Run {
         }
     }
 
-    fn send(&mut self, sent: Sent) {
+    pub(super) fn send(&mut self, sent: Sent) {
         self.answers.sending(&sent);
         let name = self.name("client");
         let store = Arc::new(self.store(&name));

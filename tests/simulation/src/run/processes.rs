@@ -34,6 +34,7 @@ use projection_worker::{
 
 use super::{Result, Run};
 use crate::{
+    far,
     faults::Fault,
     network::{Line, lock},
     oracle::{EVENTS, PARKED, SHELVES as SHARED},
@@ -93,7 +94,7 @@ impl Run {
     }
 
     pub(super) fn store(&self, name: &str) -> Store {
-        let projections = DEPLOYMENTS[FIRST].iter().map(|rule| (rule.name(), rule.name().to_owned())).collect();
+        let projections = self.rules(FIRST).iter().map(|rule| (rule.name(), rule.name().to_owned())).collect();
         let names = TableNames { event_store: EVENTS.to_owned(), parked: PARKED.to_owned(), projections };
         Store::new(Line::new(self.network.clone(), name), names)
     }
@@ -103,7 +104,8 @@ impl Run {
             return self.idle.swap_remove(at).1;
         }
         let name = self.name("worker");
-        let worker = Worker::new(self.store(&name), Registry::new(DEPLOYMENTS[deployment]));
+        let worker = Worker::new(self.store(&name), Registry::new(self.rules(deployment)));
+        let worker = if self.plan.is_about(Subject::Transfers) { worker.with_calls(far::calls(&self.far)) } else { worker };
         Arc::new(worker.with_reprojection_budget(self.plan.reprojected_events_max))
     }
 
@@ -162,9 +164,12 @@ impl Run {
     /// Starts an operation that is allowed at any time.
     pub(super) fn operate(&mut self) {
         let working = self.processes.iter().any(|process| matches!(process.role, Role::Invocation { .. }));
-        let rule = DEPLOYMENTS[self.deployed][self.choices.below(3)];
+        let rule = self.rules(self.deployed)[self.choices.below(3)];
         if self.plan.is_about(Subject::OneMaximum) {
             return self.rebuild(shared(self.deployed), Task::Rebuild, Segment::ALL, 1);
+        }
+        if self.plan.is_about(Subject::Transfers) && self.choices.per_mille(700) {
+            return self.catch_up_process();
         }
         if self.plan.has(Fault::Rebuilt) && self.choices.per_mille(400) {
             let segments = 1 + u32::try_from(self.choices.below(3)).expect("few");
@@ -276,6 +281,9 @@ impl Run {
                 if report.reasons.keys().any(|reason| reason.starts_with("out of time")) {
                     self.counts.add(Fault::OutOfTime);
                 }
+                if report.reasons.keys().any(|reason| reason.starts_with("instances of")) {
+                    self.counts.add(Fault::OlderProcess);
+                }
                 let Answer::Responded(failed) = &answer else { unreachable!("a report is an answer") };
                 let checkpoint = failed.first().map_or(u64::MAX, |number| number.parse().unwrap_or(0));
                 let acknowledged: Vec<_> =
@@ -317,7 +325,7 @@ impl Run {
     pub(super) fn acknowledged(&self, deployment: usize, records: &[&Delivered]) -> Result {
         let network = lock(&self.network);
         for record in records {
-            self.oracle.acknowledged(&network.database, DEPLOYMENTS[deployment], &record.0)?;
+            self.oracle.acknowledged(&network.database, self.rules(deployment), &record.0)?;
         }
         Ok(())
     }

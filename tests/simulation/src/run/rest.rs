@@ -21,10 +21,10 @@ use super::{
     processes::{Ended, Role, rebuild},
 };
 use crate::{
+    far,
     network::lock,
     oracle::SHELVES as SHARED,
     plan::{GIVERS, SHELVES},
-    rules::DEPLOYMENTS,
 };
 
 /// More steps than any run needs: a run that takes more does not come to rest.
@@ -36,6 +36,8 @@ impl Run {
             self.poll_all()?;
             if !lock(&self.network).under_way.is_empty() {
                 self.network_step(false)?;
+            } else if !far::lock(&self.far).under_way.is_empty() {
+                self.far_step(false)?;
             } else if self.processes.is_empty() {
                 return Ok(());
             } else {
@@ -54,16 +56,7 @@ impl Run {
         while self.plan.fixes_all() && !self.malformed.is_empty() {
             self.fix(self.malformed.len() - 1)?;
         }
-        for _ in 0..STEPS_MAX {
-            let ready = self.shards.iter().enumerate().find_map(|(at, shard)| Some((at, shard.ready().next()?)));
-            let Some((shard, partition)) = ready else { break };
-            let batch = self.shards[shard].start(partition);
-            self.invoke(shard, batch.id, batch.records);
-            self.finish_all().await?;
-        }
-        if let Some(shard) = self.shards.iter().find(|shard| !shard.is_idle()) {
-            return Err(format!("a shard never becomes idle: {:?}", shard.ready().collect::<Vec<_>>()));
-        }
+        self.deliver_all().await?;
         if !self.given_up.is_empty() && self.choices.per_mille(500) {
             self.left_behind = true;
             self.given_up.clear();
@@ -81,6 +74,7 @@ impl Run {
             self.finish_all().await?;
         }
         self.list_and_redrive().await?;
+        self.end_processes().await?;
         let by_tables = self.choices.per_mille(300);
         self.fix_rows(by_tables, |run, aggregate, rule| {
             run.left_behind || (run.oracle.revised && rule == SHARED) || run.oracle.disturbed.contains(aggregate)
@@ -97,7 +91,22 @@ impl Run {
         }
         let network = self.network.clone();
         let network = lock(&network);
-        self.oracle.at_rest(&network.database, Registry::new(DEPLOYMENTS[self.deployed]))
+        self.oracle.at_rest(&network.database, Registry::new(self.rules(self.deployed)))
+    }
+
+    /// Delivers what the stream has, and what comes to it meanwhile.
+    pub(super) async fn deliver_all(&mut self) -> Result {
+        for _ in 0..STEPS_MAX {
+            let ready = self.shards.iter().enumerate().find_map(|(at, shard)| Some((at, shard.ready().next()?)));
+            let Some((shard, partition)) = ready else { break };
+            let batch = self.shards[shard].start(partition);
+            self.invoke(shard, batch.id, batch.records);
+            self.finish_all().await?;
+        }
+        match self.shards.iter().find(|shard| !shard.is_idle()) {
+            Some(shard) => Err(format!("a shard never becomes idle: {:?}", shard.ready().collect::<Vec<_>>())),
+            None => Ok(()),
+        }
     }
 
     /// Like `projector parked redrive --all`: aggregates first, because a record whose event is in the event store by now waits for its
@@ -133,7 +142,7 @@ impl Run {
         }
         // Only a repair trusts the event store alone.
         let repair = !self.oracle.disturbed.is_empty() || self.choices.per_mille(500);
-        for rule in DEPLOYMENTS[self.deployed] {
+        for rule in self.rules(self.deployed).iter().filter(|rule| rule.process().is_none()) {
             let segments = 1 + u32::try_from(self.choices.below(3)).expect("few");
             let steps = 1 + self.choices.below(3);
             for task in [Task::Rebuild, Task::CatchUp] {
@@ -159,7 +168,7 @@ impl Run {
 
     /// Brings shared rows down to what is contributed to them. Only a repair finds what a lost row had contributed.
     async fn settle(&mut self) -> Result {
-        let rule = *DEPLOYMENTS[self.deployed].iter().find(|rule| rule.name() == SHARED).expect("it is in every deployment");
+        let rule = *self.rules(self.deployed).iter().find(|rule| rule.name() == SHARED).expect("it is in every deployment");
         if !self.oracle.tainted.is_empty() {
             self.verify(rule, true).await?;
             return self.oracle.corrected();
@@ -188,7 +197,7 @@ impl Run {
 
     /// A verification must find exactly what the oracle knows.
     async fn verify_all(&mut self) -> Result {
-        for rule in DEPLOYMENTS[self.deployed] {
+        for rule in self.rules(self.deployed) {
             self.verify(*rule, false).await?;
             let home: Vec<_> = self.verified.home.iter().filter(|(_, finding)| **finding != RowFinding::Parked).collect();
             if !home.is_empty() {
@@ -215,7 +224,7 @@ impl Run {
         for aggregate in GIVERS.iter().take(self.plan.givers).chain(&SHELVES) {
             let id = AggregateId::from(*aggregate);
             let trust = if self.oracle.disturbed.contains(*aggregate) { Trust::Store } else { Trust::Row };
-            for rule in DEPLOYMENTS[self.deployed] {
+            for rule in self.rules(self.deployed) {
                 if !needs_it(self, aggregate, rule.name()) {
                     continue;
                 }

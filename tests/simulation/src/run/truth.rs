@@ -16,6 +16,7 @@ use super::{
 use crate::{
     database::{Database, ItemWritten, Key, Written},
     expression::Item,
+    far,
     faults::Fault,
     network::lock,
     oracle::{EVENTS, SHELVES as SHARED, home_key},
@@ -193,6 +194,9 @@ impl Run {
         for written in changes {
             self.oracle.written(&written, lost)?;
             self.check_purses(database, &written)?;
+            if self.plan.is_about(Subject::Transfers) {
+                self.books.written(&written, &far::lock(&self.far).effects)?;
+            }
             self.stream(written.items);
         }
         Ok(())
@@ -254,6 +258,9 @@ impl Run {
 
     pub(super) fn lose_row(&mut self) -> Result {
         let aggregate = GIVERS[self.choices.below(self.plan.givers)];
+        if self.plan.is_about(Subject::Transfers) && self.choices.per_mille(700) {
+            return self.lose_process_row();
+        }
         let rule = DEPLOYMENTS[FIRST][self.choices.below(3)];
         self.delete_row(rule.name(), aggregate, &home_key(rule, aggregate))
     }
@@ -269,7 +276,7 @@ impl Run {
         self.delete_row(SHARED, aggregate, &key)
     }
 
-    fn delete_row(&mut self, table: &str, aggregate: &str, key: &Key) -> Result {
+    pub(super) fn delete_row(&mut self, table: &str, aggregate: &str, key: &Key) -> Result {
         let mut network = lock(&self.network);
         if network.database.item(table, key).is_none() {
             return Ok(());
@@ -312,6 +319,6 @@ fn version_item(aggregate: &str, version: u64) -> Item {
     ])
 }
 
-fn instant(number: u64) -> Timestamp {
+pub(super) fn instant(number: u64) -> Timestamp {
     Timestamp::from_epoch_ms(1_767_225_600_000 + 1_000 * i64::try_from(number).expect("few")).expect("in range")
 }

@@ -48,7 +48,7 @@ pub enum Command {
     Retry(OperateOptions),
     /// End a stuck instance, after putting things right by hand
     ///
-    /// It keeps who resolved it and why. What it is stuck at is not tried again.
+    /// It keeps who resolved it and why. What it is stuck at is not tried again; what it had sent before is still carried out.
     #[command(after_help = "Example: projector --data demo.db process resolve order-fulfilment/o1 --why by-hand")]
     Resolve(OperateOptions),
 }

@@ -74,7 +74,8 @@ impl<F> Outputs<F> {
     }
 
     /// Says what is to be sent if the process fails, without sending anything now. It is undone in its turn, as a request that was accepted
-    /// now.
+    /// now. What undoes a request is better said with it, by [`Request::undo`]: an instance that has failed meanwhile does not decide about
+    /// the acceptance.
     pub fn undo_by(mut self, name: &str, undo: Request) -> Self {
         self.undo_only.push((name.to_owned(), undo));
         self

@@ -4,7 +4,7 @@ use anyhow::bail;
 use clap::{Args, Subcommand, ValueEnum};
 use projection_vocabulary::{
     AggregateId, DynProjection, Registry, Timestamp, Value,
-    process::{DynProcess, Outcome, Requested, Status, Target, told},
+    process::{DynProcess, Outcome, Requested, Status, Target, Told, told},
 };
 use serde::Serialize;
 use serde_json::{json, value::RawValue};
@@ -24,7 +24,7 @@ use crate::{
         processes::{self, Listed, Ticked, WithHistory},
     },
     retry::Deadline,
-    store::{self, Store},
+    store,
 };
 
 /// What to do with process instances.
@@ -129,8 +129,11 @@ pub async fn run(command: &Command, cx: &mut Context) -> anyhow::Result<u8> {
     match command {
         Command::List(options) => list(options, cx).await,
         Command::Show(options) => show(options, cx).await,
-        Command::Retry(options) => retry(options, cx).await,
-        Command::Resolve(options) => resolve(options, cx).await,
+        Command::Retry(options) => {
+            let done = "retried: the worker carries out what was sent";
+            operate(options, ("Try again what {} is stuck at?", |note| Told::Retry { note }, done), cx).await
+        }
+        Command::Resolve(options) => operate(options, ("End {} as it is?", |note| Told::Resolve { note }, "resolved"), cx).await,
     }
 }
 
@@ -239,38 +242,21 @@ fn request_json(version: u64, request: &Requested) -> impl Serialize {
     json!({ "version": version, "name": name, "to": to.as_ref().map(Target::place), "undoes": undoes, "outcome": outcome, "tries": tries })
 }
 
-async fn retry(OperateOptions { instance, audit, format }: &OperateOptions, cx: &mut Context) -> anyhow::Result<u8> {
+/// Tells a stuck instance something, after asking.
+async fn operate(
+    OperateOptions { instance, audit, format }: &OperateOptions,
+    (question, told, outcome): (&str, fn(String) -> Told, &str),
+    cx: &mut Context,
+) -> anyhow::Result<u8> {
     let (process, aggregate) = instance_of(cx.registry, instance)?;
     let store = cx.open_existing_store().await?;
-    if !exists(&store, process, &aggregate).await? {
+    if processes::show(&store, process, &aggregate, Deadline::NONE).await?.is_none() {
         return Ok(missing(instance));
     }
-    if !audit.agreed(&format!("Try again what {} is stuck at?", printable(instance)))? {
+    if !audit.agreed(&question.replace("{}", &printable(instance)))? {
         return Ok(EXIT_OK);
     }
-    let done = processes::retry(&store, process, &aggregate, audit.note(), Deadline::NONE).await;
-    told_operator(done, instance, "retried: the worker carries out what was sent", *format, cx)
-}
-
-async fn resolve(OperateOptions { instance, audit, format }: &OperateOptions, cx: &mut Context) -> anyhow::Result<u8> {
-    let (process, aggregate) = instance_of(cx.registry, instance)?;
-    let store = cx.open_existing_store().await?;
-    if !exists(&store, process, &aggregate).await? {
-        return Ok(missing(instance));
-    }
-    if !audit.agreed(&format!("End {} as it is?", printable(instance)))? {
-        return Ok(EXIT_OK);
-    }
-    let done = processes::resolve(&store, process, &aggregate, audit.note(), Deadline::NONE).await;
-    told_operator(done, instance, "resolved", *format, cx)
-}
-
-async fn exists(store: &Store, process: &'static dyn DynProcess, aggregate: &AggregateId) -> anyhow::Result<bool> {
-    Ok(processes::show(store, process, aggregate, Deadline::NONE).await?.is_some())
-}
-
-fn told_operator(done: Result<(), OperationError>, instance: &str, outcome: &str, format: Format, cx: &mut Context) -> anyhow::Result<u8> {
-    match done {
+    match processes::operate(&store, process, &aggregate, &told(audit.note()), Deadline::NONE).await {
         Ok(()) if format.is_json() => cx.out.line(pretty_json::line(&json!({ "instance": instance, "done": true }))?),
         Ok(()) => cx.out.line(format_args!("{} {outcome}", printable(instance))),
         Err(OperationError::NotTaken(why)) => {

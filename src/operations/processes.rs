@@ -220,38 +220,12 @@ pub(super) async fn load(
     Ok(Some(WithHistory { instance: loaded, events }))
 }
 
-/// Makes a stuck instance try again what it is stuck at. The worker carries it out.
+/// Tells a stuck instance to try again ([`Told::Retry`]; the worker carries it out), or ends it ([`Told::Resolve`]).
 ///
 /// # Errors
 /// [`OperationError::NotTaken`] if it is not stuck.
 #[cfg(feature = "cli")]
-pub async fn retry(
-    store: &Store,
-    process: &'static dyn DynProcess,
-    instance: &AggregateId,
-    note: String,
-    deadline: Deadline,
-) -> Result<(), OperationError> {
-    operate(store, process, instance, &Told::Retry { note }, deadline).await
-}
-
-/// Ends a stuck instance. What it is stuck at stays as it is.
-///
-/// # Errors
-/// [`OperationError::NotTaken`] if it is not stuck.
-#[cfg(feature = "cli")]
-pub async fn resolve(
-    store: &Store,
-    process: &'static dyn DynProcess,
-    instance: &AggregateId,
-    note: String,
-    deadline: Deadline,
-) -> Result<(), OperationError> {
-    operate(store, process, instance, &Told::Resolve { note }, deadline).await
-}
-
-#[cfg(feature = "cli")]
-async fn operate(
+pub async fn operate(
     store: &Store,
     process: &'static dyn DynProcess,
     instance: &AggregateId,

@@ -95,7 +95,8 @@ async fn a_time_out_undoes_what_was_done_and_late_and_double_ticks_do_nothing() 
 
 #[tokio::test]
 async fn a_refused_undo_is_stuck_until_an_operator_retries_or_resolves_it() {
-    use projection_worker::internals::operations::processes::{resolve, retry};
+    use process::Told::{Resolve, Retry};
+    use projection_worker::internals::operations::processes::operate;
     let mut bank = Bank::with(wire(|_, _| Err(CallError::refused("unknown account")))).await;
     for transfer in ["t1", "t2"] {
         let account = format!("{transfer}-account");
@@ -116,9 +117,10 @@ async fn a_refused_undo_is_stuck_until_an_operator_retries_or_resolves_it() {
     let process = PAYOUTS[0].process().expect("it is one");
     let instance = |transfer: &str| format!("payouts/{transfer}").as_str().into();
     let store = bank.world.worker.store();
-    retry(store, process, &instance("t1"), "again".into(), Deadline::NONE).await.expect("it is stuck");
-    resolve(store, process, &instance("t2"), "by hand".into(), Deadline::NONE).await.expect("it is stuck");
-    let twice = resolve(store, process, &instance("t2"), "by hand".into(), Deadline::NONE).await.expect_err("it has ended");
+    let by_hand = Resolve { note: "by hand".to_owned() };
+    operate(store, process, &instance("t1"), &Retry { note: "again".to_owned() }, Deadline::NONE).await.expect("it is stuck");
+    operate(store, process, &instance("t2"), &by_hand, Deadline::NONE).await.expect("it is stuck");
+    let twice = operate(store, process, &instance("t2"), &by_hand, Deadline::NONE).await.expect_err("it has ended");
     assert_eq!(twice.to_string(), "the instance is not stuck but resolved");
     bank.run().await;
     assert_eq!((bank.status("t1").await, bank.status("t2").await), ("stuck", "resolved"), "the account is still closed");

@@ -180,7 +180,7 @@ fn drawn(listed: &[Listed]) -> String {
         let why = why.as_deref().map(printable).unwrap_or_default();
         table.add_row([printable(aggregate.as_str()), status.to_string(), to_the_second(started), ended, why]);
     }
-    terminal::drawn(table)
+    terminal::drawn(table) + "\n"
 }
 
 async fn show(ShowOptions { instance: name, format }: &ShowOptions, cx: &mut Context) -> anyhow::Result<u8> {
@@ -219,13 +219,11 @@ async fn show(ShowOptions { instance: name, format }: &ShowOptions, cx: &mut Con
     for (name, (_, due)) in instance.timers() {
         lines.add(format_args!("timer {} runs out at {}", printable(name), to_the_second(due.as_str())));
     }
-    let mut table = terminal::table();
-    table.set_header(terminal::header(["version", "at", "what"]));
+    let columns = terminal::columns();
     for event in &events {
-        let what = printable(&told(event, &instance));
-        table.add_row([event.version.to_string(), to_the_second(event.timestamp.as_str()), what]);
+        let first = format!("{:>4}  {}  ", event.version.0, to_the_second(event.timestamp.as_str()));
+        lines.paragraph(&first, &told(event, &instance), &" ".repeat(first.len()), columns);
     }
-    lines.drawn(&terminal::drawn(table));
     cx.out.text(&lines.into_text());
     Ok(EXIT_OK)
 }

@@ -31,6 +31,9 @@ pub struct Wrong {
     pub made: Vec<u32>,
 }
 
+/// After how many schedules a long run says how far it is.
+const SAID_EVERY: u64 = 100_000;
+
 /// Runs the schedules of these seeds.
 ///
 /// # Panics
@@ -48,6 +51,10 @@ pub fn run_all(seeds: Range<u64>) -> Schedules {
                     let seed = next.fetch_add(1, Relaxed);
                     if seed >= seeds.end || lock().is_some() {
                         break;
+                    }
+                    let begun = seed - seeds.start;
+                    if begun > 0 && begun.is_multiple_of(SAID_EVERY) {
+                        eprintln!("{begun} schedules begun, {} requests, 0 divergences so far", requests.load(Relaxed));
                     }
                     let finished = run(Choices::of_seed(seed), false);
                     own += &finished.counts;

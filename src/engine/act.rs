@@ -263,7 +263,7 @@ impl Act<'_> {
 /// Tells an instance something.
 ///
 /// # Errors
-/// [`Unhandled`].
+/// [`CommandError`](crate::CommandError).
 pub async fn tell(
     store: &Store,
     process: &'static dyn DynProcess,

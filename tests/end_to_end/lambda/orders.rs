@@ -104,7 +104,7 @@ async fn deliver_all(events: &[RecordedEvent], place: &mut Place<'_>, random: &m
 async fn orders_amid_kills_and_a_failing_network_are_fulfilled_once_or_undone() {
     let seed = std::env::var("PROCESSES_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1);
     println!("PROCESSES_SEED={seed}");
-    let orders = size(60, 2_000);
+    let orders = size(30, 2_000);
     let mut random = Rng::with_seed(seed);
     let world = World::with(included()).await;
     let store = world.worker.store();

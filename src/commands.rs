@@ -193,9 +193,8 @@ impl<'a> Commands<'a> {
         self,
         decider: &'static dyn DynDecider,
         aggregate: &AggregateId,
-    ) -> std::result::Result<(Version, Box<dyn Aggregate>), Unhandled> {
-        let history = History::load(self.store, decider, aggregate, self.deadline).await?;
-        Ok((history.version, history.state))
+    ) -> std::result::Result<Box<dyn Aggregate>, Unhandled> {
+        Ok(History::load(self.store, decider, aggregate, self.deadline).await?.state)
     }
 
     /// Carries out one command, and tells whether it was answered before.

@@ -1,7 +1,10 @@
 //! `projector process` and `projector tick`: instances of processes, and what an operator does with those that are stuck.
 
 use anyhow::bail;
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{
+    Args, Subcommand,
+    builder::{PossibleValuesParser, TypedValueParser},
+};
 use projection_vocabulary::{
     AggregateId, DynProjection, Registry, Timestamp, Value,
     process::{DynProcess, Outcome, Requested, Status, Target, Told, told},
@@ -60,23 +63,13 @@ pub struct ListOptions {
     #[arg(value_name = "PROCESS", allow_hyphen_values = true)]
     process: Option<String>,
     /// Only instances at this status; may be repeated
-    #[arg(long, value_name = "STATUS", value_enum)]
-    status: Vec<StatusOption>,
+    #[arg(long, value_name = "STATUS", value_parser = listed())]
+    status: Vec<Status>,
     /// At most so many of each process and status
     #[arg(long, value_name = "N", default_value_t = 100)]
     limit: usize,
     #[command(flatten)]
     format: Format,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum StatusOption {
-    Open,
-    Undoing,
-    Stuck,
-    Completed,
-    Undone,
-    Resolved,
 }
 
 /// Which instance to show.
@@ -111,17 +104,12 @@ pub struct TickOptions {
     format: Format,
 }
 
-impl From<StatusOption> for Status {
-    fn from(status: StatusOption) -> Self {
-        match status {
-            StatusOption::Open => Self::Open,
-            StatusOption::Undoing => Self::Undoing,
-            StatusOption::Stuck => Self::Stuck,
-            StatusOption::Completed => Self::Completed,
-            StatusOption::Undone => Self::Undone,
-            StatusOption::Resolved => Self::Resolved,
-        }
-    }
+/// The statuses that rows have: an instance that only received events has none.
+const LISTED: [Status; 6] = [Status::Open, Status::Undoing, Status::Stuck, Status::Completed, Status::Undone, Status::Resolved];
+
+fn listed() -> impl TypedValueParser<Value = Status> {
+    let names = PossibleValuesParser::new(LISTED.map(Status::as_str));
+    names.map(|name| LISTED.into_iter().find(|status| status.as_str() == name).expect("it is one of these"))
 }
 
 /// `process`
@@ -145,7 +133,7 @@ async fn list(ListOptions { process, status, limit, format }: &ListOptions, cx: 
     let store = cx.open_existing_store().await?;
     let statuses: Vec<Status> = match status.as_slice() {
         [] => vec![Status::Open, Status::Undoing, Status::Stuck],
-        some => some.iter().map(|status| Status::from(*status)).collect(),
+        some => some.to_vec(),
     };
     let mut listed = Vec::new();
     for process in &chosen {

@@ -61,6 +61,24 @@ impl History {
         Ok(history)
     }
 
+    /// Reads an aggregate with all of its events, which are held in memory.
+    #[cfg(feature = "cli")]
+    pub async fn load_with_events(
+        store: &Store,
+        decider: &'static dyn DynDecider,
+        aggregate: &AggregateId,
+        deadline: Deadline,
+    ) -> Result<(Self, Vec<RecordedEvent>), Unhandled> {
+        let (mut history, mut events) = (Self::new(decider, aggregate), Vec::new());
+        loop {
+            let (page, more) = history.page(store, Version(u64::MAX), deadline).await?;
+            events.extend(page);
+            if !more {
+                return Ok((history, events));
+            }
+        }
+    }
+
     fn new(decider: &'static dyn DynDecider, aggregate: &AggregateId) -> Self {
         let (aggregate, state) = (aggregate.clone(), decider.start());
         Self { decider, aggregate, state, version: Version::NONE, snapshot: Version::NONE, mark: None }
@@ -89,14 +107,20 @@ impl History {
     /// Reads the events that follow, up to a version. Returns the last page of them.
     pub async fn advance(&mut self, store: &Store, to: Version, deadline: Deadline) -> Result<Vec<RecordedEvent>, Unhandled> {
         while self.version < to {
-            let page = store.load_page(&self.aggregate, self.version.next()..=to, PAGE_EVENTS, deadline).await?;
-            let last = page.len() < PAGE_EVENTS;
-            let events = page.into_iter().map(|stored| self.apply(stored)).collect::<Result<Vec<_>, _>>()?;
-            if last {
+            let (events, more) = self.page(store, to, deadline).await?;
+            if !more {
                 return Ok(events);
             }
         }
         Ok(Vec::new())
+    }
+
+    /// Reads the next events, and tells whether there may be more.
+    async fn page(&mut self, store: &Store, to: Version, deadline: Deadline) -> Result<(Vec<RecordedEvent>, bool), Unhandled> {
+        let page = store.load_page(&self.aggregate, self.version.next()..=to, PAGE_EVENTS, deadline).await?;
+        let more = page.len() == PAGE_EVENTS;
+        let events = page.into_iter().map(|stored| self.apply(stored)).collect::<Result<_, _>>()?;
+        Ok((events, more))
     }
 
     /// Reads the events that follow, up to a version that the aggregate must have. Returns the last page of them.

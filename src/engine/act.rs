@@ -1,14 +1,13 @@
 //! What a process does with an event before its row moves past it: it delivers the event to an instance, or carries out what an instance
 //! has sent. Both are idempotent: an instance knows what it has received and what was answered, and a command has an id.
 
-use std::{collections::BTreeMap, ops::AddAssign, time::Duration};
+use std::{ops::AddAssign, time::Duration};
 
 use projection_vocabulary::{
-    AggregateId, DynDecider, RecordedEvent, Value,
-    process::{Answer, Delivered, DynProcess, Outcome, ProcessEvent, SENT, Target, Told},
+    AggregateId, RecordedEvent, Value,
+    process::{Answer, DynProcess, Outcome, ProcessEvent, REVISION_MEMBER, SENT, Target, Told},
     to_value,
 };
-
 use tracing::Instrument as _;
 
 use crate::{
@@ -30,7 +29,6 @@ const ERROR_CHARS_MAX: usize = 300;
 /// The members of metadata that a process adds to the events that it causes.
 const HOPS: &str = "hops";
 const CAUSED_BY: &str = "causedBy";
-const REVISION: &str = "processRevision";
 
 /// What became of instances, by the events that were appended to them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -147,7 +145,7 @@ impl Act<'_> {
         let Some(instance) = self.process.route(event).map_err(|refusal| NotActed::Poison(refusal.to_string()))? else {
             return Ok(InstanceCounts::default());
         };
-        self.tell(&instance, &Told::Deliver { event: Delivered::of(event) }, event).await
+        self.tell(&instance, &Told::Deliver { event: event.clone() }, event).await
     }
 
     /// Carries out what an instance has sent, and tells it the answer.
@@ -171,8 +169,8 @@ impl Act<'_> {
             return Err(AdvanceError::NotHere { process: self.process.name(), place: format!("the kind `{kind}`") }.into());
         };
         let id = Some(request_id(&event.aggregate, event.version.0));
-        let metadata = Some(metadata(hops_of(event), event, None));
-        match self.handle(*decider, aggregate, AnyCommand { command, id, expected: None, metadata }).await {
+        let metadata = Some(metadata(hops_of(event), Some(event), None));
+        match self.commands().handle_any(*decider, aggregate, AnyCommand { command, id, expected: None, metadata }).await {
             Ok(AnyHandled { version, .. }) => Ok(Answer::Accepted { version: Some(version.0), answer: Value::Null }),
             Err(Unhandled::Refused { refusal, .. }) => {
                 Ok(Answer::Refused { message: refusal.message.clone(), refusal: refusal.refusal().clone() })
@@ -190,8 +188,8 @@ impl Act<'_> {
             return Err(AdvanceError::NotHere { process: self.process.name(), place: format!("the function `{function}`") }.into());
         };
         let of = event.version.0;
-        let loaded = Commands::new(self.store).until(self.deadline).load_any(self.process.instances(), &event.aggregate).await;
-        let (_, state) = loaded.map_err(|unhandled| self.not_handled(unhandled))?;
+        let loaded = self.commands().load_any(self.process.instances(), &event.aggregate).await;
+        let state = loaded.map_err(|unhandled| self.not_handled(unhandled))?;
         let unknown = || NotActed::Poison("the instance does not know the request".to_owned());
         let instance = self.process.instance(state.state()).ok_or_else(unknown)?;
         if instance.revision() > self.process.process_revision() {
@@ -232,8 +230,7 @@ impl Act<'_> {
 
     /// Tells an instance something, and counts what it appends.
     async fn tell(self, instance: &AggregateId, told: &Told, because: &RecordedEvent) -> Result<InstanceCounts, NotActed> {
-        let metadata = metadata(hops_of(because) + 1, because, Some(self.process.process_revision()));
-        match tell(self.store, self.process, instance, told, metadata, self.deadline).await {
+        match tell(self.store, self.process, instance, told, Some(because), self.deadline).await {
             Ok(handled) => Ok(InstanceCounts::of(&handled.events)),
             // What the process refuses to take is a mistake in it, or in the event.
             Err(Unhandled::Refused { refusal, .. }) => Err(NotActed::Poison(refusal.message)),
@@ -241,8 +238,8 @@ impl Act<'_> {
         }
     }
 
-    async fn handle(self, decider: &'static dyn DynDecider, aggregate: &str, command: AnyCommand) -> Result<AnyHandled, Unhandled> {
-        Commands::new(self.store).until(self.deadline).handle_any(decider, aggregate, command).await
+    fn commands(&self) -> Commands<'_> {
+        Commands::new(self.store).until(self.deadline)
     }
 
     fn newer(self, instance: u32) -> AdvanceError {
@@ -260,7 +257,7 @@ impl Act<'_> {
     }
 }
 
-/// Tells an instance something.
+/// Tells an instance something, because of an event, or else of an operator or of time: then a chain of its own begins.
 ///
 /// # Errors
 /// [`CommandError`](crate::CommandError).
@@ -269,27 +266,20 @@ pub async fn tell(
     process: &'static dyn DynProcess,
     instance: &AggregateId,
     told: &Told,
-    metadata: Value,
+    because: Option<&RecordedEvent>,
     deadline: Deadline,
 ) -> Result<AnyHandled, Unhandled> {
+    let hops = because.map_or(0, |event| hops_of(event) + 1);
+    let metadata = metadata(hops, because, Some(process.process_revision()));
     let command = to_value(told).map_err(|unwritable| Unhandled::Invalid(unwritable.to_string()))?;
     let command = AnyCommand { command, metadata: Some(metadata), ..AnyCommand::default() };
     Commands::new(store).until(deadline).handle_any(process.instances(), instance.as_str(), command).await
 }
 
-/// The metadata of what an operator or a timer tells an instance: a chain of its own begins.
-#[must_use]
-pub fn fresh_metadata(process: &dyn DynProcess) -> Value {
-    Value::Map(BTreeMap::from([(HOPS.to_owned(), 0_u64.into()), (REVISION.to_owned(), u64::from(process.process_revision()).into())]))
-}
-
-fn metadata(hops: u32, because: &RecordedEvent, revision: Option<u32>) -> Value {
-    let cause = format!("{}@{}", because.aggregate, because.version);
-    let members = [
-        (HOPS, Some(u64::from(hops).into())),
-        (CAUSED_BY, Some(Value::from(cause))),
-        (REVISION, revision.map(|revision| u64::from(revision).into())),
-    ];
+fn metadata(hops: u32, because: Option<&RecordedEvent>, revision: Option<u32>) -> Value {
+    let cause = because.map(|event| format!("{}@{}", event.aggregate, event.version).into());
+    let revision = revision.map(|revision| u64::from(revision).into());
+    let members = [(HOPS, Some(u64::from(hops).into())), (CAUSED_BY, cause), (REVISION_MEMBER, revision)];
     Value::Map(members.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect())
 }
 

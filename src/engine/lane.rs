@@ -170,18 +170,12 @@ impl Lane {
     /// Adds an event that a record brought. Records may come in any order.
     pub fn push_event(&mut self, event: &Arc<RecordedEvent>, record: usize) {
         let content = if fold::concerns(self.rule, event) { Content::Event(event.clone()) } else { Content::Irrelevant };
-        self.entries.push_back(Entry { first: event.version, last: event.version, content, records: vec![record], acted: false });
+        self.entries.push_back(Entry::new(event.version, content, vec![record]));
     }
 
     /// Adds an unreadable event that a record brought.
     pub fn push_poison(&mut self, version: Version, reason: String, payload: String, record: usize) {
-        self.entries.push_back(Entry {
-            first: version,
-            last: version,
-            content: Content::Poison { reason, payload },
-            records: vec![record],
-            acted: false,
-        });
+        self.entries.push_back(Entry::new(version, Content::Poison { reason, payload }, vec![record]));
     }
 
     /// Adds what the event store has from version `from` on. Nothing between the watermark `after` and `from` concerns the projection.
@@ -197,19 +191,13 @@ impl Lane {
     pub fn push_poison_after(&mut self, after: Version, version: Version, reason: String, payload: String) {
         self.push_irrelevant(after, version);
         let content = Content::Poison { reason, payload };
-        self.entries.push_back(Entry { first: version, last: version, content, records: Vec::new(), acted: false });
+        self.entries.push_back(Entry::new(version, content, Vec::new()));
     }
 
     /// Adds the versions between the watermark `after` and version `next`, if any: none of them concerns the projection.
     fn push_irrelevant(&mut self, after: Version, next: Version) {
         if after.next() < next {
-            self.entries.push_back(Entry {
-                first: after.next(),
-                last: next.previous(),
-                content: Content::Irrelevant,
-                records: Vec::new(),
-                acted: false,
-            });
+            self.entries.push_back(Entry::irrelevant(after.next(), next.previous()));
         }
     }
 
@@ -252,8 +240,7 @@ impl Lane {
                 return Step::Read;
             }
             let run = self.run();
-            if process && let Some(entry) = run.iter().find(|entry| !entry.acted && entry.event().is_some()) {
-                let Content::Event(event) = &entry.content else { unreachable!("it has an event") };
+            if process && let Some(event) = run.iter().find_map(|entry| entry.to_act_on()) {
                 return Step::Act(event.clone());
             }
             let empty = HomeRow::default();
@@ -365,7 +352,7 @@ impl Lane {
 
     /// The process could not act on the event that [`Step::Act`] named. What it has acted on is still written.
     pub fn fail_to_act(&mut self, error: AdvanceError) {
-        let acted = self.entries.iter().take_while(|entry| entry.acted || entry.event().is_none()).count();
+        let acted = self.entries.iter().take_while(|entry| entry.to_act_on().is_none()).count();
         let rest = self.entries.split_off(acted);
         let written = std::mem::replace(&mut self.entries, rest);
         self.fail(error);
@@ -373,7 +360,7 @@ impl Lane {
     }
 
     fn next_to_act(&mut self) -> Option<&mut Entry> {
-        self.entries.iter_mut().find(|entry| !entry.acted && entry.event().is_some())
+        self.entries.iter_mut().find(|entry| entry.to_act_on().is_some())
     }
 
     /// The write was committed.
@@ -491,7 +478,7 @@ impl Lane {
         let only_irrelevant = healed.iter().all(|entry| matches!(entry.content, Content::Irrelevant));
         let (first, last) = (healed[0].first, healed[healed.len() - 1].last);
         if only_irrelevant {
-            healed = vec![Entry { first, last, content: Content::Irrelevant, records: Vec::new(), acted: false }];
+            healed = vec![Entry::irrelevant(first, last)];
         }
         // What the same healing read before stands in front, all of it irrelevant.
         let before = self.entries.iter().take_while(|entry| entry.last < from).count();
@@ -503,7 +490,7 @@ impl Lane {
 
     fn entry_of(&self, stored: Stored) -> Entry {
         let version = stored.version();
-        Entry { first: version, last: version, content: content(self.rule, stored), records: Vec::new(), acted: false }
+        Entry::new(version, content(self.rule, stored), Vec::new())
     }
 
     /// Replaces the row by the fold of its history, with these writes to its child rows; or parks the aggregate where the row stands, if
@@ -672,9 +659,24 @@ impl Content {
 }
 
 impl Entry {
+    /// One version.
+    fn new(version: Version, content: Content, records: Vec<usize>) -> Self {
+        Self { first: version, last: version, content, records, acted: false }
+    }
+
+    /// Versions of which none concerns the projection.
+    fn irrelevant(first: Version, last: Version) -> Self {
+        Self { first, last, content: Content::Irrelevant, records: Vec::new(), acted: false }
+    }
+
     /// The event, if it is one that concerns the projection.
     fn event(&self) -> Option<&RecordedEvent> {
         if let Content::Event(event) = &self.content { Some(event) } else { None }
+    }
+
+    /// The event, if a process has not acted on it yet.
+    fn to_act_on(&self) -> Option<&Arc<RecordedEvent>> {
+        if let Content::Event(event) = &self.content { Some(event).filter(|_| !self.acted) } else { None }
     }
 
     fn payload(&self) -> Option<String> {

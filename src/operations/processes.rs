@@ -8,16 +8,13 @@ use projection_vocabulary::{
     process::{DynProcess, ProcessStatus, Status, Told},
 };
 #[cfg(feature = "cli")]
-use projection_vocabulary::{RecordedEvent, Version, process::Instance};
+use projection_vocabulary::{RecordedEvent, process::Instance};
 
 #[cfg(feature = "cli")]
-use crate::{
-    commands::{Commands, Unhandled},
-    store::events::{PAGE_EVENTS, Stored},
-};
+use crate::commands::{error::Unhandled, history::History};
 use crate::{
     engine::{
-        act::{InstanceCounts, fresh_metadata, tell},
+        act::{InstanceCounts, tell},
         worker::{CONCURRENCY, Worker},
     },
     operations::error::OperationError,
@@ -66,7 +63,7 @@ pub async fn tick(worker: &Worker, now: &Timestamp, deadline: Deadline) -> Resul
             let (timers, next) = due_timers(worker.store(), process, now, after, deadline).await?;
             let told = timers.into_iter().map(|timer| async move {
                 let Timer { instance, name, of } = timer;
-                let told = tell(worker.store(), process, &instance, &Told::TimeOut { name, of }, fresh_metadata(process), deadline).await;
+                let told = tell(worker.store(), process, &instance, &Told::TimeOut { name, of }, None, deadline).await;
                 (instance, told)
             });
             let mut told = stream::iter(told).buffer_unordered(CONCURRENCY);
@@ -208,16 +205,9 @@ pub(super) async fn load(
     instance: &AggregateId,
     deadline: Deadline,
 ) -> Result<Option<WithHistory>, Unhandled> {
-    let (version, state) = Commands::new(store).until(deadline).load_any(process.instances(), instance).await?;
-    let Some(loaded) = process.instance(state.state()).filter(|_| version > Version::NONE) else { return Ok(None) };
-    let (mut events, mut from) = (Vec::new(), Version::NONE.next());
-    while from <= version {
-        let page = store.load_page(instance, from..=version, PAGE_EVENTS, deadline).await?;
-        let Some(last) = page.last().map(Stored::version) else { break };
-        events.extend(page.into_iter().filter_map(|stored| if let Stored::Event(event) = stored { Some(event) } else { None }));
-        from = last.next();
-    }
-    Ok(Some(WithHistory { instance: loaded, events }))
+    let (history, events) = History::load_with_events(store, process.instances(), instance, deadline).await?;
+    let loaded = process.instance(history.state.state()).filter(|_| !events.is_empty());
+    Ok(loaded.map(|instance| WithHistory { instance, events }))
 }
 
 /// Tells a stuck instance to try again ([`Told::Retry`]; the worker carries it out), or ends it ([`Told::Resolve`]).
@@ -232,7 +222,7 @@ pub async fn operate(
     told: &Told,
     deadline: Deadline,
 ) -> Result<(), OperationError> {
-    tell(store, process, instance, told, fresh_metadata(process), deadline).await.map(drop).map_err(failed)
+    tell(store, process, instance, told, None, deadline).await.map(drop).map_err(failed)
 }
 
 #[cfg(feature = "cli")]

@@ -6,10 +6,8 @@ mod faults;
 mod operations;
 mod protocol;
 
-use std::collections::BTreeSet;
-
 use projection_vocabulary::{
-    AggregateId, Decimal, DynProjection, RecordedEvent, Version, process,
+    Decimal, DynProjection, RecordedEvent, process,
     sample::{Fact, record},
 };
 use projection_worker::{
@@ -18,7 +16,7 @@ use projection_worker::{
         engine::report::Report,
         operations::processes::{WithHistory, show},
         retry::Deadline,
-        store::{events::Stored, segment::Segment},
+        store::events::Stored,
     },
 };
 use projections::bank::{
@@ -29,14 +27,14 @@ use serde_json::{Value as Json, json};
 
 use crate::support::{
     payouts::{MENDED, NEWER, PAYOUTS, request},
+    stream::{Feed, all_events},
     world::{World, record as as_record, records},
 };
 
 /// A bank whose events reach the worker as its stream brings them.
 struct Bank {
     world: World,
-    /// What the stream has brought.
-    seen: BTreeSet<(AggregateId, Version)>,
+    feed: Feed,
 }
 
 impl Bank {
@@ -47,7 +45,7 @@ impl Bank {
     async fn of(rules: &'static [&'static dyn DynProjection], calls: Calls) -> Self {
         let mut world = World::with(projection_vocabulary::Registry::new(rules)).await;
         world.worker = world.worker.with_calls(calls);
-        Self { world, seen: BTreeSet::new() }
+        Self { world, feed: Feed::default() }
     }
 
     /// A bank whose wire always works.
@@ -83,24 +81,13 @@ impl Bank {
         self.commands().load(&Account, account).await.expect("readable").state.balance
     }
 
-    /// All events of the event store.
     async fn events(&self) -> Vec<RecordedEvent> {
-        let (mut events, mut next) = (Vec::new(), None);
-        loop {
-            let page = self.world.worker.store().scan_events(Segment::ALL, next.as_ref(), Deadline::NONE).await.expect("readable");
-            events.extend(page.0.into_iter().filter_map(|(_, stored)| if let Stored::Event(event) = stored { Some(event) } else { None }));
-            next = page.1;
-            if next.is_none() {
-                return events;
-            }
-        }
+        all_events(self.world.worker.store()).await
     }
 
     /// What the stream has not brought yet.
     async fn next(&mut self) -> Vec<RecordedEvent> {
-        let mut events = self.events().await;
-        events.retain(|event| self.seen.insert((event.aggregate.clone(), event.version)));
-        events
+        self.feed.next(self.world.worker.store()).await
     }
 
     /// Lets the worker process what the stream brings, until it brings nothing more.

@@ -8,7 +8,7 @@ use time::{OffsetDateTime, UtcOffset, format_description::well_known::Rfc3339, m
 use crate::{Attributes, Refusal, Value};
 
 /// The stable, opaque id of one aggregate.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct AggregateId(Arc<str>);
 
 impl AggregateId {
@@ -40,7 +40,7 @@ impl fmt::Debug for AggregateId {
 /// The number of an event within its aggregate: 1, 2, 3 and so on, with no holes.
 ///
 /// On a row it is the watermark; [`Version::NONE`] there means that nothing was applied yet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct Version(pub u64);
 
 impl Version {
@@ -142,7 +142,7 @@ impl fmt::Debug for Timestamp {
 }
 
 /// One event as the event store holds it.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RecordedEvent {
     /// The aggregate that the event belongs to.
     pub aggregate: AggregateId,

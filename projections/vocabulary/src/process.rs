@@ -119,12 +119,15 @@ use crate::{DynDecider, Recorded, Refusal, Timestamp, Value};
 pub(crate) use instance::{decide, evolve};
 
 pub use event::{ProcessEvent, Target};
-pub use instance::{Answer, Delivered, Instance, Outcome, Requested, Status, Told};
+pub use instance::{Answer, Instance, Outcome, Requested, Status, Told};
 pub use output::{Outputs, Request, call, outputs, send};
 pub use rule::{DynProcess, ProcessRule, SENT};
 pub use status::ProcessStatus;
 pub use steps::{Step, Steps};
 pub use timeline::told;
+
+/// The member of an event's metadata that names the revision of the process that wrote it.
+pub const REVISION_MEMBER: &str = "processRevision";
 
 /// A rule that reacts to events with commands. It is pure: no clock, no I/O, no randomness.
 ///

@@ -181,16 +181,12 @@ impl Verification<'_> {
     }
 
     fn look(self, aggregate: &AggregateId, stored: &Stored) -> Option<Look> {
-        if self.is_instance(aggregate.as_str()) {
+        if self.process.is_instance(aggregate.as_str()) {
             return Some(Look::Instance(aggregate.clone()));
         }
         let Stored::Event(RecordedEvent { metadata: Some(Value::Map(members)), .. }) = stored else { return None };
-        let (instance, of) = members.get("commandId")?.as_text().filter(|id| self.is_instance(id))?.rsplit_once('/')?;
+        let (instance, of) = members.get("commandId")?.as_text().filter(|id| self.process.is_instance(id))?.rsplit_once('/')?;
         Some(Look::Effect(aggregate.clone(), instance.into(), of.parse().ok()?))
-    }
-
-    fn is_instance(self, id: &str) -> bool {
-        id.strip_prefix(self.process.name()).is_some_and(|rest| rest.starts_with('/'))
     }
 
     async fn verify(self, look: &Look) -> Result<VerifiedInstances, OperationError> {

@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use fastrand::Rng;
 use futures::{StreamExt as _, future::join_all, stream};
-use projection_vocabulary::{AggregateId, Decimal, RecordedEvent, Timestamp, Version, process::Status};
+use projection_vocabulary::{Decimal, RecordedEvent, Timestamp, process::Status};
 use projection_worker::{
     Commands, Handled,
     internals::{
         operations::{processes::tick, verify::instances::verify_instances},
         retry::Deadline,
-        store::{Store, events::Stored, now, segment::Segment},
+        store::{Store, now},
     },
 };
 use projections::{
@@ -28,6 +28,7 @@ use crate::{
     size,
     support::{
         proxy::Proxy,
+        stream::{Feed, all_events},
         world::{World, included},
     },
 };
@@ -75,21 +76,6 @@ async fn place_order(store: &Store, id: &str, random: &mut Rng) {
     told(store, &Order, id, &command).await;
 }
 
-/// The events that the stream has not brought yet, in the order of versions within each aggregate.
-async fn unseen(store: &Store, seen: &mut BTreeSet<(AggregateId, Version)>) -> Vec<RecordedEvent> {
-    let (mut events, mut next) = (Vec::new(), None);
-    loop {
-        let (page, after) = store.scan_events(Segment::ALL, next.as_ref(), Deadline::NONE).await.expect("readable");
-        events.extend(page.into_iter().filter_map(|(_, stored)| if let Stored::Event(event) = stored { Some(event) } else { None }));
-        next = after;
-        if next.is_none() {
-            break;
-        }
-    }
-    events.retain(|event| seen.insert((event.aggregate.clone(), event.version)));
-    events
-}
-
 /// Delivers batches until each has succeeded, some of them twice.
 async fn deliver_all(events: &[RecordedEvent], place: &mut Place<'_>, random: &mut Rng) {
     for events in events.chunks(60) {
@@ -117,10 +103,10 @@ async fn orders_amid_kills_and_a_failing_network_are_fulfilled_once_or_undone() 
     for _ in 0..2 {
         places.push(Place::new(run, random.fork()).await);
     }
-    let (mut brought, mut dispatched, mut late) = (BTreeSet::new(), BTreeSet::new(), false);
+    let (mut feed, mut dispatched, mut late) = (Feed::default(), BTreeSet::new(), false);
     let long_after = Timestamp::parse("2999-01-01T00:00:00Z").expect("valid");
     loop {
-        let events = unseen(store, &mut brought).await;
+        let events = feed.next(store).await;
         if events.is_empty() {
             // What was not dispatched until now never will be.
             if late {
@@ -168,7 +154,7 @@ async fn assert_exact(world: &World, orders: usize) {
     let store = world.worker.store();
     let mut accounts: BTreeMap<String, Decimal> = BTreeMap::new();
     let mut shipped: BTreeMap<String, u64> = BTreeMap::new();
-    for event in unseen(store, &mut BTreeSet::new()).await {
+    for event in all_events(store).await {
         if &*event.event_type != "OrderPlaced" {
             continue;
         }

@@ -110,9 +110,7 @@ async fn a_crash_at_any_call_repeats_nothing_and_forgets_nothing() {
                     () = tapped.hung.notified() => {
                         crashed = true;
                         // What was not answered is delivered again.
-                        bank.seen.retain(|(aggregate, version)| {
-                            !events.iter().any(|event| (&event.aggregate, event.version) == (aggregate, *version))
-                        });
+                        bank.feed.again(&events);
                     }
                 }
             }

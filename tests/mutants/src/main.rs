@@ -605,8 +605,8 @@ const ALL: &[Mutant] = &[
         "the row of a process moves past events that it has not acted on",
         &[Text(
             LANE,
-            "if process && let Some(entry) = run.iter()",
-            r#"if process && !crate::mutant("watermark-before-acting") && let Some(entry) = run.iter()"#,
+            "if process && let Some(event) = run.iter()",
+            r#"if process && !crate::mutant("watermark-before-acting") && let Some(event) = run.iter()"#,
         )],
     ),
     mutant(

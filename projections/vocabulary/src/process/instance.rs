@@ -8,9 +8,9 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{Input, Outputs, Process, ProcessEvent, Target, guarded, output::End};
+use super::{Input, Outputs, Process, ProcessEvent, REVISION_MEMBER, Target, guarded, output::End};
 use crate::{
-    AggregateId, DEPTH_MAX, Decided, Misfit, Recorded, RecordedEvent, Refusal, Timestamp, Undecided, Unwritable, Value, Version,
+    AggregateId, DEPTH_MAX, Decided, Misfit, Recorded, RecordedEvent, Refusal, Timestamp, Undecided, Unwritable, Value,
     change::is_child_sort, de, ser,
 };
 
@@ -104,7 +104,7 @@ pub enum Told {
     /// Receive an event.
     Deliver {
         /// The event.
-        event: Delivered,
+        event: RecordedEvent,
     },
     /// Take the answer to a request.
     Answer {
@@ -160,19 +160,6 @@ pub enum Answer {
         /// The refusal.
         refusal: Value,
     },
-}
-
-/// An event of another aggregate, as it is delivered.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[allow(missing_docs, reason = "as in RecordedEvent")]
-pub struct Delivered {
-    pub aggregate: String,
-    pub version: u64,
-    pub event_id: String,
-    pub event_type: String,
-    pub data: Value,
-    pub timestamp: Timestamp,
-    pub metadata: Option<Value>,
 }
 
 impl Status {
@@ -411,11 +398,8 @@ fn note<P: Process>(process: &P, instance: &mut Instance<P::State>, version: u64
 
 fn revision_of(metadata: &Value) -> Option<u32> {
     let Value::Map(members) = metadata else { return None };
-    de::value(members.get(REVISION)?).ok()
+    de::value(members.get(REVISION_MEMBER)?).ok()
 }
-
-/// The member of an event's metadata that names the revision of the process that wrote it.
-pub(super) const REVISION: &str = "processRevision";
 
 /// Decides what follows a command.
 pub(crate) fn decide<P: Process>(process: &P, instance: &Instance<P::State>, told: &Told) -> Result<Vec<Decided>, Undecided> {
@@ -450,25 +434,16 @@ impl<P: Process> Deciding<'_, P> {
         self.undo_next()
     }
 
-    fn deliver(&mut self, event: &Delivered) -> Result<(), Undecided> {
-        let Delivered { aggregate, version, event_type, .. } = event;
+    fn deliver(&mut self, event: &RecordedEvent) -> Result<(), Undecided> {
+        let (aggregate, version) = (event.aggregate.as_str(), &event.version.0);
         if self.instance.received.get(aggregate).is_some_and(|newest| newest >= version) {
             return Ok(());
         }
-        let (from, begins) = (aggregate.clone(), false);
-        self.add(ProcessEvent::ProcessReceived { from, version: *version, event_type: event_type.clone(), begins })?;
-        let recorded = RecordedEvent {
-            aggregate: aggregate.as_str().into(),
-            version: Version(*version),
-            event_id: event.event_id.as_str().into(),
-            event_type: event_type.as_str().into(),
-            data: event.data.clone(),
-            timestamp: event.timestamp.clone(),
-            metadata: event.metadata.clone(),
-        };
-        let typed = de::event(event_type, &recorded.data)?;
+        let (from, event_type) = (aggregate.to_owned(), event.event_type.to_string());
+        self.add(ProcessEvent::ProcessReceived { from, version: *version, event_type, begins: false })?;
+        let typed = de::event(&event.event_type, &event.data)?;
         let was_new = self.instance.phase == Phase::New;
-        self.decide(Input::Event(Recorded::new(&recorded, typed, None)))?;
+        self.decide(Input::Event(Recorded::new(event, typed, None)))?;
         if was_new && self.instance.phase != Phase::New {
             // Known only now, and to be told where the history begins.
             if let Value::Map(received) = &mut self.decided[0].data {
@@ -645,23 +620,6 @@ fn refused(message: String) -> Undecided {
 
 fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
-}
-
-impl Delivered {
-    /// The event, to deliver it.
-    #[must_use]
-    pub fn of(event: &RecordedEvent) -> Self {
-        let RecordedEvent { aggregate, version, event_id, event_type, data, timestamp, metadata } = event;
-        Self {
-            aggregate: aggregate.to_string(),
-            version: version.0,
-            event_id: event_id.to_string(),
-            event_type: event_type.to_string(),
-            data: data.clone(),
-            timestamp: timestamp.clone(),
-            metadata: metadata.clone(),
-        }
-    }
 }
 
 /// The aggregate of an instance of a process.

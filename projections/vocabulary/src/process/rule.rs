@@ -23,6 +23,10 @@ pub trait DynProcess: DynProjection {
     /// # Errors
     /// [`Refusal`]: park the aggregate.
     fn route(&self, event: &RecordedEvent) -> Result<Option<AggregateId>, Refusal>;
+    /// Whether an aggregate is an instance of it.
+    fn is_instance(&self, aggregate: &str) -> bool {
+        aggregate.strip_prefix(self.name()).is_some_and(|rest| rest.starts_with('/'))
+    }
     /// See [`Process::REVISION`].
     fn process_revision(&self) -> u32;
     /// See [`Process::HOPS_MAX`].
@@ -76,7 +80,7 @@ impl<P: Process> DynProjection for ProcessRule<P> {
     }
 
     fn concerns(&self, aggregate: &AggregateId, event_type: &str) -> bool {
-        if event_type == SENT { is_instance::<P>(aggregate) } else { de::variants_of::<P::Input>().contains(&event_type) }
+        if event_type == SENT { self.is_instance(aggregate.as_str()) } else { de::variants_of::<P::Input>().contains(&event_type) }
     }
 
     fn change(&self, _: &RecordedEvent, _: &Attributes) -> Result<Change, Refusal> {
@@ -122,10 +126,6 @@ impl<P: Process> DynProcess for ProcessRule<P> {
     fn instance(&self, state: &dyn Any) -> Option<Instance<Value>> {
         state.downcast_ref::<Instance<P::State>>()?.with_value().ok()
     }
-}
-
-fn is_instance<P: Process>(aggregate: &AggregateId) -> bool {
-    aggregate.as_str().strip_prefix(P::NAME).is_some_and(|rest| rest.starts_with('/'))
 }
 
 impl<P: Process> DynDecider for ProcessRule<P> {

@@ -15,9 +15,9 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{Delivered, Input, Instance, Outputs, Process, Request, Told, call, outputs, send};
+use super::{Input, Instance, Outputs, Process, Request, Told, call, outputs, send};
 use crate::{
-    Decider, DynDecider, Recorded, Refusal, Timestamp, Value,
+    Decider, DynDecider, Recorded, RecordedEvent, Refusal, Timestamp, Value, Version,
     testkit::{Run, process},
     write_event,
 };
@@ -214,8 +214,15 @@ fn then(run: Run<Script>, what: impl Into<Vec<Out>>) -> Run<Script> {
 /// An event of an aggregate that is delivered.
 fn delivery(aggregate: &str, version: u64, what: impl Into<Vec<Out>>) -> Told {
     let timestamp = Timestamp::parse("2026-01-01T00:00:00Z").expect("valid");
-    let (aggregate, event_id, event_type) = (aggregate.to_owned(), format!("{aggregate}-{version}"), "Do".to_owned());
-    let event = Delivered { aggregate, version, event_id, event_type, data: data_of(what), timestamp, metadata: None };
+    let event = RecordedEvent {
+        aggregate: aggregate.into(),
+        version: Version(version),
+        event_id: format!("{aggregate}-{version}").into(),
+        event_type: "Do".into(),
+        data: data_of(what),
+        timestamp,
+        metadata: None,
+    };
     Told::Deliver { event }
 }
 

@@ -8,8 +8,8 @@ use std::{
 use crate::{
     AggregateId, DynProjection, RecordedEvent, Timestamp, Undecided, Value, Version,
     process::{
-        Answer, Delivered, DynProcess as _, Instance, Outcome, Process, ProcessEvent, ProcessRule, Requested, Status, Target, Told, decide,
-        evolve, told,
+        Answer, DynProcess as _, Instance, Outcome, Process, ProcessEvent, ProcessRule, Requested, Status, Target, Told, decide, evolve,
+        told,
     },
 };
 
@@ -291,7 +291,7 @@ impl<P: Process> Run<P> {
         let (_, name) = instance.as_str().split_once('/').expect("the aggregate of an instance has one");
         name.clone_into(&mut self.present);
         self.instances.entry(name.to_owned()).or_default();
-        self.try_tell(&Told::Deliver { event: Delivered::of(&event) }).map_err(|undecided| undecided.to_string())
+        self.try_tell(&Told::Deliver { event }).map_err(|undecided| undecided.to_string())
     }
 
     #[track_caller]

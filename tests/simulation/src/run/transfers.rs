@@ -8,10 +8,7 @@ use projection_vocabulary::{
 use projection_worker::{
     Worker,
     internals::{
-        engine::{
-            act::{fresh_metadata, tell},
-            reproject::Trust,
-        },
+        engine::{act::tell, reproject::Trust},
         operations::{catch_up::catch_up, rebuild::Task},
         retry::Deadline,
         store::append::AppendError,
@@ -318,6 +315,6 @@ impl Run {
 }
 
 async fn told_to(worker: &Worker, process: &'static dyn DynProcess, instance: &str, told: Told) -> std::result::Result<(), String> {
-    let told = tell(worker.store(), process, &instance.into(), &told, fresh_metadata(process), Deadline::NONE).await;
+    let told = tell(worker.store(), process, &instance.into(), &told, None, Deadline::NONE).await;
     told.map(drop).map_err(|error| format!("{instance} cannot be told: {error}"))
 }

@@ -239,16 +239,15 @@ impl Lane {
             if self.row.is_none() && (process || (self.rule.reads_row() && after > Version::NONE)) {
                 return Step::Read;
             }
-            let run = self.run();
-            if process && let Some(event) = run.iter().find_map(|entry| entry.to_act_on()) {
+            if process && let Some(event) = self.run().find_map(Entry::to_act_on) {
                 return Step::Act(event.clone());
             }
             let empty = HomeRow::default();
             let row = self.row.as_ref().unwrap_or(&empty);
-            let events = run.iter().filter_map(|entry| entry.event());
-            let merged = fold::merge(self.rule, events.take(self.limit), row, &children_fit);
+            let events = self.run().filter_map(Entry::event);
+            let merged = fold::merge(self.rule, events.take(self.limit), row, &may_fit);
             if merged.concerning == 0 {
-                if let Some(blocked) = self.blocked_by(&run, merged.stop) {
+                if let Some(blocked) = self.blocked_by(merged.stop) {
                     self.park_at(after, blocked);
                     return Step::Idle;
                 }
@@ -261,7 +260,7 @@ impl Lane {
             if merged.change.needs_contributions() && self.row.is_none() && after > Version::NONE {
                 return Step::Read;
             }
-            let (entries, last) = last_merged(&run, merged.concerning);
+            let (entries, last) = last_merged(self.run(), merged.concerning);
             match self.row.as_ref().and_then(|row| shared_by_others(merged.change.own().keys(), row, revision)) {
                 Some(newer) if newer > revision => {
                     self.fail(AdvanceError::newer_revision(self.rule, newer));
@@ -281,7 +280,7 @@ impl Lane {
             let resolved = merged.change.resolve(self.row.as_ref().map(|row| &row.contributions));
             let clauses = resolved.contributions().count() + resolved.removes.len();
             let rows = resolved.rows().len() + merged.change.children().len();
-            if rows >= TRANSACTION_ACTIONS_MAX || clauses > CLAUSES_MAX || !children_fit(&merged.change) {
+            if rows >= TRANSACTION_ACTIONS_MAX || clauses > CLAUSES_MAX || !may_fit(&merged.change) {
                 if merged.concerning > 1 {
                     self.limit = merged.concerning / 2;
                     continue;
@@ -304,17 +303,23 @@ impl Lane {
     }
 
     /// The entries from the first that follow each other without a hole, up to one that cannot be read.
-    fn run(&self) -> Vec<&Entry> {
-        self.entries.iter().take(run_len(&self.entries)).take_while(|entry| !matches!(entry.content, Content::Poison { .. })).collect()
+    fn run(&self) -> impl Iterator<Item = &Entry> + Clone {
+        let mut due = self.entries.front().map(|front| front.first);
+        self.entries.iter().take_while(move |entry| {
+            let follows = due == Some(entry.first) && !matches!(entry.content, Content::Poison { .. });
+            due = Some(entry.last.next());
+            follows
+        })
     }
 
     /// The event at which the lane cannot continue, if it is an event and not a hole.
-    fn blocked_by(&self, run: &[&Entry], stop: Option<fold::MergeStop>) -> Option<Blocked> {
+    fn blocked_by(&self, stop: Option<fold::MergeStop>) -> Option<Blocked> {
         if let Some(fold::MergeStop::Poison(refusal)) = stop {
-            let refused = run.iter().find(|entry| entry.event().is_some())?;
+            let refused = self.run().find(|entry| entry.event().is_some())?;
             return Some(Blocked { version: refused.last, reason: refusal.to_string(), payload: refused.payload() });
         }
-        let next = self.entries.get(run.len()).filter(|_| run.len() < run_len(&self.entries))?;
+        let read = self.run().count();
+        let next = self.entries.get(read).filter(|_| read < run_len(&self.entries))?;
         let Content::Poison { reason, payload } = &next.content else { return None };
         Some(Blocked { version: next.last, reason: reason.clone(), payload: Some(payload.clone()) })
     }
@@ -482,9 +487,9 @@ impl Lane {
         }
         // What the same healing read before stands in front, all of it irrelevant.
         let before = self.entries.iter().take_while(|entry| entry.last < from).count();
-        for (at, entry) in healed.into_iter().enumerate() {
-            self.entries.insert(before + at, entry);
-        }
+        let after = self.entries.split_off(before);
+        self.entries.extend(healed);
+        self.entries.extend(after);
         if only_irrelevant && last < to { AfterRefusal::Heal(last.next(), to) } else { AfterRefusal::Continue }
     }
 
@@ -616,14 +621,14 @@ impl Write {
     }
 }
 
-/// Whether one transaction holds the child rows of a change, and its shared rows as far as the change names them.
-fn children_fit(change: &Change) -> bool {
+/// Whether one transaction holds a change, as far as the change names what it writes.
+fn may_fit(change: &Change) -> bool {
     let children = change.children();
     let sets = |op: &ChildOp| if let ChildOp::Set(attributes) = op { attributes.len() } else { 0 };
-    children.is_empty()
-        || (children.len() + change.shared_rows().len() < TRANSACTION_ACTIONS_MAX
-            && children.values().all(|op| sets(op) <= CLAUSES_MAX)
-            && children.values().map(ChildOp::bytes).sum::<usize>() <= TRANSACTION_BYTES_MAX)
+    change.shared_attributes() <= CLAUSES_MAX
+        && children.len() + change.shared_rows().len() < TRANSACTION_ACTIONS_MAX
+        && children.values().all(|op| sets(op) <= CLAUSES_MAX)
+        && children.values().map(ChildOp::bytes).sum::<usize>() <= TRANSACTION_BYTES_MAX
 }
 
 const DIVERGED_REASON: &str = "history diverged: another event with this version was applied before; was the event store restored?";
@@ -635,8 +640,8 @@ fn shared_by_others<'a>(names: impl Iterator<Item = &'a String>, row: &HomeRow, 
 }
 
 /// How many entries of a run the first `concerning` events take, and the last of these events.
-fn last_merged<'a>(run: &[&'a Entry], concerning: usize) -> (usize, &'a RecordedEvent) {
-    let events = run.iter().enumerate().filter_map(|(at, entry)| Some((at, entry.event()?)));
+fn last_merged<'a>(run: impl Iterator<Item = &'a Entry>, concerning: usize) -> (usize, &'a RecordedEvent) {
+    let events = run.enumerate().filter_map(|(at, entry)| Some((at, entry.event()?)));
     let (at, last) = events.take(concerning).last().expect("the merged events are in the run");
     (at + 1, last)
 }

@@ -22,31 +22,40 @@ pub struct Planned {
 /// shared row can share its update. Groups have no row in common and run concurrently.
 #[must_use]
 pub fn group(planned: Vec<Planned>) -> Vec<Vec<Planned>> {
-    let mut groups: Vec<Vec<Planned>> = Vec::new();
-    let mut group_of_row: HashMap<(&'static str, String), usize> = HashMap::new();
-    for planned in planned {
-        let Planned { lane, write } = &planned;
-        let rows = write.shares.keys().map(|(row, _)| row.as_str());
-        let rows: HashSet<_> = rows.chain([lane.aggregate.as_str()]).map(|row| (lane.rule.name(), row.to_owned())).collect();
-        let mut met: Vec<usize> = rows.iter().filter_map(|row| group_of_row.get(row).copied()).collect();
-        met.sort_unstable();
-        met.dedup();
-        let target = met.first().copied().unwrap_or_else(|| {
-            groups.push(Vec::new());
-            groups.len() - 1
-        });
-        if met.len() > 1 {
-            for &other in &met[1..] {
-                let moved = std::mem::take(&mut groups[other]);
-                groups[target].extend(moved);
-            }
-            group_of_row.values_mut().filter(|group| met.contains(group)).for_each(|group| *group = target);
+    let mut joined = Joined((0..planned.len()).collect());
+    let mut first_of_row: HashMap<(&'static str, &str), usize> = HashMap::new();
+    for (at, Planned { lane, write }) in planned.iter().enumerate() {
+        let rows = write.shares.keys().map(|(row, _)| row.as_str()).chain([lane.aggregate.as_str()]);
+        for row in rows {
+            let first = *first_of_row.entry((lane.rule.name(), row)).or_insert(at);
+            joined.join(first, at);
         }
-        group_of_row.extend(rows.into_iter().map(|row| (row, target)));
-        groups[target].push(planned);
     }
-    groups.retain(|group| !group.is_empty());
-    groups
+    let mut groups: BTreeMap<usize, Vec<Planned>> = BTreeMap::new();
+    let first: Vec<_> = (0..planned.len()).map(|at| joined.first(at)).collect();
+    for (first, planned) in first.into_iter().zip(planned) {
+        groups.entry(first).or_default().push(planned);
+    }
+    groups.into_values().collect()
+}
+
+/// Sets of writes, each known by the first of them: a write leads to an earlier one of its set, or to itself if it is the first.
+struct Joined(Vec<usize>);
+
+impl Joined {
+    fn first(&mut self, mut at: usize) -> usize {
+        while self.0[at] != at {
+            // Halves the way for the next who asks.
+            self.0[at] = self.0[self.0[at]];
+            at = self.0[at];
+        }
+        at
+    }
+
+    fn join(&mut self, one: usize, other: usize) {
+        let (one, other) = (self.first(one), self.first(other));
+        self.0[one.max(other)] = one.min(other);
+    }
 }
 
 /// Splits the writes of a group into transactions: at most 100 actions, no row twice, each attribute combined in one way, and no more

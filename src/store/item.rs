@@ -103,9 +103,19 @@ pub fn type_key(event_type: &str) -> String {
 /// # Errors
 /// [`Malformed`] if the sort key begins like an event's, but the keys are not an event's.
 pub fn key_of(keys: &Item) -> Result<Key, Malformed> {
-    let Some(Attribute::S(sort)) = keys.get("SK") else { return Ok(Key::Other) };
+    match (keys.get("PK"), keys.get("SK")) {
+        (Some(Attribute::S(partition)), Some(Attribute::S(sort))) => key_of_texts(partition, sort),
+        (_, Some(Attribute::S(sort))) if sort.starts_with(EVENT) => Err(Malformed::PartitionKey),
+        _ => Ok(Key::Other),
+    }
+}
+
+/// Returns what the item with this partition key and this sort key is.
+///
+/// # Errors
+/// As [`key_of`].
+pub fn key_of_texts(partition: &str, sort: &str) -> Result<Key, Malformed> {
     let Some(digits) = sort.strip_prefix(EVENT) else { return Ok(Key::Other) };
-    let Some(Attribute::S(partition)) = keys.get("PK") else { return Err(Malformed::PartitionKey) };
     let aggregate = aggregate_of(partition).ok_or(Malformed::PartitionKey)?;
     let numeric = digits.len() == VERSION_DIGITS && digits.bytes().all(|byte| byte.is_ascii_digit());
     let version = digits.parse().ok().filter(|version| numeric && *version > 0).ok_or(Malformed::SortKey)?;

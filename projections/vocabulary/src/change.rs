@@ -144,6 +144,11 @@ impl Contribution {
         }
     }
 
+    /// The amount, if it is a sum.
+    pub(crate) fn sum(&self) -> Option<&Decimal> {
+        if let Self::Sum(amount) = self { Some(amount) } else { None }
+    }
+
     /// What the attribute shows if nobody else writes to it.
     #[must_use]
     pub fn value(&self) -> Value {
@@ -154,18 +159,28 @@ impl Contribution {
         }
     }
 
+    /// Whether [`Contribution::combine`] takes the other one.
+    pub(crate) fn combines_with(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Max(highest), Self::Max(value)) => discriminant(highest) == discriminant(value),
+            _ => self.kind() == other.kind(),
+        }
+    }
+
     /// Combines it with another one.
     ///
     /// # Errors
     /// [`Inapplicable::TwoKinds`].
     pub fn combine(&mut self, other: &Self) -> Result<(), Inapplicable> {
+        if !self.combines_with(other) {
+            return Err(Inapplicable::TwoKinds);
+        }
         match (self, other) {
             (Self::Sum(sum), Self::Sum(amount)) => *sum += amount,
-            (Self::Max(highest), Self::Max(value)) if discriminant(highest) != discriminant(value) => return Err(Inapplicable::TwoKinds),
             (Self::Max(highest), Self::Max(value)) if *highest < *value => highest.clone_from(value),
-            (Self::Max(_), Self::Max(_)) => {}
             (Self::Set(all), Self::Set(members)) => all.extend(members.iter().cloned()),
-            _ => return Err(Inapplicable::TwoKinds),
+            // A maximum that is no higher.
+            _ => {}
         }
         Ok(())
     }
@@ -242,19 +257,14 @@ pub enum ChildOp {
 }
 
 impl ChildOp {
-    /// This change and then `later`, as one.
-    fn then(self, later: Self) -> Self {
-        match (self, later) {
-            (Self::Set(mut attributes), Self::Set(more)) => {
-                attributes.extend(more);
-                Self::Set(attributes)
+    /// Makes this change what it and then `later` do.
+    fn go_on(&mut self, later: &Self) {
+        match (&mut *self, later) {
+            (Self::Set(attributes) | Self::Replace(attributes), Self::Set(more)) => {
+                attributes.extend(more.iter().map(|(name, value)| (name.clone(), value.clone())));
             }
-            (Self::Replace(mut attributes), Self::Set(more)) => {
-                attributes.extend(more);
-                Self::Replace(attributes)
-            }
-            (Self::Remove, Self::Set(attributes)) => Self::Replace(attributes),
-            (_, later) => later,
+            (Self::Remove, Self::Set(attributes)) => *self = Self::Replace(attributes.clone()),
+            (_, later) => self.clone_from(later),
         }
     }
 
@@ -287,6 +297,23 @@ pub struct OwnOp {
     pub add: Option<Decimal>,
 }
 
+impl OwnOp {
+    /// A sum whose parts are all known is itself a value. Adding to a string stays a separate operation, so that DynamoDB refuses it.
+    fn work_out(&mut self) {
+        let Some(add) = &self.add else { return };
+        let sum = match &self.base {
+            Base::Set(Value::Number(number)) => {
+                let mut sum = add.clone();
+                sum += number;
+                sum
+            }
+            Base::Remove => add.clone(),
+            Base::Set(_) | Base::Keep => return,
+        };
+        *self = Self { base: Base::Set(Value::Number(sum)), add: None };
+    }
+}
+
 /// The value that an [`OwnOp`] starts from.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Base {
@@ -316,18 +343,27 @@ struct Way {
 }
 
 impl Way {
-    fn then(mut self, later: &Route) -> Self {
-        let Some(stop) = self.to.take() else { return self };
+    /// Goes on from `stop`, where it ended so far, as `later` does. It begins at `from`.
+    fn go_on(&mut self, from: &RowKey, stop: RowKey, later: &Route) {
         self.to = later.of(&stop);
         self.through.extend(later.through(&stop).cloned());
         self.through.insert(stop);
-        self
+        // A canonical form, so that equal changes compare as equal.
+        self.through.remove(from);
+        if let Some(to) = &self.to {
+            self.through.remove(to);
+        }
     }
 }
 
 impl Route {
     fn is_identity(&self) -> bool {
         self.moved.is_empty() && !self.retracted
+    }
+
+    /// Whether contributions to this row move, are taken back or come back.
+    fn affects(&self, key: &RowKey) -> bool {
+        self.retracted || self.moved.contains_key(key)
     }
 
     fn of(&self, key: &RowKey) -> Option<RowKey> {
@@ -341,70 +377,101 @@ impl Route {
         self.moved.get(key).into_iter().flat_map(|way| &way.through)
     }
 
-    fn then(self, later: &Self) -> Self {
-        let mut moved: BTreeMap<_, _> = self.moved.into_iter().map(|(from, way)| (from, way.then(later))).collect();
-        if !self.retracted {
-            for (from, way) in &later.moved {
-                moved.entry(from.clone()).or_insert_with(|| way.clone());
-            }
-        }
-        let retracted = self.retracted || later.retracted;
-        // A canonical form, so that equal changes compare as equal.
-        moved.retain(|from, way| {
-            way.through.retain(|row| row != from && Some(row) != way.to.as_ref());
-            !way.through.is_empty() || if retracted { way.to.is_some() } else { way.to.as_ref() != Some(from) }
-        });
-        Self { moved, retracted }
+    /// The entries of a map whose contributions it affects. Visits no others, unless it takes all contributions back.
+    fn affected<'a, V>(&'a self, all: &'a BTreeMap<Cell, V>) -> impl Iterator<Item = (&'a Cell, &'a V)> {
+        let taken_back = self.retracted.then(|| all.iter()).into_iter().flatten();
+        let moved = self.moved.keys().filter(|_| !self.retracted).flat_map(|row| cells_of(all, row));
+        taken_back.chain(moved)
     }
 
-    /// Moves sums to where they count from now on.
-    fn push(&self, sums: Sums) -> Sums {
-        let mut pushed = Sums::new();
-        for ((key, attribute), amount) in sums {
-            if let Some(to) = self.of(&key) {
-                *pushed.entry((to, attribute)).or_default() += &amount;
+    /// Adds the steps of `later` at the end. Visits only the ways that it changes, because a span may have a thousand moves.
+    fn go_on(&mut self, later: &Self) {
+        for (from, way) in &mut self.moved {
+            if let Some(stop) = way.to.take_if(|stop| later.affects(stop)) {
+                way.go_on(from, stop, later);
             }
         }
-        pushed
+        if !self.retracted {
+            for (from, way) in &later.moved {
+                self.moved.entry(from.clone()).or_insert_with(|| way.clone());
+            }
+        }
+        self.retracted |= later.retracted;
+        let retracted = self.retracted;
+        self.moved.retain(|from, way| !way.through.is_empty() || if retracted { way.to.is_some() } else { way.to.as_ref() != Some(from) });
     }
+}
+
+/// The attributes of one row, in a map of attributes of all rows.
+fn cells_of<'a, V>(all: &'a BTreeMap<Cell, V>, row: &'a RowKey) -> impl Iterator<Item = (&'a Cell, &'a V)> {
+    all.range((row.clone(), String::new())..).take_while(move |((of, _), _)| of == row)
 }
 
 impl Change {
     /// This change and then `later`, as one. Associative; [`nothing`] is neutral.
     #[must_use]
     pub fn then(mut self, later: Self) -> Self {
-        for (name, op) in later.own {
-            merge_own(self.own.entry(name).or_insert(OwnOp { base: Base::Keep, add: None }), op);
+        self.go_on(&later);
+        self
+    }
+
+    /// Makes this change `self.then(later)`. Takes time in proportion to `later`, and to what `later` moves or takes back.
+    pub(crate) fn go_on(&mut self, later: &Self) {
+        for (name, op) in &later.own {
+            match self.own.get_mut(name) {
+                Some(first) => merge_own(first, op),
+                None => _ = self.own.insert(name.clone(), op.clone()),
+            }
         }
         if !later.route.is_identity() {
-            for (row, attribute) in self.adds.keys() {
-                self.touched.extend(later.route.through(row).map(|stop| (stop.clone(), attribute.clone())));
-            }
-            self.adds = later.route.push(self.adds);
-            self.touched.extend(self.adds.keys().cloned());
-            self.route = self.route.then(&later.route);
+            self.move_adds(&later.route);
+            self.route.go_on(&later.route);
         }
-        for (cell, amount) in later.adds {
+        for (cell, amount) in &later.adds {
+            match self.adds.get_mut(cell) {
+                Some(sum) => *sum += amount,
+                None => _ = self.adds.insert(cell.clone(), amount.clone()),
+            }
+        }
+        for cell in &later.touched {
+            if !self.touched.contains(cell) {
+                self.touched.insert(cell.clone());
+            }
+        }
+        for (cell, value) in &later.max {
+            match self.max.get_mut(cell) {
+                Some(highest) if *highest < *value => highest.clone_from(value),
+                Some(_) => {}
+                None => _ = self.max.insert(cell.clone(), value.clone()),
+            }
+        }
+        for (cell, texts) in &later.insert {
+            match self.insert.get_mut(cell) {
+                Some(all) => all.extend(texts.iter().cloned()),
+                None => _ = self.insert.insert(cell.clone(), texts.clone()),
+            }
+        }
+        for (sort, op) in &later.children {
+            match self.children.get_mut(sort) {
+                Some(first) => first.go_on(op),
+                None => _ = self.children.insert(sort.clone(), op.clone()),
+            }
+        }
+    }
+
+    /// Moves the amounts that it adds to where they count from now on.
+    fn move_adds(&mut self, route: &Route) {
+        let affected: Vec<Cell> = route.affected(&self.adds).map(|(cell, _)| cell.clone()).collect();
+        let mut moved = Vec::new();
+        for cell in affected {
+            self.touched.extend(route.through(&cell.0).map(|stop| (stop.clone(), cell.1.clone())));
+            let amount = self.adds.remove(&cell).expect("it is one of them");
+            moved.extend(route.of(&cell.0).map(|to| ((to, cell.1), amount)));
+        }
+        for (cell, amount) in moved {
+            self.touched.insert(cell.clone());
             *self.adds.entry(cell).or_default() += &amount;
         }
-        self.touched.extend(later.touched);
-        for (cell, value) in later.max {
-            let highest = self.max.entry(cell).or_insert_with(|| value.clone());
-            if *highest < value {
-                *highest = value;
-            }
-        }
-        for (cell, texts) in later.insert {
-            self.insert.entry(cell).or_default().extend(texts);
-        }
-        for (sort, op) in later.children {
-            let both = match self.children.remove(&sort) {
-                Some(first) => first.then(op),
-                None => op,
-            };
-            self.children.insert(sort, both);
-        }
-        self
     }
 
     /// Combines several changes of one event; the same as [`Change::then`].
@@ -448,10 +515,18 @@ impl Change {
         }
     }
 
-    /// The shared rows whose attributes it names. Contributions that it moves or takes back may be on others.
+    /// The shared rows that it names: it writes to their attributes, or moves contributions from, to or through them. Contributions that it
+    /// takes back may be on others.
     #[must_use]
     pub fn shared_rows(&self) -> BTreeSet<&RowKey> {
-        self.cells().map(|(row, _)| row).collect()
+        let moved = self.route.moved.iter().flat_map(|(from, way)| [from].into_iter().chain(&way.to).chain(&way.through));
+        self.cells().map(|(row, _)| row).chain(moved).collect()
+    }
+
+    /// How many attributes of shared rows it writes to, apart from those to which it moves contributions.
+    #[must_use]
+    pub fn shared_attributes(&self) -> usize {
+        self.touched.len() + self.max.len() + self.insert.len()
     }
 
     /// Whether the effect of this change depends on the aggregate's earlier contributions.
@@ -485,34 +560,39 @@ impl Change {
             resolved.adds.clone_from(&self.adds);
             return resolved;
         }
-        let before = sums_of(before);
-        let mut after = self.route.push(before.clone());
-        for (cell, amount) in &self.adds {
-            *after.entry(cell.clone()).or_default() += amount;
-        }
-        for (cell, amount) in &before {
-            let stays = self.route.of(&cell.0).as_ref() == Some(&cell.0);
-            if !after.contains_key(cell) {
-                resolved.removes.insert(cell.clone());
-            }
+        // Only what the change moves, takes back or adds to is visited: an aggregate may contribute to thousands of other rows.
+        let sum = |cell: &Cell| before.get(cell).and_then(Contribution::sum);
+        let stays = |cell: &Cell| sum(cell).filter(|_| !self.route.affects(&cell.0));
+        let mut after = Sums::new();
+        let mut add = |cell: Cell, amount: &Decimal| {
+            *after.entry(cell).or_insert_with_key(|cell| stays(cell).cloned().unwrap_or_default()) += amount;
+        };
+        let affected = || self.route.affected(before).filter_map(|(cell, contribution)| Some((cell, contribution.sum()?)));
+        for (cell, amount) in affected() {
+            let to = self.route.of(&cell.0);
             for stop in self.route.through(&cell.0) {
                 resolved.shared.entry((stop.clone(), cell.1.clone())).or_default();
             }
-            if !stays {
+            if to.as_ref() != Some(&cell.0) {
                 *resolved.shared.entry(cell.clone()).or_default() -= amount;
                 // The target cell becomes visible even if the amount that moves to it is zero.
-                if let Some(to) = self.route.of(&cell.0) {
-                    *resolved.shared.entry((to, cell.1.clone())).or_default() += amount;
+                if let Some(to) = &to {
+                    *resolved.shared.entry((to.clone(), cell.1.clone())).or_default() += amount;
                 }
+            }
+            if let Some(to) = to {
+                add((to, cell.1.clone()), amount);
             }
         }
         for (cell, amount) in &self.adds {
             *resolved.shared.entry(cell.clone()).or_default() += amount;
+            add(cell.clone(), amount);
         }
-        resolved.left = resolved.shared.keys().filter(|cell| !after.contains_key(*cell)).cloned().collect();
-        for (cell, amount) in after {
-            let mut delta = amount;
-            let known = before.get(&cell);
+        resolved.removes = affected().map(|(cell, _)| cell).filter(|cell| !after.contains_key(*cell)).cloned().collect();
+        let left = resolved.shared.keys().filter(|cell| !after.contains_key(*cell) && stays(cell).is_none());
+        resolved.left = left.cloned().collect();
+        for (cell, mut delta) in after {
+            let known = sum(&cell);
             if let Some(known) = known {
                 delta -= known;
             }
@@ -553,14 +633,33 @@ impl Change {
                 _ => return Err(Inapplicable::NotComparable),
             }
         }
-        let summed = |cell| self.touched.contains(cell);
-        if self.max.keys().any(|cell| summed(cell) || self.insert.contains_key(cell)) || self.insert.keys().any(summed) {
+        if self.cells().any(|cell| self.is_of_two_kinds(cell)) {
             return Err(Inapplicable::TwoKinds);
         }
         if self.cells().map(|(row, _)| row).chain(targets()).any(|row| row.as_str() == aggregate.as_str()) {
             return Err(Inapplicable::SharesItself);
         }
         Ok(())
+    }
+
+    /// [`Change::check`] of a change that passed it, after it went on with `later`, which passed it too.
+    pub(crate) fn check_after(&self, later: &Self, aggregate: &AggregateId) -> Result<(), Inapplicable> {
+        if later.needs_contributions() {
+            return self.check(aggregate);
+        }
+        for op in later.own.keys().filter_map(|name| self.own.get(name)) {
+            match op {
+                OwnOp { add: Some(sum), .. } | OwnOp { base: Base::Set(Value::Number(sum)), .. } => sum.check()?,
+                _ => {}
+            }
+        }
+        later.adds.keys().filter_map(|cell| self.adds.get(cell)).try_for_each(Decimal::check)?;
+        if later.cells().any(|cell| self.is_of_two_kinds(cell)) { Err(Inapplicable::TwoKinds) } else { Ok(()) }
+    }
+
+    fn is_of_two_kinds(&self, cell: &Cell) -> bool {
+        let kinds = [self.touched.contains(cell), self.max.contains_key(cell), self.insert.contains_key(cell)];
+        kinds.into_iter().filter(|there| *there).count() > 1
     }
 
     /// The attributes of shared rows that it names; one that is written by two operations comes twice.
@@ -623,29 +722,13 @@ fn check_value(value: &Value, depth: usize) -> Result<(), Inapplicable> {
     }
 }
 
-/// The sums among contributions.
-fn sums_of(contributions: &Contributions) -> Sums {
-    let sum = |(cell, contribution): (&Cell, &Contribution)| match contribution {
-        Contribution::Sum(amount) => Some((cell.clone(), amount.clone())),
-        Contribution::Max(_) | Contribution::Set(_) => None,
-    };
-    contributions.iter().filter_map(sum).collect()
-}
-
-fn merge_own(first: &mut OwnOp, later: OwnOp) {
+fn merge_own(first: &mut OwnOp, later: &OwnOp) {
     if later.base != Base::Keep {
-        *first = later;
-    } else if let Some(more) = later.add {
-        *first.add.get_or_insert_default() += &more;
+        first.clone_from(later);
+    } else if let Some(more) = &later.add {
+        *first.add.get_or_insert_default() += more;
     }
-    // A sum whose parts are all known is itself a value. Adding to a string stays a separate operation, so that DynamoDB refuses it.
-    if let (Base::Set(Value::Number(_)) | Base::Remove, Some(add)) = (&first.base, &first.add) {
-        let mut sum = add.clone();
-        if let Base::Set(Value::Number(number)) = &first.base {
-            sum += number;
-        }
-        *first = OwnOp { base: Base::Set(Value::Number(sum)), add: None };
-    }
+    first.work_out();
 }
 
 /// A change with its effect on shared rows and contributions worked out.
@@ -968,7 +1051,7 @@ impl Own {
     }
 
     fn op(mut self, attribute: &str, op: OwnOp) -> Self {
-        merge_own(self.0.own.entry(attribute.to_owned()).or_insert(OwnOp { base: Base::Keep, add: None }), op);
+        merge_own(self.0.own.entry(attribute.to_owned()).or_insert(OwnOp { base: Base::Keep, add: None }), &op);
         self
     }
 }

@@ -1,8 +1,6 @@
 //! Folds events into changes and rows.
 
-use std::ops::ControlFlow;
-
-use crate::{AggregateId, Change, DynProjection, HomeRow, Inapplicable, RecordedEvent, Refusal, Rows, Watermark};
+use crate::{AggregateId, Attributes, Change, DynProjection, HomeRow, Inapplicable, RecordedEvent, Refusal, Rows, Watermark};
 
 /// The merged change of a span's first events, and why the rest was left out.
 #[derive(Debug)]
@@ -37,63 +35,87 @@ pub fn concerns(rule: &dyn DynProjection, event: &RecordedEvent) -> bool {
 ///
 /// `row` is the aggregate's row before the first event. Only a rule that sets `READS_ROW` uses it.
 #[must_use]
-pub fn merge<'a>(
+pub fn merge<'a, E>(rule: &dyn DynProjection, events: E, row: &HomeRow, fits: &dyn Fn(&Change) -> bool) -> Merged
+where
+    E: Iterator<Item = &'a RecordedEvent> + Clone,
+{
+    let merged = merge_some(rule, events.clone(), usize::MAX, row, fits);
+    match merged {
+        Merging { overfull: false, merged, .. } => merged,
+        // The last event is in the change and must not be. Once for each write is cheaper than a copy of the change for each event.
+        Merging { merged, .. } => Merged { stop: merged.stop, ..merge_some(rule, events, merged.concerning - 1, row, &|_| true).merged },
+    }
+}
+
+/// A change on the way to a [`Merged`].
+struct Merging {
+    merged: Merged,
+    /// Whether the change has the event at which it stopped.
+    overfull: bool,
+}
+
+/// Merges at most `most` events that concern the rule.
+fn merge_some<'a>(
     rule: &dyn DynProjection,
-    events: impl IntoIterator<Item = &'a RecordedEvent>,
+    events: impl Iterator<Item = &'a RecordedEvent>,
+    most: usize,
     row: &HomeRow,
     fits: &dyn Fn(&Change) -> bool,
-) -> Merged {
+) -> Merging {
     let mut merged = Merged { change: Change::default(), taken: 0, concerning: 0, stop: None };
     let mut row = rule.reads_row().then(|| row.clone());
     for event in events {
-        if let ControlFlow::Break(stop) = merge_one(rule, event, &mut row, fits, &mut merged) {
-            merged.stop = Some(stop);
+        if !concerns(rule, event) {
+            merged.taken += 1;
+            continue;
+        }
+        if merged.concerning == most {
             break;
+        }
+        let first = merged.concerning == 0;
+        let change = match next_change(rule, event, row.as_mut()) {
+            Ok(change) => change,
+            // Alone it may be possible, or is refused for what it is.
+            Err(NoChange::Inapplicable(_)) if !first => return stopped(merged, MergeStop::Full),
+            Err(NoChange::Inapplicable(refusal) | NoChange::Refused(refusal)) => return stopped(merged, MergeStop::Poison(refusal)),
+        };
+        merged.change.go_on(&change);
+        merged.concerning += 1;
+        if !first && (merged.change.check_after(&change, &event.aggregate).is_err() || !fits(&merged.change)) {
+            return Merging { overfull: true, ..stopped(merged, MergeStop::Full) };
         }
         merged.taken += 1;
     }
-    merged
+    Merging { merged, overfull: false }
 }
 
-fn merge_one(
-    rule: &dyn DynProjection,
-    event: &RecordedEvent,
-    row: &mut Option<HomeRow>,
-    fits: &dyn Fn(&Change) -> bool,
-    merged: &mut Merged,
-) -> ControlFlow<MergeStop> {
-    if !concerns(rule, event) {
-        return ControlFlow::Continue(());
-    }
-    let attributes = row.as_ref().map(|row| row.own.clone()).unwrap_or_default();
-    let change = match rule.change(event, &attributes) {
-        Ok(change) => change,
-        Err(refusal) => return ControlFlow::Break(MergeStop::Poison(refusal)),
-    };
-    if let Err(inapplicable) = change.check(&event.aggregate)
-        && merged.concerning == 0
-    {
-        return ControlFlow::Break(MergeStop::Poison(match inapplicable {
+fn stopped(merged: Merged, stop: MergeStop) -> Merging {
+    Merging { merged: Merged { stop: Some(stop), ..merged }, overfull: false }
+}
+
+/// Why an event has no change to merge.
+enum NoChange {
+    /// The rule refuses it.
+    Refused(Refusal),
+    /// Its change cannot be applied, by itself or to the row before it.
+    Inapplicable(Refusal),
+}
+
+/// The change of the next event. `row` is the row before it, if the rule reads it, and afterwards the row after it.
+fn next_change(rule: &dyn DynProjection, event: &RecordedEvent, row: Option<&mut HomeRow>) -> Result<Change, NoChange> {
+    const NONE: &Attributes = &Attributes::new();
+    let change = rule.change(event, row.as_ref().map_or(NONE, |row| &row.own)).map_err(NoChange::Refused)?;
+    change.check(&event.aggregate).map_err(|inapplicable| {
+        NoChange::Inapplicable(match inapplicable {
             Inapplicable::Sum(_) => Refusal::Rule("a number in this event exceeds DynamoDB's 38 significant digits or its range"),
             other => other.into(),
-        }));
+        })
+    })?;
+    if let Some(row) = row {
+        let reason = "the event cannot be applied to the values that the row has";
+        row.apply(&change).map_err(|_| NoChange::Inapplicable(Refusal::Rule(reason)))?;
     }
-    if let Some(row) = row
-        && row.apply(&change).is_err()
-    {
-        return ControlFlow::Break(if merged.concerning == 0 {
-            MergeStop::Poison(Refusal::Rule("the event cannot be applied to the values that the row has"))
-        } else {
-            MergeStop::Full
-        });
-    }
-    let both = merged.change.clone().then(change);
-    if both.check(&event.aggregate).is_err() || (merged.concerning > 0 && !fits(&both)) {
-        return ControlFlow::Break(MergeStop::Full);
-    }
-    merged.change = both;
-    merged.concerning += 1;
-    ControlFlow::Continue(())
+    Ok(change)
 }
 
 /// Why an aggregate's history could not be folded to its end.

@@ -8,7 +8,8 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AggregateId, Attributes, Base, Change, Children, Contribution, Contributions, Inapplicable, Kind, Resolved, RowId, Value, Version,
+    AggregateId, Attributes, Base, Change, Children, Contribution, Contributions, Decimal, Inapplicable, Kind, Resolved, RowId, Value,
+    Version,
     change::{Cell, OwnOp},
 };
 
@@ -94,29 +95,57 @@ impl HomeRow {
     /// # Errors
     /// [`Inapplicable`]; nothing is applied. The events of the change cannot be applied together.
     pub fn apply(&mut self, change: &Change) -> Result<Resolved, Inapplicable> {
-        let mut own = self.own.clone();
-        for (name, op) in change.own() {
-            match resolve(op, own.get(name))? {
-                Some(value) => own.insert(name.clone(), value),
-                None => own.remove(name),
-            };
-        }
+        let applied = self.work_out(change)?;
+        Ok(self.take(change, applied))
+    }
+
+    /// What the change makes of what it touches: a row may have thousands of attributes and contributions that it does not.
+    fn work_out(&self, change: &Change) -> Result<Applied, Inapplicable> {
+        let own = change.own().iter().map(|(name, op)| resolve(op, self.own.get(name))).collect::<Result<_, _>>()?;
         let resolved = change.resolve(Some(&self.contributions));
-        let mut contributions = self.contributions.clone();
-        contributions.retain(|cell, _| !resolved.removes.contains(cell));
-        for (cell, more) in resolved.contributions() {
-            combine(&mut contributions, cell, more)?;
+        resolved.check_kinds()?;
+        let contributions = Combined::check(&self.contributions, resolved.contributions())?;
+        Ok(Applied { own, contributions, resolved })
+    }
+
+    fn take(&mut self, change: &Change, Applied { own, contributions, resolved }: Applied) -> Resolved {
+        for (name, value) in change.own().keys().zip(own) {
+            match value {
+                Some(value) => self.own.insert(name.clone(), value),
+                None => self.own.remove(name),
+            };
+            if !self.owned.contains(name) {
+                self.owned.insert(name.clone());
+            }
         }
-        self.own = own;
-        self.owned.extend(change.own().keys().cloned());
-        self.left.extend(resolved.left.iter().cloned());
-        self.left.retain(|cell| !contributions.contains_key(cell));
-        self.contributions = contributions;
-        Ok(resolved)
+        for cell in &resolved.removes {
+            self.contributions.remove(cell);
+        }
+        for (cell, _) in &contributions.0 {
+            self.left.remove(cell);
+        }
+        contributions.take(&mut self.contributions);
+        self.left.extend(resolved.left.iter().filter(|cell| !self.contributions.contains_key(*cell)).cloned());
+        resolved
     }
 }
 
+/// What a change makes of a row, as far as it touches it.
+struct Applied {
+    /// The value of each attribute that the change names, in its order; `None` if the attribute is removed.
+    own: Vec<Option<Value>>,
+    contributions: Combined,
+    resolved: Resolved,
+}
+
 impl Resolved {
+    /// No attribute is combined in two ways.
+    fn check_kinds(&self) -> Result<(), Inapplicable> {
+        let summed = |cell| self.shared.contains_key(cell) || self.adds.contains_key(cell);
+        let two = self.max.keys().any(|cell| summed(cell) || self.insert.contains_key(cell)) || self.insert.keys().any(summed);
+        if two { Err(Inapplicable::TwoKinds) } else { Ok(()) }
+    }
+
     /// What is combined with the contributions of the aggregate.
     pub fn contributions(&self) -> impl Iterator<Item = (Cell, Contribution)> {
         let sums = self.adds.iter().map(|(cell, amount)| (cell.clone(), Contribution::Sum(amount.clone())));
@@ -130,19 +159,37 @@ impl Resolved {
     }
 }
 
-fn combine(all: &mut Contributions, cell: Cell, more: Contribution) -> Result<(), Inapplicable> {
-    let combined = match all.remove(&cell) {
-        Some(mut before) => {
-            before.combine(&more)?;
-            before
-        }
-        None => more,
-    };
-    if let Contribution::Sum(sum) = &combined {
-        sum.check()?;
+/// What is combined with contributions, checked: each sum is the new one, and each maximum and set goes with what is there.
+struct Combined(Vec<(Cell, Contribution)>);
+
+impl Combined {
+    /// The present contributions stay as they are, so that a set of thousands of members is not copied for each new one.
+    fn check(present: &Contributions, more: impl Iterator<Item = (Cell, Contribution)>) -> Result<Self, Inapplicable> {
+        let check = |(cell, more): (Cell, Contribution)| {
+            let more = match (present.get(&cell), more) {
+                (Some(Contribution::Sum(before)), Contribution::Sum(mut sum)) => {
+                    sum += before;
+                    Contribution::Sum(sum)
+                }
+                (Some(before), more) if !before.combines_with(&more) => return Err(Inapplicable::TwoKinds),
+                (_, more) => more,
+            };
+            more.sum().map_or(Ok(()), Decimal::check)?;
+            Ok((cell, more))
+        };
+        more.map(check).collect::<Result<_, _>>().map(Self)
     }
-    all.insert(cell, combined);
-    Ok(())
+
+    fn take(self, all: &mut Contributions) {
+        for (cell, more) in self.0 {
+            match (all.get_mut(&cell), &more) {
+                (Some(before), Contribution::Max(_) | Contribution::Set(_)) => {
+                    before.combine(&more).expect("it was checked");
+                }
+                _ => _ = all.insert(cell, more),
+            }
+        }
+    }
 }
 
 pub(crate) fn resolve(op: &OwnOp, present: Option<&Value>) -> Result<Option<Value>, Inapplicable> {
@@ -181,17 +228,12 @@ impl Rows {
     /// # Errors
     /// [`Inapplicable`]; nothing is applied.
     pub fn apply(&mut self, aggregate: &AggregateId, change: &Change, to: Watermark, event_id: Arc<str>) -> Result<(), Inapplicable> {
-        let mut row = self.home.get(aggregate).cloned().unwrap_or_default();
-        let resolved = row.apply(change)?;
-        let sums = resolved.shared.iter().map(|(cell, amount)| (cell.clone(), Contribution::Sum(amount.clone())));
-        let mut shared = Contributions::new();
-        for (cell, more) in sums.chain(resolved.monotone()) {
-            if let Some(present) = self.shared.get(&cell) {
-                shared.entry(cell.clone()).or_insert_with(|| present.clone());
-            }
-            combine(&mut shared, cell, more)?;
-        }
-        self.shared.extend(shared);
+        let absent = HomeRow::default();
+        let applied = self.home.get(aggregate).unwrap_or(&absent).work_out(change)?;
+        let sums = applied.resolved.shared.iter().map(|(cell, amount)| (cell.clone(), Contribution::Sum(amount.clone())));
+        Combined::check(&self.shared, sums.chain(applied.resolved.monotone()))?.take(&mut self.shared);
+        let row = self.home.entry(aggregate.clone()).or_default();
+        row.take(change, applied);
         (row.version, row.revision) = (to.version, to.revision);
         row.last_event_id = Some(event_id);
         if !change.children().is_empty() {
@@ -201,7 +243,6 @@ impl Rows {
                 self.children.remove(aggregate);
             }
         }
-        self.home.insert(aggregate.clone(), row);
         Ok(())
     }
 

@@ -1,7 +1,7 @@
 //! One stream record: how it is classified, and that an event survives the way through its item and its record.
 
 use projection_worker::internals::{
-    engine::decode::{Body, Poison, appended_item, decode},
+    engine::decode::{Body, Poison, appended_item, decode, decode_any},
     store::item::{Malformed, decode_event, encode_event},
 };
 use serde_dynamo::Item;
@@ -14,7 +14,9 @@ const RECORD_ID_LEN_MAX: usize = 256;
 
 pub fn check(bytes: &[u8]) {
     let Ok(raw) = serde_json::from_slice::<&RawValue>(bytes) else { return };
-    match decode(raw).body {
+    let record = decode(raw);
+    assert_eq!(record, decode_any(raw), "the short way reads what the long one reads");
+    match record.body {
         Body::Event(event) => {
             let item = Item::from(encode_event(&event));
             let again = decode_event(&item);

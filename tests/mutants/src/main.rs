@@ -133,7 +133,7 @@ const ALL: &[Mutant] = &[
     mutant(
         "healed-events-dropped",
         "events read to fill a gap are dropped",
-        &[Switched(LANE, "self.entries.insert(before + at, entry);", "{ let _ = (before, at, entry); }")],
+        &[Switched(LANE, "self.entries.extend(healed);", "drop(healed);")],
     ),
     mutant(
         "applied-part-kept",

@@ -195,7 +195,9 @@ impl<const MODE: u8, const REVISION: u32> Process for Transfers<MODE, REVISION> 
                 Event::Confirmed { .. } => Ok(steps.arrived(instance, "confirm")),
                 Event::Prolonged { .. } if instance.timer("confirm") => Ok(outputs().after(PATIENCE, "confirm")),
                 // What undoes it late is not known while it is under way.
-                Event::Stopped { .. } if order.transfer.is_empty() || (order.undo_late && instance.waiting("give") > 0) => Ok(outputs()),
+                // Nor can the tip be undone.
+                Event::Stopped { .. } if order.undo_late && instance.waiting("give") > 0 || instance.waiting("tip") > 0 => Ok(outputs()),
+                Event::Stopped { .. } if order.transfer.is_empty() => Ok(outputs()),
                 Event::Stopped { .. } => Ok(outputs().fail("somebody stopped it")),
                 Event::Smudged { .. } if MODE == FAULTY => Err(Refusal::Rule("smudged")),
                 _ => Ok(outputs()),

@@ -11,6 +11,7 @@ pub mod decode;
 pub mod error;
 pub mod lane;
 pub mod plan;
+pub mod redelivery;
 pub mod report;
 pub mod reproject;
 pub mod shares;

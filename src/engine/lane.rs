@@ -48,7 +48,9 @@ pub struct Lane {
     pub aggregate: AggregateId,
     entries: VecDeque<Entry>,
     /// The row at the present position, if it was read.
-    row: Option<HomeRow>,
+    row: Option<Box<HomeRow>>,
+    /// Whether the row is to be read before the next write.
+    reads_first: bool,
     /// The most events in one write: halved when DynamoDB refuses the merged write of several events.
     limit: usize,
     /// Why the aggregate must be parked, if it must.
@@ -96,8 +98,10 @@ struct Entry {
     first: Version,
     last: Version,
     content: Content,
-    /// The records of the batch that brought it, by index; none if it comes from the event store.
-    records: Vec<usize>,
+    /// The record of the batch that brought it, by index; none if it comes from the event store.
+    record: Option<usize>,
+    /// The records that brought it again.
+    again: Vec<usize>,
     /// Whether a process has acted on it.
     acted: bool,
 }
@@ -156,6 +160,7 @@ impl Lane {
             aggregate,
             entries: VecDeque::new(),
             row: None,
+            reads_first: false,
             limit: usize::MAX,
             stuck: None,
             replacing: None,
@@ -170,12 +175,12 @@ impl Lane {
     /// Adds an event that a record brought. Records may come in any order.
     pub fn push_event(&mut self, event: &Arc<RecordedEvent>, record: usize) {
         let content = if fold::concerns(self.rule, event) { Content::Event(event.clone()) } else { Content::Irrelevant };
-        self.entries.push_back(Entry::new(event.version, content, vec![record]));
+        self.entries.push_back(Entry::new(event.version, content, Some(record)));
     }
 
     /// Adds an unreadable event that a record brought.
     pub fn push_poison(&mut self, version: Version, reason: String, payload: String, record: usize) {
-        self.entries.push_back(Entry::new(version, Content::Poison { reason, payload }, vec![record]));
+        self.entries.push_back(Entry::new(version, Content::Poison { reason, payload }, Some(record)));
     }
 
     /// Adds what the event store has from version `from` on. Nothing between the watermark `after` and `from` concerns the projection.
@@ -191,7 +196,7 @@ impl Lane {
     pub fn push_poison_after(&mut self, after: Version, version: Version, reason: String, payload: String) {
         self.push_irrelevant(after, version);
         let content = Content::Poison { reason, payload };
-        self.entries.push_back(Entry::new(version, content, Vec::new()));
+        self.entries.push_back(Entry::new(version, content, None));
     }
 
     /// Adds the versions between the watermark `after` and version `next`, if any: none of them concerns the projection.
@@ -207,7 +212,7 @@ impl Lane {
         let mut entries: VecDeque<Entry> = VecDeque::with_capacity(self.entries.len());
         for entry in std::mem::take(&mut self.entries) {
             match entries.back_mut() {
-                Some(before) if before.last == entry.first && before.content.same(&entry.content) => before.records.extend(entry.records),
+                Some(before) if before.last == entry.first && before.content.same(&entry.content) => before.again.extend(entry.records()),
                 _ => entries.push_back(entry),
             }
         }
@@ -236,14 +241,14 @@ impl Lane {
             let after = front.first.previous();
             // A process acts on events in their order, so it must know where it stands before it acts.
             let process = self.rule.process().is_some();
-            if self.row.is_none() && (process || (self.rule.reads_row() && after > Version::NONE)) {
+            if self.row.is_none() && (process || self.reads_first || (self.rule.reads_row() && after > Version::NONE)) {
                 return Step::Read;
             }
             if process && let Some(event) = self.run().find_map(Entry::to_act_on) {
                 return Step::Act(event.clone());
             }
             let empty = HomeRow::default();
-            let row = self.row.as_ref().unwrap_or(&empty);
+            let row = self.row.as_deref().unwrap_or(&empty);
             let events = self.run().filter_map(Entry::event);
             let merged = fold::merge(self.rule, events.take(self.limit), row, &may_fit);
             if merged.concerning == 0 {
@@ -288,7 +293,7 @@ impl Lane {
                 let version = last.version;
                 return if self.row.is_none() && after > Version::NONE { Step::Read } else { Step::Steps(Box::new(row.clone()), version) };
             }
-            let home = HomeWrite::of(after, revision, last, &merged.change, &resolved, self.row.as_ref());
+            let home = HomeWrite::of(after, revision, last, &merged.change, &resolved, self.row.as_deref());
             if home.is_blind_and_wide() {
                 return Step::Read;
             }
@@ -328,13 +333,33 @@ impl Lane {
         self.stuck = Some(Park { after: Watermark { version: after, revision: self.rule.revision() }, blocked });
     }
 
+    /// Whether its next write is made without knowing the row.
+    #[must_use]
+    pub fn is_blind(&self) -> bool {
+        self.row.is_none() && self.replacing.is_none()
+    }
+
+    /// The same lane, whose row is read before its next write.
+    #[must_use]
+    pub fn reading_first(mut self) -> Self {
+        self.reads_first = true;
+        self
+    }
+
+    /// Whether it has nothing left to do, and had nothing to do from the start.
+    #[must_use]
+    pub fn was_duplicate(&self) -> bool {
+        self.entries.is_empty() && self.outcomes.iter().all(|(_, outcome)| *outcome == Outcome::Duplicate)
+    }
+
     /// The home row was read: `None` if it is absent.
     pub fn read(&mut self, row: Option<HomeRow>) -> AfterRefusal {
+        self.reads_first = false;
         let row = row.unwrap_or_default();
         let expected = self.entries.front().map_or(Version::NONE, |front| front.first.previous());
         let current = row.unfinished.is_none() && (row.version == Version::NONE || row.revision == self.rule.revision());
         if row.version == expected && current && row.parked_at.is_none() {
-            self.row = Some(row);
+            self.row = Some(Box::new(row));
             return AfterRefusal::Continue;
         }
         self.refused(Some(row), None)
@@ -386,10 +411,10 @@ impl Lane {
         for entry in self.entries.drain(..write.entries) {
             let Content::Event(event) = &entry.content else { continue };
             self.tally.counted(event);
-            if entry.records.is_empty() {
+            if entry.records().next().is_none() {
                 self.tally.healed += 1;
             }
-            for (at, record) in entry.records.into_iter().enumerate() {
+            for (at, record) in entry.records().enumerate() {
                 let outcome = if at == 0 { Outcome::Applied } else { Outcome::Duplicate };
                 self.tally.count(outcome);
                 self.outcomes.push((record, outcome));
@@ -433,7 +458,7 @@ impl Lane {
         if row.version == after {
             // The row shows what its version does not: a maximum that is higher already, or an attribute that others have written to.
             if !self.refused_without_reason() {
-                self.row = Some(row);
+                self.row = Some(Box::new(row));
             }
             return AfterRefusal::Continue;
         }
@@ -495,7 +520,7 @@ impl Lane {
 
     fn entry_of(&self, stored: Stored) -> Entry {
         let version = stored.version();
-        Entry::new(version, content(self.rule, stored), Vec::new())
+        Entry::new(version, content(self.rule, stored), None)
     }
 
     /// Replaces the row by the fold of its history, with these writes to its child rows; or parks the aggregate where the row stands, if
@@ -576,6 +601,14 @@ impl Lane {
         self.finish_up_to(Version(u64::MAX), Outcome::Parked);
     }
 
+    /// The same lane, without room for entries that it has finished: a batch may have ten thousand lanes.
+    #[must_use]
+    pub fn without_spare_room(mut self) -> Self {
+        self.entries.shrink_to_fit();
+        self.outcomes.shrink_to_fit();
+        self
+    }
+
     /// Everything that is left fails.
     pub fn fail(&mut self, error: AdvanceError) {
         self.stuck = None;
@@ -592,7 +625,7 @@ impl Lane {
                 Content::Event(event) if outcome == Outcome::Applied => self.tally.counted(event),
                 Content::Event(_) | Content::Poison { .. } => {}
             }
-            for record in entry.records {
+            for record in entry.records() {
                 self.tally.count(outcome);
                 self.outcomes.push((record, outcome));
             }
@@ -665,13 +698,18 @@ impl Content {
 
 impl Entry {
     /// One version.
-    fn new(version: Version, content: Content, records: Vec<usize>) -> Self {
-        Self { first: version, last: version, content, records, acted: false }
+    fn new(version: Version, content: Content, record: Option<usize>) -> Self {
+        Self { first: version, last: version, content, record, again: Vec::new(), acted: false }
     }
 
     /// Versions of which none concerns the projection.
     fn irrelevant(first: Version, last: Version) -> Self {
-        Self { first, last, content: Content::Irrelevant, records: Vec::new(), acted: false }
+        Self { last, ..Self::new(first, Content::Irrelevant, None) }
+    }
+
+    /// The records of the batch that brought it, by index.
+    fn records(&self) -> impl Iterator<Item = usize> {
+        self.record.into_iter().chain(self.again.iter().copied())
     }
 
     /// The event, if it is one that concerns the projection.

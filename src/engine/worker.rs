@@ -26,6 +26,7 @@ use crate::{
         error::AdvanceError,
         lane::{AfterRefusal, Lane, Park, Step, UNEXPLAINED_MAX},
         plan::{self, Planned},
+        redelivery::{Delivered, Hunch},
         report::{Ledger, Report},
         reproject::{HistoryFold, Trust, differing_children, fold_history, give_up, replaced_up_to},
         shares::{Clash, Known, shared_writes},
@@ -44,6 +45,11 @@ use crate::{
 /// table takes (4,000).
 pub(crate) const CONCURRENCY: usize = 32;
 
+/// How many lanes are planned and written at a time. A write that is planned takes some kilobytes, and the thousandth lane waits for most of
+/// the writes before it anyway. Lanes that are not driven together do not share a write of a common row; a transaction has room for a tenth
+/// of these.
+const LANES_AT_ONCE: usize = 1_000;
+
 /// How many events one invocation may read to re-project aggregates whose rule has changed: one to two seconds of reading. Aggregates
 /// already in progress are finished; the rest fails and is delivered again. A rebuild is the fast way to do all of them.
 const REPROJECTED_EVENTS_MAX: u64 = 20_000;
@@ -57,6 +63,7 @@ pub struct Worker {
     registry: Registry,
     calls: Calls,
     breaker: Mutex<Breaker>,
+    delivered: Delivered,
     reprojected_events_max: u64,
 }
 
@@ -83,6 +90,14 @@ impl From<Deadline> for Limits<'_> {
     fn from(deadline: Deadline) -> Self {
         Self { deadline, reprojected_events: None }
     }
+}
+
+/// What became of the lanes of a group.
+struct Driven {
+    /// Finished or stuck.
+    idle: Vec<Lane>,
+    /// Not begun: their rows are to be read first, with those of others.
+    to_read: Vec<Lane>,
 }
 
 /// A record that cannot be read and names no event: parked by itself.
@@ -114,7 +129,14 @@ impl Worker {
     /// A worker for these projections.
     #[must_use]
     pub fn new(store: Store, registry: Registry) -> Self {
-        Self { store, registry, calls: Calls::new(), breaker: Mutex::default(), reprojected_events_max: REPROJECTED_EVENTS_MAX }
+        Self {
+            store,
+            registry,
+            calls: Calls::new(),
+            breaker: Mutex::default(),
+            delivered: Delivered::default(),
+            reprojected_events_max: REPROJECTED_EVENTS_MAX,
+        }
     }
 
     /// The same worker with another limit on the events that one invocation reads to re-project aggregates whose rule has changed.
@@ -151,13 +173,15 @@ impl Worker {
     /// The same for records that are decoded already. A record's sequence number is what is reported if it fails.
     pub async fn process_decoded(&self, records: Vec<Record>, deadline: Deadline) -> Report {
         let before = self.store.usage();
+        let hunch = Hunch::from(self.delivered.again(records.iter().filter_map(|record| record.sequence.as_ref())));
         let mut ledger = Ledger::new(records.iter().map(|record| record.sequence.clone()).collect());
         let Sorted { histories, strays, rewritten } = self.group_by_aggregate(records, &mut ledger);
         let lanes = self.lanes(histories);
         let budget = AtomicU64::new(self.reprojected_events_max);
         // Only where failed records are delivered again.
         let reprojected_events = deadline.is_some().then_some(&budget);
-        let (lanes, strays) = self.advance_with_strays(lanes, strays, IfStuck::AskBreaker, Limits { deadline, reprojected_events }).await;
+        let limits = Limits { deadline, reprojected_events };
+        let (lanes, strays) = self.advance_with_strays(lanes, strays, IfStuck::AskBreaker, limits, &hunch).await;
         for (stray, result) in strays {
             match result {
                 Ok(()) => ledger.parked(stray.record),
@@ -242,39 +266,42 @@ impl Worker {
         Ok(self.advance(lanes, IfStuck::Leave, deadline).await)
     }
 
-    /// One lane for each aggregate and projection that an event concerns.
-    fn lanes(&self, histories: BTreeMap<AggregateId, History>) -> Vec<Lane> {
-        let mut lanes = Vec::new();
-        for (aggregate, history) in histories {
-            for rule in self.registry.projections() {
-                let mut lane = Lane::new(*rule, aggregate.clone());
+    /// One lane for each aggregate and projection that an event concerns. Each is made when it is asked for.
+    fn lanes(&self, histories: BTreeMap<AggregateId, History>) -> impl Iterator<Item = Lane> {
+        let rules = self.registry.projections();
+        histories.into_iter().flat_map(move |(aggregate, history)| {
+            let lane = |rule: &'static dyn DynProjection| {
+                // Most rules have nothing to do with an aggregate, and a lane has an entry for each event.
+                if !history.iter().any(|(_, event)| concerns(rule, &aggregate, event)) {
+                    return None;
+                }
+                let mut lane = Lane::new(rule, aggregate.clone());
                 for (at, event) in &history {
                     match event {
                         Ok(event) => lane.push_event(event, *at),
                         Err(poison) => push_poison(&mut lane, poison, *at),
                     }
                 }
-                if lane.prepare() {
-                    lanes.push(lane);
-                }
-            }
-        }
-        lanes
+                lane.prepare().then_some(lane)
+            };
+            rules.iter().filter_map(|rule| lane(*rule)).collect::<Vec<_>>()
+        })
     }
 
     /// Advances lanes until each is finished: at its last event, parked or failed; or stuck, with [`IfStuck::Leave`].
     pub(crate) async fn advance(&self, lanes: Vec<Lane>, if_stuck: IfStuck, deadline: Deadline) -> Vec<Lane> {
-        self.advance_with_strays(lanes, Vec::new(), if_stuck, deadline.into()).await.0
+        self.advance_with_strays(lanes, Vec::new(), if_stuck, deadline.into(), &Hunch::default()).await.0
     }
 
     async fn advance_with_strays(
         &self,
-        lanes: Vec<Lane>,
+        lanes: impl IntoIterator<Item = Lane>,
         strays: Vec<Stray>,
         if_stuck: IfStuck,
         limits: Limits<'_>,
+        hunch: &Hunch,
     ) -> (Vec<Lane>, Vec<(Stray, Result<(), AdvanceError>)>) {
-        let lanes = self.drive(lanes, limits).await;
+        let lanes = self.drive(lanes, limits, hunch).await;
         // Asked once for each batch: a lane that continues after its parking was refused has been counted.
         let tripped = match if_stuck {
             IfStuck::AskBreaker => self.tripped(&lanes, &strays),
@@ -327,8 +354,8 @@ impl Worker {
                 let tripped = tripped.contains(lane.rule.name());
                 self.park(lane, tripped, limits)
             });
-            let parked = stream::iter(parked).buffer_unordered(CONCURRENCY).collect().await;
-            lanes = self.drive(parked, limits).await;
+            let parked: Vec<_> = stream::iter(parked).buffer_unordered(CONCURRENCY).collect().await;
+            lanes = self.drive(parked, limits, &Hunch::default()).await;
         }
     }
 
@@ -387,28 +414,47 @@ impl Worker {
     }
 
     /// Advances lanes as far as possible without parking: each is then finished or stuck.
-    async fn drive(&self, lanes: Vec<Lane>, limits: Limits<'_>) -> Vec<Lane> {
-        let (planned, mut idle) = self.next_writes(lanes, limits).await;
-        let groups = plan::group(planned).into_iter().map(|group| self.drive_group(group, limits));
-        let driven: Vec<Vec<Lane>> = stream::iter(groups).buffer_unordered(CONCURRENCY).collect().await;
-        idle.extend(driven.into_iter().flatten());
-        idle
+    async fn drive(&self, lanes: impl IntoIterator<Item = Lane>, limits: Limits<'_>, hunch: &Hunch) -> Vec<Lane> {
+        let (mut lanes, mut to_read, mut idle) = (lanes.into_iter(), Vec::new(), Vec::new());
+        loop {
+            let mut some: Vec<Lane> = std::mem::take(&mut to_read);
+            some.extend(lanes.by_ref().take(LANES_AT_ONCE.saturating_sub(some.len())));
+            if some.is_empty() {
+                return idle;
+            }
+            let (planned, done) = self.next_writes(some, limits).await;
+            let groups = plan::group(planned).into_iter().map(|group| self.drive_group(group, limits, hunch));
+            let driven: Vec<Driven> = stream::iter(groups).buffer_unordered(CONCURRENCY).collect().await;
+            idle.extend(done.into_iter().map(Lane::without_spare_room));
+            for Driven { idle: done, to_read: more } in driven {
+                idle.extend(done.into_iter().map(Lane::without_spare_room));
+                to_read.extend(more);
+            }
+        }
     }
 
-    async fn drive_group(&self, mut planned: Vec<Planned>, limits: Limits<'_>) -> Vec<Lane> {
+    async fn drive_group(&self, mut planned: Vec<Planned>, limits: Limits<'_>, hunch: &Hunch) -> Driven {
+        if hunch.expects_duplicates() && planned.iter().all(|planned| planned.lane.is_blind()) {
+            return Driven { idle: Vec::new(), to_read: planned.into_iter().map(|planned| planned.lane.reading_first()).collect() };
+        }
         let mut idle = Vec::new();
         // The transactions of a group share rows, so each shows the next what these hold.
         let mut known = Known::default();
         while !planned.is_empty() {
             let mut lanes = Vec::new();
             for pack in plan::pack(planned) {
-                lanes.extend(self.commit(pack, &mut known, limits).await);
+                let blind = pack.iter().all(|planned| planned.lane.is_blind());
+                let committed = self.commit(pack, &mut known, limits).await;
+                if blind {
+                    committed.iter().for_each(|lane| hunch.learn(lane.was_duplicate()));
+                }
+                lanes.extend(committed);
             }
             let (next, done) = self.next_writes(lanes, limits).await;
             idle.extend(done);
             planned = next;
         }
-        idle
+        Driven { idle, to_read: Vec::new() }
     }
 
     /// The next write of each lane, after reading the row of each lane that needs it; and the lanes that have none.
@@ -684,6 +730,14 @@ fn lanes_of(pack: Vec<Planned>) -> Vec<Lane> {
 /// Why something that should be parked is not, if so.
 fn why_not_parked(tripped: bool, deadline: Deadline) -> Option<AdvanceError> {
     if deadline.passed() { Some(DeadlineExceeded.into()) } else { tripped.then_some(AdvanceError::BreakerTripped) }
+}
+
+fn concerns(rule: &dyn DynProjection, aggregate: &AggregateId, event: &Result<Arc<RecordedEvent>, Poison>) -> bool {
+    let event_type = match event {
+        Ok(event) => Some(&*event.event_type),
+        Err(poison) => poison.event_type.as_deref(),
+    };
+    event_type.is_some_and(|name| rule.concerns(aggregate, name))
 }
 
 fn push_poison(lane: &mut Lane, poison: &Poison, record: usize) {

@@ -1,54 +1,86 @@
 //! Builds update expressions in which every name and value is a placeholder.
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    fmt::{self, Write as _},
+};
 
 use aws_sdk_dynamodb::types::AttributeValue;
 
 /// An update expression under construction.
-#[derive(Default)]
+#[derive(Clone)]
 pub struct Expression {
     pub names: HashMap<String, String>,
     pub values: HashMap<String, AttributeValue>,
-    sets: Vec<String>,
-    adds: Vec<String>,
-    removes: Vec<String>,
+    sets: String,
+    adds: String,
+    removes: String,
+}
+
+/// The placeholder of a name.
+#[derive(Clone, Copy)]
+pub struct Name(usize);
+
+/// The placeholder of a value.
+#[derive(Clone, Copy)]
+pub struct Value(usize);
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "#{}", self.0)
+    }
+}
+
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, ":{}", self.0)
+    }
+}
+
+/// How many names, and values, the expressions of most writes have at most: room from the start costs less than growing to it.
+const USUAL: usize = 14;
+
+impl Default for Expression {
+    fn default() -> Self {
+        let (names, values) = (HashMap::with_capacity(USUAL), HashMap::with_capacity(USUAL));
+        Self { names, values, sets: String::new(), adds: String::new(), removes: String::new() }
+    }
 }
 
 impl Expression {
     /// Adds a name, and returns its placeholder.
-    pub fn name(&mut self, name: &str) -> String {
-        let placeholder = format!("#{}", self.names.len());
-        self.names.insert(placeholder.clone(), name.to_owned());
+    pub fn name(&mut self, name: &str) -> Name {
+        let placeholder = Name(self.names.len());
+        self.names.insert(placeholder.to_string(), name.to_owned());
         placeholder
     }
 
     /// Adds a value, and returns its placeholder.
-    pub fn value(&mut self, value: AttributeValue) -> String {
-        let placeholder = format!(":{}", self.values.len());
-        self.values.insert(placeholder.clone(), value);
+    pub fn value(&mut self, value: AttributeValue) -> Value {
+        let placeholder = Value(self.values.len());
+        self.values.insert(placeholder.to_string(), value);
         placeholder
     }
 
     pub fn set(&mut self, name: &str, value: AttributeValue) {
-        let clause = format!("{} = {}", self.name(name), self.value(value));
-        self.sets.push(clause);
+        let (name, value) = (self.name(name), self.value(value));
+        clause(&mut self.sets, "SET ", format_args!("{name} = {value}"));
     }
 
     /// Sets the attribute if it is absent.
     pub fn set_once(&mut self, name: &str, value: AttributeValue) {
-        let name = self.name(name);
-        let clause = format!("{name} = if_not_exists({name}, {})", self.value(value));
-        self.sets.push(clause);
+        let (name, value) = (self.name(name), self.value(value));
+        clause(&mut self.sets, "SET ", format_args!("{name} = if_not_exists({name}, {value})"));
     }
 
     pub fn add(&mut self, name: &str, value: AttributeValue) {
-        let clause = format!("{} {}", self.name(name), self.value(value));
-        self.adds.push(clause);
+        let (name, value) = (self.name(name), self.value(value));
+        clause(&mut self.adds, "ADD ", format_args!("{name} {value}"));
     }
 
     pub fn remove(&mut self, name: &str) {
-        let clause = self.name(name);
-        self.removes.push(clause);
+        let name = self.name(name);
+        clause(&mut self.removes, "REMOVE ", format_args!("{name}"));
     }
 
     /// The condition that a mark is unchanged since it was read. An empty mark means that there was none.
@@ -62,13 +94,23 @@ impl Expression {
 
     /// The update expression.
     pub fn update(&self) -> String {
-        let part =
-            |verb: &str, clauses: &[String]| if clauses.is_empty() { String::new() } else { format!("{verb} {} ", clauses.join(", ")) };
-        format!("{}{}{}", part("SET", &self.sets), part("ADD", &self.adds), part("REMOVE", &self.removes))
+        let parts = [&self.sets, &self.adds, &self.removes].into_iter().filter(|part| !part.is_empty());
+        parts.map(String::as_str).collect::<Vec<_>>().join(" ")
     }
 
     /// The values for the SDK; `None` if there are none, because DynamoDB refuses an empty map.
     pub fn some_values(&self) -> Option<HashMap<String, AttributeValue>> {
         (!self.values.is_empty()).then(|| self.values.clone())
     }
+
+    /// The names and the values for the SDK; `None` if there are none, because DynamoDB refuses an empty map.
+    pub fn into_names_and_values(self) -> (Option<HashMap<String, String>>, Option<HashMap<String, AttributeValue>>) {
+        (Some(self.names).filter(|names| !names.is_empty()), Some(self.values).filter(|values| !values.is_empty()))
+    }
+}
+
+/// Adds a clause to one of the parts of an update expression.
+fn clause(part: &mut String, verb: &str, clause: fmt::Arguments<'_>) {
+    part.push_str(if part.is_empty() { verb } else { ", " });
+    part.write_fmt(clause).expect("a text takes everything");
 }

@@ -109,11 +109,11 @@ impl Store {
         }
         let homes = writes.iter().map(|write| {
             let (expression, condition) = write.expression();
-            self.update(rule, write.aggregate.as_str(), &expression, Some(condition))
+            self.update(rule, write.aggregate.as_str(), expression, Some(condition))
         });
         let updates = shared.iter().map(|write| {
             let (expression, condition) = write.expression();
-            self.update(rule, write.row.as_str(), &expression, Some(condition))
+            self.update(rule, write.row.as_str(), expression, Some(condition))
         });
         let children = writes.iter().flat_map(|write| write.children.iter().map(|(sort, op)| self.child_action(rule, write, sort, op)));
         let actions: Vec<_> = homes.chain(updates).chain(children).collect();
@@ -135,10 +135,11 @@ impl Store {
         deadline: Deadline,
     ) -> Result<Commit, StoreError> {
         const OPERATION: &str = "UpdateItem on a home row";
-        let (expression, condition) = write.expression();
         let applied_maybe = AtomicBool::new(applied_maybe);
         self.send_with_retries((OPERATION, Some(rule)), deadline, || async {
-            let request = self.update_item(rule, write.aggregate.as_str(), &expression).condition_expression(&condition);
+            // Made again for another attempt, which is rarer than a copy for each first one would be.
+            let (expression, condition) = write.expression();
+            let request = self.update_item(rule, write.aggregate.as_str(), expression).condition_expression(condition);
             let request = request.return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
             match self.dynamo.update_item(request).await.map_err(classify) {
                 Ok(done) => {
@@ -177,32 +178,36 @@ impl Store {
         let mut expression = Expression::default();
         expression.set("parkedAt", AttributeValue::S(now().to_string()));
         let condition = condition(&mut expression, after);
-        let home = self.update(rule, aggregate.as_str(), &expression, Some(condition));
+        let home = self.update(rule, aggregate.as_str(), expression, Some(condition));
         let actions = std::iter::once(home).chain(self.parking_actions(aggregate.as_str(), rule.name(), parking)).collect();
         let transaction =
             Transaction { operation: "TransactWriteItems on the parking table", homes: 1, actions, shared: &[], children: Vec::new() };
         self.transact(rule, &transaction, false, deadline).await
     }
 
-    fn update_item(&self, rule: &dyn DynProjection, key: &str, expression: &Expression) -> UpdateItemInputBuilder {
+    fn update_item(&self, rule: &dyn DynProjection, key: &str, expression: Expression) -> UpdateItemInputBuilder {
+        let update = expression.update();
+        let (names, values) = expression.into_names_and_values();
         UpdateItemInput::builder()
             .table_name(self.table_of(rule))
             .set_key(Some(row_key(rule, key)))
-            .update_expression(expression.update())
-            .set_expression_attribute_names(Some(expression.names.clone()))
-            .set_expression_attribute_values(expression.some_values())
+            .update_expression(update)
+            .set_expression_attribute_names(names)
+            .set_expression_attribute_values(values)
             .return_consumed_capacity(ReturnConsumedCapacity::Total)
     }
 
     /// The same update as an action of a transaction.
-    fn update(&self, rule: &dyn DynProjection, key: &str, expression: &Expression, condition: Option<String>) -> TransactWriteItem {
+    fn update(&self, rule: &dyn DynProjection, key: &str, expression: Expression, condition: Option<String>) -> TransactWriteItem {
+        let update = expression.update();
+        let (names, values) = expression.into_names_and_values();
         let update = Update::builder()
             .table_name(self.table_of(rule))
             .set_key(Some(row_key(rule, key)))
-            .update_expression(expression.update())
+            .update_expression(update)
             .set_condition_expression(condition)
-            .set_expression_attribute_names(Some(expression.names.clone()))
-            .set_expression_attribute_values(expression.some_values())
+            .set_expression_attribute_names(names)
+            .set_expression_attribute_values(values)
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
             .build()
             .expect("table, key and expression are given");
@@ -278,7 +283,7 @@ impl Store {
         deadline: Deadline,
     ) -> Result<Result<(), &'static str>, StoreError> {
         self.send_with_retries((operation, Some(rule)), deadline, || async {
-            let request = self.update_item(rule, key, expression).set_condition_expression(condition.clone());
+            let request = self.update_item(rule, key, expression.clone()).set_condition_expression(condition.clone());
             match self.dynamo.update_item(request).await.map_err(classify) {
                 Ok(done) => {
                     self.meter.wrote(&done.consumed_capacity);

@@ -13,7 +13,7 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use projection_vocabulary::{Decimal, Kind, Mark, RowKey, Value};
 
 use super::{
-    expression::Expression,
+    expression::{Expression, Name},
     fresh_id,
     home::{kind_text, mark_text, shared_name, unsettled_name},
 };
@@ -117,7 +117,7 @@ impl CellWrite {
             }
             Intent::TakesBack => {
                 let mark = expression.name(&shared_name(attribute));
-                conditions.push(is_combined(expression, &mark, self.mark.kind));
+                conditions.push(is_combined(expression, mark, self.mark.kind));
             }
             Intent::Voids => {
                 let mark = expression.name(&shared_name(attribute));
@@ -146,14 +146,14 @@ impl CellWrite {
 }
 
 /// The condition that an attribute with this mark is combined in this way.
-fn is_combined(expression: &mut Expression, mark: &str, kind: Kind) -> String {
+fn is_combined(expression: &mut Expression, mark: Name, kind: Kind) -> String {
     format!("begins_with({mark}, {})", expression.value(AttributeValue::S(kind_text(kind).to_owned())))
 }
 
 /// The condition that an attribute takes contributions of this kind: it is combined in this way, or not yet in any.
 pub(super) fn takes(expression: &mut Expression, attribute: &str, kind: Kind) -> String {
     let mark = expression.name(&shared_name(attribute));
-    format!("(attribute_not_exists({mark}) OR {})", is_combined(expression, &mark, kind))
+    format!("(attribute_not_exists({mark}) OR {})", is_combined(expression, mark, kind))
 }
 
 fn string_set(members: &BTreeSet<Arc<str>>) -> AttributeValue {

@@ -2,7 +2,7 @@
 
 use std::{fmt, ops, str::FromStr};
 
-use bigdecimal::{BigDecimal, Zero as _};
+use bigdecimal::{BigDecimal, ToPrimitive as _, Zero as _};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// The most significant digits that a DynamoDB number holds.
@@ -14,6 +14,9 @@ const EXPONENT_MIN: i64 = -130;
 /// DynamoDB prints no number with more than 171 characters. Refusing a much longer text early stops a hostile record from
 /// costing seconds of parsing.
 const TEXT_LEN_MAX: usize = 256;
+
+/// A number of at most 64 bits with a decimal point no further than this from its digits is within DynamoDB's range.
+const SMALL_SCALE_MAX: i64 = 64;
 
 /// Marks a `Decimal` among other newtypes when it is deserialised from a [`crate::Value`].
 pub(crate) const NEWTYPE: &str = "projection_vocabulary::Decimal";
@@ -57,7 +60,7 @@ impl Decimal {
     /// # Errors
     /// [`DecimalError::TooManyDigits`] or [`DecimalError::OutOfRange`]: refuse the change that would write it.
     pub fn check(&self) -> Result<(), DecimalError> {
-        if self.0.is_zero() {
+        if self.0.is_zero() || self.is_small() {
             return Ok(());
         }
         let normal = self.0.normalized();
@@ -67,6 +70,12 @@ impl Decimal {
         }
         let leading = i64::try_from(digits).unwrap_or(i64::MAX) - 1 - normal.fractional_digit_count();
         if (EXPONENT_MIN..=EXPONENT_MAX).contains(&leading) { Ok(()) } else { Err(DecimalError::OutOfRange) }
+    }
+
+    /// Whether it is far from DynamoDB's limits, which is quicker to tell than its digits: at most 20 of them, not far from the point.
+    fn is_small(&self) -> bool {
+        let (digits, scale) = self.0.as_bigint_and_scale();
+        digits.bits() <= u64::from(u64::BITS) && scale.abs() <= SMALL_SCALE_MAX
     }
 
     /// The number as an `i128`, if it is whole and fits.
@@ -80,6 +89,17 @@ impl Decimal {
     pub fn abs(&self) -> Self {
         Self(self.0.abs())
     }
+}
+
+/// The same number without zeros at its end. `BigDecimal::normalized` writes out all digits to find them.
+fn normal(number: &BigDecimal) -> BigDecimal {
+    let (digits, mut scale) = number.as_bigint_and_scale();
+    let Some(mut digits) = digits.to_i64().filter(|digits| *digits != 0) else { return number.normalized() };
+    while digits % 10 == 0 {
+        digits /= 10;
+        scale -= 1;
+    }
+    BigDecimal::new(digits.into(), scale)
 }
 
 impl FromStr for Decimal {
@@ -96,7 +116,7 @@ impl FromStr for Decimal {
         {
             return Err(DecimalError::OutOfRange);
         }
-        let parsed = Self(BigDecimal::from_str(text).map_err(|_| DecimalError::NotANumber)?.normalized());
+        let parsed = Self(normal(&BigDecimal::from_str(text).map_err(|_| DecimalError::NotANumber)?));
         parsed.check()?;
         Ok(parsed)
     }
@@ -157,7 +177,7 @@ impl ops::Neg for &Decimal {
 /// As DynamoDB prints it: without an exponent and without trailing zeros.
 impl fmt::Display for Decimal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0.normalized().to_plain_string())
+        normal(&self.0).write_plain_string(f)
     }
 }
 
@@ -254,6 +274,15 @@ mod tests {
     fn anything_but_a_number_is_refused() {
         for text in ["", " 1", "NaN", "inf", "1_000", "0x10", "--1", "1e", "e5", ".", "1.2.3", &"9".repeat(300)] {
             assert_eq!(text.parse::<Decimal>(), Err(DecimalError::NotANumber), "{text}");
+        }
+    }
+
+    #[test]
+    fn small_numbers_take_a_short_way_to_the_same_form() {
+        let texts =
+            ["1.50", "-1.50", "1000", "-9223372036854775808", "9223372036854775807", "9223372036854775800", "0.00", "1E-70", "1E+70"];
+        for number in texts.map(|text| BigDecimal::from_str(text).expect("a number")) {
+            assert_eq!(normal(&number).as_bigint_and_scale(), number.normalized().as_bigint_and_scale(), "{number}");
         }
     }
 

@@ -70,11 +70,15 @@ impl fmt::Display for Version {
 ///
 /// Rows store timestamps as strings and `max` compares strings, so every spelling of an instant is normalised to one.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Timestamp(Arc<str>);
+pub struct Timestamp {
+    text: Arc<str>,
+    /// The same instant as a number, which would otherwise be worked out for each event.
+    epoch_ms: i64,
+}
 
 impl Serialize for Timestamp {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&self.0)
+        serializer.serialize_str(&self.text)
     }
 }
 
@@ -97,6 +101,9 @@ impl Timestamp {
     /// [`NotATimestamp`] if the text is not one.
     pub fn parse(text: &str) -> Result<Self, NotATimestamp> {
         let instant = OffsetDateTime::parse(text, &Rfc3339).map_err(|_| NotATimestamp)?;
+        if is_normal(text) {
+            return Ok(Self { text: text.into(), epoch_ms: epoch_ms(instant) });
+        }
         Self::of(instant).ok_or(NotATimestamp)
     }
 
@@ -107,38 +114,44 @@ impl Timestamp {
     }
 
     /// Milliseconds since 1970-01-01T00:00:00Z.
-    ///
-    /// # Panics
-    /// Never: a `Timestamp` is made from an instant.
     #[must_use]
     pub fn epoch_ms(&self) -> i64 {
-        let instant = OffsetDateTime::parse(&self.0, &Rfc3339).expect("a Timestamp holds RFC 3339");
-        i64::try_from(instant.unix_timestamp_nanos() / 1_000_000).expect("the years 0 to 9999 fit")
+        self.epoch_ms
     }
 
     fn of(instant: OffsetDateTime) -> Option<Self> {
         let utc = instant.checked_to_offset(UtcOffset::UTC).filter(|utc| (0..=9999).contains(&utc.year()))?;
         let text = utc.format(format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z"));
-        Some(Self(text.ok()?.into()))
+        Some(Self { text: text.ok()?.into(), epoch_ms: epoch_ms(utc) })
     }
 
     /// The timestamp as a string, for example `2026-01-05T09:00:00.000Z`.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.text
     }
 }
 
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.text)
     }
 }
 
 impl fmt::Debug for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.text)
     }
+}
+
+fn epoch_ms(instant: OffsetDateTime) -> i64 {
+    i64::try_from(instant.unix_timestamp_nanos().div_euclid(1_000_000)).expect("the years 0 to 9999 fit")
+}
+
+/// Whether a valid RFC 3339 timestamp is already the one spelling of its instant. A leap second is not.
+fn is_normal(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    bytes.len() == "2026-01-05T09:00:00.000Z".len() && (bytes[10], bytes[19], bytes[23]) == (b'T', b'.', b'Z') && &bytes[17..19] != b"60"
 }
 
 /// One event as the event store holds it.
@@ -203,6 +216,15 @@ mod tests {
     fn every_spelling_of_an_instant_becomes_the_same_string() {
         for text in ["2026-01-05T09:00:00Z", "2026-01-05T09:00:00.000Z", "2026-01-05T10:00:00+01:00", "2026-01-05T09:00:00.0009-00:00"] {
             assert_eq!(Timestamp::parse(text).map(|t| t.to_string()), Ok("2026-01-05T09:00:00.000Z".into()), "{text}");
+        }
+        for (text, instant) in [
+            ("2016-12-31T23:59:60.000Z", "2016-12-31T23:59:59.999Z"),
+            ("2026-01-05t09:00:00.000z", "2026-01-05T09:00:00.000Z"),
+            ("2026-01-05T09:00:00.5678Z", "2026-01-05T09:00:00.567Z"),
+            ("1969-12-31T23:59:59.9999Z", "1969-12-31T23:59:59.999Z"),
+        ] {
+            let read = Timestamp::parse(text).expect(text);
+            assert_eq!((read.as_str(), Timestamp::from_epoch_ms(read.epoch_ms())), (instant, Some(read.clone())));
         }
         let same = Timestamp::from_epoch_ms(1_767_603_600_000).expect("in range");
         assert_eq!((same.as_str(), same.epoch_ms()), ("2026-01-05T09:00:00.000Z", 1_767_603_600_000));

@@ -333,8 +333,8 @@ const ALL: &[Mutant] = &[
         "an attribute is combined in another way than an older revision did",
         &[Switched(
             SHARED,
-            r#"format!("(attribute_not_exists({mark}) OR {})", is_combined(expression, &mark, kind))"#,
-            r#"format!("(attribute_not_exists({mark}) OR attribute_exists({mark}) OR {})", is_combined(expression, &mark, kind))"#,
+            r#"format!("(attribute_not_exists({mark}) OR {})", is_combined(expression, mark, kind))"#,
+            r#"format!("(attribute_not_exists({mark}) OR attribute_exists({mark}) OR {})", is_combined(expression, mark, kind))"#,
         )],
     ),
     mutant(
@@ -605,8 +605,8 @@ const ALL: &[Mutant] = &[
         "the row of a process moves past events that it has not acted on",
         &[Text(
             LANE,
-            "if process && let Some(event) = run.iter()",
-            r#"if process && !crate::mutant("watermark-before-acting") && let Some(event) = run.iter()"#,
+            "if process && let Some(event) = self.run()",
+            r#"if process && !crate::mutant("watermark-before-acting") && let Some(event) = self.run()"#,
         )],
     ),
     mutant(

@@ -36,7 +36,7 @@ fn an_unreadable_event_that_two_records_brought_is_one_event() {
         lane.push_poison(Version(1), "unreadable".to_owned(), payload.to_owned(), record);
     }
     assert!(lane.prepare());
-    assert_eq!(lane.entries.iter().map(|entry| entry.records.clone()).collect::<Vec<_>>(), [vec![0, 1], vec![2]]);
+    assert_eq!(lane.entries.iter().map(|entry| entry.records().collect::<Vec<_>>()).collect::<Vec<_>>(), [vec![0, 1], vec![2]]);
 }
 
 #[test]

@@ -446,7 +446,9 @@ impl Worker {
                 let blind = pack.iter().all(|planned| planned.lane.is_blind());
                 let committed = self.commit(pack, &mut known, limits).await;
                 if blind {
-                    committed.iter().for_each(|lane| hunch.learn(lane.was_duplicate()));
+                    for lane in &committed {
+                        hunch.learn(lane.was_duplicate());
+                    }
                 }
                 lanes.extend(committed);
             }

@@ -7,11 +7,16 @@ use std::{
 
 use aws_sdk_dynamodb::types::AttributeValue;
 
+/// The names of an expression, by their placeholders.
+pub type Names = HashMap<String, String>;
+/// The values of an expression, by their placeholders.
+pub type Values = HashMap<String, AttributeValue>;
+
 /// An update expression under construction.
 #[derive(Clone)]
 pub struct Expression {
-    pub names: HashMap<String, String>,
-    pub values: HashMap<String, AttributeValue>,
+    pub names: Names,
+    pub values: Values,
     sets: String,
     adds: String,
     removes: String,
@@ -99,12 +104,12 @@ impl Expression {
     }
 
     /// The values for the SDK; `None` if there are none, because DynamoDB refuses an empty map.
-    pub fn some_values(&self) -> Option<HashMap<String, AttributeValue>> {
+    pub fn some_values(&self) -> Option<Values> {
         (!self.values.is_empty()).then(|| self.values.clone())
     }
 
     /// The names and the values for the SDK; `None` if there are none, because DynamoDB refuses an empty map.
-    pub fn into_names_and_values(self) -> (Option<HashMap<String, String>>, Option<HashMap<String, AttributeValue>>) {
+    pub fn into_names_and_values(self) -> (Option<Names>, Option<Values>) {
         (Some(self.names).filter(|names| !names.is_empty()), Some(self.values).filter(|values| !values.is_empty()))
     }
 }

@@ -411,6 +411,9 @@ impl Change {
     /// This change and then `later`, as one. Associative; [`nothing`] is neutral.
     #[must_use]
     pub fn then(mut self, later: Self) -> Self {
+        if self == Self::default() {
+            return later;
+        }
         self.go_on(&later);
         self
     }
@@ -1051,7 +1054,10 @@ impl Own {
     }
 
     fn op(mut self, attribute: &str, op: OwnOp) -> Self {
-        merge_own(self.0.own.entry(attribute.to_owned()).or_insert(OwnOp { base: Base::Keep, add: None }), &op);
+        match self.0.own.get_mut(attribute) {
+            Some(first) => merge_own(first, &op),
+            None => _ = self.0.own.insert(attribute.to_owned(), op),
+        }
         self
     }
 }

@@ -65,7 +65,7 @@ struct Record<'a> {
     #[serde(rename = "userIdentity", default)]
     user_identity: (),
     #[serde(borrow, rename = "recordFormat", default)]
-    record_format: Option<Text<'a>>,
+    format: Option<Text<'a>>,
     #[serde(borrow, rename = "tableName", default)]
     table_name: Option<Text<'a>>,
 }

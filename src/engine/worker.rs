@@ -50,6 +50,9 @@ pub(crate) const CONCURRENCY: usize = 32;
 /// of these.
 const LANES_AT_ONCE: usize = 1_000;
 
+/// Below this number of groups it costs no less to read rows first than to find out from a refused write that there is nothing to do.
+const READ_TOGETHER_MIN: usize = 3;
+
 /// How many events one invocation may read to re-project aggregates whose rule has changed: one to two seconds of reading. Aggregates
 /// already in progress are finished; the rest fails and is delivered again. A rebuild is the fast way to do all of them.
 const REPROJECTED_EVENTS_MAX: u64 = 20_000;
@@ -423,7 +426,9 @@ impl Worker {
                 return idle;
             }
             let (planned, done) = self.next_writes(some, limits).await;
-            let groups = plan::group(planned).into_iter().map(|group| self.drive_group(group, limits, hunch));
+            let groups = plan::group(planned);
+            let many = groups.len() >= READ_TOGETHER_MIN;
+            let groups = groups.into_iter().map(|group| self.drive_group(group, limits, hunch, many));
             let driven: Vec<Driven> = stream::iter(groups).buffer_unordered(CONCURRENCY).collect().await;
             idle.extend(done.into_iter().map(Lane::without_spare_room));
             for Driven { idle: done, to_read: more } in driven {
@@ -433,8 +438,10 @@ impl Worker {
         }
     }
 
-    async fn drive_group(&self, mut planned: Vec<Planned>, limits: Limits<'_>, hunch: &Hunch) -> Driven {
-        if hunch.expects_duplicates() && planned.iter().all(|planned| planned.lane.is_blind()) {
+    /// Writes what is planned, and what follows from it; or, if there are `many` groups, has their rows read first where they are probably
+    /// duplicates.
+    async fn drive_group(&self, mut planned: Vec<Planned>, limits: Limits<'_>, hunch: &Hunch, many: bool) -> Driven {
+        if many && hunch.expects_duplicates() && planned.iter().all(|planned| planned.lane.is_blind()) {
             return Driven { idle: Vec::new(), to_read: planned.into_iter().map(|planned| planned.lane.reading_first()).collect() };
         }
         let mut idle = Vec::new();

@@ -281,8 +281,9 @@ impl Worker {
                 let mut lane = Lane::new(rule, aggregate.clone());
                 for (at, event) in &history {
                     match event {
-                        Ok(event) => lane.push_event(event, *at),
-                        Err(poison) => push_poison(&mut lane, poison, *at),
+                        Ok(read) => lane.push_event(read, *at),
+                        Err(poison) if concerns(rule, &aggregate, event) => push_poison(&mut lane, poison, *at),
+                        Err(_) => {}
                     }
                 }
                 lane.prepare().then_some(lane)
@@ -750,8 +751,7 @@ fn concerns(rule: &dyn DynProjection, aggregate: &AggregateId, event: &Result<Ar
 }
 
 fn push_poison(lane: &mut Lane, poison: &Poison, record: usize) {
-    let concerns = poison.event_type.as_deref().is_some_and(|name| lane.rule.concerns(&lane.aggregate, name));
-    if let (true, Some((_, version))) = (concerns, &poison.event) {
+    if let Some((_, version)) = &poison.event {
         lane.push_poison(*version, poison.reason.to_string(), poison.payload.clone(), record);
     }
 }

@@ -226,8 +226,9 @@ impl Store {
                     expression.set(name, from_value(value));
                 }
                 let update = Update::builder().table_name(table).set_key(Some(key)).update_expression(expression.update());
-                let update = update.set_expression_attribute_names(Some(expression.names.clone()));
-                action.update(update.set_expression_attribute_values(expression.some_values()).build().expect(GIVEN))
+                let (names, values) = expression.into_names_and_values();
+                let update = update.set_expression_attribute_names(names).set_expression_attribute_values(values);
+                action.update(update.build().expect(GIVEN))
             }
             ChildOp::Replace(attributes) => {
                 let item = key.into_iter().chain(attributes.iter().map(|(name, value)| (name.clone(), from_value(value))));

@@ -39,12 +39,12 @@ pub fn merge<'a, E>(rule: &dyn DynProjection, events: E, row: &HomeRow, fits: &d
 where
     E: Iterator<Item = &'a RecordedEvent> + Clone,
 {
-    let merged = merge_some(rule, events.clone(), usize::MAX, row, fits);
-    match merged {
-        Merging { overfull: false, merged, .. } => merged,
-        // The last event is in the change and must not be. Once for each write is cheaper than a copy of the change for each event.
-        Merging { merged, .. } => Merged { stop: merged.stop, ..merge_some(rule, events, merged.concerning - 1, row, &|_| true).merged },
+    let Merging { merged, overfull } = merge_some(rule, events.clone(), usize::MAX, row, fits);
+    if !overfull {
+        return merged;
     }
+    // The last event is in the change and must not be. Merging once more for each write is cheaper than a copy of the change for each event.
+    Merged { stop: merged.stop, ..merge_some(rule, events, merged.concerning - 1, row, &|_| true).merged }
 }
 
 /// A change on the way to a [`Merged`].

@@ -1,5 +1,6 @@
 //! Rows through an index.
 
+use futures::FutureExt as _;
 use projection_vocabulary::{DynProjection, Index, IndexKey, Value};
 use serde::de::DeserializeOwned;
 
@@ -116,7 +117,7 @@ impl Selection<'_> {
         let binding = Binding::of_index(table, &query, position_keys(rule, &self.index), token_key);
         let attributes = self.index.partition.iter().map(|key| key.attribute().to_owned());
         let partition: SdkItem = attributes.zip(self.partition.iter().map(from_value)).collect();
-        let part = async |limit, from| Ok(store.query_index(rule, &query, limit, from, deadline).await?);
+        let part = |limit, from| store.query_index(rule, &query, limit, from, deadline).boxed();
         self.reader.page((limit, token), &binding, partition, |_| true, part).await
     }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use futures::future::BoxFuture;
 use projection_vocabulary::{Attributes, DynProjection, RowId, RowKey, Value, Version, row};
 use serde::de::DeserializeOwned;
 
@@ -13,7 +14,7 @@ use super::{
 use crate::{
     retry::Deadline,
     store::{
-        Store,
+        Store, StoreError,
         home::foreign_row,
         item::SdkItem,
         reads::{Consistency, Part, ReadRow, read_row},
@@ -91,13 +92,16 @@ impl Reader<'_> {
 
     /// Reads parts until they hold a page: at most `limit` rows after the token. `partition` are the attributes that a position has
     /// besides those in the token; `part` asks for so many items after a position.
-    pub async fn page(
+    ///
+    /// The parts are boxed futures, and not those of an async closure: of these the compiler cannot tell whether they may be awaited in a
+    /// spawned task, where services answer.
+    pub async fn page<'p>(
         &self,
         (limit, token): (usize, Option<&PageToken>),
         binding: &Binding,
         partition: SdkItem,
         keep: impl Fn(&ReadRow) -> bool,
-        part: impl AsyncFn(i32, Option<SdkItem>) -> Result<Part, QueryError>,
+        part: impl Fn(i32, Option<SdkItem>) -> BoxFuture<'p, Result<Part, StoreError>>,
     ) -> Result<ReadPage, QueryError> {
         if limit == 0 {
             return Err(QueryError::Limit);

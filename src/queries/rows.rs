@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, marker::PhantomData, sync::Arc, time::Duration};
 
-use futures::future::BoxFuture;
+use futures::{FutureExt as _, future::BoxFuture};
 use projection_vocabulary::{Attributes, ConsistencyToken, DynProjection, IndexOf, RowKey, Version};
 use serde::de::DeserializeOwned;
 
@@ -114,7 +114,7 @@ impl<'a, P: ?Sized> Rows<'a, P> {
     pub(crate) async fn scan_read(&self, limit: usize, token: Option<&PageToken>) -> Result<ReadPage, QueryError> {
         let Reader { store, rule, table, token_key, consistency, deadline, .. } = self.reader;
         let binding = Binding::of_scan(table, table_keys(rule), token_key);
-        let part = async |limit, from| Ok(store.scan_shown(rule, limit, from, consistency, deadline).await?);
+        let part = |limit, from| store.scan_shown(rule, limit, from, consistency, deadline).boxed();
         self.reader.page((limit, token), &binding, SdkItem::new(), |row| !row.is_empty(), part).await
     }
 }

@@ -53,6 +53,22 @@ fn open<'a>(orders: &Rows<'a, Orders>) -> Selection<'a> {
     orders.index(Orders::BY_CUSTOMER).of(["ann", "OPEN"])
 }
 
+/// A service answers in spawned tasks.
+#[tokio::test]
+async fn every_query_may_be_awaited_in_a_spawned_task() {
+    let world = world(&[placed("o1", "ann", "north", "d1", "1")]).await;
+    let queries = world.queries(ORDERS);
+    let asked = tokio::spawn(async move {
+        let orders = queries.rows(&Orders);
+        let of_index = open(&orders).page::<Order>(1, None).await.expect("a page");
+        let scanned = orders.scan::<Order>(1, None).await.expect("a page");
+        let many = orders.many::<Order>(["o1"]).await.expect("rows");
+        let one = orders.get::<Order>("o1").await.expect("a row");
+        (of_index.rows.len(), scanned.rows.len(), many.len(), one.is_some())
+    });
+    assert_eq!(asked.await.expect("it ends"), (1, 1, 1, true));
+}
+
 #[tokio::test]
 async fn rows_of_an_index_over_several_attributes_come_in_the_order_of_numbers() {
     let dues = ["10", "9", "-3", "100", "9.5", "99999999999999999999999999999999999998", "99999999999999999999999999999999999999", "9"];

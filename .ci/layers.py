@@ -17,13 +17,13 @@ SRC = Path("src")
 
 # Top-level modules from the bottom up. A module may use those of the lines before its own, and none of its own line.
 LAYERS = [
-    ["config", "escape", "progress", "retry"],
+    ["config", "escape", "plural", "progress", "retry"],
     ["clients", "embedded"],
     ["store"],
-    ["age", "commands", "sources"],
+    ["age", "commands", "snapshot", "sources"],
     ["engine"],
     ["operations", "queries"],
-    ["doctor"],
+    ["dev", "doctor"],
     ["cli", "lambda"],
 ]
 
@@ -90,7 +90,12 @@ class Module:
         self.rest = re.sub(r"\buse\s+[^;]+;", "", text)
 
 
-modules = {module.path: module for file in SRC.rglob("*.rs") if file.name != "build.rs" and "bin" not in file.relative_to(SRC).parts for module in [Module(file)]}
+def belongs(file):
+    """Whether a file is one of the library's: not a program's, and not of a crate of its own."""
+    return file.name != "build.rs" and "bin" not in file.relative_to(SRC).parts and not (file.parent / "Cargo.toml").exists()
+
+
+modules = {module.path: module for file in SRC.rglob("*.rs") if belongs(file) for module in [Module(file)]}
 
 
 def absolute(module, path):

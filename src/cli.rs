@@ -10,8 +10,10 @@ mod catch_up;
 mod command;
 mod complaints;
 mod corrections;
+mod dev;
 mod doctor;
 mod events;
+mod explain;
 mod format;
 mod generate;
 mod json_lines;
@@ -19,6 +21,7 @@ mod manual;
 mod out;
 mod parked;
 mod pretty_json;
+mod preview;
 mod process;
 mod rate_limit;
 mod readable;
@@ -30,7 +33,6 @@ mod rows;
 mod runner;
 mod segments;
 mod serve;
-mod snapshot;
 mod status;
 mod stores;
 mod summary;
@@ -80,13 +82,13 @@ struct Projector {
 const EXAMPLE: &str = "\
 Example: projector --data demo.db replay captured/
 
-Without a store, `replay` and `serve` work in memory. More: projector --help, projector COMMAND --help";
+Without a store, `replay`, `serve` and `dev` work in memory. More: projector --help, projector COMMAND --help";
 
 const EXIT_CODES: &str = "\
 Example: projector --data demo.db replay captured/
 
-Without a store option, PROJECTOR_STORE names the store: `aws`, a URL, or a file. Without either, `replay` and `serve` \
-work in memory, and other commands refuse to run.
+Without a store option, PROJECTOR_STORE names the store: `aws`, a URL, or a file. Without either, `replay`, `serve` \
+and `dev` work in memory, and other commands refuse to run.
 
 Exit codes:
   0    success: everything was applied, or nothing was found
@@ -185,6 +187,17 @@ enum Command {
     /// It is safe to run this while the worker runs. Exit code 0 only if every row that was checked is right, or was repaired.
     #[command(after_help = "Example: projector --data demo.db verify {projection} --repair")]
     Verify(verify::Options),
+    /// Tell what each event of an aggregate did to its row
+    ///
+    /// It folds the history with the rules of this program, and compares the end with the row that is stored. With --attribute it names the aggregates
+    /// that made an attribute of a row that they share. It prints what rows hold. Exit code 1 if the stored row differs.
+    #[command(after_help = "Example: projector --data demo.db explain alice --projection {projection} --at 7")]
+    Explain(explain::Options),
+    /// Tell what the rule of this program would make of the rows, without writing
+    ///
+    /// Each row is compared with the fold of the events that it counts. Exit code 1 if a row would change, or its aggregate would be parked.
+    #[command(after_help = "Example: projector --aws preview {projection}")]
+    Preview(preview::Options),
     /// Compare the snapshots and claims of aggregates with their events
     ///
     /// It is safe to run this while commands are carried out. Exit code 0 only if all are right, or were repaired.
@@ -210,6 +223,13 @@ enum Command {
     /// It checks no credentials. While it runs, other commands reach the data with --endpoint-url instead of --data.
     #[command(after_help = "Example: projector --data demo.db serve --port 8000")]
     Serve(serve::Options),
+    /// Run the whole loop on this machine, with a page that shows it
+    ///
+    /// The embedded DynamoDB over HTTP, as `serve` has it; its stream, delivered as Lambda delivers it; the worker with all projections and processes; and a page with
+    /// what becomes of each record, rows, histories, commands and parked entries. Its buttons deliver again, out of order and to a function that dies, beside a naive
+    /// handler whose rows go wrong. It checks no credentials.
+    #[command(after_help = "Example: projector dev")]
+    Dev(dev::Options),
     /// Print a completion script for a shell
     #[command(after_help = "Example: projector completions bash > ~/.local/share/bash-completion/completions/projector")]
     Completions(manual::CompletionsOptions),
@@ -233,7 +253,10 @@ struct Context {
     store: StoreOptions,
     registry: Registry,
     deciders: Deciders,
+    samples: &'static [Sample],
     calls: Calls,
+    /// The projections as the next deployment would have them.
+    next: Option<Registry>,
     out: Out,
 }
 
@@ -267,41 +290,75 @@ impl Context {
 /// Runs the command line of this process.
 #[must_use]
 pub fn run(registry: Registry, deciders: Deciders, samples: &'static [Sample]) -> ExitCode {
-    run_with_calls(registry, deciders, samples, Calls::new())
+    Program::new(registry, deciders, samples).run()
 }
 
-/// The same with the functions that the processes of this program call.
-#[must_use]
-pub fn run_with_calls(registry: Registry, deciders: Deciders, samples: &'static [Sample], calls: Calls) -> ExitCode {
-    let matches = match command(registry, deciders, samples).try_get_matches() {
-        Ok(matches) => matches,
-        Err(error) => return exit_with(&error),
-    };
-    let projector = match Projector::from_arg_matches(&matches) {
-        Ok(projector) => projector,
-        Err(error) => return exit_with(&error),
-    };
-    let Projector { store, verbosity, command } = projector;
-    terminal::set_up(verbosity.quiet, verbosity.verbose);
-    // What these do must not depend on a variable: `doctor FILE` is offline, and the others use no store.
-    let takes_no_store = matches!(command, Command::Doctor(_) | Command::Generate(_) | Command::Completions(_) | Command::Man(_));
-    let store = if takes_no_store { store } else { store.or_of_environment() };
-    let mut cx = Context { store, registry, deciders, calls, out: Out::stdout() };
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let result = runtime
-        .map_err(anyhow::Error::from)
-        .and_then(|runtime| runtime.block_on(command.run(chosen_sample(&matches, samples), samples, &mut cx)));
-    let exit = result.unwrap_or_else(|error| {
-        terminal::error(format_args!("{error:#}"));
-        EXIT_USAGE
-    });
-    ExitCode::from(match cx.out.finish() {
-        Ok(()) => exit,
-        Err(error) => {
-            terminal::error(unwritable(&error));
-            EXIT_USAGE
+/// The command line of a team's own binary.
+#[derive(Clone)]
+pub struct Program {
+    registry: Registry,
+    deciders: Deciders,
+    samples: &'static [Sample],
+    calls: Calls,
+    next: Option<Registry>,
+}
+
+impl Program {
+    /// A command line for these projections and aggregates. Histories can be made up of the samples.
+    #[must_use]
+    pub fn new(registry: Registry, deciders: Deciders, samples: &'static [Sample]) -> Self {
+        Self { registry, deciders, samples, calls: Calls::new(), next: None }
+    }
+
+    /// With the functions that the processes of this program call.
+    #[must_use]
+    pub fn with_calls(mut self, calls: Calls) -> Self {
+        self.calls = calls;
+        self
+    }
+
+    /// With the projections as the next deployment would have them: `dev` shows what becomes of a history under either.
+    #[must_use]
+    pub fn with_next(mut self, next: Registry) -> Self {
+        self.next = Some(next);
+        self
+    }
+
+    /// Runs the command line of this process.
+    #[must_use]
+    pub fn run(self) -> ExitCode {
+        let Self { registry, deciders, samples, .. } = self;
+        let matches = match command(registry, deciders, samples).try_get_matches() {
+            Ok(matches) => matches,
+            Err(error) => return exit_with(&error),
+        };
+        match Projector::from_arg_matches(&matches) {
+            Ok(projector) => self.run_command(projector, chosen_sample(&matches, samples)),
+            Err(error) => exit_with(&error),
         }
-    })
+    }
+
+    fn run_command(self, Projector { store, verbosity, command }: Projector, sample: Option<&Sample>) -> ExitCode {
+        let Self { registry, deciders, samples, calls, next } = self;
+        terminal::set_up(verbosity.quiet, verbosity.verbose);
+        // What these do must not depend on a variable: `doctor FILE` is offline, and the others use no store.
+        let takes_no_store = matches!(command, Command::Doctor(_) | Command::Generate(_) | Command::Completions(_) | Command::Man(_));
+        let store = if takes_no_store { store } else { store.or_of_environment() };
+        let mut cx = Context { store, registry, deciders, samples, calls, next, out: Out::stdout() };
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+        let result = runtime.map_err(anyhow::Error::from).and_then(|runtime| runtime.block_on(command.run(sample, &mut cx)));
+        let exit = result.unwrap_or_else(|error| {
+            terminal::error(format_args!("{error:#}"));
+            EXIT_USAGE
+        });
+        ExitCode::from(match cx.out.finish() {
+            Ok(()) => exit,
+            Err(error) => {
+                terminal::error(unwritable(&error));
+                EXIT_USAGE
+            }
+        })
+    }
 }
 
 /// Prints help, the version or a usage error.
@@ -370,7 +427,7 @@ fn version() -> String {
 }
 
 impl Command {
-    async fn run(self, sample: Option<&Sample>, samples: &[Sample], cx: &mut Context) -> anyhow::Result<u8> {
+    async fn run(self, sample: Option<&Sample>, cx: &mut Context) -> anyhow::Result<u8> {
         match &self {
             Self::Replay(options) => Box::pin(replay::run(options, cx)).await,
             Self::Rows(command) => rows::run(command, cx).await,
@@ -383,14 +440,17 @@ impl Command {
             Self::Status(options) => status::run(options, cx).await,
             Self::Doctor(options) => doctor::run(options, cx).await,
             Self::Verify(options) => verify::run(options, cx).await,
+            Self::Explain(options) => Box::pin(explain::run(options, cx)).await,
+            Self::Preview(options) => Box::pin(preview::run(options, cx)).await,
             Self::VerifyAggregates(options) => Box::pin(verify_aggregates::run(options, cx)).await,
             Self::RebuildProjection(options) => Box::pin(rebuild::run(options, cx)).await,
             Self::CatchUp(options) => Box::pin(catch_up::run(options, cx)).await,
             Self::Generate(options) => generate::run(options, sample, cx),
             Self::Tables(Tables::Create { format }) => stores::create_tables(*format, cx).await,
             Self::Serve(options) => serve::run(options, cx).await,
-            Self::Completions(options) => manual::completions(options, command(cx.registry, cx.deciders, samples), cx),
-            Self::Man(options) => manual::man(options, command(cx.registry, cx.deciders, samples), cx),
+            Self::Dev(options) => Box::pin(dev::run(options, cx)).await,
+            Self::Completions(options) => manual::completions(options, command(cx.registry, cx.deciders, cx.samples), cx),
+            Self::Man(options) => manual::man(options, command(cx.registry, cx.deciders, cx.samples), cx),
         }
     }
 }

@@ -9,6 +9,8 @@ mod clients;
 mod commands;
 mod config;
 #[cfg(feature = "cli")]
+mod dev;
+#[cfg(feature = "cli")]
 mod doctor;
 #[cfg(feature = "cli")]
 mod embedded;
@@ -18,10 +20,14 @@ mod escape;
 #[cfg(feature = "lambda")]
 pub mod lambda;
 mod operations;
+#[cfg(feature = "cli")]
+mod plural;
 mod progress;
 #[cfg(feature = "queries")]
 mod queries;
 mod retry;
+#[cfg(feature = "cli")]
+mod snapshot;
 #[cfg(any(feature = "cli", feature = "lambda"))]
 mod sources;
 mod store;
@@ -51,6 +57,10 @@ pub mod internals {
     #[cfg(feature = "cli")]
     pub mod doctor {
         pub use crate::doctor::*;
+    }
+    #[cfg(feature = "cli")]
+    pub mod dev {
+        pub use crate::dev::*;
     }
     #[cfg(feature = "cli")]
     pub mod embedded {

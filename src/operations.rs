@@ -6,9 +6,15 @@ pub mod catch_up;
 pub mod contributions;
 #[cfg(feature = "cli")]
 pub mod correct;
+#[cfg(feature = "cli")]
+pub mod differs;
 pub mod error;
+#[cfg(feature = "cli")]
+pub mod explain;
 pub mod footing;
 pub mod histories;
+#[cfg(feature = "cli")]
+pub mod preview;
 pub mod processes;
 pub mod rebuild;
 pub mod recent;

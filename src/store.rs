@@ -10,7 +10,7 @@ pub mod cursors;
 mod dynamo;
 mod error;
 pub mod events;
-mod expression;
+pub(crate) mod expression;
 pub mod home;
 pub mod item;
 pub mod limits;

@@ -18,12 +18,13 @@ use rand_chacha::{
 };
 
 use super::{
-    Context, EXIT_OK,
-    snapshot::Snapshot,
-    terminal,
+    Context, EXIT_OK, terminal,
     text::{count, count_of},
 };
-use crate::sources::stream_json::{LambdaEvent, inserted};
+use crate::{
+    snapshot::Snapshot,
+    sources::stream_json::{LambdaEvent, inserted},
+};
 
 /// Records in one file.
 const BATCH_RECORDS: usize = 1_000;

@@ -13,15 +13,14 @@ use super::{
     complaints::Complaints,
     events,
     out::Out,
-    report, row_tables,
-    snapshot::Snapshot,
-    terminal,
+    report, row_tables, terminal,
     text::{Lines, count, printable, times},
 };
 use crate::{
     Worker,
     engine::report::{Report, Tally},
     retry::Deadline,
+    snapshot::Snapshot,
     sources::input::{self, InputError, Source},
     store::{
         Store, StoreError,

@@ -8,13 +8,12 @@ use projection_vocabulary::{DynProjection, IndexKey, IndexOf, RowId, RowKey, Val
 use super::{
     Context, EXIT_FINDINGS, EXIT_OK,
     format::Format,
-    row_tables,
-    snapshot::row,
-    terminal,
+    row_tables, terminal,
     text::{Lines, printable},
 };
 use crate::{
     queries::{PAGE_ROWS_MAX, PageToken, Queries, QueryError, Rows, unknown_index},
+    snapshot::row,
     store::{
         reads::ReadRow,
         rows::{Shown, ShownRow},

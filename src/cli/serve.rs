@@ -1,6 +1,9 @@
 //! `projector serve`: the embedded DynamoDB over HTTP.
 
-use std::{io, net::Ipv4Addr};
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr},
+};
 
 use anyhow::{Context as _, bail};
 use clap::Args;
@@ -25,10 +28,7 @@ pub async fn run(options: &Options, cx: &mut Context) -> anyhow::Result<u8> {
     let embedded = stores::open_embedded(&cx.store, cx.registry).await?;
     // Before the address is printed, so that whoever reads it can stop this process cleanly.
     let stop = stop_signal().context("cannot wait for Ctrl-C")?;
-    let port = options.port;
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))
-        .await
-        .with_context(|| format!("cannot listen on 127.0.0.1:{port}: choose another --port, or 0 for a free one"))?;
+    let listener = listen(Ipv4Addr::LOCALHOST.into(), options.port, "--port").await?;
     let url = format!("http://{}", listener.local_addr()?);
     let rule = cx.registry.projections().first().context("this program has no projections")?;
     let table = stores::table_of(&cx.store, cx.registry, *rule)?;
@@ -48,9 +48,15 @@ serving a DynamoDB at {url}, {kept}; Ctrl-C stops it
     Ok(EXIT_OK)
 }
 
+/// Listens on a port, which `option` names.
+pub async fn listen(address: IpAddr, port: u16, option: &str) -> anyhow::Result<TcpListener> {
+    let listener = TcpListener::bind((address, port)).await;
+    listener.with_context(|| format!("cannot listen on {address}:{port}: choose another {option}, or 0 for a free one"))
+}
+
 /// Resolves when the process is told to end.
 #[cfg(unix)]
-fn stop_signal() -> io::Result<impl Future<Output = ()> + Send + 'static> {
+pub fn stop_signal() -> io::Result<impl Future<Output = ()> + Send + 'static> {
     use tokio::signal::unix::{SignalKind, signal};
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     Ok(async move {
@@ -63,7 +69,7 @@ fn stop_signal() -> io::Result<impl Future<Output = ()> + Send + 'static> {
 
 /// Resolves when the process is told to end.
 #[cfg(not(unix))]
-fn stop_signal() -> io::Result<impl Future<Output = ()> + Send + 'static> {
+pub fn stop_signal() -> io::Result<impl Future<Output = ()> + Send + 'static> {
     Ok(async {
         // On a system without signals, none arrives.
         if tokio::signal::ctrl_c().await.is_err() {

@@ -161,7 +161,8 @@ pub fn table_of(options: &StoreOptions, registry: Registry, rule: &dyn DynProjec
     Ok(names(options, registry)?.projections[rule.name()].clone())
 }
 
-fn names(options: &StoreOptions, registry: Registry) -> anyhow::Result<TableNames> {
+/// The names of the tables.
+pub fn names(options: &StoreOptions, registry: Registry) -> anyhow::Result<TableNames> {
     let var = |name: &str| std::env::var(name).ok();
     if options.aws {
         return TableNames::from_env(registry, var).map_err(anyhow::Error::msg).context("with --aws the environment names the tables");

@@ -17,10 +17,13 @@ use super::{
     text::{Lines, count, count_of, printable, shortened},
 };
 use crate::{
-    operations::verify::{
-        self, ChildFinding, Repair, RowFinding, SharedFinding, Verified,
-        diff::{self, Differences, Differs},
-        instances::{VerifiedInstances, verify_instances},
+    operations::{
+        differs::Differs,
+        verify::{
+            self, ChildFinding, Repair, RowFinding, SharedFinding, Verified,
+            diff::{self, Differences},
+            instances::{VerifiedInstances, verify_instances},
+        },
     },
     retry::Deadline,
     store,
@@ -313,13 +316,13 @@ impl Action {
 }
 
 /// A further line of a finding.
-fn differs_line(Differs { attribute, contributed_to, is, must_be }: &Differs) -> String {
+fn differs_line(Differs { attribute, contributed_to, from, to }: &Differs) -> String {
     let value = |value: &Option<Value>| {
         value.as_ref().map_or_else(|| "nothing".to_owned(), |value| shortened(value.to_json().get(), VALUE_COLUMNS))
     };
     let of =
         contributed_to.as_ref().map_or_else(String::new, |(row, _)| format!(", contributed to {}", shortened(row.as_str(), NAME_COLUMNS)));
-    format!("{}{of}: is {}, must be {}", printable(attribute), value(is), value(must_be))
+    format!("{}{of}: is {}, must be {}", printable(attribute), value(from), value(to))
 }
 
 /// A child row by its key and its sort key.
@@ -356,9 +359,9 @@ struct DiffersJson<'a> {
 }
 
 impl<'a> DiffersJson<'a> {
-    fn of(Differs { attribute, contributed_to, is, must_be }: &'a Differs) -> Self {
+    fn of(Differs { attribute, contributed_to, from, to }: &'a Differs) -> Self {
         let json = |value: &Option<Value>| value.as_ref().map(Value::to_json);
-        Self { attribute, contributed_to: contributed_to.as_ref().map(|(row, _)| row.as_str()), is: json(is), must_be: json(must_be) }
+        Self { attribute, contributed_to: contributed_to.as_ref().map(|(row, _)| row.as_str()), is: json(from), must_be: json(to) }
     }
 }
 

@@ -34,6 +34,16 @@ pub struct Blocked {
     pub payload: Option<String>,
 }
 
+/// The event type of an item of the event store, if it can be read.
+#[cfg(feature = "cli")]
+#[must_use]
+pub fn event_type(stored: &Stored) -> Option<&str> {
+    match stored {
+        Stored::Event(event) => Some(&event.event_type),
+        Stored::Malformed { event_type, .. } => event_type.as_deref(),
+    }
+}
+
 /// Whether an item of the event store concerns a projection. An item whose event type cannot be read may.
 pub fn concerns(rule: &dyn DynProjection, stored: &Stored) -> bool {
     match stored {

@@ -175,6 +175,11 @@ impl Worker {
 
     /// The same for records that are decoded already. A record's sequence number is what is reported if it fails.
     pub async fn process_decoded(&self, records: Vec<Record>, deadline: Deadline) -> Report {
+        self.process_observed(records, deadline, |_| {}).await
+    }
+
+    /// The same, and tells `observe` what became of each aggregate of the batch in each projection.
+    pub(crate) async fn process_observed(&self, records: Vec<Record>, deadline: Deadline, mut observe: impl FnMut(&Lane)) -> Report {
         let before = self.store.usage();
         let hunch = Hunch::from(self.delivered.again(records.iter().filter_map(|record| record.sequence.as_ref())));
         let mut ledger = Ledger::new(records.iter().map(|record| record.sequence.clone()).collect());
@@ -192,6 +197,7 @@ impl Worker {
             }
         }
         for lane in lanes {
+            observe(&lane);
             ledger.add(lane.rule.name(), lane.outcomes, lane.tally, lane.failure);
         }
         // After the events of the batch: a row that counts them may stand on the event that was changed.

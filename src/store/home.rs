@@ -431,7 +431,7 @@ pub fn row_key(rule: &dyn DynProjection, key: &str) -> SdkItem {
 }
 
 /// The key of an item, for requests. Only a table of child rows has sort keys.
-pub(super) fn item_key(rule: &dyn DynProjection, key: &str, sort: &str) -> SdkItem {
+pub(crate) fn item_key(rule: &dyn DynProjection, key: &str, sort: &str) -> SdkItem {
     let sort = rule.children().map(|name| (name.to_owned(), AttributeValue::S(sort.to_owned())));
     std::iter::once((rule.key().to_owned(), AttributeValue::S(key.to_owned()))).chain(sort).collect()
 }

@@ -3,6 +3,7 @@
 //! It is one binary, linked once. Each folder has one subject; `support` holds the helpers that several files share.
 
 mod support {
+    pub mod console;
     pub mod export;
     pub mod large_rows;
     pub mod malformed_records;
@@ -87,6 +88,13 @@ mod lambda {
 /// The template in `infra` and the code agree.
 mod infrastructure;
 
+/// The development console, over HTTP.
+mod dev {
+    mod faults;
+    mod pages;
+    mod safety;
+}
+
 /// `projector` as a process, as an operator runs it.
 mod cli {
     mod capture;
@@ -94,6 +102,7 @@ mod cli {
     mod command;
     mod doctor;
     mod escapes;
+    mod explain;
     mod help;
     mod output;
     mod parked;

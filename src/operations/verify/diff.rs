@@ -1,30 +1,19 @@
-//! In what a row differs from what it must be, attribute by attribute.
+//! In what wrong rows differ from what they must be.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use projection_vocabulary::{
-    AggregateId, Attributes, Cell, Children, Contribution, DynProjection, HomeRow, Kind, RowId, RowKey, Value, Version,
-};
+use projection_vocabulary::{AggregateId, Cell, Children, Contribution, DynProjection, Kind, RowId, RowKey, Version};
 
 use super::{RowFinding, SharedFinding, Verified};
 use crate::{
     engine::{reproject::fold_history, worker::Worker},
-    operations::{contributions::contributed_to, error::OperationError},
+    operations::{
+        contributions::contributed_to,
+        differs::{Differs, between, of_attributes},
+        error::OperationError,
+    },
     retry::Deadline,
 };
-
-/// One difference.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Differs {
-    /// The attribute.
-    pub attribute: String,
-    /// The shared row whose attribute it is, if this is what a home row contributes to it.
-    pub contributed_to: Option<Cell>,
-    /// What it is; `None` if there is nothing.
-    pub is: Option<Value>,
-    /// What it must be; `None` if it must not be there.
-    pub must_be: Option<Value>,
-}
 
 /// In what the rows with a finding differ. They are read again, so a row that has moved since may not differ any more.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -88,64 +77,9 @@ pub async fn differences(
             Some(mark) => vec![mark.kind],
             None => vec![Kind::Max, Kind::Set],
         };
-        let must_be = kinds.into_iter().find_map(|kind| contributed.to(cell, kind)).map(Contribution::value);
-        let is = held.and_then(|held| held.value.clone());
-        differences.shared.insert(cell.clone(), Differs { attribute: cell.1.clone(), contributed_to: None, is, must_be });
+        let to = kinds.into_iter().find_map(|kind| contributed.to(cell, kind)).map(Contribution::value);
+        let from = held.and_then(|held| held.value.clone());
+        differences.shared.insert(cell.clone(), Differs { attribute: cell.1.clone(), contributed_to: None, from, to });
     }
     Ok(differences)
-}
-
-/// The attribute, if it is not what it must be.
-fn own(attribute: &str, is: Option<Value>, must_be: Option<Value>) -> Option<Differs> {
-    (is != must_be).then(|| Differs { attribute: attribute.to_owned(), contributed_to: None, is, must_be })
-}
-
-/// In which attributes a row differs from what it must be.
-fn of_attributes(row: &Attributes, fresh: &Attributes) -> Vec<Differs> {
-    let names: BTreeSet<_> = row.keys().chain(fresh.keys()).collect();
-    names.into_iter().filter_map(|name| own(name, row.get(name).cloned(), fresh.get(name).cloned())).collect()
-}
-
-/// In what a home row differs from the one that it must be.
-fn between(row: &HomeRow, fresh: &HomeRow) -> Vec<Differs> {
-    let version = |row: &HomeRow| (row.version > Version::NONE).then(|| Value::Number(row.version.0.into()));
-    let last = |row: &HomeRow| row.last_event_id.clone().map(Value::Text);
-    let mut all: Vec<_> = own("version", version(row), version(fresh)).into_iter().collect();
-    all.extend(own("lastEventId", last(row), last(fresh)));
-    all.extend(of_attributes(&row.own, &fresh.own));
-    let cells: BTreeSet<_> = [row, fresh].into_iter().flat_map(|row| row.contributions.keys().chain(&row.left)).collect();
-    let contribution = |row: &HomeRow, cell: &Cell| {
-        let left = row.left.contains(cell).then(|| Value::Number(0.into()));
-        row.contributions.get(cell).map(Contribution::value).or(left)
-    };
-    all.extend(cells.into_iter().filter_map(|cell| {
-        let differs = own(&cell.1, contribution(row, cell), contribution(fresh, cell))?;
-        Some(Differs { contributed_to: Some(cell.clone()), ..differs })
-    }));
-    all
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn each_attribute_and_contribution_that_differs_is_named_and_no_other() {
-        let cell = |attribute: &str| -> Cell { ("shelf".into(), attribute.to_owned()) };
-        let row = |version: u64, n: i32, sum: i32| HomeRow {
-            version: Version(version),
-            last_event_id: Some("e".into()),
-            own: [("same".to_owned(), 1.into()), ("n".to_owned(), n.into())].into(),
-            contributions: [(cell("sum"), Contribution::Sum(sum.into())), (cell("same"), Contribution::Max(1.into()))].into(),
-            ..HomeRow::default()
-        };
-        let named = |row: &HomeRow, fresh: &HomeRow| -> Vec<(String, bool)> {
-            between(row, fresh).into_iter().map(|differs| (differs.attribute, differs.contributed_to.is_some())).collect()
-        };
-        assert_eq!(named(&row(2, 3, 4), &row(2, 3, 4)), []);
-        assert_eq!(named(&row(2, 3, 4), &row(3, 5, 6)), [("version".into(), false), ("n".into(), false), ("sum".into(), true)]);
-        let all = ["version", "lastEventId", "n", "same"].map(|name| (name.to_owned(), false));
-        let contributed = ["same", "sum"].map(|name| (name.to_owned(), true));
-        assert_eq!(named(&HomeRow::default(), &row(2, 3, 4)), [&all[..], &contributed].concat());
-    }
 }

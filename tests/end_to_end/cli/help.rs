@@ -7,7 +7,7 @@ use std::process::{Command, Output, Stdio};
 use expect_test::{expect, expect_file};
 
 /// Every command, as one types it.
-const COMMANDS: [&str; 39] = [
+const COMMANDS: [&str; 42] = [
     "",
     "replay",
     "rows",
@@ -39,6 +39,8 @@ const COMMANDS: [&str; 39] = [
     "status",
     "doctor",
     "verify",
+    "explain",
+    "preview",
     "verify-aggregates",
     "rebuild-projection",
     "catch-up",
@@ -46,6 +48,7 @@ const COMMANDS: [&str; 39] = [
     "tables",
     "tables create",
     "serve",
+    "dev",
     "man",
 ];
 

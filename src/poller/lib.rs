@@ -178,6 +178,20 @@ impl<T: Clone> Poller<T> {
         &self.succeeded
     }
 
+    /// Forgets the batches that have succeeded, except the last one that `keep` chooses: nobody wants to deliver the others again.
+    pub fn remember_one(&mut self, keep: impl Fn(&[(u64, T)]) -> bool) {
+        let last = self.succeeded.iter().rposition(|batch| keep(batch));
+        self.succeeded = last.map(|last| vec![self.succeeded.swap_remove(last)]).unwrap_or_default();
+    }
+
+    /// The records that are not in flight and are to be delivered, for the first time or again; of each partition, in their order.
+    pub fn waiting(&self) -> impl Iterator<Item = &T> {
+        self.partitions.iter().flat_map(|partition| {
+            let again = partition.pieces.iter().flat_map(|piece| &piece.records);
+            again.chain(&partition.unread).map(|(_, record)| record)
+        })
+    }
+
     /// Delivers the `which`-th batch that has [`succeeded`](Self::succeeded) once more, alongside the batches in flight: delivery is at
     /// least once. It needs an answer like any other, and the answer changes nothing.
     ///
@@ -367,6 +381,26 @@ mod tests {
         poller.answer(first.id, &success());
         assert_eq!(rest(&mut poller), [vec![4, 5, 6], vec![7]]);
         assert_eq!(poller.succeeded().len(), 3);
+    }
+
+    #[test]
+    fn what_waits_is_what_failed_and_what_is_unread() {
+        let mut poller = shard(Settings { batch_size: 2, ..SETTINGS }, 5);
+        let first = poller.start(0);
+        assert_eq!(poller.waiting().collect::<Vec<_>>(), ["record 3", "record 4", "record 5"]);
+        poller.answer(first.id, &failures(&["2"]));
+        assert_eq!(poller.waiting().collect::<Vec<_>>(), ["record 2", "record 3", "record 4", "record 5"]);
+    }
+
+    #[test]
+    fn of_the_batches_that_succeeded_the_last_chosen_one_can_be_remembered() {
+        let mut poller = shard(Settings { batch_size: 2, ..SETTINGS }, 6);
+        rest(&mut poller);
+        poller.remember_one(|batch| batch.iter().any(|(sequence, _)| *sequence <= 4));
+        assert_eq!(poller.succeeded().len(), 1);
+        assert_eq!(numbers(&poller.start_duplicate(0).records), [3, 4]);
+        poller.remember_one(|_| false);
+        assert!(poller.succeeded().is_empty());
     }
 
     #[test]

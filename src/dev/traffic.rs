@@ -1,0 +1,107 @@
+//! Made-up events, as many a second as somebody asks for.
+
+use std::{
+    collections::{BTreeSet, VecDeque},
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use projection_vocabulary::{
+    RecordedEvent, Value,
+    sample::{Fact, Sample, record},
+};
+use tokio::sync::Notify;
+
+use crate::store::{self, Store, append::AppendError};
+
+/// How often events are appended.
+const EVERY: Duration = Duration::from_millis(50);
+/// How many events are made up at once, and of how many aggregates.
+const MADE_UP: usize = 2_000;
+const AGGREGATES: usize = 100;
+/// The most events a second.
+pub const RATE_MAX: u32 = 2_000;
+
+/// What is appended, and how fast.
+#[derive(Clone, Copy, Default)]
+pub struct Rate {
+    /// The sample domain, by its place in the list.
+    pub sample: usize,
+    /// Events a second; 0 for none.
+    pub per_second: u32,
+}
+
+/// Appends made-up events.
+#[derive(Default)]
+pub struct Traffic {
+    rate: Mutex<Rate>,
+    wake: Notify,
+}
+
+impl Traffic {
+    /// How fast it goes.
+    pub fn rate(&self) -> Rate {
+        *self.rate.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sets how fast it goes.
+    pub fn set(&self, rate: Rate) {
+        *self.rate.lock().unwrap_or_else(PoisonError::into_inner) = Rate { per_second: rate.per_second.min(RATE_MAX), ..rate };
+        self.wake.notify_one();
+    }
+
+    /// Appends events, for as long as the future is polled.
+    pub async fn run(&self, store: &Store, samples: &[Sample]) {
+        let (mut events, mut of): (VecDeque<RecordedEvent>, usize) = (VecDeque::new(), 0);
+        let mut due = 0.0;
+        loop {
+            let Rate { sample, per_second } = self.rate();
+            let Some(chosen) = samples.get(sample).filter(|_| per_second > 0) else {
+                due = 0.0;
+                self.wake.notified().await;
+                continue;
+            };
+            due += f64::from(per_second) * EVERY.as_secs_f64();
+            while due >= 1.0 {
+                due -= 1.0;
+                if events.is_empty() || of != sample {
+                    (events, of) = (made_up(chosen).into(), sample);
+                }
+                let event = events.pop_front().expect("a sample has events");
+                let event = RecordedEvent { timestamp: store::now(), ..event };
+                let appended = store.append(event.version.previous(), std::slice::from_ref(&event)).await;
+                if let Err(error) = appended {
+                    // Somebody else wrote to these aggregates: others are made up.
+                    events.clear();
+                    if !matches!(error, AppendError::Conflict { .. }) {
+                        tracing::warn!("made-up events are not appended: {error}");
+                    }
+                }
+            }
+            tokio::time::sleep(EVERY).await;
+        }
+    }
+}
+
+/// A history of aggregates that nobody has written to.
+fn made_up(sample: &Sample) -> Vec<RecordedEvent> {
+    let run = format!("t{:06x}-", fastrand::u32(..0x0100_0000));
+    let facts = (sample.facts)(&mut |bound| fastrand::u64(..bound), MADE_UP, AGGREGATES);
+    let known: BTreeSet<String> = facts.iter().map(|fact| fact.aggregate.as_str().to_owned()).collect();
+    let renamed = facts.into_iter().map(|Fact { aggregate, event_type, data }| Fact {
+        aggregate: format!("{run}{aggregate}").as_str().into(),
+        event_type,
+        data: renamed(data, &known, &run),
+    });
+    record(renamed).collect()
+}
+
+/// Data whose references to aggregates go to the renamed ones.
+fn renamed(data: Value, known: &BTreeSet<String>, run: &str) -> Value {
+    match data {
+        Value::Text(text) if known.contains(&*text) => Value::Text(format!("{run}{text}").into()),
+        Value::List(elements) => Value::List(elements.into_iter().map(|element| renamed(element, known, run)).collect()),
+        Value::Map(members) => Value::Map(members.into_iter().map(|(name, member)| (name, renamed(member, known, run))).collect()),
+        other => other,
+    }
+}

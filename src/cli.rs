@@ -187,16 +187,18 @@ enum Command {
     /// It is safe to run this while the worker runs. Exit code 0 only if every row that was checked is right, or was repaired.
     #[command(after_help = "Example: projector --data demo.db verify {projection} --repair")]
     Verify(verify::Options),
-    /// Tell what each event of an aggregate did to its row
+    /// Tell what each event of an aggregate did to its row, and what the row was then
     ///
-    /// It folds the history with the rules of this program, and compares the end with the row that is stored. With --attribute it names the aggregates
-    /// that made an attribute of a row that they share. It prints what rows hold. Exit code 1 if the stored row differs.
+    /// It folds the history by the rules of this program, and compares the end with the row that is stored. With --attribute it names the aggregates
+    /// that made an attribute of a row that they share, by a scan of the rows. It writes nothing, and prints data of events. Exit code 1 if an event cannot
+    /// be applied, or if the stored row is not what its events make.
     #[command(after_help = "Example: projector --data demo.db explain alice --projection {projection} --at 7")]
     Explain(explain::Options),
     /// Tell what the rule of this program would make of the rows, without writing
     ///
-    /// Each row is compared with the fold of the events that it counts. Exit code 1 if a row would change, or its aggregate would be parked.
-    #[command(after_help = "Example: projector --aws preview {projection}")]
+    /// Each row is compared with the fold of its history, attribute by attribute. It prints data of events. Exit code 1 if a row would change or
+    /// appear, or cannot be worked out because its aggregate would be parked.
+    #[command(after_help = "Example: projector --aws preview {projection} --sample 5")]
     Preview(preview::Options),
     /// Compare the snapshots and claims of aggregates with their events
     ///

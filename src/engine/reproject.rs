@@ -229,7 +229,8 @@ pub fn replacement_refused(version: Version, reason: &str) -> Blocked {
 /// Why an aggregate whose history has a hole is parked.
 pub const HOLE_REASON: &str = "the event store does not have this version, although it has a later one";
 
-const AHEAD_REASON: &str = "the event store ends before the row does; was the event store restored?";
+/// Why a row that is ahead of the event store is left alone.
+pub const AHEAD_REASON: &str = "the event store ends before the row does; was the event store restored?";
 
 /// Up to which version a fold replaces a row: of a process no further than the row is, because what follows has not been acted on.
 #[must_use]

@@ -6,17 +6,18 @@ use std::{
 };
 
 use projection_vocabulary::{
-    AggregateId, Attributes, Cell, Change, Children, Contribution, DynProjection, HomeRow, RecordedEvent, Timestamp, Value, Version,
+    AggregateId, Attributes, Cell, Children, Contribution, DynProjection, HomeRow, RecordedEvent, Timestamp, Value, Version,
 };
 
 use super::{
-    differs::{Differs, of_attributes, of_content},
+    contributions::Contributed,
+    differs::{Differs, between, of_attributes, of_content},
     error::OperationError,
 };
 use crate::{
     engine::{
         content::concerns,
-        reproject::{FoldStop, HOLE_REASON, HistoryFold},
+        reproject::{FoldStop, HOLE_REASON, HistoryFold, differing_children, fold_history},
     },
     retry::Deadline,
     store::{
@@ -49,7 +50,7 @@ pub enum Did {
     Irrelevant,
     /// It cannot be applied, for this reason: the aggregate waits before it.
     Stopped(String),
-    /// It waits behind an event that cannot be applied.
+    /// It waits behind an event that cannot be applied, or that is missing.
     Waits,
 }
 
@@ -100,60 +101,99 @@ pub async fn tell(
     deadline: Deadline,
     mut each: impl FnMut(Step),
 ) -> Result<Told, OperationError> {
-    let mut telling = Telling { rule, folded: HistoryFold::new(rule, aggregate.clone()), last: Version::NONE };
-    'pages: while telling.last < until.version() {
-        deadline.check()?;
-        let page = store.load_page(aggregate, telling.last.next()..=until.version(), PAGE_EVENTS, deadline).await?;
-        let full = page.len() == PAGE_EVENTS;
-        for stored in page {
-            if until.ends_before(&stored) {
-                break 'pages;
-            }
-            // Copies of the row are for those steps that are told.
-            if stored.version() < from {
-                telling.last = stored.version();
-                telling.folded.push(stored);
-            } else {
-                each(telling.step(stored));
-            }
-        }
-        if !full {
-            break;
-        }
-    }
+    let mut telling = Telling::new(rule, aggregate, from, until);
+    while telling.page(store, deadline, &mut each).await? {}
     Ok(telling.end())
 }
 
-struct Telling {
+/// A history that is told page by page, for those who may want no more of it.
+pub struct Telling<'a> {
     rule: &'static dyn DynProjection,
+    aggregate: &'a AggregateId,
+    from: Version,
+    until: &'a Until,
     folded: HistoryFold,
+    /// The rows before the next event, once one is told.
+    before: Option<(HomeRow, Children)>,
     last: Version,
 }
 
-impl Telling {
+impl<'a> Telling<'a> {
+    /// One that has read nothing yet. It tells the events from version `from` on.
+    #[must_use]
+    pub fn new(rule: &'static dyn DynProjection, aggregate: &'a AggregateId, from: Version, until: &'a Until) -> Self {
+        Self { rule, aggregate, from, until, folded: HistoryFold::new(rule, aggregate.clone()), before: None, last: Version::NONE }
+    }
+
+    /// Tells the next page of events. Returns whether there may be another.
+    ///
+    /// # Errors
+    /// [`OperationError`].
+    pub async fn page(&mut self, store: &Store, deadline: Deadline, mut each: impl FnMut(Step)) -> Result<bool, OperationError> {
+        deadline.check()?;
+        let (next, end) = (self.last.next(), self.until.version());
+        if next > end {
+            return Ok(false);
+        }
+        let page = store.load_page(self.aggregate, next..=end, PAGE_EVENTS, deadline).await?;
+        let full = page.len() == PAGE_EVENTS;
+        for stored in page {
+            if self.until.ends_before(&stored) {
+                return Ok(false);
+            }
+            self.last = stored.version();
+            if stored.version() < self.from {
+                self.folded.push(stored);
+            } else {
+                each(self.step(stored));
+            }
+        }
+        Ok(full)
+    }
+
     fn step(&mut self, stored: Stored) -> Step {
         let version = stored.version();
-        self.last = version;
         let event = if let Stored::Event(event) = &stored { Some(Arc::new(event.clone())) } else { None };
         let (concerned, had_stopped) = (concerns(self.rule, &stored), self.folded.stop.is_some());
-        let before = self.folded.row();
-        let children_before = self.folded.children().clone();
+        let (row, children) = self.before.get_or_insert_with(|| (self.folded.row(), self.folded.children().clone()));
         let change = self.folded.push(stored);
         let did = match &self.folded.stop {
             _ if had_stopped => Did::Waits,
-            Some(stop) => Did::Stopped(reason(stop)),
+            // The version that is missing stands before this one.
+            Some(FoldStop::Hole) => Did::Waits,
+            Some(FoldStop::Poison { reason, .. }) => Did::Stopped(reason.clone()),
             None if concerned => Did::Applied,
             None => Did::Irrelevant,
         };
-        let changes = of_content(&before, &self.folded.row());
-        let children = children_of(&change, &children_before, self.folded.children());
-        Step { version, event, did, changes, children }
+        if did != Did::Applied {
+            return Step { version, event, did, changes: Vec::new(), children: Vec::new() };
+        }
+        let after = self.folded.row();
+        let changes = of_content(row, &after);
+        *row = after;
+        // Of the child rows only those that the event names: there may be as many as events.
+        let children = change.children().keys().filter_map(|sort| Some((sort.clone(), child_of(children, self.folded.children(), sort)?)));
+        Step { version, event, did, changes, children: children.collect() }
     }
 
-    fn end(self) -> Told {
+    /// Where the history has led to so far.
+    #[must_use]
+    pub fn end(self) -> Told {
         let stopped = self.folded.stop.as_ref().map(|stop| (self.folded.due, reason(stop)));
         Told { row: self.folded.row(), children: self.folded.children().clone(), last: self.last, stopped }
     }
+}
+
+/// In what a child row differs after an event from what it was, which becomes what it is; `None` if it is as it was.
+fn child_of(before: &mut Children, after: &Children, sort: &Arc<str>) -> Option<Vec<Differs>> {
+    const NONE: &Attributes = &Attributes::new();
+    let row = after.get(sort);
+    let changes = of_attributes(before.get(sort).unwrap_or(NONE), row.unwrap_or(NONE));
+    match row {
+        Some(row) => _ = before.insert(sort.clone(), row.clone()),
+        None => _ = before.remove(sort),
+    }
+    Some(changes).filter(|changes| !changes.is_empty())
 }
 
 fn reason(stop: &FoldStop) -> String {
@@ -163,10 +203,81 @@ fn reason(stop: &FoldStop) -> String {
     }
 }
 
-fn children_of(change: &Change, before: &Children, after: &Children) -> Vec<(Arc<str>, Vec<Differs>)> {
-    let none = Attributes::new();
-    let of = |rows: &Children, sort: &Arc<str>| rows.get(sort).unwrap_or(&none).clone();
-    change.children().keys().map(|sort| (sort.clone(), of_attributes(&of(before, sort), &of(after, sort)))).collect()
+/// The row that is stored, compared with the fold of the events that it counts.
+#[derive(Debug)]
+pub struct Standing {
+    /// The stored row; one without a version if there is none.
+    pub stored: HomeRow,
+    /// How it compares.
+    pub is: Compared,
+}
+
+/// How a stored row compares with the fold of the events that it counts.
+#[derive(Debug, PartialEq)]
+pub enum Compared {
+    /// There is none.
+    Absent,
+    /// It is the fold.
+    Right,
+    /// It is not.
+    Wrong {
+        /// From what the home row is to what it must be; nothing if only child rows are wrong.
+        changes: Vec<Differs>,
+        /// How many of its child rows are wrong.
+        children: usize,
+    },
+    /// Another revision of the rule wrote it, or has begun to.
+    OtherRevision,
+    /// It moved whenever it was compared.
+    Moving,
+}
+
+/// How often a row with child rows is read before it is said to move: the worker may write between two reads.
+const READ_TIMES_MAX: usize = 5;
+
+/// Compares the row that is stored with the fold of the events that it counts, child rows included. `told` is the same aggregate's, up to
+/// whatever version.
+///
+/// # Errors
+/// [`OperationError`].
+pub async fn standing(
+    store: &Store,
+    rule: &'static dyn DynProjection,
+    aggregate: &AggregateId,
+    told: &Told,
+    deadline: Deadline,
+) -> Result<Standing, OperationError> {
+    let mut stored = store.home_row(rule, aggregate, deadline).await?;
+    for _ in 0..READ_TIMES_MAX {
+        if stored.is_outdated(rule.revision()) || stored.newest_revision() > rule.revision() {
+            return Ok(Standing { stored, is: Compared::OtherRevision });
+        }
+        let folded = match told {
+            Told { row, .. } if row.version == stored.version => None,
+            Told { .. } => Some(fold_history(store, rule, aggregate, stored.version, deadline).await?),
+        };
+        let (row, children) = match &folded {
+            Some(folded) => (&folded.row(), folded.children()),
+            None => (&told.row, &told.children),
+        };
+        let changes = if stored.version == Version::NONE { Vec::new() } else { between(&stored, row) };
+        let children = differing_children(store, rule, aggregate, children, deadline).await?.len();
+        let is = match (changes.is_empty(), children) {
+            (true, 0) if stored.version == Version::NONE => Compared::Absent,
+            (true, 0) => Compared::Right,
+            _ => Compared::Wrong { changes, children },
+        };
+        // What is right was so at one time. What differs may have been read at two.
+        if !matches!(is, Compared::Wrong { .. }) {
+            return Ok(Standing { stored, is });
+        }
+        let again = store.home_row(rule, aggregate, deadline).await?;
+        if (again.version, &again.rewritten) == (stored.version, &stored.rewritten) {
+            return Ok(Standing { stored: again, is });
+        }
+        stored = again;
+    }
+    Ok(Standing { stored, is: Compared::Moving })
 }
 
 /// What aggregates contribute to an attribute of a shared row.
@@ -174,15 +285,25 @@ fn children_of(change: &Change, before: &Children, after: &Children) -> Vec<(Arc
 pub struct Contributors {
     /// What the row shows; `None` if it has no such attribute.
     pub shows: Option<Value>,
-    /// The first ones, by aggregate.
+    /// The first ones that were asked for, by aggregate.
     pub named: Vec<(AggregateId, Contribution)>,
-    /// How many more there are.
+    /// How many more follow those.
     pub others: u64,
-    /// What all of them make together; `None` if there are none, or if they combine it in different ways while a rule changes.
+    /// What all aggregates make together; `None` if none has anything to do with it. While a rule changes, they may combine it in two
+    /// ways: then it is what those of the newest revision make.
     pub together: Option<Contribution>,
 }
 
-/// What aggregates contribute to an attribute of a shared row, by a scan of the projection's rows: at most `most` are named.
+impl Contributors {
+    /// Whether the row shows what the contributions make. While the worker writes it may differ for a moment, as they are not read at once.
+    #[must_use]
+    pub fn agree(&self) -> bool {
+        self.shows == self.together.as_ref().map(Contribution::value)
+    }
+}
+
+/// What aggregates contribute to an attribute of a shared row, by a scan of the projection's rows: at most `most` are named, of those
+/// whose ids come after `after`.
 ///
 /// # Errors
 /// [`OperationError`].
@@ -190,25 +311,23 @@ pub async fn contributors(
     store: &Store,
     rule: &'static dyn DynProjection,
     cell: &Cell,
-    most: usize,
+    (after, most): (Option<&AggregateId>, usize),
     deadline: Deadline,
 ) -> Result<Contributors, OperationError> {
     let rows = store.rows(rule, BTreeSet::from([cell.0.clone()]), deadline).await?;
     let shows = rows.get(&cell.0).and_then(|row| row.shared.get(&cell.1)).and_then(|held| held.value.clone());
-    let (mut found, mut others) = (BTreeMap::new(), 0);
-    let (mut together, mut mixed): (Option<Contribution>, bool) = (None, false);
+    let (mut all, mut found, mut others) = (Contributed::default(), BTreeMap::new(), 0);
     let scan = store.each_row(rule, deadline, |row| {
-        let Some(contribution) = row.home.contributions.get(cell) else { return };
-        match &mut together {
-            Some(together) => mixed |= together.combine(contribution).is_err(),
-            None => together = Some(contribution.clone()),
-        }
-        found.insert(AggregateId::from(row.key.as_str()), contribution.clone());
+        all.add(&row.home, |of| of == cell);
+        let aggregate = AggregateId::from(row.key.as_str());
+        let Some(contribution) = row.home.contributions.get(cell).filter(|_| after.is_none_or(|after| aggregate > *after)) else { return };
+        found.insert(aggregate, contribution.clone());
         if found.len() > most {
             found.pop_last();
             others += 1;
         }
     });
     scan.await?;
-    Ok(Contributors { shows, named: found.into_iter().collect(), others, together: together.filter(|_| !mixed) })
+    let together = all.by_newest(cell).map(|(contribution, _)| contribution.clone());
+    Ok(Contributors { shows, named: found.into_iter().collect(), others, together })
 }

@@ -55,6 +55,8 @@ mod operations {
     mod changed_rules;
     mod child_rows;
     mod corrections;
+    mod explain;
+    mod preview;
     mod rebuild;
     mod recent;
     mod redrive;
@@ -106,6 +108,7 @@ mod cli {
     mod help;
     mod output;
     mod parked;
+    mod preview;
     mod process;
     mod readme;
     mod rebuild;

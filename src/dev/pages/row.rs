@@ -39,7 +39,10 @@ pub async fn page(console: &Console, asked: &Asked) -> Result<Markup, Failure> {
     let why = if asked.why.is_empty() {
         None
     } else {
-        Some(explain::contributors(&console.store, rule, &(key.clone(), asked.why.clone()), CONTRIBUTORS_MAX, Deadline::NONE).await?)
+        Some(
+            explain::contributors(&console.store, rule, &(key.clone(), asked.why.clone()), (None, CONTRIBUTORS_MAX), Deadline::NONE)
+                .await?,
+        )
     };
     let children = match rule.children() {
         Some(_) => {

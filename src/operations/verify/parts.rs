@@ -39,7 +39,7 @@ const ATTRIBUTES_BYTES: usize = 150_000;
 /// How many shared rows are read at once.
 const READ_MAX: usize = 500;
 /// Into how many segments a table is cut for a sample.
-const SAMPLED_SEGMENTS: u32 = 100;
+pub(in crate::operations) const SAMPLED_SEGMENTS: u32 = 100;
 
 /// How far a verification has come.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -224,7 +224,7 @@ impl Progress {
 }
 
 /// About this percentage of a table's segments, at random.
-fn sampled(percent: u32) -> Vec<u32> {
+pub(in crate::operations) fn sampled(percent: u32) -> Vec<u32> {
     let mut segments: Vec<_> = (0..SAMPLED_SEGMENTS).collect();
     fastrand::shuffle(&mut segments);
     segments.truncate(percent.clamp(1, SAMPLED_SEGMENTS) as usize);

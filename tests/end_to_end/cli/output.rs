@@ -52,7 +52,7 @@ fn errors(output: &Output) -> String {
 }
 
 /// Commands that print, with their exit codes. None of them changes the store, so that each can run again.
-const COMMANDS: [(&str, i32); 27] = [
+const COMMANDS: [(&str, i32); 31] = [
     ("--help", 0),
     ("--version", 0),
     ("replay --help", 0),
@@ -74,6 +74,10 @@ const COMMANDS: [(&str, i32); 27] = [
     ("parked redrive --all", 1),
     ("status", 1),
     ("verify account-summary", 1),
+    ("explain account-alice", 0),
+    ("explain account-alice --json", 0),
+    ("explain poisoned", 1),
+    ("preview account-summary", 0),
     ("rebuild-projection account-summary", 1),
     ("catch-up account-summary --json", 1),
     ("generate --events 10 --out FOLDER/generated", 0),

@@ -1,7 +1,12 @@
-//! What an operator or a schedule asks for. Every operation writes through the engine, so it may run while the worker runs.
+//! What an operator or a schedule asks for. Every operation that writes rows does so through the engine, so it may run while the worker
+//! runs.
 
 #[cfg(feature = "cli")]
 pub mod aggregates;
+#[cfg(feature = "cli")]
+pub mod append;
+#[cfg(feature = "cli")]
+mod bulk;
 pub mod catch_up;
 pub mod contributions;
 #[cfg(feature = "cli")]
@@ -13,6 +18,8 @@ pub mod error;
 pub mod explain;
 pub mod footing;
 pub mod histories;
+#[cfg(feature = "cli")]
+pub mod import;
 #[cfg(feature = "cli")]
 pub mod preview;
 pub mod processes;

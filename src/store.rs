@@ -12,6 +12,8 @@ mod error;
 pub mod events;
 pub(crate) mod expression;
 pub mod home;
+#[cfg(feature = "cli")]
+pub mod import;
 pub mod item;
 pub mod limits;
 pub mod parking;

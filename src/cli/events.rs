@@ -1,10 +1,11 @@
 //! `projector events`: append to the event store, import into it, and show events.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     fmt,
     path::{Path, PathBuf},
     sync::{Arc, atomic::Ordering::Relaxed},
+    time::Instant,
 };
 
 use anyhow::{Context as _, bail};
@@ -13,6 +14,7 @@ use comfy_table::Cell;
 use projection_vocabulary::{AggregateId, RecordedEvent, Timestamp, Value, Version};
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use tokio::sync::mpsc;
 
 use super::{
     Context, EXIT_FINDINGS, EXIT_OK, EXIT_USAGE,
@@ -25,13 +27,18 @@ use super::{
 };
 use crate::{
     engine::decode::appended_item,
+    operations::{
+        append::{self, Appended, Line, Run},
+        import::{BulkImport, Captured, Outcome, Outcomes},
+    },
     retry::Deadline,
-    sources::input::{self, Source},
+    sources::input::{self, InputError, Origin, RawRecord, Source},
     store::{
-        Store, StoreError,
-        append::{APPEND_EVENTS_MAX, AppendError, Imported},
+        Store, Usage,
+        append::AppendError,
         digest,
         events::{PAGE_EVENTS, Stored},
+        import::Imported,
         now,
     },
 };
@@ -41,14 +48,21 @@ const OTHER_COLUMNS: usize = 36;
 /// Columns that the name and the data of an event get at least.
 const CELL_COLUMNS_MIN: usize = 12;
 
+/// How much of an import's input is handed on at once. Two such pieces are in memory at the same time.
+const PIECE_ENTRIES: usize = 1_000;
+const PIECE_BYTES: usize = 1 << 20;
+/// How many events must be written at least to say how fast that was.
+const RATE_EVENTS_MIN: u64 = 1_000;
+
 /// What to do with the event store.
 #[derive(Subcommand)]
 pub enum Command {
     /// Append events from JSON Lines
     ///
     /// Each line is {"aggregateId", "eventType", "eventData"} and optionally "expectedVersion", "eventId", "timestamp", "metadata".
-    /// Consecutive lines of one aggregate are appended together, at most 99 at once. All lines are checked before the first is
-    /// appended. A line without an eventId gets one that is derived from it, so that running the command again appends nothing twice.
+    /// Consecutive lines of one aggregate are appended together, at most 99 at once; lines of several aggregates side by side. All lines
+    /// are checked before the first is appended. A line without an eventId gets one that is derived from it, so that running the command
+    /// again appends nothing twice. A conflict ends the appends to its aggregate; those to others go on.
     #[command(after_help = "Example: projector --data demo.db events append events.jsonl")]
     Append {
         /// JSON Lines, or - for the standard input
@@ -57,7 +71,8 @@ pub enum Command {
     /// Import events from captured stream files, scans and exports; repeating it changes nothing
     ///
     /// From stream records: the events that they saw inserted. From the output of `aws dynamodb scan` or `query`, or the data files of an
-    /// export in DynamoDB JSON: the items that are events.
+    /// export in DynamoDB JSON: the items that are events. Nothing is overwritten: an event that differs from the stored one of its version
+    /// is a conflict, and the others are imported.
     #[command(after_help = "Example: projector --data demo.db events import captured/")]
     Import {
         /// Files, folders, or - for the standard input
@@ -130,7 +145,7 @@ pub async fn run(command: &Command, cx: &mut Context) -> anyhow::Result<u8> {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Line {
+struct JsonLine {
     aggregate_id: String,
     event_type: String,
     event_data: Box<RawValue>,
@@ -156,7 +171,7 @@ fn read(path: &Path) -> anyhow::Result<Vec<Checked>> {
         let (number, line) = line?;
         let place = || format!("{}:{number}", path.display());
         // The parser's message may quote event data, so only the place is reported.
-        let line: Line = serde_json::from_str(&line).map_err(|error| {
+        let line: JsonLine = serde_json::from_str(&line).map_err(|error| {
             anyhow::anyhow!(
                 "{} is not a valid event to append: see column {} and `projector events append --help`",
                 place(),
@@ -173,92 +188,77 @@ fn read(path: &Path) -> anyhow::Result<Vec<Checked>> {
     Ok(checked)
 }
 
-/// The outcome of an append, in numbers.
-#[derive(Default)]
-struct Appended {
-    new: usize,
-    known: usize,
-}
-
-impl fmt::Display for Appended {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} appended", count_of(self.new, "event"))?;
-        if self.known > 0 {
-            write!(f, ", {} already there", self.known)?;
-        }
-        Ok(())
-    }
-}
-
 async fn append(store: &Store, path: &Path, lines: Vec<Checked>, out: &mut Out) -> anyhow::Result<u8> {
-    let mut appended = Appended::default();
-    let mut ids = BTreeMap::new();
-    for lines in lines.chunk_by(|one, two| one.event.aggregate == two.event.aggregate && two.expected.is_none()) {
-        match append_to_one(store, lines, &mut ids, &mut appended).await {
-            Ok(()) => {}
-            Err((number, error)) => {
-                let conflict = matches!(error, AppendError::Conflict { .. });
-                let error = anyhow::Error::from(error).context(format!("{}:{number}", path.display()));
-                terminal::error(format_args!("{error:#}; before that, {appended}; run the same command again, nothing is appended twice"));
-                return Ok(if conflict { EXIT_FINDINGS } else { EXIT_USAGE });
-            }
+    let rate = Rate::new(store);
+    let appended = append::append(store, runs(lines)).await;
+    let Appended { new, known, left, failures } = appended;
+    let already = if known > 0 { format!(", {known} already there") } else { String::new() };
+    let said = format!("{} appended{already}", count_of(new, "event"));
+    if failures.is_empty() {
+        out.line(said);
+        rate.note(new as u64);
+        if known > 0 {
+            terminal::note(
+                "already there: appended by an earlier run; to append an equal event once more, give it another eventId or timestamp",
+            );
+        }
+        return Ok(EXIT_OK);
+    }
+    let mut complaints = Complaints::default();
+    for (number, error) in &failures {
+        let kind = match error {
+            AppendError::Conflict { .. } => "conflict".to_owned(),
+            AppendError::Invalid { reason, .. } => (*reason).to_owned(),
+            error => error.to_string(),
+        };
+        complaints.of_record(path, &kind, format_args!("{}:{number}: {error}", path.display()));
+    }
+    complaints.sum_up();
+    terminal::error(format_args!("{said}, {left} not appended; run the same command again, nothing is appended twice"));
+    let conflicts_only = failures.iter().all(|(_, error)| matches!(error, AppendError::Conflict { .. }));
+    Ok(if conflicts_only { EXIT_FINDINGS } else { EXIT_USAGE })
+}
+
+/// The lines that are appended together: consecutive ones of one aggregate, until one expects a version.
+fn runs(lines: Vec<Checked>) -> Vec<Run> {
+    let mut runs = Vec::<Run>::new();
+    for Checked { number, expected, event } in lines {
+        let line = Line { number, event };
+        match runs.last_mut() {
+            Some(run) if expected.is_none() && run.lines[0].event.aggregate == line.event.aggregate => run.lines.push(line),
+            _ => runs.push(Run { expected, lines: vec![line] }),
         }
     }
-    out.line(&appended);
-    if appended.known > 0 {
-        terminal::note(
-            "already there: appended by an earlier run; to append an equal event once more, give it another eventId or timestamp",
-        );
-    }
-    Ok(EXIT_OK)
+    runs
 }
 
-/// The ids of the events that the store has, by aggregate.
-type Ids = BTreeMap<AggregateId, BTreeSet<Arc<str>>>;
-
-/// Appends consecutive lines of one aggregate, except those that are in its history already. On failure, says at which line.
-async fn append_to_one(store: &Store, lines: &[Checked], ids: &mut Ids, appended: &mut Appended) -> Result<(), (u64, AppendError)> {
-    let first = &lines[0];
-    let aggregate = &first.event.aggregate;
-    if !ids.contains_key(aggregate) {
-        ids.insert(aggregate.clone(), ids_of(store, aggregate).await.map_err(|error| (first.number, error.into()))?);
-    }
-    let ids = ids.get_mut(aggregate).expect("inserted above");
-    let (known, new): (Vec<_>, Vec<_>) = lines.iter().partition(|line| ids.contains(&line.event.event_id));
-    appended.known += known.len();
-    let mut expected = first.expected.map(|expected| Version(expected.0 + known.len() as u64));
-    for lines in new.chunks(APPEND_EVENTS_MAX) {
-        let at = |error: AppendError| (lines[0].number, error);
-        let after = match expected {
-            Some(version) => version,
-            None => store.current_version(aggregate).await.map_err(|error| at(error.into()))?,
-        };
-        let events: Vec<_> = lines
-            .iter()
-            .zip(after.0 + 1..)
-            .map(|(line, version)| RecordedEvent { version: Version(version), ..line.event.clone() })
-            .collect();
-        expected = Some(store.append(after, &events).await.map_err(at)?);
-        ids.extend(events.into_iter().map(|event| event.event_id));
-        appended.new += lines.len();
-    }
-    Ok(())
+/// How fast many events are written.
+struct Rate<'a> {
+    store: &'a Store,
+    begun: Instant,
+    before: Usage,
 }
 
-/// The ids of the events in an aggregate's history.
-async fn ids_of(store: &Store, aggregate: &AggregateId) -> Result<BTreeSet<Arc<str>>, StoreError> {
-    let (mut ids, mut from) = (BTreeSet::new(), Version::NONE.next());
-    loop {
-        let page = store.load_page(aggregate, from..=Version(u64::MAX), PAGE_EVENTS, Deadline::NONE).await?;
-        let Some(last) = page.last().map(Stored::version) else { return Ok(ids) };
-        from = last.next();
-        ids.extend(page.into_iter().filter_map(|stored| if let Stored::Event(event) = stored { Some(event.event_id) } else { None }));
+impl<'a> Rate<'a> {
+    fn new(store: &'a Store) -> Self {
+        Self { store, begun: Instant::now(), before: store.usage() }
+    }
+
+    /// Says how fast it was, if there were enough events to tell.
+    fn note(&self, events: u64) {
+        if events < RATE_EVENTS_MIN {
+            return;
+        }
+        let (took, requests) = (self.begun.elapsed().as_secs_f64(), (self.store.usage() - self.before).requests);
+        #[allow(clippy::cast_precision_loss, reason = "a rate, shown without digits")]
+        let rate = events as f64 / took;
+        terminal::note(format_args!("{} in {took:.1} s: {rate:.0} a second, by {}", count(events, "event"), count(requests, "request")));
     }
 }
 
 /// The event of a line, without its version. `equal` counts equal lines.
-fn event(line: Line, equal: &mut BTreeMap<String, u64>) -> anyhow::Result<RecordedEvent> {
-    let Line { aggregate_id, event_type, event_data, expected_version: _, event_id, timestamp, metadata } = line;
+fn event(line: JsonLine, equal: &mut BTreeMap<String, u64>) -> anyhow::Result<RecordedEvent> {
+    let JsonLine { aggregate_id, event_type, event_data, expected_version: _, event_id, timestamp, metadata } = line;
     let data = Value::from_json(&event_data).context("eventData")?;
     if !matches!(data, Value::Map(_)) {
         bail!("eventData is not an object");
@@ -298,16 +298,21 @@ struct Imports {
     new: u64,
     known: u64,
     refused: u64,
+    conflicts: u64,
     not_events: u64,
     /// A file could not be read to its end.
     broken_off: bool,
+    complaints: Complaints,
 }
 
 async fn import(store: &Store, paths: &[PathBuf], out: &mut Out) -> anyhow::Result<u8> {
+    let rate = Rate::new(store);
     let imports = import_all(store, paths).await?;
-    let Imports { new, known, refused, not_events, broken_off: _ } = imports;
+    let Imports { new, known, refused, conflicts, not_events, .. } = imports;
+    let in_conflict = if conflicts > 0 { format!(", {conflicts} in conflict") } else { String::new() };
     let (events, others) = (count(new, "event"), count(not_events, "other record"));
-    out.line(format_args!("{events} imported, {known} already there, {refused} refused; {others} skipped"));
+    out.line(format_args!("{events} imported, {known} already there, {refused} refused{in_conflict}; {others} skipped"));
+    rate.note(new + known + conflicts);
     Ok(imports.exit_code())
 }
 
@@ -319,62 +324,150 @@ pub async fn import_quietly(store: &Store, paths: &[PathBuf]) -> anyhow::Result<
 
 impl Imports {
     fn exit_code(&self) -> u8 {
-        match (self.broken_off, self.refused) {
+        match (self.broken_off, self.refused + self.conflicts) {
             (true, _) => EXIT_USAGE,
             (false, 0) => EXIT_OK,
             (false, _) => EXIT_FINDINGS,
+        }
+    }
+
+    fn so_far(&self) -> String {
+        format!("{} events", self.new + self.known)
+    }
+
+    fn cannot_read(&mut self, file: &Path, error: &InputError) {
+        self.broken_off |= error.is_fatal();
+        self.refused += 1;
+        self.complaints.of_input(file, error);
+    }
+
+    fn refuse(&mut self, origin: &Origin, reason: &str) {
+        self.refused += 1;
+        self.complaints.of_record(&origin.file, reason, format_args!("{origin}: {reason}"));
+    }
+
+    fn count(&mut self, outcomes: Outcomes<Origin>) {
+        for Outcome { aggregate, version, origin, imported } in outcomes {
+            match imported {
+                Imported::New => self.new += 1,
+                Imported::Known => self.known += 1,
+                Imported::Refused(reason) => self.refuse(&origin, reason),
+                Imported::Conflict => {
+                    self.conflicts += 1;
+                    let aggregate = printable(aggregate.as_str());
+                    let conflict =
+                        format_args!("{origin}: conflict on aggregate {aggregate}: the store has another event of version {version}");
+                    self.complaints.of_record(&origin.file, "conflict", conflict);
+                }
+            }
         }
     }
 }
 
 async fn import_all(store: &Store, paths: &[PathBuf]) -> anyhow::Result<Imports> {
     let mut imports = Imports::default();
-    let mut complaints = Complaints::default();
+    let mut bulk = BulkImport::new(store);
     let sources = input::sources(paths)?;
     let progress = terminal::progress_of_bytes(sources.iter().map(Source::bytes_total).sum());
-    let mut bytes_before = 0;
+    let (sender, mut pieces) = mpsc::channel(1);
+    // A separate thread, so that requests are under way while it reads; and none of the runtime's, for the reason that `replay` gives.
+    let reader = std::thread::spawn(move || read_captures(sources, &sender));
+    let mut failed = None;
+    'pieces: while let Some(Piece { entries, bytes_read }) = pieces.recv().await {
+        for entry in entries {
+            match entry {
+                Entry::NotAnEvent => imports.not_events += 1,
+                Entry::Refused(origin, reason) => imports.refuse(&origin, &reason),
+                Entry::Unreadable(file, error) => imports.cannot_read(&file, &error),
+                Entry::Event(captured) => match bulk.add(*captured).await {
+                    Ok(outcomes) => imports.count(outcomes),
+                    Err(error) => {
+                        failed = Some(error);
+                        break 'pieces;
+                    }
+                },
+            }
+        }
+        progress.set_position(bytes_read);
+        progress.set_message(imports.so_far());
+    }
+    // Also after a failure, what is under way is counted. The reader then ends with its next piece, which nobody takes.
+    drop(pieces);
+    while let Some(outcomes) = bulk.next().await {
+        match outcomes {
+            Ok(outcomes) => imports.count(outcomes),
+            Err(error) => failed = failed.or(Some(error)),
+        }
+        progress.set_message(imports.so_far());
+    }
+    progress.finish_and_clear();
+    std::mem::take(&mut imports.complaints).sum_up();
+    let Some(error) = failed else {
+        reader.join().expect("a panic of the reader must not look like the end of the input");
+        return Ok(imports);
+    };
+    let (new, known) = (count(imports.new, "event"), imports.known);
+    Err(anyhow::Error::from(error).context(format!("stopped after {new} imported and {known} already there; run the same command again")))
+}
+
+/// A part of the input, and how many bytes have been read so far.
+struct Piece {
+    entries: Vec<Entry>,
+    bytes_read: u64,
+}
+
+/// What the input has at one place.
+enum Entry {
+    Event(Box<Captured<Origin>>),
+    NotAnEvent,
+    /// A record that cannot be imported, and why.
+    Refused(Origin, String),
+    Unreadable(PathBuf, InputError),
+}
+
+/// Reads all sources, piece by piece. It waits until a piece is received, and stops when the receiver is gone.
+fn read_captures(sources: Vec<Source>, pieces: &mpsc::Sender<Piece>) {
+    let (mut entries, mut bytes_of_entries, mut bytes_before) = (Vec::new(), 0, 0);
     for source in sources {
         terminal::note_waiting(source.is_standard_input());
         let file = source.file().to_owned();
         let bytes_read = source.bytes_read();
-        for record in source.records_and_items()? {
-            progress.set_position(bytes_before + bytes_read.load(Relaxed));
-            progress.set_message(format!("{} events", imports.new + imports.known));
-            let record = match record {
-                Ok(record) => record,
-                Err(error) => {
-                    imports.broken_off |= error.is_fatal();
-                    imports.refused += 1;
-                    complaints.of_input(&file, &error);
-                    continue;
+        let (records, unopened) = match source.records_and_items() {
+            Ok(records) => (Some(records), None),
+            Err(error) => (None, Some(Err(error))),
+        };
+        for record in records.into_iter().flatten().chain(unopened) {
+            let entry = match record {
+                Ok(record) => {
+                    bytes_of_entries += record.json.get().len();
+                    entry(record)
                 }
+                Err(error) => Entry::Unreadable(file.clone(), error),
             };
-            let refused = match appended_item(&record.json) {
-                Ok(None) => {
-                    imports.not_events += 1;
-                    continue;
+            entries.push(entry);
+            if entries.len() == PIECE_ENTRIES || bytes_of_entries >= PIECE_BYTES {
+                bytes_of_entries = 0;
+                let piece = Piece { entries: std::mem::take(&mut entries), bytes_read: bytes_before + bytes_read.load(Relaxed) };
+                if pieces.blocking_send(piece).is_err() {
+                    return;
                 }
-                Ok(Some((aggregate, version, item))) => match store.import(&aggregate, version, item.into()).await? {
-                    Imported::New => {
-                        imports.new += 1;
-                        continue;
-                    }
-                    Imported::Known => {
-                        imports.known += 1;
-                        continue;
-                    }
-                    Imported::Refused(reason) => reason.to_owned(),
-                },
-                Err(reason) => reason,
-            };
-            complaints.of_record(&file, &refused, format_args!("{}: {refused}", record.origin));
-            imports.refused += 1;
+            }
         }
         bytes_before += bytes_read.load(Relaxed);
     }
-    progress.finish_and_clear();
-    complaints.sum_up();
-    Ok(imports)
+    // If the import has failed, nothing receives it any more.
+    let _ = pieces.blocking_send(Piece { entries, bytes_read: bytes_before });
+}
+
+fn entry(RawRecord { json, origin }: RawRecord) -> Entry {
+    match appended_item(&json) {
+        Ok(None) => Entry::NotAnEvent,
+        // JSON that names the types takes more than the item does.
+        Ok(Some((aggregate, version, item))) => {
+            Entry::Event(Box::new(Captured { aggregate, version, item: item.into(), bytes: json.get().len(), origin }))
+        }
+        Err(reason) => Entry::Refused(origin, reason),
+    }
 }
 
 async fn show(store: &Store, aggregate: &AggregateId, output: Output, out: &mut Out) -> anyhow::Result<u8> {

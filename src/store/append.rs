@@ -1,21 +1,21 @@
-//! Writes to the event store: appends under optimistic concurrency, and imports of captured items.
+//! Appends to the event store, under optimistic concurrency.
 
 use aws_sdk_dynamodb::{
-    operation::{get_item::GetItemInput, put_item::PutItemInput, update_item::UpdateItemInput},
+    operation::get_item::GetItemInput,
     types::{AttributeValue, CancellationReason, Put, ReturnValuesOnConditionCheckFailure, TransactWriteItem, Update},
 };
 use projection_vocabulary::{AggregateId, RecordedEvent, Version};
 
 use super::{
     Store,
-    error::{Failure, StoreError, classify, retry_or_fail},
+    error::StoreError,
     events::Stored,
     expression::Expression,
     item::{SdkItem, VERSION_MAX, VERSION_SK, encode_event, number_of, partition_key, text_of},
     limits::TRANSACTION_ACTIONS_MAX,
     transaction::Transacted,
 };
-use crate::retry::{Attempt, Deadline};
+use crate::retry::Deadline;
 
 /// The most events in one append: a transaction's actions, less the one on the VERSION item.
 pub const APPEND_EVENTS_MAX: usize = TRANSACTION_ACTIONS_MAX - 1;
@@ -58,15 +58,13 @@ pub enum AppendError {
     Store(#[from] StoreError),
 }
 
-/// The outcome of importing an item.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Imported {
-    /// The item was added.
-    New,
-    /// The store already had this version.
-    Known,
-    /// DynamoDB refuses the item, so no real stream can have carried it.
-    Refused(&'static str),
+/// Events to append to one aggregate.
+#[derive(Debug)]
+pub struct Append<'a> {
+    /// The version that the aggregate must have.
+    pub expected: Version,
+    /// Its next events.
+    pub events: Vec<&'a RecordedEvent>,
 }
 
 impl Store {
@@ -78,26 +76,62 @@ impl Store {
     /// # Errors
     /// [`AppendError`]. After [`AppendError::Store`], the same append may be repeated, at any time; it will not count twice.
     pub async fn append(&self, expected: Version, events: &[RecordedEvent]) -> Result<Version, AppendError> {
-        if events.is_empty() || events.len() > APPEND_EVENTS_MAX {
-            return Err(AppendError::Count(events.len()));
+        let appended = self.append_together(&[Append { expected, events: events.iter().collect() }]).await;
+        appended.into_iter().next().expect("one append has one outcome")
+    }
+
+    /// Appends to several aggregates, each once, by one transaction if possible: one request instead of one for each. Whether they can be
+    /// appended is decided for each of them by itself, as by [`append`](Self::append), and so are the outcomes, in the order given: those
+    /// that cannot be are left out, and the others go on. What a transaction holds is the caller's concern.
+    pub async fn append_together(&self, appends: &[Append<'_>]) -> Vec<Result<Version, AppendError>> {
+        let mut outcomes: Vec<Result<Version, AppendError>> = appends.iter().map(Append::check).collect();
+        let mut groups = vec![(0..appends.len()).filter(|at| outcomes[*at].is_ok()).collect::<Vec<_>>()];
+        while let Some(mut group) = groups.pop() {
+            if group.is_empty() {
+                continue;
+            }
+            let actions = || group.iter().flat_map(|at| self.actions_of_append(&appends[*at])).collect();
+            match self.transact_all("TransactWriteItems of an append", actions, Deadline::NONE).await {
+                Ok(Transacted::Done) => {}
+                Ok(Transacted::Refused(reasons)) => {
+                    let (mut reasons, mut left) = (reasons.as_slice(), Vec::new());
+                    for at in group {
+                        let (own, others) = reasons.split_at(reasons.len().min(1 + appends[at].events.len()));
+                        reasons = others;
+                        if own.iter().any(|reason| reason.code() == Some("ConditionalCheckFailed")) {
+                            outcomes[at] = self.after_refusal(&appends[at], &own[0]).await;
+                        } else {
+                            left.push(at);
+                        }
+                    }
+                    groups.push(left);
+                }
+                // Which of them it is, DynamoDB does not always say.
+                Ok(Transacted::Invalid(reason)) => {
+                    if let [only] = *group {
+                        outcomes[only] = Err(AppendError::Invalid { aggregate: appends[only].aggregate().clone(), reason });
+                    } else {
+                        let half = group.split_off(group.len() / 2);
+                        groups.extend([half, group]);
+                    }
+                }
+                Err(error) => group.iter().for_each(|at| outcomes[*at] = Err(error.clone().into())),
+            }
         }
-        let aggregate = &events[0].aggregate;
-        let consecutive =
-            events.iter().zip(expected.0 + 1..).all(|(event, version)| event.version.0 == version && event.aggregate == *aggregate);
-        let last = events[events.len() - 1].version;
-        if !consecutive || last > VERSION_MAX {
-            return Err(AppendError::NotConsecutive { expected });
-        }
-        let actions: Vec<_> = std::iter::once(self.move_version(aggregate, expected, None, last))
-            .chain(events.iter().map(|event| self.put_new(encode_event(event))))
-            .collect();
-        let refused = match self.transact_all("TransactWriteItems of an append", actions, Deadline::NONE).await? {
-            Transacted::Done => return Ok(last),
-            Transacted::Refused(reasons) => reasons,
-            Transacted::Invalid(reason) => return Err(AppendError::Invalid { aggregate: aggregate.clone(), reason }),
-        };
+        outcomes
+    }
+
+    fn actions_of_append(&self, append: &Append<'_>) -> impl Iterator<Item = TransactWriteItem> {
+        let version = self.move_version(append.aggregate(), append.expected, None, append.last());
+        std::iter::once(version).chain(append.events.iter().map(|event| self.put_new(encode_event(event))))
+    }
+
+    /// What a refused append means, of which the reason is that of its VERSION item.
+    async fn after_refusal(&self, append: &Append<'_>, version: &CancellationReason) -> Result<Version, AppendError> {
+        let Append { expected, events } = append;
+        let (aggregate, last) = (append.aggregate(), append.last());
         // If another action's condition failed, the VERSION item is at the expected version.
-        let actual = moved_to(&refused[0]).unwrap_or(expected);
+        let actual = moved_to(version).unwrap_or(*expected);
         // An attempt of this call or of an earlier one may have succeeded although its answer was lost; and an event may exist without
         // the VERSION item.
         let present = self.load_page(aggregate, expected.next()..=last, events.len(), Deadline::NONE).await?;
@@ -107,52 +141,7 @@ impl Store {
             return Ok(last);
         }
         let actual = actual.max(present.last().map_or(actual, Stored::version));
-        Err(AppendError::Conflict { aggregate: aggregate.clone(), expected, actual })
-    }
-
-    /// Puts a captured item of an event into the store unchanged. Idempotent.
-    ///
-    /// Moves the VERSION item up to the highest version imported, so that appends continue from there.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub async fn import(&self, aggregate: &AggregateId, version: Version, item: SdkItem) -> Result<Imported, StoreError> {
-        const PUT: &str = "PutItem into the event store";
-        const UPDATE: &str = "UpdateItem of a VERSION item";
-        let mut expression = Expression::default();
-        expression.set("version", AttributeValue::N(version.to_string()));
-        let (name, value) = (expression.name("version"), expression.value(AttributeValue::N(version.to_string())));
-        let imported = self
-            .send_with_retries((PUT, None), Deadline::NONE, || async {
-                let request = PutItemInput::builder()
-                    .table_name(&self.names.event_store)
-                    .set_item(Some(item.clone()))
-                    .condition_expression("attribute_not_exists(PK)");
-                match self.dynamo.put_item(request).await.map_err(classify) {
-                    Ok(_) => Attempt::Decided(Ok(Imported::New)),
-                    Err(Failure::Other(error)) if error.is_conditional_check_failed_exception() => Attempt::Decided(Ok(Imported::Known)),
-                    Err(Failure::Invalid(reason)) => Attempt::Decided(Ok(Imported::Refused(reason))),
-                    Err(failure) => retry_or_fail(PUT, failure),
-                }
-            })
-            .await??;
-        self.send_with_retries((UPDATE, None), Deadline::NONE, || async {
-            let request = UpdateItemInput::builder()
-                .table_name(&self.names.event_store)
-                .key("PK", AttributeValue::S(partition_key(aggregate)))
-                .key("SK", AttributeValue::S(VERSION_SK.into()))
-                .update_expression(expression.update())
-                .condition_expression(format!("attribute_not_exists({name}) OR {name} < {value}"))
-                .set_expression_attribute_names(Some(expression.names.clone()))
-                .set_expression_attribute_values(expression.some_values());
-            match self.dynamo.update_item(request).await.map_err(classify) {
-                Ok(_) => Attempt::Decided(Ok(())),
-                Err(Failure::Other(error)) if error.is_conditional_check_failed_exception() => Attempt::Decided(Ok(())),
-                Err(failure) => retry_or_fail(UPDATE, failure),
-            }
-        })
-        .await??;
-        Ok(imported)
+        Err(AppendError::Conflict { aggregate: aggregate.clone(), expected: *expected, actual })
     }
 
     /// The current version of an aggregate, which its next append must expect.
@@ -206,6 +195,30 @@ impl Store {
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
             .build();
         TransactWriteItem::builder().put(put.expect("table and item are given")).build()
+    }
+}
+
+impl Append<'_> {
+    /// Returns the version after it, if the events are as many as can be appended at once, and consecutive.
+    fn check(&self) -> Result<Version, AppendError> {
+        let Self { expected, events } = self;
+        if events.is_empty() || events.len() > APPEND_EVENTS_MAX {
+            return Err(AppendError::Count(events.len()));
+        }
+        let consecutive =
+            events.iter().zip(expected.0 + 1..).all(|(event, version)| event.version.0 == version && event.aggregate == *self.aggregate());
+        if !consecutive || self.last() > VERSION_MAX {
+            return Err(AppendError::NotConsecutive { expected: *expected });
+        }
+        Ok(self.last())
+    }
+
+    fn aggregate(&self) -> &AggregateId {
+        &self.events[0].aggregate
+    }
+
+    fn last(&self) -> Version {
+        self.events[self.events.len() - 1].version
     }
 }
 

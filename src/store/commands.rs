@@ -285,7 +285,7 @@ impl Store {
     /// [`StoreError`]: whether it was written is unknown.
     pub async fn commit_command(&self, commit: &Commit, deadline: Deadline) -> Result<Committed, StoreError> {
         let (actions, purposes) = self.actions_of(commit);
-        let refused = match self.transact_all("TransactWriteItems of a command", actions, deadline).await? {
+        let refused = match self.transact_all("TransactWriteItems of a command", || actions.clone(), deadline).await? {
             Transacted::Done => return Ok(Committed::Done),
             Transacted::Invalid(reason) => return Ok(Committed::Invalid(reason)),
             Transacted::Refused(reasons) => reasons,

@@ -134,20 +134,40 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn corrections(&self, aggregate: &AggregateId) -> Result<Vec<EventItem>, StoreError> {
-        let (mut kept, mut from) = (Vec::new(), None);
+        Ok(self.kept_under(aggregate, CORRECTED.to_owned()).await?.into_iter().map(EventItem).collect())
+    }
+
+    /// What the store has had under an event's key before it was corrected, as it was then.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub(super) async fn kept_by_corrections(&self, aggregate: &AggregateId, version: Version) -> Result<Vec<SdkItem>, StoreError> {
+        let mut kept = self.kept_under(aggregate, kept_before(version)).await?;
+        for item in &mut kept {
+            item.insert("SK".to_owned(), AttributeValue::S(sort_key(version)));
+            let Some(AttributeValue::M(mut correction)) = item.remove(CORRECTION) else { continue };
+            item.extend(INDEX_KEYS.into_iter().filter_map(|name| correction.remove_entry(name)));
+        }
+        Ok(kept)
+    }
+
+    /// The items of an aggregate whose sort keys begin like this, and go on with digits.
+    async fn kept_under(&self, aggregate: &AggregateId, prefix: String) -> Result<Vec<SdkItem>, StoreError> {
+        let (mut kept, mut from, end) = (Vec::new(), None, format!("{prefix}~"));
         loop {
             let query = || {
                 let request = QueryInput::builder()
                     .table_name(&self.names.event_store)
-                    .key_condition_expression("PK = :pk AND begins_with(SK, :kept)")
+                    .key_condition_expression("PK = :pk AND SK BETWEEN :first AND :last")
                     .expression_attribute_values(":pk", AttributeValue::S(partition_key(aggregate)))
-                    .expression_attribute_values(":kept", AttributeValue::S(CORRECTED.to_owned()))
+                    .expression_attribute_values(":first", AttributeValue::S(prefix.clone()))
+                    .expression_attribute_values(":last", AttributeValue::S(end.clone()))
                     .consistent_read(true)
                     .set_exclusive_start_key(from.clone());
                 self.dynamo.query(request)
             };
             let page = self.send("Query of corrections", Deadline::NONE, query).await?;
-            kept.extend(page.items.unwrap_or_default().into_iter().map(EventItem));
+            kept.extend(page.items.unwrap_or_default());
             from = page.last_evaluated_key;
             if from.is_none() {
                 return Ok(kept);

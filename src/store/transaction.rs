@@ -24,20 +24,23 @@ pub(super) enum Transacted {
 }
 
 impl Store {
-    /// Writes all or nothing. Conflicts and throttling are retried.
+    /// Writes all or nothing what `actions` returns, which is the same each time: it is asked again for another attempt, which is rarer
+    /// than a copy for each first one would be. Conflicts and throttling are retried.
     ///
     /// If an earlier attempt's answer was lost, its token recognises it; but DynamoDB forgets tokens after ten minutes, and the caller may
     /// have tried before with another one. So a refusal can mean that the write was made already.
     pub(super) async fn transact_all(
         &self,
         operation: &'static str,
-        actions: Vec<TransactWriteItem>,
+        actions: impl Fn() -> Vec<TransactWriteItem>,
         deadline: Deadline,
     ) -> Result<Transacted, StoreError> {
         // One token for all attempts, so that an attempt whose answer was lost is not applied twice.
         let token = fresh_id();
         self.send_with_retries((operation, None), deadline, || async {
-            let request = TransactWriteItemsInput::builder().set_transact_items(Some(actions.clone())).client_request_token(&token);
+            let actions = actions();
+            let count = actions.len() as u64;
+            let request = TransactWriteItemsInput::builder().set_transact_items(Some(actions)).client_request_token(&token);
             let request = request.return_consumed_capacity(ReturnConsumedCapacity::Total);
             let canceled = match self.dynamo.transact_write_items(request).await.map_err(classify) {
                 Ok(done) => {
@@ -48,7 +51,7 @@ impl Store {
                 Err(Failure::Invalid(reason)) => return Attempt::Decided(Ok(Transacted::Invalid(reason))),
                 Err(failure) => return retry_or_fail(operation, failure),
             };
-            self.meter.wasted(2 * actions.len() as u64);
+            self.meter.wasted(2 * count);
             let reasons = canceled.cancellation_reasons.unwrap_or_default();
             let of = |code| reasons.iter().find(|reason| reason.code() == Some(code));
             if of("ConditionalCheckFailed").is_some() {
@@ -70,7 +73,7 @@ impl Store {
         actions: Vec<TransactWriteItem>,
         deadline: Deadline,
     ) -> Result<bool, StoreError> {
-        match self.transact_all(operation, actions, deadline).await? {
+        match self.transact_all(operation, || actions.clone(), deadline).await? {
             Transacted::Done => Ok(true),
             Transacted::Refused(_) => Ok(false),
             Transacted::Invalid(reason) => Err(StoreError::Permanent { operation, class: reason.to_owned() }),

@@ -52,6 +52,7 @@ mod sources {
 mod operations {
     mod aggregates;
     mod brakes;
+    mod bulk;
     mod changed_rules;
     mod child_rows;
     mod corrections;
@@ -104,6 +105,7 @@ mod cli {
     mod command;
     mod doctor;
     mod escapes;
+    mod events;
     mod explain;
     mod help;
     mod output;

@@ -9,7 +9,7 @@ use projection_worker::{
     internals::{operations::recent::Recent, retry::Deadline, store::item::encode_event},
 };
 
-use crate::support::world::{Call, Fault, World, account, fold, recorded, registry};
+use crate::support::world::{Call, Fault, World, account, fold, import_item, recorded, registry};
 
 fn summaries() -> &'static dyn DynProjection {
     registry().get("account-summary").expect("an included projection")
@@ -52,7 +52,7 @@ async fn events_are_recent_by_their_instant_however_it_is_spelt() {
         let [event] = &account(&format!("{name}-{at:02}"), &["10"])[..] else { panic!("one event") };
         let mut item = encode_event(event);
         item.insert("GSI1SK".into(), AttributeValue::S((*spelling).to_owned()));
-        world.worker.store().import(&event.aggregate, event.version, item).await.expect("imported");
+        import_item(world.worker.store(), &event.aggregate, event.version, item).await;
     }
     let mut recent = recent(&world.worker, "2026-01-01T00:00:00Z");
     while recent.step(Deadline::NONE).await.expect("the store answers") {}

@@ -27,7 +27,7 @@ use serde_json::{Value as Json, json, value::RawValue};
 
 use crate::support::{
     projections::{HOUSES_1, HOUSES_2, LIFTED, UNCURSED, UNUSUAL},
-    world::{Call, Fault, ONE_EACH, Tapped, World, account, fold, impostor, record, recorded, records, registry},
+    world::{Call, Fault, ONE_EACH, Tapped, World, account, fold, import_item, impostor, record, recorded, records, registry},
 };
 
 fn post(category: &str) -> Value {
@@ -280,12 +280,8 @@ async fn redrives_that_race_each_other_and_the_stream_yield_the_fold() {
         let tapped: Vec<_> = (0..3).map(|at| jittery(&world, 3 * seed + at)).collect();
         let live = async {
             for event in &more {
-                tapped[0]
-                    .worker
-                    .store()
-                    .import(&event.aggregate, event.version, projection_worker::internals::store::item::encode_event(event))
-                    .await
-                    .expect("imported");
+                let item = projection_worker::internals::store::item::encode_event(event);
+                import_item(tapped[0].worker.store(), &event.aggregate, event.version, item).await;
                 let batch = records(&[truth.as_slice(), std::slice::from_ref(event)].concat());
                 let report = tapped[0].worker.process(&batch, Deadline::NONE).await;
                 assert_eq!(report.total.failed, 0, "{:?}", report.reasons);

@@ -2,18 +2,26 @@
 
 use std::collections::BTreeSet;
 
+use aws_sdk_dynamodb::types::AttributeValue;
 use futures::future::join_all;
-use projection_vocabulary::{RecordedEvent, Version, data};
-use projection_worker::internals::{
-    retry::Deadline,
-    store::{
-        append::{AppendError, Imported},
-        events::Stored,
-        item::encode_event,
+use projection_vocabulary::{RecordedEvent, Value, Version, data};
+use projection_worker::{
+    Worker,
+    internals::{
+        retry::Deadline,
+        store::{
+            append::{Append, AppendError},
+            corrections::Audit,
+            events::Stored,
+            import::{Import, Imported},
+            item::encode_event,
+        },
     },
 };
+use serde_dynamo::Item;
+use serde_json::json;
 
-use crate::support::world::{Fault, World, account, answers_though_applied, impostor, recorded};
+use crate::support::world::{Fault, World, account, answers_though_applied, import_item, impostor, long_note, recorded};
 
 fn deposits(count: usize) -> Vec<RecordedEvent> {
     account("alice", &vec!["1"; count])
@@ -215,6 +223,48 @@ async fn events_of_a_type_come_newest_first_up_to_the_limit() {
 }
 
 #[tokio::test]
+async fn of_aggregates_in_one_transaction_one_conflicts_and_the_others_are_appended() {
+    let world = World::new().await;
+    let (alice, bob, cid) = (deposits(3), account("bob", &["1"; 3]), account("cid", &["1"; 3]));
+    world.append(&[impostor(&bob[0])]).await.expect("another writer");
+    let tapped = world.tapped(|_| Fault::None);
+    let appended = together(&tapped.worker, &[&alice, &bob, &cid]).await;
+    let conflict = AppendError::Conflict { aggregate: "bob".into(), expected: Version::NONE, actual: Version(1) };
+    assert_eq!(appended, [Ok(Version(3)), Err(conflict), Ok(Version(3))]);
+    assert_eq!(tapped.calls(), ["TransactWriteItems", "Query", "TransactWriteItems"]);
+    assert_eq!(stored(&world, "alice").await, ids(&alice));
+    assert_eq!(stored(&world, "bob").await, ids(&[impostor(&bob[0])]));
+    assert_eq!(stored(&world, "cid").await, ids(&cid));
+}
+
+#[tokio::test]
+async fn appends_to_several_aggregates_whose_answer_is_lost_succeed_once() {
+    let world = World::new().await;
+    let (alice, bob, cid) = (deposits(2), account("bob", &["1"; 3]), account("cid", &["1"; 2]));
+    world.append(&[impostor(&cid[0])]).await.expect("another writer");
+    // First the answer to all three, which was a refusal, and then the one to the two that are left.
+    let tapped = world.tapped(|call| if matches!(call.number, 1 | 4) { Fault::Lost } else { Fault::None });
+    let appended = together(&tapped.worker, &[&alice, &bob, &cid]).await;
+    assert!(matches!(appended[2], Err(AppendError::Conflict { .. })));
+    assert_eq!(appended[..2], [Ok(Version(2)), Ok(Version(3))]);
+    assert_eq!((stored(&world, "alice").await, stored(&world, "bob").await), (ids(&alice), ids(&bob)));
+    // And so do the same ones later.
+    assert_eq!(together(&world.worker, &[&alice, &bob]).await, [Ok(Version(2)), Ok(Version(3))]);
+}
+
+#[tokio::test]
+async fn an_event_that_dynamodb_refuses_keeps_no_other_aggregate_from_being_appended_to() {
+    let world = World::new().await;
+    let note = |id: &'static str, bytes: usize| recorded([(id, "MoneyDeposited", long_note(bytes))]);
+    let (alice, bob, cid) = (deposits(2), note("bob", 500_000), account("cid", &["1"; 3]));
+    let appended = together(&world.worker, &[&alice, &bob, &cid]).await;
+    let reason = "the item would exceed DynamoDB's limit of 400 KB";
+    assert_eq!(appended, [Ok(Version(2)), Err(AppendError::Invalid { aggregate: "bob".into(), reason }), Ok(Version(3))]);
+    assert_eq!((stored(&world, "alice").await, stored(&world, "cid").await), (ids(&alice), ids(&cid)));
+    assert_eq!(stored(&world, "bob").await, [""; 0]);
+}
+
+#[tokio::test]
 async fn an_import_may_be_repeated_in_any_order_and_appends_continue_after_it() {
     let world = World::new().await;
     let events = deposits(6);
@@ -222,7 +272,7 @@ async fn an_import_may_be_repeated_in_any_order_and_appends_continue_after_it() 
     let mut came_of_it = Vec::new();
     for at in [2, 0, 4, 1, 3, 2, 0] {
         let event = &events[at];
-        came_of_it.push(store.import(&event.aggregate, event.version, encode_event(event)).await.expect("imported"));
+        came_of_it.push(import_item(store, &event.aggregate, event.version, encode_event(event)).await);
     }
     let (new, known) = (Imported::New, Imported::Known);
     assert_eq!(came_of_it, [new, new, new, new, new, known, known]);
@@ -238,7 +288,141 @@ async fn an_import_whose_answer_is_lost_can_be_repeated() {
     let events = deposits(2);
     let tapped = world.tapped(|call| if call.number % 2 == 1 { Fault::Lost } else { Fault::None });
     for event in &events {
-        tapped.worker.store().import(&event.aggregate, event.version, encode_event(event)).await.expect("imported");
+        import_item(tapped.worker.store(), &event.aggregate, event.version, encode_event(event)).await;
     }
     assert_eq!(versions(&world.load(1, 9, 9).await), [1, 2]);
+}
+
+#[tokio::test]
+async fn an_import_adds_what_is_new_and_tells_what_is_known_from_what_differs() {
+    let world = World::new().await;
+    let (alice, bob) = (deposits(5), account("bob", &["1"; 3]));
+    world.append(&[alice[0].clone(), impostor(&alice[1])]).await.expect("appended");
+    let mut odd = encode_event(&bob[1]);
+    odd.remove("eventType");
+    let bob_items = vec![(bob[0].version, encode_event(&bob[0])), (bob[1].version, odd.clone()), (bob[2].version, encode_event(&bob[2]))];
+    let imports = [import_of(&alice), Import { aggregate: "bob".into(), events: bob_items }];
+    let tapped = world.tapped(|_| Fault::None);
+    let (new, known, conflict) = (Imported::New, Imported::Known, Imported::Conflict);
+    let came_of_it = tapped.worker.store().import(&imports).await;
+    assert_eq!(came_of_it, Ok(vec![vec![known, conflict, new, new, new], vec![new; 3]]));
+    // The query is for corrections of the event that differs.
+    assert_eq!(tapped.calls(), ["TransactWriteItems", "Query", "TransactWriteItems"]);
+    assert_eq!(stored(&world, "alice").await, ids(&[&[alice[0].clone(), impostor(&alice[1])], &alice[2..]].concat()));
+    assert_eq!(version(&world, "alice").await, Version(5));
+    // What cannot be read as an event is compared, too.
+    odd.insert("note".into(), AttributeValue::Null(true));
+    assert_eq!(import_item(world.worker.store(), &"bob".into(), Version(2), odd).await, conflict);
+    // The same event with other data is not the same.
+    let other = RecordedEvent { data: data! { amount: 2 }, ..alice[3].clone() };
+    assert_eq!(import_item(world.worker.store(), &"alice".into(), other.version, encode_event(&other)).await, conflict);
+    let again = world.worker.store().import(&[import_of(&alice)]).await;
+    assert_eq!(again, Ok(vec![vec![known, conflict, known, known, known]]));
+}
+
+#[tokio::test]
+async fn an_event_as_it_was_before_its_correction_is_known() {
+    let world = World::new().await;
+    let events = deposits(3);
+    world.import(&events).await;
+    let store = world.worker.store();
+    let audit = Audit { by: "us", why: "typo" };
+    for amount in [2, 3] {
+        let shown = store.event_item(&"alice".into(), Version(2)).await.expect("read");
+        let corrected = RecordedEvent { data: deposit(amount), ..events[1].clone() };
+        assert!(store.replace_event(shown.as_ref(), &corrected, audit).await.expect("written"));
+    }
+    let (known, conflict) = (Imported::Known, Imported::Conflict);
+    assert_eq!(store.import(&[import_of(&events)]).await, Ok(vec![vec![known; 3]]));
+    let of = |amount: u64, version: usize| RecordedEvent { data: deposit(amount), ..events[version - 1].clone() };
+    for (event, expected) in [(of(2, 2), known), (of(3, 2), known), (of(4, 2), conflict), (of(2, 3), conflict)] {
+        assert_eq!(import_item(store, &event.aggregate, event.version, encode_event(&event)).await, expected, "{event:?}");
+    }
+    let Stored::Event(there) = &world.load(2, 2, 1).await[0] else { panic!("an event") };
+    assert_eq!(there.data, data! { amount: 3 }, "nothing was overwritten");
+}
+
+#[tokio::test]
+async fn items_that_dynamodb_refuses_keep_no_others_from_being_imported() {
+    let world = World::new().await;
+    let mut alice = deposits(7);
+    world.import(&alice[6..]).await;
+    for at in [0, 3, 5] {
+        alice[at].data = long_note(500_000);
+    }
+    let bob = recorded([("bob", "MoneyDeposited", data! { amount: 1 }), ("bob", "MoneyDeposited", long_note(500_000))]);
+    let came_of_it = world.worker.store().import(&[import_of(&alice[..6]), import_of(&bob)]).await;
+    let (new, refused) = (Imported::New, Imported::Refused("the item would exceed DynamoDB's limit of 400 KB"));
+    assert_eq!(came_of_it, Ok(vec![vec![refused, new, new, refused, new, refused], vec![new, refused]]));
+    assert_eq!(versions(&world.load(1, 9, 9).await), [2, 3, 5, 7]);
+    assert_eq!((version(&world, "alice").await, version(&world, "bob").await), (Version(7), Version(1)), "of what is there");
+}
+
+#[tokio::test]
+async fn a_known_event_moves_a_version_item_that_is_behind() {
+    let world = World::new().await;
+    let events = deposits(4);
+    for event in &events[..3] {
+        let put = world.embedded.client().put_item().table_name("event-store");
+        put.set_item(Some(encode_event(event))).send().await.expect("put by hand, without a VERSION item");
+    }
+    assert_eq!(version(&world, "alice").await, Version::NONE);
+    let came_of_it = world.worker.store().import(&[import_of(&events[1..3])]).await;
+    assert_eq!((came_of_it, version(&world, "alice").await), (Ok(vec![vec![Imported::Known; 2]]), Version(3)));
+    let mut long = events[3].clone();
+    long.data = long_note(500_000);
+    let tapped = world.tapped(|_| Fault::None);
+    let came_of_it = tapped.worker.store().import(&[import_of(&[events[2].clone(), long])]).await.expect("imported");
+    assert!(matches!(came_of_it[0][..], [Imported::Known, Imported::Refused(_)]), "{came_of_it:?}");
+    assert_eq!(version(&world, "alice").await, Version(3));
+}
+
+#[tokio::test]
+async fn an_event_that_turns_out_to_be_known_beside_one_that_is_refused_moves_its_version_item_all_the_same() {
+    let world = World::new().await;
+    let mut events = deposits(2);
+    let put = world.embedded.client().put_item().table_name("event-store");
+    put.set_item(Some(encode_event(&events[0]))).send().await.expect("put by hand, without a VERSION item");
+    events[1].data = long_note(500_000);
+    // Unlike the embedded one, a DynamoDB may see that a condition failed before it sees that an item is too large.
+    let there = json!(Item::from(encode_event(&events[0])));
+    let refused = json!([{ "Code": "None" }, { "Code": "ConditionalCheckFailed", "Item": there }, { "Code": "None" }]);
+    let canceled = json!({ "__type": "TransactionCanceledException", "Message": "as planned", "CancellationReasons": refused }).to_string();
+    let tapped = world.tapped(move |call| if call.number == 1 { Fault::Answer(400, canceled.clone()) } else { Fault::None });
+    let came_of_it = tapped.worker.store().import(&[import_of(&events)]).await.expect("imported");
+    assert!(matches!(came_of_it[0][..], [Imported::Known, Imported::Refused(_)]), "{came_of_it:?}");
+    assert_eq!(version(&world, "alice").await, Version(1));
+}
+
+/// Appends each of these after the version before it.
+async fn together(worker: &Worker, appends: &[&[RecordedEvent]]) -> Vec<Result<Version, AppendError>> {
+    let append = |events: &&'_ [RecordedEvent]| (events[0].version.previous(), events.to_vec());
+    let appends: Vec<_> = appends.iter().map(append).collect();
+    let appends: Vec<_> =
+        appends.iter().map(|(expected, events)| Append { expected: *expected, events: events.iter().collect() }).collect();
+    worker.store().append_together(&appends).await
+}
+
+fn deposit(amount: u64) -> Value {
+    Value::Map([("amount".to_owned(), amount.into())].into())
+}
+
+fn import_of(events: &[RecordedEvent]) -> Import {
+    let aggregate = events[0].aggregate.clone();
+    Import { aggregate, events: events.iter().map(|event| (event.version, encode_event(event))).collect() }
+}
+
+fn ids(events: &[RecordedEvent]) -> Vec<String> {
+    events.iter().map(|event| event.event_id.to_string()).collect()
+}
+
+/// The ids of an aggregate's events.
+async fn stored(world: &World, aggregate: &str) -> Vec<String> {
+    let all = Version(1)..=Version(u64::MAX);
+    let page = world.worker.store().load_page(&aggregate.into(), all, 1_000, Deadline::NONE).await.expect("loaded");
+    page.iter().map(|stored| if let Stored::Event(event) = stored { event.event_id.to_string() } else { String::new() }).collect()
+}
+
+async fn version(world: &World, aggregate: &str) -> Version {
+    world.worker.store().current_version(&aggregate.into()).await.expect("read")
 }

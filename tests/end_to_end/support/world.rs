@@ -15,14 +15,21 @@ use aws_smithy_runtime_api::{
     http::StatusCode,
 };
 use futures::future::BoxFuture;
-use projection_vocabulary::{Attributes, DynProjection, RecordedEvent, Registry, RowId, Rows, Value, sample::Fact};
+use projection_vocabulary::{AggregateId, Attributes, DynProjection, RecordedEvent, Registry, RowId, Rows, Value, Version, sample::Fact};
 use projection_worker::{
     Queries, Worker,
     internals::{
         embedded::Embedded,
         engine::report::Report,
+        operations::import::{BulkImport, Captured},
         retry::Deadline,
-        store::{Store, TableNames, append::APPEND_EVENTS_MAX, item::encode_event, parking::Parked},
+        store::{
+            Store, TableNames,
+            append::APPEND_EVENTS_MAX,
+            import::{Import, Imported},
+            item::{SdkItem, encode_event},
+            parking::Parked,
+        },
     },
 };
 use serde_dynamo::Item;
@@ -134,8 +141,12 @@ impl World {
 
     /// Puts the events into the event store, as `projector events import` does.
     pub async fn import(&self, events: &[RecordedEvent]) {
+        let mut bulk = BulkImport::new(self.worker.store());
         for event in events {
-            self.worker.store().import(&event.aggregate, event.version, encode_event(event)).await.expect("imported");
+            bulk.add(captured(event, ())).await.expect("imported");
+        }
+        while let Some(outcomes) = bulk.next().await {
+            outcomes.expect("imported");
         }
     }
 
@@ -145,7 +156,7 @@ impl World {
         request.send().await.expect("put");
     }
 
-    /// Appends whole histories; faster than importing them.
+    /// Appends whole histories.
     pub async fn append_all(&self, events: &[RecordedEvent]) {
         let mut events = events.to_vec();
         events.sort_by_key(|event| (event.aggregate.clone(), event.version));
@@ -327,6 +338,25 @@ pub fn account(id: &str, amounts: &[&str]) -> Vec<RecordedEvent> {
         0 => (id, "AccountOpened", Value::Map(BTreeMap::from([("initialDeposit".into(), amount(text))]))),
         _ => (id, "MoneyDeposited", Value::Map(BTreeMap::from([("amount".into(), amount(text))]))),
     }))
+}
+
+/// An event's data with a note of this length.
+pub fn long_note(bytes: usize) -> Value {
+    let note = "x".repeat(bytes);
+    Value::Map(BTreeMap::from([("amount".into(), 1.into()), ("note".into(), Value::Text(note.into()))]))
+}
+
+/// An event as it is captured, from this origin.
+pub fn captured<O>(event: &RecordedEvent, origin: O) -> Captured<O> {
+    let (aggregate, version, item) = (event.aggregate.clone(), event.version, encode_event(event));
+    let bytes = json!(Item::from(item.clone())).to_string().len();
+    Captured { aggregate, version, item, bytes, origin }
+}
+
+/// Imports one item.
+pub async fn import_item(store: &Store, aggregate: &AggregateId, version: Version, item: SdkItem) -> Imported {
+    let import = Import { aggregate: aggregate.clone(), events: vec![(version, item)] };
+    store.import(&[import]).await.expect("imported")[0][0]
 }
 
 /// A different event with the same version, as a restored event store may hold.

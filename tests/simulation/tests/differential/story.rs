@@ -25,7 +25,7 @@ use projection_worker::{
         engine::reproject::Trust,
         operations::{catch_up::catch_up, redrive::redrive},
         retry::Deadline,
-        store::{Answer as DynamoAnswer, Dynamo, Store, TableNames, item::encode_event},
+        store::{Answer as DynamoAnswer, Dynamo, Store, TableNames, import::Import, item::encode_event},
     },
 };
 use serde_json::value::RawValue;
@@ -332,6 +332,6 @@ impl Story {
             1 => _ = item.insert("odd".to_owned(), aws_sdk_dynamodb::types::AttributeValue::Ss(Vec::new())),
             _ => {}
         }
-        _ = store.import(aggregate, Version(version.max(1)), item).await;
+        _ = store.import(&[Import { aggregate: aggregate.clone(), events: vec![(Version(version.max(1)), item)] }]).await;
     }
 }

@@ -40,10 +40,16 @@ impl AddAssign for Counts {
 }
 
 impl Counts {
+    /// How many rows were replaced, created or caught up.
+    #[must_use]
+    pub fn written(&self) -> u64 {
+        self.replaced + self.created + self.caught_up
+    }
+
     /// Whether no row was replaced, created or caught up.
     #[must_use]
     pub fn nothing_done(&self) -> bool {
-        self.replaced + self.created + self.caught_up == 0
+        self.written() == 0
     }
 
     pub(crate) fn replaced(&mut self, existed: bool, changes: bool, written: bool) {

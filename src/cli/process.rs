@@ -24,7 +24,7 @@ use super::{
 use crate::{
     operations::{
         error::OperationError,
-        processes::{self, Listed, Ticked, WithHistory},
+        processes::{self, LISTED, Listed, Ticked, WithHistory},
     },
     retry::Deadline,
     store,
@@ -103,9 +103,6 @@ pub struct TickOptions {
     #[command(flatten)]
     format: Format,
 }
-
-/// The statuses that rows have: an instance that only received events has none.
-const LISTED: [Status; 6] = [Status::Open, Status::Undoing, Status::Stuck, Status::Completed, Status::Undone, Status::Resolved];
 
 fn listed() -> impl TypedValueParser<Value = Status> {
     let names = PossibleValuesParser::new(LISTED.map(Status::as_str));

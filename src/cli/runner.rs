@@ -318,7 +318,7 @@ impl Run<'_> {
             let counts = self.total();
             if drawn {
                 bar.set_position(items_of(counts));
-                bar.set_message(format!("{} rows written", written(counts)));
+                bar.set_message(format!("{} rows written", counts.written()));
                 continue;
             }
             let elapsed = begun.elapsed().as_secs_f64();
@@ -332,10 +332,6 @@ impl Run<'_> {
 /// Each event is an item of the event store, and each aggregate has one more: its version.
 fn items_of(counts: Counts) -> u64 {
     counts.events + counts.aggregates
-}
-
-fn written(counts: Counts) -> u64 {
-    counts.replaced + counts.created + counts.caught_up
 }
 
 /// About how many items a run reads from the event store, or from one segment of it; `None` if it is unknown.

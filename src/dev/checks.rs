@@ -89,13 +89,13 @@ impl Checks {
 
     /// Whether one runs.
     pub fn is_running(&self) -> bool {
-        self.lock().last().is_some_and(|check| check.result.is_none())
+        runs(&self.lock())
     }
 
     /// Asks for a check. `false` if another one runs.
     pub fn ask(&self, kind: Kind, rule: &'static dyn DynProjection) -> bool {
         let mut all = self.lock();
-        if all.last().is_some_and(|check| check.result.is_none()) {
+        if runs(&all) {
             return false;
         }
         all.push(Check { kind, projection: rule.name(), progress: String::new(), result: None });
@@ -117,6 +117,10 @@ impl Checks {
     fn lock(&self) -> MutexGuard<'_, Vec<Check>> {
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn runs(checks: &[Check]) -> bool {
+    checks.last().is_some_and(|check| check.result.is_none())
 }
 
 impl Console {
@@ -178,19 +182,15 @@ impl Console {
     async fn rebuild(&self, rule: &'static dyn DynProjection) -> Result<Outcome, OperationError> {
         let mut segment = SegmentRebuild::new(&self.operator, rule, Task::Rebuild, Segment::ALL, Resume::default());
         while segment.step(Deadline::NONE).await? {
-            self.progress(format!("{} events, {} rows written", segment.counts().events, written(segment.counts())));
+            self.progress(format!("{} events, {} rows written", segment.counts().events, segment.counts().written()));
         }
         settle(self.operator.store(), rule, Deadline::NONE).await?;
         let counts = segment.counts();
         let Counts { events, aggregates, changed, parked, stopped, .. } = counts;
-        let summary = format!("{events} events of {aggregates} aggregates: {} rows written, {changed} of them changed", written(counts));
+        let summary = format!("{events} events of {aggregates} aggregates: {} rows written, {changed} of them changed", counts.written());
         let waiting = if parked + stopped > 0 { format!("; {} wait", parked + stopped) } else { String::new() };
         Ok(Outcome { is_clean: parked + stopped == 0, summary: summary + &waiting, findings: Vec::new() })
     }
-}
-
-fn written(counts: Counts) -> u64 {
-    counts.replaced + counts.created + counts.caught_up
 }
 
 fn named(finding: &Finding) -> Option<String> {

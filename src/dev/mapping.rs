@@ -86,7 +86,7 @@ struct State {
 }
 
 /// How a mapping stands.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub struct Standing {
     /// Records to be delivered.
     pub waiting: usize,
@@ -100,8 +100,6 @@ pub struct Standing {
     pub given_up: u64,
     /// How often the batch at the front was delivered, if it blocks the shard.
     pub blocked: Option<u32>,
-    /// Whether the last batch is about to be repeated.
-    pub repeats: bool,
     /// Whether records are held back to be overtaken.
     pub reorders: bool,
     /// Whether nothing is to be delivered.
@@ -195,16 +193,17 @@ impl Mapping {
     /// How it stands.
     pub fn standing(&self) -> Standing {
         let state = self.lock();
-        let oldest = state.poller.waiting().map(|record| record.at).min();
+        let (waiting, oldest) = state.poller.waiting().fold((0, None), |(number, oldest): (usize, Option<Instant>), record| {
+            (number + 1, Some(oldest.map_or(record.at, |oldest| oldest.min(record.at))))
+        });
         let lag_ms = oldest.map_or(0, |at| u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX));
         Standing {
-            waiting: state.poller.waiting().count(),
+            waiting,
             lag_ms,
             deliveries: state.deliveries,
             failures: state.failures,
             given_up: state.given_up_total,
             blocked: state.failing,
-            repeats: state.repeats,
             reorders: state.reorders.is_some(),
             idle: state.poller.is_idle() && !state.repeats,
         }

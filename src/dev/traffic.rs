@@ -20,7 +20,7 @@ const EVERY: Duration = Duration::from_millis(50);
 const MADE_UP: usize = 2_000;
 const AGGREGATES: usize = 100;
 /// The most events a second.
-pub const RATE_MAX: u32 = 2_000;
+const RATE_MAX: u32 = 2_000;
 
 /// What is appended, and how fast.
 #[derive(Clone, Copy, Default)]

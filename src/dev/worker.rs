@@ -58,7 +58,7 @@ impl Ours {
     /// The worker of these projections on the tables of a database.
     pub fn new(embedded: &Embedded, names: TableNames, registry: Registry, broken: Registry, calls: Calls, journal: Arc<Journal>) -> Self {
         let faults = Arc::new(Faults::default());
-        let worker = Worker::new(Store::new(faults.client(embedded), names.clone()), registry).with_calls(calls.clone());
+        let worker = new_process(&faults, embedded, &names, registry, &calls);
         Self {
             observer: Store::new(embedded.client(), names.clone()),
             embedded: embedded.clone(),
@@ -79,13 +79,9 @@ impl Ours {
 
     /// Deploys the rules, one of them broken or all as they should be.
     pub fn deploy(&self, is_broken: bool) {
-        let worker = Arc::new(self.new_process(is_broken));
+        let registry = if is_broken { self.broken } else { self.registry };
+        let worker = Arc::new(new_process(&self.faults, &self.embedded, &self.names, registry, &self.calls));
         *self.deployed.lock().unwrap_or_else(PoisonError::into_inner) = Deployed { worker, is_broken };
-    }
-
-    fn new_process(&self, is_broken: bool) -> Worker {
-        let store = Store::new(self.faults.client(&self.embedded), self.names.clone());
-        Worker::new(store, if is_broken { self.broken } else { self.registry }).with_calls(self.calls.clone())
     }
 
     fn worker(&self) -> Arc<Worker> {
@@ -123,6 +119,10 @@ impl Ours {
         };
         self.registry.read_models().filter_map(of).collect()
     }
+}
+
+fn new_process(faults: &Arc<Faults>, embedded: &Embedded, names: &TableNames, registry: Registry, calls: &Calls) -> Worker {
+    Worker::new(Store::new(faults.client(embedded), names.clone()), registry).with_calls(calls.clone())
 }
 
 impl Function for Ours {

@@ -32,6 +32,10 @@ const PAGE: i32 = 100;
 /// The statuses of instances that have not ended.
 const OPEN: [Status; 3] = [Status::Open, Status::Undoing, Status::Stuck];
 
+/// The statuses that rows have: an instance that only received events has none.
+#[cfg(feature = "cli")]
+pub const LISTED: [Status; 6] = [Status::Open, Status::Undoing, Status::Stuck, Status::Completed, Status::Undone, Status::Resolved];
+
 /// What a tick has done.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ticked {

@@ -3,7 +3,7 @@
 use maud::{Markup, html};
 use projection_vocabulary::{
     AggregateId, Value,
-    process::{DynProcess, Requested, Status, Target, Told, told},
+    process::{DynProcess, Requested, Status, Told, told},
 };
 use serde::Deserialize;
 
@@ -12,12 +12,10 @@ use crate::{
     dev::Console,
     operations::{
         error::OperationError,
-        processes::{self, Listed, WithHistory},
+        processes::{self, LISTED, Listed, WithHistory},
     },
     retry::Deadline,
 };
-
-const STATUSES: [Status; 6] = [Status::Open, Status::Undoing, Status::Stuck, Status::Completed, Status::Undone, Status::Resolved];
 
 /// Which instances.
 #[derive(Default, Deserialize)]
@@ -43,10 +41,10 @@ pub struct Operate {
 
 /// The list.
 pub async fn list(console: &Console, asked: &Asked) -> Result<Markup, Failure> {
-    let only = STATUSES.into_iter().find(|status| status.as_str() == asked.status);
+    let only = LISTED.into_iter().find(|status| status.as_str() == asked.status);
     let mut listed = Vec::new();
     for process in console.registry.processes() {
-        for status in STATUSES.into_iter().filter(|status| only.is_none_or(|only| only == *status)) {
+        for status in LISTED.into_iter().filter(|status| only.is_none_or(|only| only == *status)) {
             listed.extend(processes::instances(&console.store, process, status, ON_A_PAGE, Deadline::NONE).await?);
         }
     }
@@ -55,7 +53,7 @@ pub async fn list(console: &Console, asked: &Asked) -> Result<Markup, Failure> {
         @if console.registry.processes().next().is_none() { p { "This program has no processes." } } @else {
             nav.tabs aria-label="Statuses" {
                 a href="/processes" aria-current=[only.is_none().then_some("page")] { "all" }
-                @for status in STATUSES {
+                @for status in LISTED {
                     a href=(link("/processes", &[("status", status.as_str())])) aria-current=[(only == Some(status)).then_some("page")] { (status.as_str()) }
                 }
             }
@@ -129,7 +127,7 @@ pub async fn one(console: &Console, asked: &One, said: &SaidBefore) -> Result<Ma
 fn waiting(Requested { name, to, tries, .. }: &Requested) -> Markup {
     html! {
         "Waits for an answer to " strong { (text(name)) }
-        @if let Some(to) = to { " by " (text(&Target::place(to).clone())) }
+        @if let Some(to) = to { " by " (text(&to.place())) }
         @if *tries > 0 { ", after " (tries) " tries" }
     }
 }

@@ -15,6 +15,7 @@ mod web;
 mod worker;
 
 use std::{
+    panic::resume_unwind,
     path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
@@ -23,10 +24,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures::TryFutureExt as _;
 use poller::Settings;
 use projection_vocabulary::{AggregateId, Attributes, Deciders, DynProjection, RecordedEvent, Registry, Version, data, sample::Sample};
 use serde_json::Value as Json;
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, task::JoinSet};
 
 use self::{
     checks::Checks, compare::Comparison, journal::Journal, mapping::Arrived, mapping::Mapping, naive::Naive, traffic::Traffic, worker::Ours,
@@ -187,22 +189,38 @@ impl Console {
         access: Access,
         stop: impl Future<Output = ()> + Send + 'static,
     ) -> Result<(), DevError> {
-        let page = web::serve(self.clone(), listener, access, stop);
-        tokio::select! {
-            served = page => Ok(served?),
-            read = self.read_stream() => read,
-            () = self.ours_mapping.run(&self.ours, &self.ours.faults) => Ok(()),
-            () = self.naive_mapping.run(&self.naive, &self.naive.faults) => Ok(()),
-            () = self.traffic.run(&self.store, self.samples) => Ok(()),
-            () = self.tick() => Ok(()),
-            () = self.compare() => Ok(()),
-            () = self.run_checks() => Ok(()),
-            () = self.compare_rules() => Ok(()),
-        }
+        // Each part is a task of its own, so that none waits while another works. Dropping the set ends them.
+        let mut parts = JoinSet::new();
+        parts.spawn(web::serve(self.clone(), listener, access, stop).err_into());
+        parts.spawn(self.clone().read_stream());
+        parts.spawn(self.clone().deliver_to_ours());
+        parts.spawn(self.clone().deliver_to_the_naive());
+        parts.spawn(self.clone().make_traffic());
+        parts.spawn(self.clone().tick());
+        parts.spawn(self.clone().compare());
+        parts.spawn(self.clone().run_checks());
+        parts.spawn(self.clone().compare_rules());
+        let first = parts.join_next().await.expect("there are parts");
+        first.unwrap_or_else(|panicked| resume_unwind(panicked.into_panic()))
+    }
+
+    async fn deliver_to_ours(self: Arc<Self>) -> Result<(), DevError> {
+        self.ours_mapping.run(&self.ours, &self.ours.faults).await;
+        Ok(())
+    }
+
+    async fn deliver_to_the_naive(self: Arc<Self>) -> Result<(), DevError> {
+        self.naive_mapping.run(&self.naive, &self.naive.faults).await;
+        Ok(())
+    }
+
+    async fn make_traffic(self: Arc<Self>) -> Result<(), DevError> {
+        self.traffic.run(&self.store, self.samples).await;
+        Ok(())
     }
 
     /// Reads the stream from its beginning and hands its records to the mappings.
-    async fn read_stream(&self) -> Result<(), DevError> {
+    async fn read_stream(self: Arc<Self>) -> Result<(), DevError> {
         let arn = self.store.event_store_stream().await?.ok_or(DevError::NoStream)?;
         let mut reader = StreamReader::new(self.embedded.streams_client(), arn, Begin::Oldest);
         loop {
@@ -232,7 +250,7 @@ impl Console {
         self.journal.note(Vec::new(), |totals| totals.events += events);
     }
 
-    async fn tick(&self) {
+    async fn tick(self: Arc<Self>) -> Result<(), DevError> {
         loop {
             tokio::time::sleep(TICK_EVERY).await;
             if self.registry.processes().next().is_some()
@@ -243,7 +261,7 @@ impl Console {
         }
     }
 
-    async fn compare(&self) {
+    async fn compare(self: Arc<Self>) -> Result<(), DevError> {
         let mut last = Instant::now();
         loop {
             tokio::time::sleep(COMPARE_EVERY).await;
@@ -291,7 +309,7 @@ impl Console {
     }
 
     /// Compares rows that were there before with what the rules make of their histories now, as far as a moment allows.
-    async fn compare_rules(&self) {
+    async fn compare_rules(self: Arc<Self>) -> Result<(), DevError> {
         while !self.naive_began.load(Relaxed) {
             tokio::time::sleep(COMPARE_EVERY).await;
         }
@@ -312,7 +330,7 @@ impl Console {
         }
         *self.warnings.lock().unwrap_or_else(PoisonError::into_inner) = warnings;
         // Once, when the console starts: a rule changes when its program does.
-        std::future::pending::<()>().await;
+        std::future::pending().await
     }
 
     /// What speaks against the rules as they are.

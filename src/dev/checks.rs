@@ -1,11 +1,11 @@
 //! Verifications and rebuilds that somebody asked for, one at a time, with their progress.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use projection_vocabulary::DynProjection;
 use tokio::sync::Notify;
 
-use super::Console;
+use super::{Console, DevError};
 use crate::{
     operations::{
         error::OperationError,
@@ -125,7 +125,7 @@ fn runs(checks: &[Check]) -> bool {
 
 impl Console {
     /// Carries out what is asked for, one check after the other, for as long as the future is polled.
-    pub(super) async fn run_checks(&self) {
+    pub(super) async fn run_checks(self: Arc<Self>) -> Result<(), DevError> {
         loop {
             let Some((kind, rule)) = self.checks.next() else {
                 self.checks.wake.notified().await;

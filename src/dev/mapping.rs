@@ -58,7 +58,7 @@ pub enum Ended {
 /// The function that a mapping invokes.
 pub trait Function: Send + Sync {
     /// Handles a delivery. Dropped when the function dies.
-    fn invoke(&self, delivery: &Delivery) -> impl Future<Output = Ended>;
+    fn invoke(&self, delivery: &Delivery) -> impl Future<Output = Ended> + Send;
 
     /// It has died. The next invocation is of a new process.
     fn died(&self, delivery: &Delivery);

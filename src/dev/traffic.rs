@@ -1,21 +1,29 @@
 //! Made-up events, as many a second as somebody asks for.
 
 use std::{
-    collections::{BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::{Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use projection_vocabulary::{
-    RecordedEvent, Value,
+    AggregateId, RecordedEvent, Value,
     sample::{Fact, Sample, record},
 };
 use tokio::sync::Notify;
 
-use crate::store::{self, Store, append::AppendError};
+use crate::store::{
+    self, Store,
+    append::{Append, AppendError},
+    limits::TRANSACTION_ACTIONS_MAX,
+};
 
 /// How often events are appended.
 const EVERY: Duration = Duration::from_millis(50);
+/// The most events in one transaction: each takes an action of its own, and its aggregate one besides.
+const TOGETHER_MAX: usize = TRANSACTION_ACTIONS_MAX / 2;
+/// For how long events that were not appended in time are appended later.
+const BEHIND_MAX: Duration = Duration::from_secs(1);
 /// How many events are made up at once, and of how many aggregates.
 const MADE_UP: usize = 2_000;
 const AGGREGATES: usize = 100;
@@ -53,34 +61,52 @@ impl Traffic {
     /// Appends events, for as long as the future is polled.
     pub async fn run(&self, store: &Store, samples: &[Sample]) {
         let (mut events, mut of): (VecDeque<RecordedEvent>, usize) = (VecDeque::new(), 0);
-        let mut due = 0.0;
+        let (mut owed, mut last) = (Duration::ZERO, Instant::now());
         loop {
             let Rate { sample, per_second } = self.rate();
             let Some(chosen) = samples.get(sample).filter(|_| per_second > 0) else {
-                due = 0.0;
                 self.wake.notified().await;
+                (owed, last) = (Duration::ZERO, Instant::now());
                 continue;
             };
-            due += f64::from(per_second) * EVERY.as_secs_f64();
-            while due >= 1.0 {
-                due -= 1.0;
+            // By the clock, for appends take their time; what was missed for long is not made up for.
+            owed = (owed + last.elapsed()).min(BEHIND_MAX);
+            last = Instant::now();
+            let one = Duration::from_secs(1) / per_second;
+            while owed >= one {
                 if events.is_empty() || of != sample {
                     (events, of) = (made_up(chosen).into(), sample);
                 }
-                let event = events.pop_front().expect("a sample has events");
-                let event = RecordedEvent { timestamp: store::now(), ..event };
-                let appended = store.append(event.version.previous(), std::slice::from_ref(&event)).await;
-                if let Err(error) = appended {
+                let due = usize::try_from(owed.as_nanos() / one.as_nanos()).unwrap_or(usize::MAX);
+                let together = due.min(TOGETHER_MAX).min(events.len());
+                owed -= one * u32::try_from(together).expect("a transaction's actions are few");
+                if !append(store, events.drain(..together)).await {
                     // Somebody else wrote to these aggregates: others are made up.
                     events.clear();
-                    if !matches!(error, AppendError::Conflict { .. }) {
-                        tracing::warn!("made-up events are not appended: {error}");
-                    }
                 }
             }
             tokio::time::sleep(EVERY).await;
         }
     }
+}
+
+/// Appends events by one transaction. Whether all of them were appended.
+async fn append(store: &Store, events: impl Iterator<Item = RecordedEvent>) -> bool {
+    let events: Vec<_> = events.map(|event| RecordedEvent { timestamp: store::now(), ..event }).collect();
+    let mut of: BTreeMap<&AggregateId, Append> = BTreeMap::new();
+    for event in &events {
+        let append = of.entry(&event.aggregate).or_insert_with(|| Append { expected: event.version.previous(), events: Vec::new() });
+        append.events.push(event);
+    }
+    let mut all = true;
+    for outcome in store.append_together(&of.into_values().collect::<Vec<_>>()).await {
+        let Err(error) = outcome else { continue };
+        all = false;
+        if !matches!(error, AppendError::Conflict { .. }) {
+            tracing::warn!("made-up events are not appended: {error}");
+        }
+    }
+    all
 }
 
 /// A history of aggregates that nobody has written to.

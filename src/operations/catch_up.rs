@@ -78,7 +78,9 @@ pub(crate) async fn catch_up_all(
     deadline: Deadline,
 ) -> Result<(), OperationError> {
     let catch_up = CatchUp { worker, rule, trust: Trust::Row, if_stuck, deadline };
-    let results: Vec<_> = stream::iter(behind.iter().map(|id| catch_up.run(id))).buffer_unordered(CONCURRENCY).collect().await;
+    // Collected first: a stream with a closure of references in it could not be awaited in a spawned task.
+    let each: Vec<_> = behind.iter().map(|id| catch_up.run(id)).collect();
+    let results: Vec<_> = stream::iter(each).buffer_unordered(CONCURRENCY).collect().await;
     let mut failure = None;
     for result in results {
         match result {

@@ -42,18 +42,19 @@ pub async fn settle(store: &Store, rule: &'static dyn DynProjection, deadline: D
         let cells = marked.keys().collect();
         let mine = fresh_id();
         let contributed = contributed_to(store, rule, &cells, deadline).await?;
+        // Both are collected first: a stream with a closure of references in it could not be awaited in a spawned task.
         let lowered = marked.iter().map(|(of, cell)| {
             let right = right(of, cell, &contributed);
             let mine = &mine;
             async move { store.lower(rule, of, cell, right.as_ref(), mine, deadline).await }
         });
-        stream::iter(lowered).buffer_unordered(CONCURRENCY).try_collect::<()>().await?;
+        stream::iter(lowered.collect::<Vec<_>>()).buffer_unordered(CONCURRENCY).try_collect::<()>().await?;
         let contributed = contributed_to(store, rule, &cells, deadline).await?;
         let raised = marked.iter().map(|(of, cell)| {
             let (at_least, mine) = (at_least(of, cell, &contributed), &mine);
             async move { store.settle(rule, of, at_least, mine, deadline).await }
         });
-        stream::iter(raised).buffer_unordered(CONCURRENCY).try_collect::<()>().await?;
+        stream::iter(raised.collect::<Vec<_>>()).buffer_unordered(CONCURRENCY).try_collect::<()>().await?;
     }
     Ok(settled)
 }

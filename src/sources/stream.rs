@@ -80,7 +80,8 @@ impl StreamReader {
                 self.discover().await?;
             }
             let Some(at) = self.in_turn() else {
-                self.outdated = true;
+                // A new shard follows one that has ended.
+                self.outdated = self.shards.is_empty() || self.shards.iter().any(|shard| shard.ended);
                 self.shards.iter_mut().for_each(|shard| shard.empty_pages = 0);
                 return Ok(None);
             };

@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File},
     io::{self, BufWriter, Write},
-    path::{Path, PathBuf},
+    path::PathBuf,
     time::Duration,
 };
 
@@ -18,7 +18,7 @@ use super::{
 };
 use crate::sources::{
     stream::{Begin, StreamReader},
-    stream_json::LambdaEvent,
+    stream_json::{LambdaEvent, new_file},
 };
 
 /// How long to wait at the end of the stream. A shard allows five reads per second, shared by its two readers
@@ -138,9 +138,8 @@ impl Files {
         let packed = if self.gzip { ".gz" } else { "" };
         let path = self.folder.join(format!("{FILE_PREFIX}{:05}.jsonl{packed}", self.number + 1));
         // Never overwrites a file: its records may no longer be in the stream.
-        let file = new_private_file(&path).with_context(|| format!("cannot begin {}", path.display()))?;
+        let file = new_file(&path).with_context(|| format!("cannot begin {}", path.display()))?;
         (self.number, self.bytes) = (self.number + 1, 0);
-        let file = BufWriter::new(file);
         Ok(if self.gzip { Output::Gzip(GzEncoder::new(file, Compression::default())) } else { Output::Plain(file) })
     }
 
@@ -153,15 +152,6 @@ impl Files {
         };
         ended.with_context(|| format!("cannot write to {}", self.folder.display()))
     }
-}
-
-/// A new file that only its owner may read, because it will hold event data.
-fn new_private_file(path: &Path) -> io::Result<File> {
-    let mut options = File::options();
-    options.write(true).create_new(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options.open(path)
 }
 
 impl Output {

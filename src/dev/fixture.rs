@@ -2,8 +2,8 @@
 
 use std::{
     collections::BTreeMap,
-    fs::{self, File},
-    io::{self, BufWriter, Write as _},
+    fs,
+    io::{self, Write as _},
     path::{Path, PathBuf},
 };
 
@@ -15,7 +15,7 @@ use crate::{
     snapshot::Snapshot,
     sources::{
         stream::{Begin, StreamError, StreamReader},
-        stream_json::LambdaEvent,
+        stream_json::{LambdaEvent, new_file},
     },
     store::StoreError,
 };
@@ -114,14 +114,7 @@ impl Console {
 
 /// Writes both files, readable by their owner alone, and returns the number of records.
 fn write(folder: &Path, pages: Vec<Vec<Json>>, snapshot: &str) -> io::Result<usize> {
-    let private = |name: &str| {
-        let mut options = File::options();
-        options.write(true).create_new(true);
-        #[cfg(unix)]
-        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        options.open(folder.join(name)).map(BufWriter::new)
-    };
-    let mut stream = private("stream.jsonl")?;
+    let mut stream = new_file(&folder.join("stream.jsonl"))?;
     let mut number = 0;
     for records in pages {
         number += records.len();
@@ -129,7 +122,7 @@ fn write(folder: &Path, pages: Vec<Vec<Json>>, snapshot: &str) -> io::Result<usi
         stream.write_all(b"\n")?;
     }
     stream.flush()?;
-    let mut expected = private("expected.json")?;
+    let mut expected = new_file(&folder.join("expected.json"))?;
     expected.write_all(snapshot.as_bytes())?;
     expected.flush()?;
     Ok(number)

@@ -2,10 +2,10 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use projection_vocabulary::{AggregateId, Timestamp, Version};
+use projection_vocabulary::{AggregateId, ChildOp, Timestamp, Version};
 use tokio::sync::watch;
 
 use crate::{
@@ -67,6 +67,15 @@ pub struct Fate {
     pub why: Option<String>,
     /// How the row of its aggregate changed, and what it contributes to shared rows.
     pub changes: Vec<Differs>,
+    /// What was written to its child rows.
+    pub children: BTreeMap<Arc<str>, ChildOp>,
+}
+
+impl Fate {
+    /// A fate that has changed nothing.
+    pub fn new(projection: &'static str, outcome: Option<Outcome>, why: Option<String>) -> Self {
+        Self { projection, outcome, healed: 0, why, changes: Vec::new(), children: BTreeMap::new() }
+    }
 }
 
 /// Totals since the console was started.

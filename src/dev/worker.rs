@@ -7,7 +7,7 @@ use std::{
 };
 
 use futures::future::join_all;
-use projection_vocabulary::{AggregateId, DynProjection, HomeRow, Registry};
+use projection_vocabulary::{AggregateId, ChildOp, DynProjection, HomeRow, Registry, fold::merge};
 
 use super::{
     faults::Faults,
@@ -88,12 +88,13 @@ impl Ours {
         self.deployed.lock().unwrap_or_else(PoisonError::into_inner).worker.clone()
     }
 
-    /// The home rows of these aggregates in the projections that they concern.
+    /// The home rows of these aggregates in the projections that they concern; an empty one where there is none.
     async fn homes(&self, concerned: &BTreeMap<&'static str, Vec<AggregateId>>) -> Result<Homes, StoreError> {
         let read = concerned.iter().map(|(name, aggregates)| async {
             let rule = self.registry.get(name).expect("it is the name of one of them");
-            let rows = self.observer.read_rows(rule, aggregates, Deadline::NONE).await?;
-            Ok::<_, StoreError>(rows.into_iter().map(|(aggregate, row)| ((rule.name(), aggregate), row)).collect::<Vec<_>>())
+            let mut rows = self.observer.read_rows(rule, aggregates, Deadline::NONE).await?;
+            let row_of = |id: &AggregateId| ((rule.name(), id.clone()), rows.remove(id).unwrap_or_default());
+            Ok::<_, StoreError>(aggregates.iter().map(row_of).collect::<Vec<_>>())
         });
         let mut homes = Homes::new();
         for rows in join_all(read).await {
@@ -144,7 +145,7 @@ impl Function for Ours {
                 let last = shown.entry((lane.rule.name(), lane.aggregate.clone())).or_insert(*record);
                 *last = (*last).max(*record);
                 let why = why.clone().filter(|_| matches!(outcome, Outcome::Failed | Outcome::Parked));
-                fates[*record].push(Fate { projection: lane.rule.name(), outcome: Some(*outcome), healed: 0, why, changes: Vec::new() });
+                fates[*record].push(Fate::new(lane.rule.name(), Some(*outcome), why));
             }
             if let Some((record, _)) = lane.outcomes.first()
                 && let Some(fate) = fates[*record].iter_mut().find(|fate| fate.projection == lane.rule.name())
@@ -154,12 +155,11 @@ impl Function for Ours {
         }))
         .await;
         let after = self.homes(&concerned).await.unwrap_or_default();
-        for ((projection, aggregate), record) in shown {
-            let key = (projection, aggregate);
-            let none = HomeRow::default();
-            let changes = of_content(before.get(&key).unwrap_or(&none), after.get(&key).unwrap_or(&none));
-            if let Some(fate) = fates[record].iter_mut().find(|fate| fate.projection == projection) {
-                fate.changes = changes;
+        for (key, record) in shown {
+            let (Some(before), Some(after)) = (before.get(&key), after.get(&key)) else { continue };
+            let (changes, children) = (of_content(before, after), self.written_to_children(&key, before, delivery, &fates));
+            if let Some(fate) = fates[record].iter_mut().find(|fate| fate.projection == key.0) {
+                (fate.changes, fate.children) = (changes, children);
             }
         }
         let parked = self.reasons(&fates, &aggregates).await;
@@ -195,8 +195,24 @@ impl Ours {
     fn died_at(&self, record: &Record) -> Vec<Fate> {
         let Body::Event(event) = &record.body else { return Vec::new() };
         let concerned = self.registry.projections().iter().filter(|rule| rule.concerns(&event.aggregate, &event.event_type));
-        let why = || Some("the function died".to_owned());
-        concerned.map(|rule| Fate { projection: rule.name(), outcome: None, healed: 0, why: why(), changes: Vec::new() }).collect()
+        concerned.map(|rule| Fate::new(rule.name(), None, Some("the function died".to_owned()))).collect()
+    }
+
+    /// What the events of a delivery that were applied have written to the child rows of their aggregate, as its rule tells.
+    fn written_to_children(
+        &self,
+        (projection, aggregate): &(&'static str, AggregateId),
+        before: &HomeRow,
+        delivery: &Delivery,
+        fates: &[Vec<Fate>],
+    ) -> BTreeMap<Arc<str>, ChildOp> {
+        let Some(rule) = self.registry.get(projection).filter(|rule| rule.children().is_some()) else { return BTreeMap::new() };
+        let applied = |fates: &[Fate]| fates.iter().any(|fate| fate.projection == *projection && fate.outcome == Some(Outcome::Applied));
+        let events =
+            delivery.records.iter().zip(fates).filter(|(_, fates)| applied(fates)).filter_map(|(record, _)| record.event.as_deref());
+        let mut events: Vec<_> = events.filter(|event| event.aggregate == *aggregate && event.version > before.version).collect();
+        events.sort_by_key(|event| event.version);
+        merge(rule, events.into_iter(), before, &|_| true).change.children().clone()
     }
 
     /// Why the aggregates of these records are parked.

@@ -1,5 +1,11 @@
 //! Writes events as stream records, as if they had just been inserted.
 
+use std::{
+    fs::File,
+    io::{self, BufWriter},
+    path::Path,
+};
+
 use projection_vocabulary::{RecordedEvent, Timestamp};
 use serde::Serialize;
 use serde_dynamo::Item;
@@ -12,6 +18,18 @@ use crate::store::item::encode_event;
 pub struct LambdaEvent {
     #[serde(rename = "Records")]
     pub records: Vec<Json>,
+}
+
+/// A new file for records, which only its owner may read: they hold event data.
+///
+/// # Errors
+/// It exists, or cannot be created.
+pub fn new_file(path: &Path) -> io::Result<BufWriter<File>> {
+    let mut options = File::options();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(path).map(BufWriter::new)
 }
 
 /// The stream record of an event's insertion, at a position in the stream.

@@ -9,7 +9,7 @@ use crate::{
     dev::Console,
     operations::{
         differs::{Differs, of_content},
-        explain::{self, Did, Step, Told, Until},
+        explain::{self, Compared, Did, Standing, Step, Told, Until},
     },
     retry::Deadline,
 };
@@ -57,7 +57,7 @@ pub async fn page(console: &Console, asked: &Asked) -> Result<Markup, Failure> {
         Some(next) => Some((next, shown(console, next, &id, at).await?)),
         None => None,
     };
-    let stored = console.store.home_row(rule, &id, Deadline::NONE).await?;
+    let standing = if at == head { Some(explain::standing(&console.store, rule, &id, &now.told, Deadline::NONE).await?) } else { None };
     let body = html! {
         h1 { (text(id.as_str())) ", event by event" }
         nav.tabs aria-label="Projections" {
@@ -81,7 +81,7 @@ pub async fn page(console: &Console, asked: &Asked) -> Result<Markup, Failure> {
             @if let Some(step) = &now.step { (event(step)) }
             (under(rule, &now))
             @if let Some((next, of_next)) = &next { (difference(*next, &now, of_next)) }
-            (standing(rule, &stored, &now, at == head))
+            @if let Some(standing) = &standing { (compared(rule, standing, now.told.row.version)) }
         }
     };
     Ok(whole("/rows", &asked.id, &SaidBefore::default(), &body))
@@ -192,16 +192,21 @@ fn difference(next: &'static dyn DynProjection, now: &Shown, of_next: &Shown) ->
 }
 
 /// How the row that is stored compares.
-fn standing(rule: &dyn DynProjection, stored: &HomeRow, now: &Shown, at_head: bool) -> Markup {
-    let behind = now.told.row.version.0.saturating_sub(stored.version.0);
+fn compared(rule: &dyn DynProjection, Standing { stored, is }: &Standing, newest: Version) -> Markup {
+    let behind = newest.0.saturating_sub(stored.version.0);
     html! {
-        @if at_head {
-            p {
-                @if stored.version == Version::NONE { "No row is stored yet." }
-                @else if stored.newest_revision() != rule.revision() { "Revision " (stored.newest_revision()) " wrote the stored row." }
-                @else if stored.version != now.told.row.version { "The stored row is " (count(behind, "version")) " behind." }
-                @else if of_content(stored, &now.told.row).is_empty() { strong.good { "✓ The stored row is the same." } }
-                @else { strong.bad { "✗ The stored row differs." } " " a href="/checks" { "Verify" } }
+        p {
+            @match is {
+                Compared::Absent => "No row is stored yet.",
+                Compared::Right if behind > 0 => { strong.good { "✓ The stored row is right," } " and " (count(behind, "version")) " behind." }
+                Compared::Right => strong.good { "✓ The stored row is the same." },
+                Compared::Wrong { changes: all, children } => {
+                    strong.bad { "✗ The stored row differs" @if *children > 0 { ", and " (count_of(*children, "child row")) } "." }
+                    " " a href="/checks" { "Verify" }
+                    @if !all.is_empty() { (changes(rule, all, ["stored", "must be"])) }
+                }
+                Compared::OtherRevision => { "Revision " (stored.newest_revision()) " wrote the stored row." }
+                Compared::Moving => "The stored row moves: it was not compared.",
             }
         }
     }

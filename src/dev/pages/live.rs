@@ -1,8 +1,9 @@
 //! The live lane: each record as it comes, the buttons, and the naive handler beside ours.
 
 use maud::{Markup, html};
+use projection_vocabulary::ChildOp;
 
-use super::{SaidBefore, count, count_of, link, maybe, of_aggregate, of_row, page as whole, text};
+use super::{SaidBefore, count, count_of, link, maybe, of_aggregate, of_row, page as whole, text, value};
 use crate::{
     dev::{
         BATCH_RECORDS, Console,
@@ -17,6 +18,8 @@ use crate::{
 
 /// How many records a fresh page shows.
 const SHOWN: usize = 100;
+/// How many child rows are shown beside a record.
+const CHILDREN_MAX: usize = 5;
 /// How many wrong rows are named.
 const WRONG_SHOWN: usize = 8;
 /// Rates of traffic to choose from.
@@ -257,7 +260,7 @@ fn one(Entry { number, at, delivery, attempt, what, fates }: &Entry) -> Markup {
     }
 }
 
-fn fate_of(Fate { projection, outcome, healed, why, changes }: &Fate, what: &What) -> Markup {
+fn fate_of(Fate { projection, outcome, healed, why, changes, children }: &Fate, what: &What) -> Markup {
     let (class, mark) = match outcome {
         Some(Outcome::Applied) => ("applied", "✓ applied"),
         Some(Outcome::Duplicate) => ("duplicate", "= duplicate"),
@@ -273,6 +276,8 @@ fn fate_of(Fate { projection, outcome, healed, why, changes }: &Fate, what: &Wha
             @if *healed > 0 { " " span.mark.healed { "+ " (healed) " healed" } }
             @if let Some(why) = why { " " span.why { (text(why)) } }
             @for changed in changes { " " (change(projection, changed)) }
+            @for (sort, op) in children.iter().take(CHILDREN_MAX) { " " (child(sort, op)) }
+            @if children.len() > CHILDREN_MAX { " and " (count_of(children.len() - CHILDREN_MAX, "more child row")) }
         }
     }
 }
@@ -282,6 +287,20 @@ fn change(projection: &str, Differs { attribute, contributed_to, from, to }: &Di
         span.change {
             @if let Some((row, _)) = contributed_to { "in " (of_row(projection, row.as_str())) " " }
             b { (text(attribute)) } " " (maybe(from.as_ref())) " → " (maybe(to.as_ref()))
+        }
+    }
+}
+
+fn child(sort: &str, op: &ChildOp) -> Markup {
+    html! {
+        span.change {
+            "child row " b { (text(sort)) }
+            @match op {
+                ChildOp::Remove => " removed",
+                ChildOp::Set(attributes) | ChildOp::Replace(attributes) => {
+                    @for (name, of) in attributes { " " (text(name)) " " (value(of)) }
+                }
+            }
         }
     }
 }

@@ -8,7 +8,8 @@ use std::{
 use aws_sdk_dynamodb::types::AttributeValue;
 use serde_json::{Value as Json, json};
 
-use super::serve::{client, serve, stop};
+use super::serve::{serve, stop};
+use crate::support::projector::client;
 
 fn projector(folder: &Path, line: &str) -> Output {
     // As a shell reads it.

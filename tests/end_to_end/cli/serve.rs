@@ -5,18 +5,14 @@ use std::{
     process::{Command, Stdio},
 };
 
-use aws_sdk_dynamodb::{
-    Client,
-    config::{BehaviorVersion, Credentials, Region},
-    types::AttributeValue,
-};
+use aws_sdk_dynamodb::types::AttributeValue;
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::TcpStream,
     process::Child,
 };
 
-use crate::support::projector::{fixture, projector, start_projector};
+use crate::support::projector::{client, fixture, projector, start_projector};
 
 /// A started server, and its address.
 pub async fn serve(data: &str) -> (Child, String) {
@@ -37,13 +33,6 @@ pub async fn stop(mut child: Child, signal: &str) {
     child.stderr.take().expect("a pipe").read_to_string(&mut said).await.expect("read");
     assert_eq!(child.wait().await.expect("it ends").code(), Some(0), "{said}");
     assert_eq!(said.lines().last(), Some("stopped"), "{said}");
-}
-
-pub fn client(url: &str) -> Client {
-    let config = aws_sdk_dynamodb::Config::builder().behavior_version(BehaviorVersion::latest()).region(Region::new("us-east-1"));
-    let config = config.credentials_provider(Credentials::new("none", "none", None, None, "test"));
-    let http = aws_smithy_http_client::Builder::new().build_http();
-    Client::from_conf(config.endpoint_url(url).http_client(http).build())
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, path::PathBuf};
 
+use aws_sdk_dynamodb::types::AttributeValue;
 use projection_vocabulary::{Deciders, Registry, Value};
 use projection_worker::{
     Calls, Store,
@@ -15,7 +16,7 @@ use tokio::net::TcpListener;
 use crate::support::{
     console::Console,
     projections::{HOUSES_1, HOUSES_2},
-    projector::projector,
+    projector::{client, projector},
     world::{names, recorded},
 };
 
@@ -55,6 +56,39 @@ async fn the_stepper_shows_each_event_and_the_row_around_it() {
     {
         assert_eq!(console.get(path).await.status, status, "{path}");
     }
+}
+
+#[tokio::test]
+async fn each_change_of_a_row_and_of_its_child_rows_stands_beside_its_record() {
+    let console = Console::start().await;
+    console.command("account", "ann", "Open", &[("initialDeposit", "100")]).await;
+    console.until("/", "the first event", |page| page.contains("AccountOpened")).await;
+    console.command("account", "ann", "Deposit", &[("amount", "25.5")]).await;
+    console.until("/", "the deposit", |page| page.contains("MoneyDeposited")).await;
+    let page = console.until_idle().await;
+    let (_, deposit) = page.split_once("<strong>MoneyDeposited</strong>").expect("it is there");
+    let (deposit, open) = deposit.split_once("<strong>AccountOpened</strong>").expect("it is older");
+    assert!(deposit.contains("<b>balance</b> 100 → 125.5"), "{deposit}");
+    assert!(deposit.contains("child row <b>0000000002</b>") && deposit.contains("amount 25.5"), "{deposit}");
+    assert_eq!(deposit.matches("child row").count(), 1, "the older line is not this event's: {deposit}");
+    assert!(open.contains("child row <b>0000000001</b>"), "{open}");
+
+    console.press("again").await;
+    let page = console.until("/", "a duplicate", |page| page.contains("= duplicate")).await;
+    let (_, lane) = page.split_once("<ol id=\"lane\"").expect("a lane");
+    assert_eq!(lane.matches("child row").count(), 2, "a duplicate writes nothing: {lane}");
+}
+
+#[tokio::test]
+async fn a_row_that_somebody_has_changed_by_hand_is_shown_as_wrong() {
+    let console = with_topics().await;
+    let client = client(&console.database);
+    let update = client.update_item().table_name("forum-counters").key("id", AttributeValue::S("t1".to_owned()));
+    let update = update.update_expression("SET postCount = :n").expression_attribute_values(":n", AttributeValue::N("7".to_owned()));
+    update.send().await.expect("updated");
+    let page = console.page("/aggregate?id=t1&projection=forum-counters").await;
+    let difference = "postCount</th><td>7</td><td>1</td>";
+    assert!(page.contains("✗ The stored row differs") && page.contains(difference), "{page}");
 }
 
 #[tokio::test]

@@ -5,6 +5,10 @@ use std::{
     process::{Command, Stdio},
 };
 
+use aws_sdk_dynamodb::{
+    Client,
+    config::{BehaviorVersion, Credentials, Region},
+};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
@@ -83,4 +87,12 @@ impl Gate {
     pub fn open(&self) {
         self.opener.send_replace(true);
     }
+}
+
+/// A client of the DynamoDB that a `projector` serves.
+pub fn client(url: &str) -> Client {
+    let config = aws_sdk_dynamodb::Config::builder().behavior_version(BehaviorVersion::latest()).region(Region::new("us-east-1"));
+    let config = config.credentials_provider(Credentials::new("none", "none", None, None, "test"));
+    let http = aws_smithy_http_client::Builder::new().build_http();
+    Client::from_conf(config.endpoint_url(url).http_client(http).build())
 }

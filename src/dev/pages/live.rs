@@ -294,11 +294,11 @@ fn change(projection: &str, Differs { attribute, contributed_to, from, to }: &Di
 fn child(sort: &str, op: &ChildOp) -> Markup {
     html! {
         span.change {
-            "child row " b { (text(sort)) }
+            "child row " (text(sort)) ":"
             @match op {
                 ChildOp::Remove => " removed",
                 ChildOp::Set(attributes) | ChildOp::Replace(attributes) => {
-                    @for (name, of) in attributes { " " (text(name)) " " (value(of)) }
+                    @for (name, of) in attributes { " " b { (text(name)) } " " (value(of)) }
                 }
             }
         }

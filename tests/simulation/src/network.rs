@@ -279,6 +279,20 @@ impl Request {
         updates.any(|update| update.condition_expression().is_some_and(|condition| condition.contains(" >= ")))
     }
 
+    /// Whether it deletes items of this table.
+    #[must_use]
+    pub fn deletes_from(&self, table: &str) -> bool {
+        let Call::TransactWriteItems(transaction) = &self.call else { return false };
+        transaction.transact_items().iter().any(|action| action.delete.as_ref().is_some_and(|delete| delete.table_name == table))
+    }
+
+    /// Whether it corrects sums of a shared row.
+    #[must_use]
+    pub fn corrects_sums(&self) -> bool {
+        let Call::UpdateItem(update) = &self.call else { return false };
+        update.expression_attribute_names.iter().flatten().any(|(_, name)| name == "corrected")
+    }
+
     /// Whether a replica may answer it.
     #[must_use]
     pub fn is_eventual(&self) -> bool {

@@ -26,6 +26,10 @@ pub enum Subject {
     ManyRows,
     /// All aggregates raise one maximum. A new rule and a rebuild lower it, while requests that rely on it are slow.
     OneMaximum,
+    /// One aggregate is parked and redriven again and again, while requests that delete its entry are slow.
+    OneEntry,
+    /// Home rows are lost, and operators repair the sums that they leave, while their corrections are slow.
+    OneSum,
     /// A process moves coins between purses, step by step.
     Transfers,
 }
@@ -103,22 +107,33 @@ impl Plan {
             error: 20 + choices.below(100),
             last_deployment,
             subject: choices.weighted(&[
-                (933, Subject::All),
+                (917, Subject::All),
                 (2, Subject::Rush),
                 (20, Subject::ManyRows),
                 (15, Subject::OneMaximum),
+                (8, Subject::OneEntry),
+                (8, Subject::OneSum),
                 (30, Subject::Transfers),
             ]),
             enabled,
         };
-        if plan.is_about(Subject::OneMaximum) {
+        let befalls: &[Fault] = match plan.subject {
+            Subject::OneMaximum => &[Fault::Deployed],
+            Subject::OneEntry => &[Fault::Poison, Fault::PoisonFixed],
+            Subject::OneSum => &[Fault::RowLost],
+            Subject::All | Subject::Rush | Subject::ManyRows | Subject::Transfers => &[],
+        };
+        if !befalls.is_empty() {
             // Few enough other things happen that an operation ends while a request is under way.
+            plan.enabled = Fault::ALL.iter().map(|fault| befalls.contains(fault)).collect();
             (plan.givers, plan.history, plan.appends, plan.error) = (3, 3, 14, 200);
             (plan.settings.parallelization, plan.settings.batch_size) = (4, 1);
-            plan.enabled.fill(false);
-            plan.enabled[Fault::Deployed as usize] = true;
-            (plan.request_faults, plan.page_items_max, plan.last_deployment) = (0, usize::MAX, NEXT);
+            (plan.request_faults, plan.page_items_max) = (0, usize::MAX);
             plan.working_time = Duration::from_mins(1);
+            plan.last_deployment = if plan.subject == Subject::OneMaximum { NEXT } else { REPAIRED };
+        }
+        if plan.is_about(Subject::OneEntry) {
+            (plan.givers, plan.history) = (1, 1);
         }
         if plan.is_about(Subject::Transfers) {
             // What befalls givers and their rows is for the other subjects.

@@ -254,7 +254,12 @@ impl Run {
             (when(!self.processes.is_empty(), may(Fault::Crash, 3)), Action::Kill),
             (when(invocations < INVOCATIONS_MAX && succeeded, may(Fault::DuplicateDelivery, 4)), Action::Duplicate),
             (when(operators < OPERATORS_MAX, if slow > 0 { 30 } else { 2 }), Action::Operate),
-            (may(Fault::Deployed, 1) + may(Fault::PoisonFixed, 1) + when(slow > 0 && self.deployed != NEXT, 30), Action::Deploy),
+            (
+                may(Fault::Deployed, 1)
+                    + may(Fault::PoisonFixed, 1)
+                    + when(slow > 0 && !self.plan.is_about(Subject::OneSum) && self.deployed != NEXT, 30),
+                Action::Deploy,
+            ),
             (may(Fault::BadDeployment, 1), Action::DeployBad),
             (may(Fault::Malformed, 1), Action::Malform),
             (when(!self.malformed.is_empty(), 1), Action::Fix),

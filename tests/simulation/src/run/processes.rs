@@ -168,6 +168,12 @@ impl Run {
         if self.plan.is_about(Subject::OneMaximum) {
             return self.rebuild(shared(self.deployed), Task::Rebuild, Segment::ALL, 1);
         }
+        if self.plan.is_about(Subject::OneEntry) {
+            return self.redrive_all();
+        }
+        if self.plan.is_about(Subject::OneSum) {
+            return self.repair(shared(self.deployed));
+        }
         if self.plan.is_about(Subject::Transfers) && self.choices.per_mille(700) {
             return self.catch_up_process();
         }
@@ -184,12 +190,7 @@ impl Run {
             if working {
                 self.counts.add(Fault::Verified);
             }
-            let segments = 1 + u32::try_from(self.choices.below(3)).expect("few");
-            self.operator(&format!("verifies and repairs {}", rule.name()), move |worker| async move {
-                _ = verify(&worker, rule, Options { segments, sample: None, repair: Repair::AllOrphans }, Deadline::NONE).await;
-                Ended::Quiet
-            });
-            return;
+            return self.repair(rule);
         }
         if self.plan.has(Fault::Rebuilt) && rule.name() == SHARED && self.choices.per_mille(700) {
             self.operator("settles shared rows", move |worker| async move {
@@ -206,6 +207,18 @@ impl Run {
             });
             return;
         }
+        self.redrive_all();
+    }
+
+    fn repair(&mut self, rule: &'static dyn DynProjection) {
+        let segments = 1 + u32::try_from(self.choices.below(3)).expect("few");
+        self.operator(&format!("verifies and repairs {}", rule.name()), move |worker| async move {
+            _ = verify(&worker, rule, Options { segments, sample: None, repair: Repair::AllOrphans }, Deadline::NONE).await;
+            Ended::Quiet
+        });
+    }
+
+    fn redrive_all(&mut self) {
         self.operator("redrives what is parked", |worker| async move {
             for parked in worker.store().parked().await.unwrap_or_default() {
                 _ = redrive(&worker, &parked, Trust::Row, Deadline::NONE).await;
@@ -332,7 +345,7 @@ impl Run {
 }
 
 /// The rule of a deployment that writes to shared rows.
-fn shared(deployment: usize) -> &'static dyn DynProjection {
+pub(super) fn shared(deployment: usize) -> &'static dyn DynProjection {
     *DEPLOYMENTS[deployment].iter().find(|rule| rule.name() == SHARED).expect("every deployment has it")
 }
 

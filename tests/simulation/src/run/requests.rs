@@ -15,6 +15,8 @@ impl Run {
     /// Whether a request is on its way while whole operations begin and end.
     pub(super) fn is_slow(&self, request: &Request) -> bool {
         self.plan.is_about(Subject::OneMaximum) && request.relies_on_a_maximum()
+            || self.plan.is_about(Subject::OneEntry) && request.deletes_from(PARKED)
+            || self.plan.is_about(Subject::OneSum) && request.corrects_sums()
     }
 
     pub(super) fn network_step(&mut self, error: bool) -> Result {

@@ -11,7 +11,7 @@ use projection_worker::internals::store::{
 
 use super::{
     Result, Run,
-    processes::{Ended, Role},
+    processes::{Ended, Role, shared},
 };
 use crate::{
     database::{Database, ItemWritten, Key, Written},
@@ -67,6 +67,9 @@ impl Run {
             let count = if aggregate == GIVERS[0] { 9 } else { amount };
             return ("Put", Value::Map(BTreeMap::from([("shelf".to_owned(), named(1)), ("count".to_owned(), number(count))])));
         }
+        if self.plan.is_about(Subject::OneEntry) && self.choices.per_mille(700) {
+            return ("Flawed", data! {});
+        }
         let flawed = usize::from(self.plan.has(Fault::Poison));
         let spread = if self.plan.is_about(Subject::ManyRows) { 3 } else { 0 };
         match self.choices.weighted(&[(4, 0), (6, 1), (2, 2), (1, 3), (2, 4), (flawed, 5), (1, 6), (spread, 7), (1 + spread, 8), (1, 9)]) {
@@ -98,7 +101,8 @@ impl Run {
 
     /// Starts a writer: it appends a few events to one aggregate, and decides again if another writer was first.
     pub(super) fn append(&mut self) {
-        let (shelves, events_max) = if self.plan.is_about(Subject::OneMaximum) { (0, 1) } else { (1, 3) };
+        let one = [Subject::OneMaximum, Subject::OneEntry].iter().any(|subject| self.plan.is_about(*subject));
+        let (shelves, events_max) = if one { (0, 1) } else { (1, 3) };
         let aggregate = match self.choices.below(self.plan.givers + shelves) {
             at if at < self.plan.givers => GIVERS[at],
             _ => SHELVES[self.choices.below(2)],
@@ -261,7 +265,8 @@ impl Run {
         if self.plan.is_about(Subject::Transfers) && self.choices.per_mille(700) {
             return self.lose_process_row();
         }
-        let rule = DEPLOYMENTS[FIRST][self.choices.below(3)];
+        let which = self.choices.below(3);
+        let rule = if self.plan.is_about(Subject::OneSum) { shared(FIRST) } else { DEPLOYMENTS[FIRST][which] };
         self.delete_row(rule.name(), aggregate, &home_key(rule, aggregate))
     }
 

@@ -489,10 +489,16 @@ impl Worker {
                     Step::Idle => idle.push(lane),
                 }
             }
-            lanes = stream::iter(wide).buffer_unordered(CONCURRENCY).collect().await;
-            lanes.extend(stream::iter(acting).buffer_unordered(CONCURRENCY).collect::<Vec<_>>().await);
+            lanes = Vec::new();
+            // Most lanes come by here twice and need none of these.
+            if !wide.is_empty() {
+                lanes.extend(stream::iter(wide).buffer_unordered(CONCURRENCY).collect::<Vec<_>>().await);
+            }
+            if !acting.is_empty() {
+                lanes.extend(stream::iter(acting).buffer_unordered(CONCURRENCY).collect::<Vec<_>>().await);
+            }
             for readers in readers.into_values() {
-                lanes.extend(self.read(readers, limits).await);
+                lanes.extend(Box::pin(self.read(readers, limits)).await);
             }
         }
         (planned, idle)
@@ -622,7 +628,7 @@ impl Worker {
                 Err(Clash::Owned(row)) if tries <= UNEXPLAINED_MAX => {
                     tries += 1;
                     known.forget_row(&row);
-                    match self.let_go(rule, &row, limits).await {
+                    match Box::pin(self.let_go(rule, &row, limits)).await {
                         Ok(()) => continue,
                         Err(error) => return Ok(Err(error)),
                     }

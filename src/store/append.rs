@@ -178,8 +178,8 @@ impl Store {
             .key("SK", AttributeValue::S(VERSION_SK.into()))
             .update_expression(expression.update())
             .condition_expression(condition)
-            .set_expression_attribute_names(Some(expression.names))
-            .set_expression_attribute_values(Some(expression.values))
+            .set_expression_attribute_names(expression.names())
+            .set_expression_attribute_values(expression.values())
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
             .build()
             .expect("table, key and expression are given");

@@ -103,8 +103,8 @@ impl Store {
                 .table_name(&self.names.event_store)
                 .set_item(Some(item))
                 .condition_expression(condition)
-                .set_expression_attribute_values(expression.some_values())
-                .set_expression_attribute_names(Some(expression.names));
+                .set_expression_attribute_values(expression.values())
+                .set_expression_attribute_names(expression.names());
             return action.put(put.build().expect("table and item are given")).build();
         }
         let delete = Delete::builder()
@@ -112,8 +112,8 @@ impl Store {
             .key("PK", claim.partition())
             .key("SK", ClaimKey::sort())
             .condition_expression(condition)
-            .set_expression_attribute_values(expression.some_values())
-            .set_expression_attribute_names(Some(expression.names));
+            .set_expression_attribute_values(expression.values())
+            .set_expression_attribute_names(expression.names());
         action.delete(delete.build().expect("table and key are given")).build()
     }
 

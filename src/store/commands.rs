@@ -334,8 +334,8 @@ impl Store {
             .key("PK", AttributeValue::S(partition_key(aggregate)))
             .key("SK", AttributeValue::S(VERSION_SK.into()))
             .condition_expression(condition)
-            .set_expression_attribute_values(expression.some_values())
-            .set_expression_attribute_names(Some(expression.names))
+            .set_expression_attribute_values(expression.values())
+            .set_expression_attribute_names(expression.names())
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
         TransactWriteItem::builder().condition_check(check.build().expect("table, key and condition are given")).build()
     }

@@ -107,8 +107,8 @@ impl Store {
         };
         let replace = put(encode_event(event))
             .condition_expression(conditions.join(" AND "))
-            .set_expression_attribute_values(expression.some_values())
-            .set_expression_attribute_names(Some(expression.names));
+            .set_expression_attribute_values(expression.values())
+            .set_expression_attribute_names(expression.names());
         let keep = put(kept).condition_expression("attribute_not_exists(PK)");
         let puts = [replace, keep].map(|put| TransactWriteItem::builder().put(put.build().expect("table and item are given")).build());
         let snapshot = [self.forget_snapshot(&event.aggregate), self.mark_corrected(&event.aggregate)];
@@ -124,8 +124,8 @@ impl Store {
             .key("PK", AttributeValue::S(partition_key(aggregate)))
             .key("SK", AttributeValue::S(VERSION_SK.to_owned()))
             .update_expression(expression.update())
-            .set_expression_attribute_values(expression.some_values())
-            .set_expression_attribute_names(Some(expression.names));
+            .set_expression_attribute_values(expression.values())
+            .set_expression_attribute_names(expression.names());
         TransactWriteItem::builder().update(update.build().expect("table, key and expression are given")).build()
     }
 

@@ -1,9 +1,6 @@
 //! Builds update expressions in which every name and value is a placeholder.
 
-use std::{
-    collections::HashMap,
-    fmt::{self, Write as _},
-};
+use std::{borrow::Cow, collections::HashMap, fmt};
 
 use aws_sdk_dynamodb::types::AttributeValue;
 
@@ -12,11 +9,12 @@ pub type Names = HashMap<String, String>;
 /// The values of an expression, by their placeholders.
 pub type Values = HashMap<String, AttributeValue>;
 
-/// An update expression under construction.
-#[derive(Clone)]
+/// An update expression under construction. A worker makes one for each write, so it is made of as few texts as possible.
+#[derive(Clone, Default)]
 pub struct Expression {
-    pub names: Names,
-    pub values: Values,
+    /// In the order of their placeholders.
+    names: Vec<String>,
+    values: Vec<AttributeValue>,
     sets: String,
     adds: String,
     removes: String,
@@ -24,98 +22,168 @@ pub struct Expression {
 
 /// The placeholder of a name.
 #[derive(Clone, Copy)]
-pub struct Name(usize);
+pub struct Name(Placeholder);
 
 /// The placeholder of a value.
 #[derive(Clone, Copy)]
-pub struct Value(usize);
+pub struct Value(Placeholder);
+
+/// A sign and the digits of a number, at the end of the array.
+#[derive(Clone, Copy)]
+struct Placeholder {
+    text: [u8; Self::LENGTH_MAX],
+    begin: usize,
+}
+
+impl Placeholder {
+    const LENGTH_MAX: usize = 8;
+    const DIGITS: &[u8; 10] = b"0123456789";
+
+    fn new(sign: u8, mut number: usize) -> Self {
+        let (mut text, mut begin) = ([sign; Self::LENGTH_MAX], Self::LENGTH_MAX);
+        loop {
+            begin -= 1;
+            text[begin] = Self::DIGITS[number % 10];
+            number /= 10;
+            if number == 0 {
+                return Self { text, begin: begin - 1 };
+            }
+        }
+    }
+
+    fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.text[self.begin..]).expect("a sign and digits")
+    }
+}
+
+impl Name {
+    fn of(at: usize) -> Self {
+        Self(Placeholder::new(b'#', at))
+    }
+
+    fn as_str(&self) -> &str {
+        self.0.as_str()
+    }
+}
+
+impl Value {
+    fn of(at: usize) -> Self {
+        Self(Placeholder::new(b':', at))
+    }
+
+    fn as_str(&self) -> &str {
+        self.0.as_str()
+    }
+}
 
 impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "#{}", self.0)
+        f.write_str(self.as_str())
     }
 }
 
 impl fmt::Display for Value {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, ":{}", self.0)
+        f.write_str(self.as_str())
     }
 }
 
 /// How many names, and values, the expressions of most writes have at most: room from the start costs less than growing to it.
 const USUAL: usize = 14;
 
-impl Default for Expression {
-    fn default() -> Self {
-        let (names, values) = (HashMap::with_capacity(USUAL), HashMap::with_capacity(USUAL));
-        Self { names, values, sets: String::new(), adds: String::new(), removes: String::new() }
-    }
-}
-
 impl Expression {
-    /// Adds a name, and returns its placeholder.
-    pub fn name(&mut self, name: &str) -> Name {
-        let placeholder = Name(self.names.len());
-        self.names.insert(placeholder.to_string(), name.to_owned());
-        placeholder
+    /// Adds a name if it is new, and returns its placeholder.
+    pub fn name<'a>(&mut self, name: impl Into<Cow<'a, str>>) -> Name {
+        let name = name.into();
+        if let Some(at) = self.names.iter().position(|known| *known == name) {
+            return Name::of(at);
+        }
+        if self.names.is_empty() {
+            self.names.reserve(USUAL);
+        }
+        self.names.push(name.into_owned());
+        Name::of(self.names.len() - 1)
     }
 
     /// Adds a value, and returns its placeholder.
     pub fn value(&mut self, value: AttributeValue) -> Value {
-        let placeholder = Value(self.values.len());
-        self.values.insert(placeholder.to_string(), value);
-        placeholder
+        if self.values.is_empty() {
+            self.values.reserve(USUAL);
+        }
+        self.values.push(value);
+        Value::of(self.values.len() - 1)
     }
 
-    pub fn set(&mut self, name: &str, value: AttributeValue) {
+    pub fn set<'a>(&mut self, name: impl Into<Cow<'a, str>>, value: AttributeValue) {
         let (name, value) = (self.name(name), self.value(value));
-        clause(&mut self.sets, "SET ", format_args!("{name} = {value}"));
+        clause(&mut self.sets, "SET ", &[name.as_str(), " = ", value.as_str()]);
     }
 
     /// Sets the attribute if it is absent.
-    pub fn set_once(&mut self, name: &str, value: AttributeValue) {
+    pub fn set_once<'a>(&mut self, name: impl Into<Cow<'a, str>>, value: AttributeValue) {
         let (name, value) = (self.name(name), self.value(value));
-        clause(&mut self.sets, "SET ", format_args!("{name} = if_not_exists({name}, {value})"));
+        clause(&mut self.sets, "SET ", &[name.as_str(), " = if_not_exists(", name.as_str(), ", ", value.as_str(), ")"]);
     }
 
-    pub fn add(&mut self, name: &str, value: AttributeValue) {
+    pub fn add<'a>(&mut self, name: impl Into<Cow<'a, str>>, value: AttributeValue) {
         let (name, value) = (self.name(name), self.value(value));
-        clause(&mut self.adds, "ADD ", format_args!("{name} {value}"));
+        clause(&mut self.adds, "ADD ", &[name.as_str(), " ", value.as_str()]);
     }
 
-    pub fn remove(&mut self, name: &str) {
+    pub fn remove<'a>(&mut self, name: impl Into<Cow<'a, str>>) {
         let name = self.name(name);
-        clause(&mut self.removes, "REMOVE ", format_args!("{name}"));
+        clause(&mut self.removes, "REMOVE ", &[name.as_str()]);
     }
 
     /// The condition that a mark is unchanged since it was read. An empty mark means that there was none.
-    pub fn unchanged(&mut self, name: &str, mark: &str) -> String {
+    pub fn unchanged<'a>(&mut self, name: impl Into<Cow<'a, str>>, mark: &str) -> String {
         let name = self.name(name);
         if mark.is_empty() {
-            return format!("attribute_not_exists({name})");
+            return ["attribute_not_exists(", name.as_str(), ")"].concat();
         }
-        format!("{name} = {}", self.value(AttributeValue::S(mark.to_owned())))
+        let value = self.value(AttributeValue::S(mark.to_owned()));
+        [name.as_str(), " = ", value.as_str()].concat()
     }
 
     /// The update expression.
     pub fn update(&self) -> String {
-        let parts = [&self.sets, &self.adds, &self.removes].into_iter().filter(|part| !part.is_empty());
-        parts.map(String::as_str).collect::<Vec<_>>().join(" ")
+        let mut update = String::with_capacity(self.sets.len() + self.adds.len() + self.removes.len() + 2);
+        for part in [&self.sets, &self.adds, &self.removes] {
+            if !update.is_empty() && !part.is_empty() {
+                update.push(' ');
+            }
+            update.push_str(part);
+        }
+        update
+    }
+
+    /// The names for the SDK; `None` if there are none, because DynamoDB refuses an empty map.
+    pub fn names(&self) -> Option<Names> {
+        self.clone().into_names_and_values().0
     }
 
     /// The values for the SDK; `None` if there are none, because DynamoDB refuses an empty map.
-    pub fn some_values(&self) -> Option<Values> {
-        (!self.values.is_empty()).then(|| self.values.clone())
+    pub fn values(&self) -> Option<Values> {
+        self.clone().into_names_and_values().1
     }
 
-    /// The names and the values for the SDK; `None` if there are none, because DynamoDB refuses an empty map.
+    /// Both.
     pub fn into_names_and_values(self) -> (Option<Names>, Option<Values>) {
-        (Some(self.names).filter(|names| !names.is_empty()), Some(self.values).filter(|values| !values.is_empty()))
+        let name = |(at, name)| (Name::of(at).as_str().to_owned(), name);
+        let value = |(at, value)| (Value::of(at).as_str().to_owned(), value);
+        let names = (!self.names.is_empty()).then(|| self.names.into_iter().enumerate().map(name).collect());
+        (names, (!self.values.is_empty()).then(|| self.values.into_iter().enumerate().map(value).collect()))
     }
 }
 
 /// Adds a clause to one of the parts of an update expression.
-fn clause(part: &mut String, verb: &str, clause: fmt::Arguments<'_>) {
+fn clause(part: &mut String, verb: &str, clause: &[&str]) {
+    if part.is_empty() {
+        // For most writes this is enough.
+        part.reserve(12 * USUAL);
+    }
     part.push_str(if part.is_empty() { verb } else { ", " });
-    part.write_fmt(clause).expect("a text takes everything");
+    for piece in clause {
+        part.push_str(piece);
+    }
 }

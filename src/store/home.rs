@@ -274,10 +274,10 @@ impl HomeWrite {
             conditions.push(expression.unchanged("parkedAt", ""));
         }
         for (name, mark) in &self.takes {
-            conditions.push(expression.unchanged(&shared_name(name), &mark.map(mark_text).unwrap_or_default()));
+            conditions.push(expression.unchanged(shared_name(name), &mark.map(mark_text).unwrap_or_default()));
             if mark.is_some() {
-                expression.remove(&shared_name(name));
-                expression.remove(&unsettled_name(name));
+                expression.remove(shared_name(name));
+                expression.remove(unsettled_name(name));
             }
         }
         for (name, value) in &self.raises {
@@ -513,7 +513,8 @@ mod tests {
         let (expression, condition) = write.expression();
         let names = condition.split(" AND ").map(|term| term.trim_start_matches('(').trim_start_matches("attribute_not_exists("));
         let names = names.map(|term| term.split([' ', ')']).next());
-        names.map(|name| expression.names[name.expect("a term has a name")].clone()).collect()
+        let by_placeholder = expression.names().expect("it has names");
+        names.map(|name| by_placeholder[name.expect("a term has a name")].clone()).collect()
     }
 
     fn event() -> RecordedEvent {
@@ -586,12 +587,12 @@ mod tests {
         let stale = HomeRow { version: Version(2), revision: 1, last_event_id: Some("a-2".into()), ..HomeRow::default() };
         let (expression, _) =
             HomeWrite::between("a".into(), &stale, &HomeRow { rewritten: "now".into(), ..HomeRow::default() }).expression();
-        let update = expression.update();
+        let (update, by_placeholder) = (expression.update(), expression.names().expect("it has names"));
         let (set, removed) = update.split_once(" REMOVE ").expect("it removes something");
-        let removed: Vec<_> = removed.trim().split(", ").map(|name| expression.names[name].as_str()).collect();
+        let removed: Vec<_> = removed.trim().split(", ").map(|name| by_placeholder[name].as_str()).collect();
         assert_eq!(removed, ["version", "lastEventId", "revision", "left"]);
         assert_eq!(
-            expression.names[set.trim_start_matches("SET ").split(' ').next().expect("a name")],
+            by_placeholder[set.trim_start_matches("SET ").split(' ').next().expect("a name")],
             "rewritten",
             "and nothing else: {set}"
         );

@@ -104,8 +104,8 @@ impl Store {
             .key("SK", AttributeValue::S(VERSION_SK.into()))
             .update_expression(expression.update())
             .condition_expression(format!("attribute_not_exists({name}) OR {name} < {value}"))
-            .set_expression_attribute_names(Some(expression.names))
-            .set_expression_attribute_values(Some(expression.values));
+            .set_expression_attribute_names(expression.names())
+            .set_expression_attribute_values(expression.values());
         TransactWriteItem::builder().update(update.build().expect("table, key and expression are given")).build()
     }
 

@@ -110,8 +110,8 @@ impl Store {
             .key("aggregateId", aggregate.clone())
             .key("projection", AttributeValue::S(projection.to_owned()))
             .update_expression(expression.update())
-            .set_expression_attribute_values(expression.some_values())
-            .set_expression_attribute_names(Some(expression.names))
+            .set_expression_attribute_values(expression.values())
+            .set_expression_attribute_names(expression.names())
             .build()
             .expect("table, key and expression are given");
         let more = parts.enumerate().map(|(at, part)| {

@@ -300,8 +300,8 @@ impl IndexQuery {
         request
             .index_name(self.index.name)
             .key_condition_expression(terms.join(" AND "))
-            .set_expression_attribute_names(Some(expression.names.clone()))
-            .set_expression_attribute_values(expression.some_values())
+            .set_expression_attribute_names(expression.names())
+            .set_expression_attribute_values(expression.values())
             .scan_index_forward(!self.newest_first)
     }
 }

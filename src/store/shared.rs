@@ -94,15 +94,15 @@ impl CellWrite {
         let (owned, name) = (expression.name("owned"), expression.value(AttributeValue::S(attribute.to_owned())));
         conditions.push(format!("NOT contains({owned}, {name})"));
         if let Some(mark) = self.instead_of {
-            conditions.push(expression.unchanged(&shared_name(attribute), &mark_text(mark)));
-            expression.remove(&unsettled_name(attribute));
+            conditions.push(expression.unchanged(shared_name(attribute), &mark_text(mark)));
+            expression.remove(unsettled_name(attribute));
             match &self.op {
                 CellOp::Add(amount) => expression.set(attribute, AttributeValue::N(amount.to_string())),
                 CellOp::Raise(value) | CellOp::AtLeast(value) => expression.set(attribute, from_value(value)),
                 CellOp::Insert(members) => expression.set(attribute, string_set(members)),
                 CellOp::Keep => {}
             }
-            expression.set(&shared_name(attribute), AttributeValue::S(mark_text(self.mark)));
+            expression.set(shared_name(attribute), AttributeValue::S(mark_text(self.mark)));
             return;
         }
         match self.intent {
@@ -110,18 +110,18 @@ impl CellWrite {
                 conditions.push(takes(expression, attribute, self.mark.kind));
                 let mark = AttributeValue::S(mark_text(self.mark));
                 if self.for_others {
-                    expression.set_once(&shared_name(attribute), mark);
+                    expression.set_once(shared_name(attribute), mark);
                 } else {
-                    expression.set(&shared_name(attribute), mark);
+                    expression.set(shared_name(attribute), mark);
                 }
             }
             Intent::TakesBack => {
-                let mark = expression.name(&shared_name(attribute));
+                let mark = expression.name(shared_name(attribute));
                 conditions.push(is_combined(expression, mark, self.mark.kind));
             }
             Intent::Voids => {
-                let mark = expression.name(&shared_name(attribute));
-                let unsettled = expression.name(&unsettled_name(attribute));
+                let mark = expression.name(shared_name(attribute));
+                let unsettled = expression.name(unsettled_name(attribute));
                 conditions.push(format!("attribute_not_exists({mark}) AND attribute_exists({unsettled})"));
             }
         }
@@ -140,7 +140,7 @@ impl CellWrite {
             }
         }
         if self.unsettles {
-            expression.set(&unsettled_name(attribute), AttributeValue::S(fresh_id()));
+            expression.set(unsettled_name(attribute), AttributeValue::S(fresh_id()));
         }
     }
 }
@@ -152,7 +152,7 @@ fn is_combined(expression: &mut Expression, mark: Name, kind: Kind) -> String {
 
 /// The condition that an attribute takes contributions of this kind: it is combined in this way, or not yet in any.
 pub(super) fn takes(expression: &mut Expression, attribute: &str, kind: Kind) -> String {
-    let mark = expression.name(&shared_name(attribute));
+    let mark = expression.name(shared_name(attribute));
     format!("(attribute_not_exists({mark}) OR {})", is_combined(expression, mark, kind))
 }
 

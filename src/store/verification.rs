@@ -231,8 +231,8 @@ impl Store {
         deadline: Deadline,
     ) -> Result<(), StoreError> {
         let mut expression = Expression::default();
-        let mut conditions = vec![expression.unchanged(&unsettled_name(attribute), &cell.unsettled)];
-        expression.set(&unsettled_name(attribute), AttributeValue::S(mark.to_owned()));
+        let mut conditions = vec![expression.unchanged(unsettled_name(attribute), &cell.unsettled)];
+        expression.set(unsettled_name(attribute), AttributeValue::S(mark.to_owned()));
         if cell.value.as_ref() != right {
             let name = expression.name(attribute);
             conditions.push(match &cell.value {
@@ -243,7 +243,7 @@ impl Store {
                 expression.set(attribute, from_value(right));
             } else {
                 expression.remove(attribute);
-                expression.remove(&shared_name(attribute));
+                expression.remove(shared_name(attribute));
             }
         }
         self.update_shared(rule, row, &expression, conditions.join(" AND "), deadline).await
@@ -264,11 +264,11 @@ impl Store {
     ) -> Result<(), StoreError> {
         if let Some((contribution, by)) = contributed {
             let mut expression = Expression::default();
-            let mut conditions = vec![expression.unchanged(&unsettled_name(attribute), mark)];
+            let mut conditions = vec![expression.unchanged(unsettled_name(attribute), mark)];
             // Somebody may have begun to combine it in another way since it was removed.
             conditions.push(takes(&mut expression, attribute, by.kind));
             // Not this deployment's revision: an attribute to which only an older one contributes can still become an aggregate's own.
-            expression.set_once(&shared_name(attribute), AttributeValue::S(mark_text(by)));
+            expression.set_once(shared_name(attribute), AttributeValue::S(mark_text(by)));
             match contribution {
                 // Somebody contributes to it again. The sum is right; only its visibility is not.
                 Contribution::Sum(_) => expression.add(attribute, AttributeValue::N("0".to_owned())),
@@ -282,8 +282,8 @@ impl Store {
             self.update_shared(rule, row, &expression, conditions.join(" AND "), deadline).await?;
         }
         let mut expression = Expression::default();
-        let condition = expression.unchanged(&unsettled_name(attribute), mark);
-        expression.remove(&unsettled_name(attribute));
+        let condition = expression.unchanged(unsettled_name(attribute), mark);
+        expression.remove(unsettled_name(attribute));
         self.update_shared(rule, row, &expression, condition, deadline).await
     }
 

@@ -212,7 +212,7 @@ impl Ours {
             delivery.records.iter().zip(fates).filter(|(_, fates)| applied(fates)).filter_map(|(record, _)| record.event.as_deref());
         let mut events: Vec<_> = events.filter(|event| event.aggregate == *aggregate && event.version > before.version).collect();
         events.sort_by_key(|event| event.version);
-        merge(rule, events.into_iter(), before, &|_| true).change.children().clone()
+        merge(rule, events.into_iter(), before, &|_, _| true).change.children().clone()
     }
 
     /// Why the aggregates of these records are parked.

@@ -285,7 +285,7 @@ impl Lane {
             let resolved = merged.change.resolve(self.row.as_ref().map(|row| &row.contributions));
             let clauses = resolved.contributions().count() + resolved.removes.len();
             let rows = resolved.rows().len() + merged.change.children().len();
-            if rows >= TRANSACTION_ACTIONS_MAX || clauses > CLAUSES_MAX || !may_fit(&merged.change) {
+            if rows >= TRANSACTION_ACTIONS_MAX || clauses > CLAUSES_MAX || !may_fit(&merged.change, merged.change.shared_rows().len()) {
                 if merged.concerning > 1 {
                     self.limit = merged.concerning / 2;
                     continue;
@@ -654,12 +654,12 @@ impl Write {
     }
 }
 
-/// Whether one transaction holds a change, as far as the change names what it writes.
-fn may_fit(change: &Change) -> bool {
+/// Whether one transaction holds a change whose events name this number of shared rows.
+fn may_fit(change: &Change, shared_rows: usize) -> bool {
     let children = change.children();
     let sets = |op: &ChildOp| if let ChildOp::Set(attributes) = op { attributes.len() } else { 0 };
     change.shared_attributes() <= CLAUSES_MAX
-        && children.len() + change.shared_rows().len() < TRANSACTION_ACTIONS_MAX
+        && children.len() + shared_rows < TRANSACTION_ACTIONS_MAX
         && children.values().all(|op| sets(op) <= CLAUSES_MAX)
         && children.values().map(ChildOp::bytes).sum::<usize>() <= TRANSACTION_BYTES_MAX
 }

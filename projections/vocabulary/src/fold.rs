@@ -1,5 +1,7 @@
 //! Folds events into changes and rows.
 
+use std::collections::BTreeSet;
+
 use crate::{AggregateId, Attributes, Change, DynProjection, HomeRow, Inapplicable, RecordedEvent, Refusal, Rows, Watermark};
 
 /// The merged change of a span's first events, and why the rest was left out.
@@ -30,12 +32,12 @@ pub fn concerns(rule: &dyn DynProjection, event: &RecordedEvent) -> bool {
     rule.concerns(&event.aggregate, &event.event_type)
 }
 
-/// Merges the changes of contiguous events until one write can hold no more: `fits` tells whether one can hold a change. It is not asked
-/// about a single event.
+/// Merges the changes of contiguous events until one write can hold no more: `fits` tells whether one can hold a change whose events name
+/// this number of shared rows. It is not asked about a single event.
 ///
 /// `row` is the aggregate's row before the first event. Only a rule that sets `READS_ROW` uses it.
 #[must_use]
-pub fn merge<'a, E>(rule: &dyn DynProjection, events: E, row: &HomeRow, fits: &dyn Fn(&Change) -> bool) -> Merged
+pub fn merge<'a, E>(rule: &dyn DynProjection, events: E, row: &HomeRow, fits: &dyn Fn(&Change, usize) -> bool) -> Merged
 where
     E: Iterator<Item = &'a RecordedEvent> + Clone,
 {
@@ -44,7 +46,7 @@ where
         return merged;
     }
     // The last event is in the change and must not be. Merging once more for each write is cheaper than a copy of the change for each event.
-    Merged { stop: merged.stop, ..merge_some(rule, events, merged.concerning - 1, row, &|_| true).merged }
+    Merged { stop: merged.stop, ..merge_some(rule, events, merged.concerning - 1, row, &|_, _| true).merged }
 }
 
 /// A change on the way to a [`Merged`].
@@ -60,10 +62,12 @@ fn merge_some<'a>(
     events: impl Iterator<Item = &'a RecordedEvent>,
     most: usize,
     row: &HomeRow,
-    fits: &dyn Fn(&Change) -> bool,
+    fits: &dyn Fn(&Change, usize) -> bool,
 ) -> Merging {
     let mut merged = Merged { change: Change::default(), taken: 0, concerning: 0, stop: None };
     let mut row = rule.reads_row().then(|| row.clone());
+    // Collected as they come: those of the merged change would have to be looked through at each event.
+    let mut rows = BTreeSet::new();
     for event in events {
         if !concerns(rule, event) {
             merged.taken += 1;
@@ -81,7 +85,8 @@ fn merge_some<'a>(
         };
         merged.change.go_on(&change);
         merged.concerning += 1;
-        if !first && (merged.change.check_after(&change, &event.aggregate).is_err() || !fits(&merged.change)) {
+        rows.extend(change.shared_rows().into_iter().cloned());
+        if !first && (merged.change.check_after(&change, &event.aggregate).is_err() || !fits(&merged.change, rows.len())) {
             return Merging { overfull: true, ..stopped(merged, MergeStop::Full) };
         }
         merged.taken += 1;

@@ -259,7 +259,7 @@ fn in_spans(rule: &dyn DynProjection, events: &[RecordedEvent], split: usize) ->
             let mut rest = &events[..];
             while !rest.is_empty() {
                 let row = rows.home.get(aggregate).cloned().unwrap_or_default();
-                let merged = fold::merge(rule, rest.iter().copied(), &row, &|_| true);
+                let merged = fold::merge(rule, rest.iter().copied(), &row, &|_, _| true);
                 let applies = merged.taken > 0 && !matches!(merged.stop, Some(MergeStop::Poison(_)));
                 assert!(applies, "a span of applicable events merges: {:?}", merged.stop);
                 let last = rest[merged.taken - 1];

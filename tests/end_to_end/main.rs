@@ -5,6 +5,10 @@
 mod support {
     pub mod console;
     pub mod export;
+    /// Of the measurements: what is measured there is counted here.
+    #[path = "../../../benches/src/histories.rs"]
+    #[allow(dead_code, reason = "the measurements need more of it")]
+    pub mod histories;
     pub mod large_rows;
     pub mod malformed_records;
     pub mod metrics;
@@ -18,6 +22,8 @@ mod support {
     pub mod runtime_api;
     pub mod stays;
     pub mod stream;
+    #[path = "../../../benches/src/takes_all.rs"]
+    pub mod takes_all;
     pub mod template;
     pub mod world;
 }
@@ -42,6 +48,9 @@ mod commands;
 
 /// Processes: what instances receive, send and undo.
 mod processes;
+
+/// What fixed work costs, to the last request.
+mod costs;
 
 /// Records from outside: the event store's stream.
 mod sources {

@@ -251,3 +251,79 @@ pub(crate) fn event_id(at: &Timestamp) -> String {
 pub fn seed_ids(seed: u64) {
     SEEDED.set(Some(fastrand::Rng::with_seed(seed)));
 }
+
+#[cfg(test)]
+mod tests {
+    use projection_vocabulary::{Change, Projection, Recorded, Refusal, nothing};
+
+    use super::*;
+
+    struct Stays;
+
+    #[derive(serde::Deserialize)]
+    enum Event {
+        Stayed {},
+    }
+
+    impl Projection for Stays {
+        type Event = Event;
+        const NAME: &str = "stays";
+        const KEY: &str = "id";
+
+        fn project(&self, event: &Recorded<'_, Event>) -> Result<Change, Refusal> {
+            let Event::Stayed {} = event.event;
+            Ok(nothing())
+        }
+    }
+
+    /// The names that these variables give.
+    fn names(variables: &[(&str, &str)]) -> Result<TableNames, String> {
+        let var = |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());
+        TableNames::from_env(Registry::new(&[&Stays]), var).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_table_is_named_by_its_name_or_its_arn() {
+        let arn = |table: &str| format!("arn:aws:dynamodb:eu-west-1:111122223333:table/{table}");
+        for right in ["abc", "a_b-c.9", &"x".repeat(255), &arn("stays")] {
+            assert!(is_table_name(right), "{right}");
+        }
+        let long = arn(&"x".repeat(1_000));
+        for wrong in ["", "ab", "a b", "a/b/c", &"x".repeat(256), "arn:aws:sqs:eu-west-1:1:queue", "stays:table/stays", &long] {
+            assert!(!is_table_name(wrong), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn each_variable_that_is_missing_wrong_or_given_twice_is_named_at_once() {
+        let all = [("EVENT_STORE_TABLE", "events"), ("PARKED_TABLE", "parked"), ("STAYS_TABLE", "stays")];
+        let read = names(&all).expect("they are right");
+        assert_eq!((read.event_store.as_str(), read.parked.as_str(), read.projections["stays"].as_str()), ("events", "parked", "stays"));
+        let wrong = [("EVENT_STORE_TABLE", ""), ("STAYS_TABLE", "no table")];
+        let expected = format!("EVENT_STORE_TABLE is not set; PARKED_TABLE is not set; STAYS_TABLE is not {TABLE_NAME}");
+        assert_eq!(names(&wrong).err(), Some(expected));
+        let twice = names(&[all[0], ("PARKED_TABLE", "events"), all[2]]);
+        assert_eq!(twice.err().as_deref(), Some("EVENT_STORE_TABLE and PARKED_TABLE name the same table `events`"));
+    }
+
+    #[test]
+    fn a_variable_that_is_empty_gives_the_default() {
+        let names =
+            TableNames::from_env_or_default(Registry::new(&[&Stays]), |name| Some(if name == PARKED_VAR { "p" } else { "" }.to_owned()));
+        assert_eq!((names.event_store.as_str(), names.parked.as_str(), names.projections["stays"].as_str()), ("event-store", "p", "stays"));
+    }
+
+    #[test]
+    fn another_table_for_a_projection_is_one_that_nothing_uses() {
+        let names = || TableNames::from_env_or_default(Registry::new(&[&Stays]), |_| None);
+        assert_eq!(names().with_table("stays", "stays-2").map(|names| names.projections["stays"].clone()).as_deref(), Ok("stays-2"));
+        for (table, problem) in [
+            ("stays", "`stays` is the table of `stays` itself"),
+            ("parked", "the table `parked` is in use for something else"),
+            ("event-store", "the table `event-store` is in use for something else"),
+            ("a b", "`a b` is not a valid table name (3 to 255 of a-z A-Z 0-9 _ - .) or table ARN"),
+        ] {
+            assert_eq!(names().with_table("stays", table).map(drop).map_err(|error| error.to_string()), Err(problem.to_owned()));
+        }
+    }
+}

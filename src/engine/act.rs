@@ -294,3 +294,40 @@ pub fn request_id(instance: &AggregateId, version: u64) -> String {
     let id = format!("{instance}/{version}");
     if id.len() <= COMMAND_ID_BYTES_MAX { id } else { format!("{}/{version}", digest(instance.as_str())) }
 }
+
+#[cfg(test)]
+mod tests {
+    use projection_vocabulary::{
+        data,
+        sample::{Fact, record},
+    };
+
+    use super::*;
+
+    #[test]
+    fn each_event_of_an_instance_counts_in_its_way() {
+        let none = InstanceCounts::default;
+        for (event_type, data, expected) in [
+            ("ProcessReceived", data! { from: "o", version: 1, eventType: "T", begins: true }, InstanceCounts { started: 1, ..none() }),
+            ("ProcessReceived", data! { from: "o", version: 1, eventType: "T" }, none()),
+            (
+                "ProcessSent",
+                data! { name: "print", to: { "Call": { "function": "print", "argument": null } } },
+                InstanceCounts { sent: 1, ..none() },
+            ),
+            ("ProcessAccepted", data! { of: 1 }, InstanceCounts { accepted: 1, ..none() }),
+            ("ProcessRefused", data! { of: 1, message: "no", refusal: null }, InstanceCounts { refused: 1, ..none() }),
+            ("ProcessTimedOut", data! { name: "t", due: "2026-01-01T00:00:00Z" }, InstanceCounts { timed_out: 1, ..none() }),
+            ("ProcessFailed", data! { why: "no" }, InstanceCounts { failed: 1, ..none() }),
+            ("ProcessStuck", data! { of: 1, why: "no" }, InstanceCounts { stuck: 1, ..none() }),
+            ("ProcessCompleted", data! {}, InstanceCounts { completed: 1, ..none() }),
+            ("ProcessUndone", data! {}, InstanceCounts { undone: 1, ..none() }),
+            ("ProcessResolved", data! { note: "by hand" }, InstanceCounts { resolved: 1, ..none() }),
+            ("ProcessRetried", data! { note: "again" }, none()),
+            ("SomethingElse", data! {}, none()),
+        ] {
+            let events: Vec<_> = record([Fact { aggregate: "order".into(), event_type, data }]).collect();
+            assert_eq!(InstanceCounts::of(&events), expected, "{event_type}");
+        }
+    }
+}

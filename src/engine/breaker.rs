@@ -110,4 +110,12 @@ mod tests {
         trips(&mut breaker, "p", &[(1_000, 101, true)]);
         assert!(trips(&mut breaker, "p", &[(2_000, 1, true)]), "102 of the last 200");
     }
+
+    #[test]
+    fn an_aggregate_that_is_good_excuses_no_other() {
+        let mut breaker = Breaker::default();
+        assert!(trips(&mut breaker, "p", &[(0, 12, true)]));
+        assert!(!trips(&mut breaker, "p", &[(100, 1, false)]));
+        assert!(trips(&mut breaker, "p", &[(200, 1, true)]), "13 of 14");
+    }
 }

@@ -440,4 +440,57 @@ mod tests {
         assert!(SequenceNumber::from("9") < SequenceNumber::from("10"));
         assert!(SequenceNumber::from("111000000000000000000002") > SequenceNumber::from("111000000000000000000001"));
     }
+
+    const KEYS: &str = r#"{"PK":{"S":"AGGREGATE#a"},"SK":{"S":"EVENT#0000000001"}}"#;
+
+    /// A change of an event, from one image to another.
+    fn changed(name: &str, old: &str, new: &str, more: &str) -> Body {
+        record(&format!(r#"{{"eventName":"{name}",{more}"dynamodb":{{"Keys":{KEYS},"OldImage":{old},"NewImage":{new}}}}}"#)).body
+    }
+
+    #[test]
+    fn an_event_that_was_changed_or_deleted_is_named_with_how() {
+        let rewritten = |how| Body::Rewritten { aggregate: "a".into(), version: Version(1), how };
+        let other = IMAGE.replace(r#""eventType":{"S":"T"}"#, r#""eventType":{"S":"U"}"#);
+        let replicated = IMAGE.replacen('{', r#"{"aws:rep:deleting":{"BOOL":false},"#, 1);
+        assert_eq!(changed("MODIFY", IMAGE, &other, ""), rewritten(Ignored::Modified));
+        assert_eq!(changed("MODIFY", IMAGE, IMAGE, ""), Body::Ignored(Ignored::Unchanged));
+        assert_eq!(changed("MODIFY", IMAGE, &replicated, ""), Body::Ignored(Ignored::Unchanged));
+        assert_eq!(changed("MODIFY", "{}", IMAGE, ""), rewritten(Ignored::Modified), "nothing tells what it was");
+        assert_eq!(changed("REMOVE", IMAGE, "{}", ""), rewritten(Ignored::Removed));
+        let by = |who: &str| format!(r#""userIdentity":{{"type":"Service","principalId":"{who}"}},"#);
+        assert_eq!(changed("REMOVE", IMAGE, "{}", &by("dynamodb.amazonaws.com")), rewritten(Ignored::Expired));
+        assert_eq!(changed("REMOVE", IMAGE, "{}", &by("somebody")), rewritten(Ignored::Removed));
+        let keyless = r#"{"PK":{"S":"USER#1"},"SK":{"S":"EVENT#1"}}"#;
+        let removed = record(&format!(r#"{{"eventName":"REMOVE","dynamodb":{{"Keys":{keyless}}}}}"#)).body;
+        assert_eq!(removed, Body::Ignored(Ignored::Removed), "it can have been no event");
+    }
+
+    #[test]
+    fn one_bad_key_of_another_item_is_of_no_interest() {
+        let image = r#"{"PK":{"S":"USER#1"},"SK":{"S":"PROFILE"}}"#;
+        let other = record(&format!(r#"{{"eventName":"INSERT","dynamodb":{{"Keys":{{"PK":{{"S":"USER#1"}}}},"NewImage":{image}}}}}"#));
+        assert_eq!(other.body, Body::Ignored(Ignored::NotAnEvent));
+    }
+
+    #[test]
+    fn the_item_of_an_appended_event_is_given_as_it_is_even_if_it_cannot_be_read() {
+        let appended = |name: &str, keys: &str, image: &str| {
+            let json = format!(r#"{{"eventName":"{name}","dynamodb":{{"Keys":{keys},"NewImage":{image}}}}}"#);
+            let found = appended_item(&RawValue::from_string(json).expect("valid JSON"));
+            found.map(|found| found.map(|(aggregate, version, item)| (aggregate.to_string(), version.0, item.len())))
+        };
+        let unreadable = IMAGE.replace(r#""eventId":{"S":"e"},"#, "");
+        assert_eq!(appended("INSERT", KEYS, IMAGE), Ok(Some(("a".to_owned(), 1, 8))));
+        assert_eq!(appended("INSERT", KEYS, &unreadable), Ok(Some(("a".to_owned(), 1, 7))));
+        assert_eq!(appended("MODIFY", KEYS, IMAGE), Ok(None));
+        let profile = r#"{"PK":{"S":"USER#1"},"SK":{"S":"PROFILE"}}"#;
+        assert_eq!(appended("INSERT", profile, profile), Ok(None));
+        let other_table = appended("INSERT", r#"{"pk":{"B":"AAEC"}}"#, IMAGE).expect_err("it is of another table");
+        assert!(other_table.contains("its key is `pk` (B)"), "{other_table}");
+        assert_eq!(
+            appended("INSERT", KEYS, "{}"),
+            Err("the record is not a DynamoDB stream record: it is an INSERT without a NewImage".to_owned())
+        );
+    }
 }

@@ -94,3 +94,23 @@ impl From<DeadlineExceeded> for AdvanceError {
         Self::Store(exceeded.into())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_passes_by_itself_is_transient_and_nothing_else() {
+        let class = || "planned".to_owned();
+        for (error, expected) in [
+            (StoreError::Transient { operation: "put", class: class() }.into(), true),
+            (StoreError::DeadlineExceeded.into(), true),
+            (AdvanceError::Unexplained, true),
+            (AdvanceError::Contended { process: "orders" }, true),
+            (StoreError::Permanent { operation: "put", class: class() }.into(), false),
+            (AdvanceError::ParkingRefused("planned"), false),
+        ] {
+            assert_eq!(AdvanceError::is_transient(&error), expected, "{error:?}");
+        }
+    }
+}

@@ -514,4 +514,19 @@ mod tests {
         let lag_ms = |oldest_ms| Tally { oldest_ms, ..Tally::default() }.lag_ms(&now);
         assert_eq!([lag_ms(None), lag_ms(Some(7_000)), lag_ms(Some(11_000))], [None, Some(3_000), Some(0)]);
     }
+
+    #[test]
+    fn the_store_is_down_only_if_every_event_failed_because_of_it() {
+        let failed_all = |[applied, duplicate, parked, failed]: [u64; 4], store_failures| {
+            let total = Tally { applied, duplicate, parked, failed, ..Tally::default() };
+            Report { total, store_failures, ..Report::default() }.store_failed_all()
+        };
+        assert!(failed_all([0, 0, 0, 2], 2));
+        assert!(failed_all([0, 0, 0, 2], 3), "one record failed in two projections");
+        assert!(!failed_all([0, 0, 0, 2], 1), "one of them is at fault itself");
+        for one_went_well in [[1, 0, 0, 2], [0, 1, 0, 2], [0, 0, 1, 2]] {
+            assert!(!failed_all(one_went_well, 2));
+        }
+        assert!(!failed_all([0; 4], 0), "there was nothing to do");
+    }
 }

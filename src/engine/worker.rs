@@ -341,10 +341,7 @@ impl Worker {
         let trips = |(projection, aggregates)| breaker.trips(projection, aggregates).then_some(projection);
         let tripped: BTreeSet<_> = seen.into_iter().filter_map(trips).collect();
         for projection in &tripped {
-            let stuck = lanes.iter().filter(|lane| lane.rule.name() == *projection).filter_map(Lane::stuck);
-            let strays = strays.iter().filter(|_| *projection == NO_PROJECTION);
-            let reasons = stuck.map(|park| park.blocked.reason.clone()).chain(strays.map(|stray| stray.poison.reason.to_string()));
-            if let Some((reason, aggregates)) = breaker::commonest(reasons) {
+            if let Some((reason, aggregates)) = breaker::commonest(reasons_of(projection, lanes, strays)) {
                 tracing::error!(projection, aggregates, reason, "the deployment is at fault and nothing is parked; the commonest reason");
             }
         }
@@ -768,6 +765,13 @@ fn push_poison(lane: &mut Lane, poison: &Poison, record: usize) {
     }
 }
 
+/// Why aggregates of a projection, or records of none, would have to be parked.
+fn reasons_of(projection: &str, lanes: &[Lane], strays: &[Stray]) -> Vec<String> {
+    let stuck = lanes.iter().filter(|lane| lane.rule.name() == projection).filter_map(Lane::stuck);
+    let strays = strays.iter().filter(|_| projection == NO_PROJECTION);
+    stuck.map(|park| park.blocked.reason.clone()).chain(strays.map(|stray| stray.poison.reason.to_string())).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use projection_vocabulary::{
@@ -778,7 +782,10 @@ mod tests {
     use serde::Deserialize;
 
     use super::*;
-    use crate::engine::{report::Outcome, shares::TWO_OWNERS};
+    use crate::{
+        engine::{report::Outcome, shares::TWO_OWNERS},
+        store::item::Malformed,
+    };
 
     struct Stays;
 
@@ -810,6 +817,22 @@ mod tests {
             Planned { lane, write }
         });
         planned.collect()
+    }
+
+    #[test]
+    fn the_reasons_of_a_projection_are_those_of_its_own_lanes_and_of_records_only_if_it_is_none() {
+        let fact = Fact { aggregate: "ann".into(), event_type: "Stayed", data: data! {} };
+        let event = Arc::new(record([fact]).next().expect("it is recorded"));
+        let mut lane = Lane::new(&Stays, "ann".into());
+        lane.push_event(&event, 0);
+        assert!(lane.prepare() && matches!(lane.step(), Step::Idle));
+        let reason = Malformed::Timestamp;
+        let poison = Poison { event: None, event_type: None, reason: reason.clone(), payload: String::new(), record_id: "r".to_owned() };
+        let (lanes, strays) = ([lane], [Stray { record: 0, poison }]);
+        let stuck = lanes[0].stuck().expect("it has no room").blocked.reason.clone();
+        assert_eq!(reasons_of("stays", &lanes, &strays), [stuck]);
+        assert_eq!(reasons_of("guests", &lanes, &strays), [""; 0]);
+        assert_eq!(reasons_of(NO_PROJECTION, &lanes, &strays), [reason.to_string()]);
     }
 
     /// What became of each lane: why it failed, why it must be parked, or nothing.

@@ -174,7 +174,7 @@ mod tests {
         http::StatusCode,
     };
 
-    use super::{Failure, classify};
+    use super::{CONFLICT, CancellationReason, Failure, StoreError, advice, cancellation_class, classify, invalid_reason};
 
     fn answered(status: u16) -> HttpResponse {
         HttpResponse::new(StatusCode::try_from(status).expect("a status"), "".into())
@@ -217,5 +217,80 @@ mod tests {
             };
             assert_eq!(applied_maybe, expected, "{text}");
         }
+    }
+
+    #[test]
+    fn a_failure_is_named_by_what_went_wrong() {
+        let class = |error| match classify(error) {
+            Failure::Transient { class, .. } => class,
+            Failure::Invalid(reason) => format!("invalid: {reason}"),
+            Failure::Other(_) => "other".to_owned(),
+        };
+        let refused = "invalid: DynamoDB refuses the request (ValidationException)";
+        let refused_item = |code| class(service(400, code));
+        assert_eq!(refused_item("ValidationException"), refused);
+        assert_eq!(refused_item("ItemCollectionSizeLimitExceededException"), refused);
+        assert_eq!(class(service(400, "AccessDeniedException")), "other");
+        assert_eq!(class(service(400, "ThrottlingException")), "ThrottlingException");
+        assert_eq!(class(SdkError::construction_failure("planned")), "request could not be built");
+        assert_eq!(class(SdkError::timeout_error("planned")), "timeout");
+        assert_eq!(class(SdkError::dispatch_failure(ConnectorError::io("planned".into()))), "connection failed");
+        assert_eq!(class(SdkError::response_error("planned", answered(200))), "no readable answer");
+    }
+
+    /// Each message alone tells, whatever the others say.
+    #[test]
+    fn a_refusal_is_explained_by_any_of_the_words_that_dynamodb_uses_for_it() {
+        let number = "a sum would exceed DynamoDB's 38 significant digits or its range";
+        let operand = "an amount was added to an attribute that is not a number";
+        let size = "the item would exceed DynamoDB's limit of 400 KB";
+        let index = "the table does not have the index: `projector doctor` names what differs";
+        let key = "DynamoDB refuses the key: it is empty, too long, or not of the type that the table or an index needs";
+        for (message, reason) in [
+            ("Attempting to store more than 38 digits", number),
+            ("too many SIGNIFICANT DIGITS", number),
+            ("Number overflow", number),
+            ("Number underflow", number),
+            ("magnitude is outside of the supported range", number),
+            ("invalid operand type", operand),
+            ("Type mismatch for attribute", operand),
+            ("An operand has an incorrect operand", operand),
+            ("Item size has exceeded", size),
+            ("more than 400 KB", size),
+            ("the maximum allowed size", size),
+            ("does not have the specified index", index),
+            ("one or more parameter values: a key", key),
+            ("the value is empty", key),
+            ("anything else", "DynamoDB refuses the request (ValidationException)"),
+        ] {
+            assert_eq!(invalid_reason(Some(message)), reason, "{message}");
+        }
+        assert_eq!(invalid_reason(None), "DynamoDB refuses the request (ValidationException)");
+    }
+
+    #[test]
+    fn a_missing_table_has_advice_of_its_own() {
+        assert!(advice("ResourceNotFoundException").starts_with("a table is missing"));
+        assert!(advice("AccessDeniedException").starts_with("check the table names"));
+    }
+
+    #[test]
+    fn a_conflict_is_told_from_other_failures() {
+        let class = |code: &str| StoreError::Transient { operation: "put", class: code.to_owned() }.is_conflict();
+        assert!([CONFLICT, "TransactionConflictException", "ReplicatedWriteConflictException"].into_iter().all(class));
+        assert!(!class("ThrottlingException") && !StoreError::DeadlineExceeded.is_conflict());
+        let reasons = |codes: &[&str]| codes.iter().map(|code| CancellationReason::builder().code(*code).build()).collect::<Vec<_>>();
+        assert_eq!(cancellation_class(&reasons(&["None", "ThrottlingError", CONFLICT])), CONFLICT);
+        assert_eq!(cancellation_class(&reasons(&["None", "ThrottlingError"])), "ThrottlingError");
+        assert_eq!(cancellation_class(&reasons(&["None"])), "canceled without a reason");
+    }
+
+    #[test]
+    fn a_request_may_have_been_applied_unless_it_was_refused() {
+        let transient = |applied_maybe| Failure::<()>::Transient { class: "planned".to_owned(), applied_maybe };
+        assert!(transient(true).applied_maybe());
+        assert!(
+            !transient(false).applied_maybe() && !Failure::<()>::Invalid("planned").applied_maybe() && !Failure::Other(()).applied_maybe()
+        );
     }
 }

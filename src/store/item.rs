@@ -364,5 +364,22 @@ mod tests {
         };
         assert_eq!(other(VERSION_SK), Ok(Key::Other));
         assert_eq!(other("PROFILE"), Ok(Key::Other));
+        let without_partition = |sort: &str| key_of(&SdkItem::from([("SK".into(), AttributeValue::S(sort.into()))]).into());
+        assert_eq!(without_partition("PROFILE"), Ok(Key::Other));
+        assert_eq!(without_partition("EVENT#0000000001"), Err(Malformed::PartitionKey), "it begins like an event's");
+    }
+
+    #[test]
+    fn a_value_may_be_as_deep_as_dynamodb_allows_and_no_deeper() {
+        let nested = |levels: usize| (0..levels).fold(AttributeValue::Null(true), |value, _| AttributeValue::L(vec![value]));
+        let read = |levels| to_value(&nested(levels).into(), "eventData", 0);
+        assert!(read(DEPTH_MAX).is_ok());
+        assert_eq!(read(DEPTH_MAX + 1), Err(Malformed::TooDeep("eventData")));
+    }
+
+    #[test]
+    fn an_id_that_is_too_long_for_a_key_is_none() {
+        assert!(is_aggregate(&"a".into()) && is_aggregate(&"x".repeat(2038).as_str().into()));
+        assert!(!is_aggregate(&"x".repeat(2039).as_str().into()));
     }
 }

@@ -306,7 +306,7 @@ fn split(mut text: &str, bytes: usize) -> Vec<&str> {
 
 #[cfg(test)]
 mod tests {
-    use super::split;
+    use super::{part_number, split};
 
     #[test]
     fn a_long_payload_is_split_between_characters_without_loss() {
@@ -315,5 +315,14 @@ mod tests {
         assert!(parts.iter().all(|part| part.len() <= 7));
         assert_eq!(parts.concat(), text);
         assert_eq!(split("", 7), [""]);
+        assert_eq!(split("1234567", 7), ["1234567"]);
+    }
+
+    #[test]
+    fn a_further_part_is_one_of_the_same_projection() {
+        assert_eq!(part_number("part#12#stays", "stays"), Some(12));
+        for other in ["part#12#guests", "stays", "part#x#stays"] {
+            assert_eq!(part_number(other, "stays"), None, "{other}");
+        }
     }
 }

@@ -364,6 +364,7 @@ mod tests {
             (r#""SizeBytes":26"#, r#""SizeBytes":26,"Unknown":1"#, false),
             (r#""eventID":"c4ca4238""#, r#""eventID":"a","eventID":"b""#, false),
             (r#""awsRegion":"eu-west-1""#, r#""awsRegion":"eu-west-1","userIdentity":{"type":"Service"}"#, false),
+            (r#""GSI1PK":{"S":"EVENT#T"}"#, r#""GSI1PK":{"N":"1"}"#, false),
             // Ordinary.
             (r#""ApproximateCreationDateTime":1767225600"#, r#""ApproximateCreationDateTime":"2026-01-01T00:00:00Z""#, true),
             (r#""awsRegion":"eu-west-1""#, r#""userIdentity":null"#, true),
@@ -384,6 +385,8 @@ mod tests {
         let table = [
             (keys, r#""Keys":[{"S":"AGGREGATE#a"},{"S":"EVENT#0000000001"}]"#),
             (keys, r#""Keys":{"PK":{"S":"AGGREGATE#b"},"SK":{"S":"EVENT#0000000001"}}"#),
+            (r#""NewImage":{"PK":{"S":"AGGREGATE#a"}"#, r#""NewImage":{"PK":{"S":"AGGREGATE#b"}"#),
+            (r#""SK":{"S":"EVENT#0000000001"},"GSI1PK""#, r#""SK":{"S":"EVENT#0000000002"},"GSI1PK""#),
             (r#""eventName":"INSERT""#, r#""eventName":"MODIFY""#),
             (r#""SizeBytes":26"#, r#""SizeBytes":"26""#),
             (r#""eventID":"c4ca4238""#, r#""eventID":null"#),
@@ -397,15 +400,33 @@ mod tests {
             (r#"{"N":"0.10"}"#, r#"{"N":"ten"}"#),
             (r#"{"N":"0.10"}"#, r#""N""#),
             (r#"{"NULL":true}"#, r#"{"NULL":null}"#),
-            (r#""other":{"N":"x1"}"#, r#""other":{"X":"1"}"#),
+            (r#""metadata":{"M":{}}"#, r#""metadata":{"X":"1"}"#),
         ];
+        let ordinary = RECORD.replace(r#","other":{"N":"x1"}"#, "");
+        assert!(insert(&raw(&ordinary)).is_some());
         for (before, after) in table {
-            let json = RECORD.replace(before, after);
-            assert_ne!(json, RECORD, "{before}");
+            let json = ordinary.replace(before, after);
+            assert_ne!(json, ordinary, "{before}");
             let (short, long) = ways(&json);
             assert!(!matches!(long, Body::Event(_)), "{after}");
             assert_eq!(short, None, "{after}");
         }
-        assert_eq!(insert(&raw(&format!("[{RECORD}]"))), None);
+        assert_eq!(insert(&raw(&format!("[{ordinary}]"))), None);
+    }
+
+    #[test]
+    fn data_may_be_as_deep_as_on_the_long_way() {
+        let nested = |levels: usize| {
+            let (before, after) = (r#"{"L":["#.repeat(levels), "]}".repeat(levels));
+            let deep = format!(r#""name":{before}{{"BOOL":true}}{after}"#);
+            RECORD.replace(r#""name":{"S":"\u00e9"}"#, &deep).replace(r#","other":{"N":"x1"}"#, "")
+        };
+        // The data itself is the first level.
+        let (short, long) = ways(&nested(DEPTH_MAX - 1));
+        let Body::Event(event) = long else { panic!("it is not too deep: {long:?}") };
+        assert_eq!(short, Some(event));
+        let (short, long) = ways(&nested(DEPTH_MAX));
+        assert!(matches!(&long, Body::Poison(_)), "{long:?}");
+        assert_eq!(short, None);
     }
 }

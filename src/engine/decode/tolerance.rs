@@ -250,6 +250,10 @@ mod tests {
                 "`dynamodb.Keys.PK` is an attribute value with 2 types, which has one",
             ),
             (json!({ "eventName": "INSERT", "dynamodb": {}, "userIdentity": 1 }), "`userIdentity` is a number where an object belongs"),
+            (
+                json!({ "eventName": "INSERT", "dynamodb": {}, "userIdentity": { "type": "a", "PrincipalId": 1 } }),
+                "`userIdentity.principalId` is a number where a text belongs",
+            ),
             (json!({ "eventName": "INSERT", "dynamodb": {}, "eventID": null }), "`eventID` is null where a text belongs"),
             (json!({ "eventName": "INSERT", "dynamodb": {}, "tableName": 1 }), "`tableName` is a number where a text belongs"),
         ] {
@@ -267,6 +271,8 @@ mod tests {
             (json!({ "SS": ["a", 1] }), "`dynamodb.NewImage.metadata.trace`: an element of `SS` is a number where a text belongs"),
             (json!({ "BS": ["*"] }), "`dynamodb.NewImage.metadata.trace`: an element of `BS` is not base64"),
             (json!({ "L": [{ "S": "a" }, { "S": 1 }] }), "`dynamodb.NewImage.metadata.trace[1]`: `S` is a number where a text belongs"),
+            (json!({ "L": 5 }), "`dynamodb.NewImage.metadata.trace`: `L` is a number where a list belongs"),
+            (json!({ "M": [] }), "`dynamodb.NewImage.metadata.trace`: `M` is a list where an object belongs"),
             (json!({ "X": "a" }), "`dynamodb.NewImage.metadata.*` has none of the types S, N, B, BOOL, NULL, SS, NS, BS, L, M"),
             (json!({}), "`dynamodb.NewImage.metadata.*` is an attribute value with 0 types, which has one"),
             (json!("a"), "`dynamodb.NewImage.metadata.*` is a text where an attribute value belongs"),
@@ -291,6 +297,9 @@ mod tests {
             attribute["L"][0]["M"]["a"]["B"].clone()
         };
         assert_eq!(evened(json!({ "type": "Buffer", "data": [1, 2, 255] })), "AQL/");
+        let mut set = json!({ "BS": [{ "type": "Buffer", "data": [1, 2, 255] }, "AA=="] });
+        bytes_to_base64(&mut set);
+        assert_eq!(set, json!({ "BS": ["AQL/", "AA=="] }));
         assert_eq!(evened(json!({ "type": "Buffer", "data": [] })), "");
         assert_eq!(evened(json!({ "0": 1, "1": 2, "2": 255 })), "AQL/");
         for other in [json!({}), json!({ "type": "Buffer", "data": [256] }), json!({ "type": "Buffer" }), json!({ "1": 1 }), json!([1, 2])]

@@ -16,6 +16,8 @@ pub mod differs;
 pub mod error;
 #[cfg(feature = "cli")]
 pub mod explain;
+#[cfg(test)]
+mod fixture;
 pub mod footing;
 pub mod histories;
 #[cfg(feature = "cli")]

@@ -266,6 +266,8 @@ impl Room {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
     use super::*;
 
     /// A piece of an aggregate, with a name, a number of actions, and a number of bytes.
@@ -284,9 +286,10 @@ mod tests {
             self.3
         }
 
-        /// One whose name is known already does not.
-        fn joins<'a>(&'a self, mut before: impl Iterator<Item = &'a Self>) -> bool {
-            before.all(|other| other.1 != self.1)
+        /// One whose name is known already does not. Nothing joins nothing.
+        fn joins<'a>(&'a self, before: impl Iterator<Item = &'a Self>) -> bool {
+            let names: Vec<_> = before.map(|other| other.1).collect();
+            !names.is_empty() && !names.contains(&self.1)
         }
     }
 
@@ -336,6 +339,9 @@ mod tests {
         assert_eq!(take(&mut many, true), "c1", "the third piece waits for the first two");
         many.release("a".into());
         assert_eq!((take(&mut many, false).as_str(), take(&mut many, true).as_str()), ("", "a3"));
+
+        let mut halves = waiting(&[("a", "a1", 60), ("b", "b1", 60)]);
+        assert_eq!((take(&mut halves, false).as_str(), take(&mut halves, true).as_str()), ("a1", "b1"), "the second does not fit");
     }
 
     #[test]
@@ -380,5 +386,47 @@ mod tests {
         assert_eq!((withdrawn, some.actions, some.bytes), (vec!["a1", "a2"], 1, 10));
         assert!(some.withdraw(&"c".into()).is_empty());
         assert_eq!((take(&mut some, true).as_str(), take(&mut some, true).as_str()), ("b1", ""));
+    }
+
+    /// Pieces of so many aggregates, one of each, that wait; how many transactions are sent is counted.
+    fn pieces(sent: &AtomicUsize, (count, actions, bytes): (usize, usize, usize)) -> Bulk<'_, Some, ()> {
+        let mut bulk = Bulk::new(move |_| {
+            sent.fetch_add(1, Relaxed);
+            async {}.boxed()
+        });
+        (0..count).for_each(|at| bulk.push(Some(format!("a{at}").as_str().into(), "piece", actions, bytes)));
+        bulk
+    }
+
+    #[tokio::test]
+    async fn as_many_transactions_are_under_way_as_are_allowed() {
+        for (of, expected) in
+            [((40, 99, 10), CONCURRENCY), ((40, 1, TRANSACTION_BYTES_MAX), UNDER_WAY_BYTES_MAX / TRANSACTION_BYTES_MAX), ((2, 99, 10), 2)]
+        {
+            let sent = AtomicUsize::new(0);
+            let mut bulk = pieces(&sent, of);
+            let mut answers = u64::from(bulk.next().await.is_some());
+            assert_eq!(sent.load(Relaxed), expected, "{of:?}");
+            while bulk.next().await.is_some() {
+                answers += 1;
+            }
+            assert_eq!((sent.load(Relaxed), answers), (of.0, of.0 as u64), "{of:?}");
+        }
+    }
+
+    /// As many are sent as make room, and nobody waits for an answer.
+    #[tokio::test]
+    async fn room_is_made_when_too_much_waits() {
+        let (actions, bytes) = (WAITING_ACTIONS_MAX.div_ceil(99), WAITING_BYTES_MAX / TRANSACTION_BYTES_MAX);
+        for (of, expected) in [
+            ((actions, 99, 10), 1),
+            ((actions - 1, 99, 10), 0),
+            ((bytes, 1, TRANSACTION_BYTES_MAX), 1),
+            ((bytes - 1, 1, TRANSACTION_BYTES_MAX), 0),
+        ] {
+            let sent = AtomicUsize::new(0);
+            let waits = pieces(&sent, of).make_room().await.is_some();
+            assert_eq!((waits, sent.load(Relaxed)), (false, expected), "{of:?}");
+        }
     }
 }

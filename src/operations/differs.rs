@@ -74,6 +74,7 @@ mod tests {
             between(row, fresh).into_iter().map(|differs| (differs.attribute, differs.contributed_to.is_some())).collect()
         };
         assert_eq!(named(&row(2, 3, 4), &row(2, 3, 4)), []);
+        assert_eq!(between(&HomeRow::default(), &row(2, 3, 4))[0].from, None, "what is not there has no version");
         assert_eq!(named(&row(2, 3, 4), &row(3, 5, 6)), [("version".into(), false), ("n".into(), false), ("sum".into(), true)]);
         let all = ["version", "lastEventId", "n", "same"].map(|name| (name.to_owned(), false));
         let contributed = ["same", "sum"].map(|name| (name.to_owned(), true));

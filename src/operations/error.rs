@@ -85,3 +85,35 @@ pub fn refuse_newer_revision(projection: &dyn DynProjection, row: &HomeRow) -> R
     let newest = row.newest_revision();
     if newest > projection.revision() { Err(AdvanceError::newer_revision(projection, newest)) } else { Ok(()) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::operations::fixture::{Guests, row, stayed, unfinished};
+
+    #[test]
+    fn a_row_of_a_newer_revision_is_refused() {
+        for (row, newer) in [
+            (row(1, [stayed(1)]), None),
+            (row(2, [stayed(1)]), None),
+            (row(3, [stayed(1)]), Some(3)),
+            (unfinished(row(1, [stayed(1)]), 3), Some(3)),
+        ] {
+            let expected = newer.map_or(Ok(()), |newer| Err(AdvanceError::newer_revision(&Guests, newer)));
+            assert_eq!(refuse_newer_revision(&Guests, &row), expected);
+        }
+    }
+
+    #[test]
+    fn an_operation_may_succeed_later_if_what_stopped_it_passes() {
+        let permanent = StoreError::Permanent { operation: "put", class: "planned".to_owned() };
+        for (error, transient, deadline) in [
+            (OperationError::from(StoreError::DeadlineExceeded), true, true),
+            (AdvanceError::Unexplained.into(), true, false),
+            (permanent.into(), false, false),
+            (OperationError::UnreadablePayload, false, false),
+        ] {
+            assert_eq!((error.is_transient(), error.is_deadline()), (transient, deadline), "{error:?}");
+        }
+    }
+}

@@ -331,3 +331,81 @@ pub async fn contributors(
     let together = all.by_newest(cell).map(|(contribution, _)| contribution.clone());
     Ok(Contributors { shows, named: found.into_iter().collect(), others, together })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::operations::fixture::{Guests, Happened, malformed, rang, refused, stayed, stored};
+
+    /// What became of each item of a history.
+    fn did(stored: impl IntoIterator<Item = Stored>) -> Vec<Did> {
+        let (aggregate, until) = (AggregateId::from("ann"), Until::Head);
+        let mut telling = Telling::new(&Guests, &aggregate, Version(1), &until);
+        stored.into_iter().map(|stored| telling.step(stored).did).collect()
+    }
+
+    fn history<const N: usize>(happened: [Happened; N]) -> Vec<Stored> {
+        stored(happened).collect()
+    }
+
+    #[test]
+    fn an_event_is_applied_unless_it_is_irrelevant_or_one_before_it_stopped_the_history() {
+        use Did::{Applied, Irrelevant, Stopped, Waits};
+        let refusal = Stopped("refused by the rule".to_owned());
+        assert_eq!(did(history([stayed(1), rang(), stayed(1)])), [Applied, Irrelevant, Applied]);
+        assert_eq!(did(history([stayed(1), refused(), rang(), stayed(1)])), [Applied, refusal, Waits, Waits]);
+        let mut lost = history([stayed(1), stayed(1), stayed(1), rang()]);
+        lost.remove(1);
+        assert_eq!(did(lost), [Applied, Waits, Waits]);
+        let unreadable = [history([stayed(1)]).remove(0), malformed(2)];
+        assert!(matches!(&did(unreadable)[..], [Applied, Stopped(_)]));
+    }
+
+    #[test]
+    fn only_what_is_applied_changes_something() {
+        let (aggregate, until) = (AggregateId::from("ann"), Until::Head);
+        let mut telling = Telling::new(&Guests, &aggregate, Version(1), &until);
+        let changes: Vec<_> =
+            history([stayed(1), rang(), refused()]).into_iter().map(|stored| telling.step(stored).changes.len()).collect();
+        // Nights of its own, and two attributes of the room.
+        assert_eq!(changes, [3, 0, 0]);
+    }
+
+    #[test]
+    fn a_history_that_is_told_until_a_time_ends_before_the_first_later_event() {
+        // Events are one second apart.
+        let stored = history([stayed(1), stayed(1), stayed(1)]);
+        let at = |at: usize| match &stored[at] {
+            Stored::Event(event) => Until::Time(event.timestamp.clone()),
+            Stored::Malformed { .. } => panic!("it can be read"),
+        };
+        let before: Vec<_> = stored.iter().map(|stored| at(1).ends_before(stored)).collect();
+        assert_eq!(before, [false, false, true]);
+        assert!(!at(0).ends_before(&malformed(2)), "nobody knows when it happened");
+        for until in [Until::Head, Until::Version(Version(1))] {
+            assert!(stored.iter().all(|stored| !until.ends_before(stored)));
+        }
+    }
+
+    #[test]
+    fn a_child_row_that_stays_as_it_was_is_not_told() {
+        let children = |n: i32| Children::from([("1".into(), Attributes::from([("n".to_owned(), n.into())]))]);
+        let sort = "1".into();
+        let mut before = children(1);
+        assert_eq!(child_of(&mut before, &children(1), &sort), None);
+        assert_eq!(child_of(&mut before, &children(2), &sort).map(|changes| changes.len()), Some(1));
+        assert_eq!(before, children(2));
+        assert_eq!(child_of(&mut before, &Children::new(), &sort).map(|changes| changes.len()), Some(1));
+        assert_eq!(before, Children::new());
+    }
+
+    #[test]
+    fn contributors_agree_with_the_row_if_they_make_what_it_shows() {
+        let agree = |shows: Option<i32>, together: Option<i32>| {
+            let (shows, together) = (shows.map(Value::from), together.map(|sum| Contribution::Sum(sum.into())));
+            Contributors { shows, together, ..Contributors::default() }.agree()
+        };
+        assert!(agree(Some(1), Some(1)) && agree(None, None));
+        assert!(!agree(Some(1), Some(2)) && !agree(Some(1), None) && !agree(None, Some(1)));
+    }
+}

@@ -109,7 +109,12 @@ impl fmt::Display for Doubt {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use projection_vocabulary::HomeRow;
+
     use super::*;
+    use crate::operations::fixture::{happened, row, stayed, worker};
 
     #[test]
     fn many_rows_without_their_events_are_doubtful_and_a_few_are_not() {
@@ -129,5 +134,17 @@ mod tests {
         ] {
             assert_eq!(doubtful(without_event, rows), expected, "{without_event} of {rows}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_row_stands_on_the_event_that_it_counts_last() {
+        let worker = worker().await;
+        happened(&worker, "ann", [stayed(1)]).await;
+        let row_of = |id: &str, home| Row { key: id.into(), home, shared: BTreeMap::new(), corrected: "".into() };
+        // The fixture's row of ann is also what a row of ben would be; he has no event.
+        let rows = [row_of("ann", row(2, [stayed(1)])), row_of("ben", row(2, [stayed(1)])), row_of("room", HomeRow::default())];
+        let mut footing = Footing::default();
+        let without = footing.count(worker.store(), &rows, Deadline::NONE).await.expect("the store answers");
+        assert_eq!((without.as_slice(), footing), (&["ben".into()][..], Footing { rows: 2, without_event: 1 }));
     }
 }

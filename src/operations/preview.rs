@@ -364,15 +364,16 @@ async fn complete(
     mut visit: Visit,
     deadline: Deadline,
 ) -> Result<(Visit, usize), OperationError> {
-    let Visit { aggregate, row, folded, first, .. } = &visit;
-    let up_to = up_to(rule, row);
-    // The scan may have returned only a part of the history, or less than the row counts, because the row was read later.
-    let whole = *first == Version::NONE.next() && folded.stop.as_ref().is_none_or(FoldStop::is_poison);
-    if up_to > Version::NONE && (!whole || (folded.due <= row.version && folded.stop.is_none())) {
-        visit.folded = fold_history(store, rule, aggregate, up_to, deadline).await?;
+    let up_to = up_to(rule, &visit.row);
+    if up_to == Version::NONE {
+        return Ok((visit, 0));
     }
-    let compared = up_to > Version::NONE && visit.row.parked_at.is_none() && visit.folded.due > visit.row.version;
-    let children =
-        if compared { differing_children(store, rule, &visit.aggregate, visit.folded.children(), deadline).await?.len() } else { 0 };
+    if visit.is_partial() {
+        visit.folded = fold_history(store, rule, &visit.aggregate, up_to, deadline).await?;
+    }
+    let children = differing_children(store, rule, &visit.aggregate, visit.folded.children(), deadline).await?.len();
     Ok((visit, children))
 }
+
+#[cfg(test)]
+mod tests;

@@ -101,7 +101,7 @@ impl<'a> Rebuild<'a> {
                 continue;
             }
             let outdated = row.is_outdated(self.rule.revision());
-            let missing = !outdated && row.version == Version::NONE && visit.beyond > 0;
+            let missing = row.version == Version::NONE && visit.beyond > 0;
             // If a history comes in parts, an earlier part may be among these already. The rest is caught up.
             let again = stale.contains_key(&visit.aggregate);
             if (outdated || missing) && self.task != Task::CatchUp && !again {
@@ -128,12 +128,9 @@ impl<'a> Rebuild<'a> {
 
     /// Completes the fold of a history, and compares it with the child rows.
     async fn fold(&self, mut visit: Visit, deadline: Deadline) -> Result<(Visit, ChildWrites), OperationError> {
-        let (store, Visit { aggregate, row, folded, first, .. }) = (self.worker.store(), &visit);
-        let whole = *first == Version::NONE.next() && folded.stop.as_ref().is_none_or(FoldStop::is_poison);
-        // The scan may have returned only a part of the history, or less than the row counts, because the row was read later. The event
-        // store has the rest by now.
-        if !whole || (folded.due <= row.version && folded.stop.is_none()) {
-            visit.folded = fold_history(store, self.rule, aggregate, Version(u64::MAX), deadline).await?;
+        let store = self.worker.store();
+        if visit.is_partial() {
+            visit.folded = fold_history(store, self.rule, &visit.aggregate, Version(u64::MAX), deadline).await?;
         }
         let children = differing_children(store, self.rule, &visit.aggregate, visit.folded.children(), deadline).await?;
         Ok((visit, children))
@@ -147,7 +144,7 @@ impl<'a> Rebuild<'a> {
         let existed = row.version > Version::NONE || row.unfinished.is_some();
         let writes = existed || fresh.version > Version::NONE;
         let differs = row.own != fresh.own || row.contributions != fresh.contributions || row.left != fresh.left;
-        let changes = writes && (differs || !children.is_empty());
+        let changes = differs || !children.is_empty();
         let reaches = folded.due > row.version;
         let poison = match &folded.stop {
             Some(FoldStop::Poison { reason, payload }) => Some((reason.clone(), payload.clone())),
@@ -235,3 +232,6 @@ fn up_to(rule: &dyn DynProjection, row: &HomeRow) -> Version {
     let done = row.parked_at.is_some() || current;
     if done { Version::NONE } else { Version(u64::MAX) }
 }
+
+#[cfg(test)]
+mod tests;

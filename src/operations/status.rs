@@ -138,12 +138,7 @@ async fn behind(
     events: Vec<RecordedEvent>,
     deadline: Deadline,
 ) -> Result<Vec<Behind>, StoreError> {
-    let mut heads: BTreeMap<AggregateId, RecordedEvent> = BTreeMap::new();
-    for event in events {
-        if heads.get(&event.aggregate).is_none_or(|known| known.version < event.version) {
-            heads.insert(event.aggregate.clone(), event);
-        }
-    }
+    let heads = heads(events);
     let aggregates: Vec<_> = heads.keys().cloned().collect();
     // Read after the events, so a row that advances meanwhile is not reported as behind.
     let rows = store.read_rows(rule, &aggregates, deadline).await?;
@@ -160,4 +155,59 @@ async fn behind(
         }
     }
     Ok(behind)
+}
+
+/// The newest of these events of each aggregate.
+fn heads(events: Vec<RecordedEvent>) -> BTreeMap<AggregateId, RecordedEvent> {
+    let mut heads: BTreeMap<AggregateId, RecordedEvent> = BTreeMap::new();
+    for event in events {
+        if heads.get(&event.aggregate).is_none_or(|known| known.version < event.version) {
+            heads.insert(event.aggregate.clone(), event);
+        }
+    }
+    heads
+}
+
+#[cfg(test)]
+mod tests {
+    use projection_vocabulary::{
+        HomeRow, data,
+        sample::{Fact, record},
+    };
+
+    use super::*;
+    use crate::{
+        operations::fixture::{Guests, parked, row, stayed},
+        store::home::SharedCell,
+    };
+
+    #[test]
+    fn rows_count_by_revision_unless_they_are_parked_and_only_those_that_a_reader_sees() {
+        let mut rows = Rows::default();
+        let shared: BTreeMap<_, _> = [("nights".to_owned(), SharedCell::default())].into();
+        for (home, shared) in [
+            (row(1, [stayed(1)]), BTreeMap::new()),
+            (row(2, [stayed(1)]), shared.clone()),
+            (row(2, [stayed(1)]), BTreeMap::new()),
+            (row(3, [stayed(1)]), BTreeMap::new()),
+            (parked(row(2, [stayed(1)])), BTreeMap::new()),
+            (parked(HomeRow::default()), BTreeMap::new()),
+            (HomeRow::default(), shared),
+            (HomeRow::default(), BTreeMap::new()),
+            (HomeRow::default(), BTreeMap::new()),
+        ] {
+            rows.count(&Row { key: "ann".into(), home, shared, corrected: "".into() });
+        }
+        assert_eq!((rows.seen, &rows.by_revision), (7, &[(1, 1), (2, 2), (3, 1)].into()));
+        assert_eq!((rows.outdated(&Guests), rows.newer(&Guests)), (1, 1));
+    }
+
+    #[test]
+    fn the_head_of_an_aggregate_is_its_newest_event() {
+        let facts = ["ann", "ben", "ann", "ann"].map(|id| Fact { aggregate: id.into(), event_type: "Stayed", data: data! {} });
+        let [one, two, three, four]: [_; 4] = record(facts).collect::<Vec<_>>().try_into().expect("four");
+        let again = RecordedEvent { event_id: "again".into(), ..four.clone() };
+        let heads: Vec<_> = heads(vec![three, two.clone(), four.clone(), one, again]).into_values().collect();
+        assert_eq!(heads, [four, two]);
+    }
 }

@@ -172,6 +172,17 @@ pub enum Repair {
     AllOrphans,
 }
 
+impl Repair {
+    /// Whether to repair what was found, given what speaks against it.
+    fn may(self, doubt: Option<&Doubt>) -> bool {
+        match self {
+            Self::Nothing => false,
+            Self::Findings => doubt.is_none(),
+            Self::AllOrphans => true,
+        }
+    }
+}
+
 /// The result of a verification.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Verified {
@@ -310,13 +321,7 @@ impl Verification<'_> {
     async fn run(&self, options: Options) -> Result<Verified, OperationError> {
         let start = Progress::start(options.segments, options.sample);
         let (mut verified, amounts) = self.look(start.clone()).await?;
-        let wrong = verified.found() > 0;
-        let repairs = match options.repair {
-            Repair::Nothing => false,
-            Repair::Findings => verified.doubt.is_none(),
-            Repair::AllOrphans => true,
-        };
-        if repairs && wrong {
+        if verified.found() > 0 && options.repair.may(verified.doubt.as_ref()) {
             self.repair(&verified, amounts).await?;
             // What is repaired is what a second look no longer finds.
             let (again, _) = self.look(start).await?;
@@ -486,3 +491,6 @@ fn drift(contributions: &Contributions, right: &Contributions) -> Sums {
     drift.retain(|_, amount| !amount.is_zero());
     drift
 }
+
+#[cfg(test)]
+mod tests;

@@ -32,6 +32,15 @@ pub struct Resume {
     pub counts: Counts,
 }
 
+impl Resume {
+    /// Moves to this cursor, up to which these are the counts. At the same cursor they stay: what was counted since will be counted again.
+    fn move_to(&mut self, cursor: Option<Cursor>, counts: Counts) {
+        if cursor != self.cursor {
+            *self = Self { cursor, counts };
+        }
+    }
+}
+
 impl<'a> SegmentRebuild<'a> {
     /// A rebuild that continues from there.
     #[must_use]
@@ -83,9 +92,7 @@ impl<'a> SegmentRebuild<'a> {
         };
         let page = ScannedPage { keys: &keys, start: self.next.as_ref(), end: &next };
         let cursor = page.resume_cursor(was_open.as_ref(), self.rebuild.histories.open(), self.resume.cursor.as_ref());
-        if cursor != self.resume.cursor {
-            self.resume = Resume { cursor, counts: self.counts() };
-        }
+        self.resume.move_to(cursor, self.counts());
         self.next = Some(next);
         Ok(true)
     }
@@ -150,6 +157,18 @@ mod tests {
         let page = ScannedPage { keys: &keys, start: Some(&cursor("start", 1)), end: &cursor("end", 1) };
         let id = |id: Option<&str>| id.map(AggregateId::from);
         page.resume_cursor(id(was_open).as_ref(), id(open).as_ref(), Some(&cursor("before", 1)))
+    }
+
+    #[test]
+    fn the_counts_are_those_up_to_the_cursor() {
+        let counts = |events| Counts { events, ..Counts::default() };
+        let mut resume = Resume::default();
+        for (cursor, events, expected) in
+            [(None, 3, 0), (Some(cursor("a", 1)), 5, 5), (Some(cursor("a", 1)), 7, 5), (Some(cursor("b", 1)), 9, 9)]
+        {
+            resume.move_to(cursor.clone(), counts(events));
+            assert_eq!(resume, Resume { cursor, counts: counts(expected) });
+        }
     }
 
     #[test]

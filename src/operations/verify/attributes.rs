@@ -420,6 +420,18 @@ mod tests {
         }
     }
 
+    #[test]
+    fn an_attribute_is_a_sum_if_its_mark_says_so_or_if_somebody_contributes_an_amount() {
+        let is_sum = |held: Option<SharedCell>, sum: Option<i32>| {
+            let now = Given { sum: sum.map(Decimal::from), ..Given::default() };
+            Known { now, held, ..Known::default() }.is_sum()
+        };
+        assert!(is_sum(Some(held(Kind::Sum, 1.into())), None));
+        assert!(is_sum(Some(held(Kind::Max, 1.into())), Some(1)));
+        assert!(is_sum(None, Some(1)));
+        assert!(!is_sum(Some(held(Kind::Max, 1.into())), None) && !is_sum(Some(held(Kind::Sum, "x".into())), None) && !is_sum(None, None));
+    }
+
     /// A read model: what home rows contribute, and what shared rows hold.
     #[derive(Clone, Default)]
     struct Model {

@@ -29,8 +29,7 @@ pub async fn verify_chosen(
     if verified.home.values().any(takes_back) || !verified.children.is_empty() {
         verified.doubt = sampled_doubt(worker.store(), rule, deadline).await?;
     }
-    let repairs = repair == Repair::AllOrphans || repair == Repair::Findings && verified.doubt.is_none();
-    if repairs && verified.found() > 0 {
+    if verified.found() > 0 && repair.may(verified.doubt.as_ref()) {
         let before = this.rows_of(&verified).await?;
         this.repair_rows(&verified).await?;
         let after = this.rows_of(&verified).await?;

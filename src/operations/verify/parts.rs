@@ -221,6 +221,41 @@ impl Progress {
     pub fn is_done(&self) -> bool {
         self.phase == Phase::Done
     }
+
+    /// Counts what is wrong with an aggregate's rows.
+    fn judged(&mut self, id: AggregateId, Checked { finding, row, contributions, children }: Checked, found: &mut Vec<Finding>) {
+        let Self { totals, drifts, .. } = self;
+        totals.children += children.len() as u64;
+        found.extend(children.into_iter().map(|(child, finding)| Finding::Child(child, finding)));
+        let Some(finding) = finding else { return };
+        *totals.home.entry(finding).or_default() += 1;
+        let is_drifted = finding == RowFinding::Drifted;
+        let drift = if is_drifted { drift(&row.contributions, &contributions.unwrap_or_default()) } else { Sums::new() };
+        drifts.add(&drift);
+        found.push(Finding::Home { id, finding, drift });
+    }
+
+    /// Counts what is wrong with attributes of shared rows.
+    fn judged_cells(&mut self, judged: Vec<Judged>) -> Vec<Finding> {
+        let Self { totals, drifts, .. } = self;
+        let mut found = Vec::new();
+        for Judged { cell, is_sum, difference, other } in judged {
+            totals.sums += u64::from(is_sum);
+            let surplus = difference.as_ref().map(|difference| {
+                let mut amount = difference.amount.clone();
+                drifts.of(&cell).into_iter().for_each(|drift| amount += drift);
+                amount
+            });
+            let sum = surplus.filter(|amount| !amount.is_zero()).map(SharedFinding::Sum);
+            let unsettled = other.as_ref().filter(|(finding, _)| *finding != SharedFinding::Unsettled).map(|(_, kind)| *kind);
+            let finding = sum.or(other.map(|(finding, _)| finding));
+            totals.shared += u64::from(finding.is_some());
+            if finding.is_some() || difference.is_some() {
+                found.push(Finding::Shared(WrongCell { cell, finding, difference, unsettled }));
+            }
+        }
+        found
+    }
 }
 
 /// About this percentage of a table's segments, at random.
@@ -401,7 +436,7 @@ impl<'a> Part<'a> {
                         }
                         if scan.is_complete() {
                             let judged = pass.scanned(ATTRIBUTES_BYTES);
-                            found = self.judged_cells(judged);
+                            found = self.progress.judged_cells(judged);
                         }
                     }
                 }
@@ -409,7 +444,7 @@ impl<'a> Part<'a> {
             }
         };
         for (id, checked) in checked {
-            self.judged(id, checked, &mut found);
+            self.progress.judged(id, checked, &mut found);
         }
         found
     }
@@ -420,21 +455,9 @@ impl<'a> Part<'a> {
         let (all, mut found) = (self.this.check_until_they_move(ids).await?, Vec::new());
         self.progress.late.clear();
         for (id, checked) in all {
-            self.judged(id, checked, &mut found);
+            self.progress.judged(id, checked, &mut found);
         }
         Ok(found)
-    }
-
-    fn judged(&mut self, id: AggregateId, Checked { finding, row, contributions, children }: Checked, found: &mut Vec<Finding>) {
-        let Progress { totals, drifts, .. } = &mut self.progress;
-        totals.children += children.len() as u64;
-        found.extend(children.into_iter().map(|(child, finding)| Finding::Child(child, finding)));
-        let Some(finding) = finding else { return };
-        *totals.home.entry(finding).or_default() += 1;
-        let is_drifted = finding == RowFinding::Drifted;
-        let drift = if is_drifted { drift(&row.contributions, &contributions.unwrap_or_default()) } else { Sums::new() };
-        drifts.add(&drift);
-        found.push(Finding::Home { id, finding, drift });
     }
 
     /// Does what the pass over shared rows needs next.
@@ -455,34 +478,13 @@ impl<'a> Part<'a> {
                     judged => judged?,
                 };
                 _ = pass.rest();
-                return Ok(self.judged_cells(judged));
+                return Ok(self.progress.judged_cells(judged));
             }
             Next::Done => {
                 *phase = pass.following().map_or(Phase::Done, |pass| Phase::Rows { scan: Scan::of(segments), pass });
             }
         }
         Ok(Vec::new())
-    }
-
-    fn judged_cells(&mut self, judged: Vec<Judged>) -> Vec<Finding> {
-        let Progress { totals, drifts, .. } = &mut self.progress;
-        let mut found = Vec::new();
-        for Judged { cell, is_sum, difference, other } in judged {
-            totals.sums += u64::from(is_sum);
-            let surplus = difference.as_ref().map(|difference| {
-                let mut amount = difference.amount.clone();
-                drifts.of(&cell).into_iter().for_each(|drift| amount += drift);
-                amount
-            });
-            let sum = surplus.filter(|amount| !amount.is_zero()).map(SharedFinding::Sum);
-            let unsettled = other.as_ref().filter(|(finding, _)| *finding != SharedFinding::Unsettled).map(|(_, kind)| *kind);
-            let finding = sum.or(other.map(|(finding, _)| finding));
-            totals.shared += u64::from(finding.is_some());
-            if finding.is_some() || difference.is_some() {
-                found.push(Finding::Shared(WrongCell { cell, finding, difference, unsettled }));
-            }
-        }
-        found
     }
 }
 
@@ -566,5 +568,89 @@ impl Verification<'_> {
 impl OpenSegment {
     fn new(rule: &'static dyn DynProjection, after: Option<Cursor>) -> Self {
         Self { histories: Histories::new(rule, up_to), next: after.clone(), resume: after }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use projection_vocabulary::{Contribution, Contributions, HomeRow};
+
+    use super::*;
+    use SharedFinding::{Sum, TakenBack, Unsettled};
+
+    fn cell(row: usize) -> Cell {
+        (format!("row-{row:03}").as_str().into(), "nights".to_owned())
+    }
+
+    fn drift(row: usize, amount: i32) -> Sums {
+        [(cell(row), amount.into())].into()
+    }
+
+    #[test]
+    fn drifts_beyond_the_most_are_forgotten_and_those_that_are_known_still_grow() {
+        let mut drifts = Drifts::default();
+        (0..10).for_each(|row| drifts.add(&drift(row, 1)));
+        let all = saved_bytes(&drifts.by);
+        drifts.shrink(all);
+        assert_eq!((drifts.by.len(), drifts.full), (10, false));
+        drifts.shrink(all - 1);
+        assert_eq!((drifts.by.len(), drifts.full), (5, true));
+        (0..10).for_each(|row| drifts.add(&drift(row, 2)));
+        assert_eq!((drifts.of(&cell(4)), drifts.of(&cell(5))), (Some(&3.into()), None));
+    }
+
+    #[test]
+    fn a_scan_moves_segment_by_segment() {
+        let mut scan = Scan::of(&(vec![0, 1], 2));
+        let segment = |number| Segment::new(number, 2).expect("a segment");
+        scan.moved(segment(1), Position::After(Some("there")));
+        let places = |scan: &Scan<&'static str>| scan.left.iter().map(|place| (place.segment, place.after)).collect::<Vec<_>>();
+        assert_eq!(places(&scan), [(0, None), (1, Some("there"))]);
+        scan.moved(segment(0), Position::End);
+        assert_eq!((places(&scan), scan.is_complete()), (vec![(1, Some("there"))], false));
+        scan.moved(segment(1), Position::End);
+        assert!(scan.is_complete());
+    }
+
+    #[test]
+    fn a_verification_is_done_after_its_last_phase() {
+        let start = Progress::start(1, None);
+        assert!(!start.is_done());
+        assert!(Progress { phase: Phase::Done, ..start }.is_done());
+    }
+
+    #[test]
+    fn a_drifted_row_drifts_and_one_on_other_events_does_not() {
+        let contributions = |amount: i32| Contributions::from([(cell(0), Contribution::Sum(amount.into()))]);
+        for (finding, expected) in [(RowFinding::Drifted, Some(Decimal::from(2))), (RowFinding::Ahead, None)] {
+            let (mut progress, mut found) = (Progress::start(1, None), Vec::new());
+            let row = HomeRow { contributions: contributions(5), ..HomeRow::default() };
+            let checked = Checked { finding: Some(finding), children: BTreeMap::new(), row, contributions: Some(contributions(3)) };
+            progress.judged("ann".into(), checked, &mut found);
+            assert_eq!((progress.drifts.of(&cell(0)), progress.totals.home_rows(finding)), (expected.as_ref(), 1));
+            assert!(matches!(&found[..], [Finding::Home { drift, .. }] if drift.get(&cell(0)) == expected.as_ref()));
+        }
+    }
+
+    #[test]
+    fn a_sum_is_wrong_by_what_drifted_home_rows_do_not_explain() {
+        let mut progress = Progress::start(1, None);
+        progress.drifts.add(&drift(0, 2));
+        let mut judge = |row, amount: Option<i32>, other| {
+            let difference = amount.map(|amount| Difference { amount: amount.into(), corrected: "".into() });
+            let found = progress.judged_cells(vec![Judged { cell: cell(row), is_sum: amount.is_some(), difference, other }]);
+            let found = found.into_iter().map(|found| match found {
+                Finding::Shared(WrongCell { finding, difference, unsettled, .. }) => (finding, difference.is_some(), unsettled),
+                Finding::Home { .. } | Finding::Child(..) => panic!("it is an attribute of a shared row"),
+            });
+            (found.collect::<Vec<_>>(), progress.totals.sums, progress.totals.shared)
+        };
+        assert_eq!(judge(0, None, None), (vec![], 0, 0));
+        // It is right once the home row is, and a repair still needs to know.
+        assert_eq!(judge(0, Some(-2), None), (vec![(None, true, None)], 1, 0));
+        assert_eq!(judge(0, Some(-1), None), (vec![(Some(Sum(1.into())), true, None)], 2, 1));
+        assert_eq!(judge(1, Some(-2), None), (vec![(Some(Sum(Decimal::from(-2))), true, None)], 3, 2));
+        assert_eq!(judge(1, None, Some((Unsettled, Kind::Sum))), (vec![(Some(Unsettled), false, None)], 3, 3));
+        assert_eq!(judge(1, None, Some((TakenBack, Kind::Max))), (vec![(Some(TakenBack), false, Some(Kind::Max))], 3, 4));
     }
 }

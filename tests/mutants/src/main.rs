@@ -418,7 +418,7 @@ const ALL: &[Mutant] = &[
     mutant(
         "piece-taken-for-a-history",
         "a rebuild takes a part of a history for the whole",
-        &[Switched(REBUILD, "!whole || (folded.due <= row.version && folded.stop.is_none())", "{ let _ = whole; false }")],
+        &[Switched(REBUILD, "visit.is_partial()", "false")],
     ),
     mutant(
         "behind-not-seen",

@@ -1,4 +1,4 @@
-//! Clients of AWS services: where they connect, as whom, and how long they wait. The one user of the SDK's TLS.
+//! Clients of AWS services: where they connect, as whom, and how long they wait. The one user of TLS.
 //!
 //! The Lambda does without `aws-config`: its environment holds all that it needs, and a credential chain would only make it larger.
 
@@ -8,6 +8,8 @@ mod chain;
 mod endpoint;
 #[cfg(feature = "lambda")]
 mod environment;
+#[cfg(feature = "lambda")]
+mod http1;
 
 use std::time::Duration;
 
@@ -17,12 +19,13 @@ use aws_sdk_dynamodb::{
     Client,
     config::{BehaviorVersion, Builder, SharedHttpClient, StalledStreamProtectionConfig, retry::RetryConfig, timeout::TimeoutConfig},
 };
+#[cfg(feature = "cli")]
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 
 #[cfg(feature = "cli")]
 pub use self::{chain::*, endpoint::*};
 #[cfg(feature = "lambda")]
-pub use environment::of_environment;
+pub use environment::{FirstConnection, of_environment};
 
 /// How long one attempt may take. DynamoDB answers the largest transaction in a fraction of it, so a request that takes longer is
 /// lost, and a retry discovers its outcome. An attempt that starts at the last moment still ends within the fifth of an invocation
@@ -82,7 +85,9 @@ pub(crate) fn class<E: ProvideErrorMetadata>(error: &SdkError<E>) -> &str {
     }
 }
 
-/// Uses TLS only for https addresses, so that an emulator on the same machine does not require a trust store.
+/// The command line's HTTP client. It trusts the authorities that its machine trusts. It uses TLS only for https addresses, so that an
+/// emulator on the same machine does not require a trust store.
+#[cfg(feature = "cli")]
 fn http_client(endpoint: Option<&str>) -> SharedHttpClient {
     let builder = aws_smithy_http_client::Builder::new();
     match endpoint {

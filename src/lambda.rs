@@ -32,7 +32,8 @@ use self::{
     traces::Traces,
 };
 use crate::{
-    Calls, Worker, clients,
+    Calls, Worker,
+    clients::{self, FirstConnection},
     config::{ConfigError, ConfigProblem},
     engine::report::{Report, Tally},
     retry::{Deadline, WORKING_PERCENT},
@@ -73,7 +74,8 @@ pub fn run_with_calls(registry: Registry, calls: Calls) -> ExitCode {
     }
 }
 
-async fn serve(function: Function, traces: &Traces) -> Result<(), Error> {
+async fn serve((function, first): (Function, FirstConnection), traces: &Traces) -> Result<(), Error> {
+    tokio::spawn(first.open());
     lambda_runtime::run(service_fn(|event| traces.follow(event, |event| handle(&function, event)))).await
 }
 
@@ -95,11 +97,11 @@ struct Function {
 impl Function {
     /// # Errors
     /// One error for all variables that are missing or wrong.
-    fn from_env(registry: Registry, calls: Calls, var: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
+    fn from_env(registry: Registry, calls: Calls, var: impl Fn(&str) -> Option<String>) -> Result<(Self, FirstConnection), ConfigError> {
         let sequential = one_invocation_at_a_time(&var);
         match (TableNames::from_env(registry, &var), clients::of_environment(&var), Stage::from_env(&var), sequential) {
-            (Ok(names), Ok(client), Ok(stage), Ok(())) => {
-                Ok(Self { worker: Worker::new(Store::new(client, names), registry).with_calls(calls), stage })
+            (Ok(names), Ok((client, first)), Ok(stage), Ok(())) => {
+                Ok((Self { worker: Worker::new(Store::new(client, names), registry).with_calls(calls), stage }, first))
             }
             (names, client, stage, sequential) => {
                 let errors = [names.err(), client.err(), stage.err(), sequential.err()].into_iter().flatten();

@@ -32,8 +32,6 @@ impl Dynamo for TakesAll {
 
     never! {
         batch_get_item(BatchGetItemInputBuilder) -> BatchGetItemOutput | BatchGetItemError;
-        create_table(CreateTableInputBuilder) -> CreateTableOutput | CreateTableError;
-        describe_table(DescribeTableInputBuilder) -> DescribeTableOutput | DescribeTableError;
         get_item(GetItemInputBuilder) -> GetItemOutput | GetItemError;
         put_item(PutItemInputBuilder) -> PutItemOutput | PutItemError;
         query(QueryInputBuilder) -> QueryOutput | QueryError;

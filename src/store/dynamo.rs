@@ -18,6 +18,12 @@ macro_rules! calls {
                 fn $call(&self, input: operation::$call::builders::$input)
                     -> Answer<'_, operation::$call::$output, operation::$call::$error>;
             )*
+
+            /// The client, for calls that only operators make: whatever is a call of this trait is in every program, used or not.
+            /// What stands in for DynamoDB has none.
+            fn client(&self) -> Option<&Client> {
+                None
+            }
         }
 
         impl Dynamo for Client {
@@ -27,14 +33,16 @@ macro_rules! calls {
                     Box::pin(input.send_with(self))
                 }
             )*
+
+            fn client(&self) -> Option<&Client> {
+                Some(self)
+            }
         }
     };
 }
 
 calls! {
     batch_get_item(BatchGetItemInputBuilder) -> BatchGetItemOutput | BatchGetItemError;
-    create_table(CreateTableInputBuilder) -> CreateTableOutput | CreateTableError;
-    describe_table(DescribeTableInputBuilder) -> DescribeTableOutput | DescribeTableError;
     get_item(GetItemInputBuilder) -> GetItemOutput | GetItemError;
     put_item(PutItemInputBuilder) -> PutItemOutput | PutItemError;
     query(QueryInputBuilder) -> QueryOutput | QueryError;

@@ -3,10 +3,11 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use aws_sdk_dynamodb::{
+    Client,
     error::{ProvideErrorMetadata as _, SdkError},
     operation::{
         create_table::{CreateTableInput, builders::CreateTableInputBuilder},
-        describe_table::DescribeTableInput,
+        describe_table::{DescribeTableError, DescribeTableInput, DescribeTableOutput},
     },
     types::{
         AttributeDefinition, BillingMode, GlobalSecondaryIndex, KeySchemaElement, KeyType, Projection, ProjectionType, ScalarAttributeType,
@@ -63,7 +64,7 @@ impl Store {
         let rows = registry.projections().iter().map(|rule| self.table_of(*rule));
         let mut missing = Vec::new();
         for name in [self.names.event_store.as_str(), &self.names.parked].into_iter().chain(rows) {
-            match self.dynamo.describe_table(DescribeTableInput::builder().table_name(name)).await.map_err(SdkError::into_service_error) {
+            match self.describe(name).await.map_err(SdkError::into_service_error) {
                 Ok(_) => {}
                 Err(error) if error.is_resource_not_found_exception() => missing.push(name.to_owned()),
                 Err(error) => return Err(permanent("DescribeTable", &error)),
@@ -75,7 +76,7 @@ impl Store {
     /// The approximate number of items in the event store, which DynamoDB updates about every six hours. `None` if it is unknown.
     /// <https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_TableDescription.html>
     pub async fn event_store_items(&self) -> Option<u64> {
-        let described = self.dynamo.describe_table(DescribeTableInput::builder().table_name(&self.names.event_store)).await.ok()?;
+        let described = self.describe(&self.names.event_store).await.ok()?;
         described.table?.item_count.and_then(|count| u64::try_from(count).ok()).filter(|count| *count > 0)
     }
 
@@ -84,13 +85,21 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn event_store_stream(&self) -> Result<Option<String>, StoreError> {
-        let describe = || self.dynamo.describe_table(DescribeTableInput::builder().table_name(&self.names.event_store));
+        let describe = || self.describe(&self.names.event_store);
         let described = self.send("DescribeTable of the event store", Deadline::NONE, describe).await?;
         Ok(described.table.and_then(|table| table.latest_stream_arn))
     }
 
+    async fn describe(&self, table: &str) -> Result<DescribeTableOutput, SdkError<DescribeTableError>> {
+        DescribeTableInput::builder().table_name(table).send_with(self.client()).await
+    }
+
+    fn client(&self) -> &Client {
+        self.dynamo.client().expect("operators work on DynamoDB itself")
+    }
+
     async fn create(&self, name: &str, table: CreateTableInputBuilder, created: &mut Vec<String>) -> Result<(), StoreError> {
-        match self.dynamo.create_table(table).await.map_err(SdkError::into_service_error) {
+        match table.send_with(self.client()).await.map_err(SdkError::into_service_error) {
             Ok(_) => created.push(name.to_owned()),
             Err(error) if error.is_resource_in_use_exception() => {}
             Err(error) => {
@@ -104,11 +113,7 @@ impl Store {
     async fn wait_until_active(&self, name: &str) -> Result<(), StoreError> {
         let active = async {
             loop {
-                let described = self
-                    .dynamo
-                    .describe_table(DescribeTableInput::builder().table_name(name))
-                    .await
-                    .map_err(|error| permanent("DescribeTable", &error.into_service_error()))?;
+                let described = self.describe(name).await.map_err(|error| permanent("DescribeTable", &error.into_service_error()))?;
                 if described.table.and_then(|table| table.table_status) == Some(TableStatus::Active) {
                     return Ok(());
                 }

@@ -5,13 +5,14 @@ use std::time::SystemTime;
 use projection_vocabulary::{Attributes, RecordedEvent, Registry, Value};
 use projection_worker::internals::store::parking::Parked;
 use serde_json::{Value as Json, json};
+use tokio::{io::AsyncReadExt as _, net::TcpListener};
 
 use crate::support::{
     metrics::metric_lines,
     programs::panicking_worker,
     projections::Panicking,
     records::{MARKER, deposit_of, keys_only, marked, with},
-    runtime_api::{Answer, Lambda, batch, done, environment, log_lines, text},
+    runtime_api::{Answer, Lambda, PLENTY, batch, done, environment, environment_at, log_lines, text},
     world::{World, account, fold, history, record, records, registry},
 };
 
@@ -219,4 +220,15 @@ async fn a_panic_is_a_function_error_and_the_process_continues() {
     let output = text(&output);
     assert!(output.contains("tests/end_to_end/support/projections.rs") && output.contains("a bug in the worker or in a rule"), "{output}");
     assert!(!output.contains(MARKER), "{output}");
+}
+
+#[tokio::test]
+async fn the_first_connection_is_opened_before_there_is_an_invocation() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let dynamodb = format!("https://{}", listener.local_addr().expect("an address"));
+    let lambda = Lambda::start_in(environment_at(&dynamodb)).await;
+    let begin = async { listener.accept().await.expect("a connection").0.read_u8().await.expect("a byte") };
+    let begin = tokio::time::timeout(PLENTY, begin).await.expect("it connects");
+    assert_eq!(begin, 0x16, "a TLS handshake");
+    lambda.stop().await;
 }

@@ -6,8 +6,6 @@ use aws_sdk_dynamodb::{
     error::{ErrorMetadata, SdkError},
     operation::{
         batch_get_item::{BatchGetItemError, BatchGetItemInput, BatchGetItemOutput, builders::BatchGetItemInputBuilder},
-        create_table::{CreateTableError, CreateTableOutput, builders::CreateTableInputBuilder},
-        describe_table::{DescribeTableError, DescribeTableOutput, builders::DescribeTableInputBuilder},
         get_item::{GetItemError, GetItemInput, GetItemOutput, builders::GetItemInputBuilder},
         put_item::{PutItemError, PutItemInput, PutItemOutput, builders::PutItemInputBuilder},
         query::{QueryError, QueryInput, QueryOutput, builders::QueryInputBuilder},
@@ -156,14 +154,6 @@ macro_rules! calls {
                     })
                 }
             )*
-
-            fn create_table(&self, _: CreateTableInputBuilder) -> Answer<'_, CreateTableOutput, CreateTableError> {
-                unreachable!("tables are there before the worker")
-            }
-
-            fn describe_table(&self, _: DescribeTableInputBuilder) -> Answer<'_, DescribeTableOutput, DescribeTableError> {
-                unreachable!("tables are there before the worker")
-            }
         }
     };
 }

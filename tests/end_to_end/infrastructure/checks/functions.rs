@@ -14,7 +14,7 @@ pub const FUNCTIONS: [(&str, &str); 2] = [("WorkerFunction", "WorkerRole"), ("Op
 const SET_BY_LAMBDA: [&str; 6] =
     ["AWS_ACCESS_KEY_ID", "AWS_LAMBDA_LOG_LEVEL", "AWS_LAMBDA_MAX_CONCURRENCY", "AWS_REGION", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"];
 /// Variables for tests and for other places than Lambda.
-const SET_ELSEWHERE: [&str; 3] = ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_DYNAMODB", "RUST_LOG"];
+const SET_ELSEWHERE: [&str; 5] = ["AWS_CA_BUNDLE", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_DYNAMODB", "RUST_LOG", "SSL_CERT_FILE"];
 
 /// The template sets the variables that the code reads, each to the right table, and no others.
 pub fn environment(template: &Template, code: &Code) -> Vec<String> {

@@ -7,8 +7,6 @@ use std::{
 
 use aws_sdk_dynamodb::operation::{
     batch_get_item::{BatchGetItemError, BatchGetItemOutput, builders::BatchGetItemInputBuilder},
-    create_table::{CreateTableError, CreateTableOutput, builders::CreateTableInputBuilder},
-    describe_table::{DescribeTableError, DescribeTableOutput, builders::DescribeTableInputBuilder},
     get_item::{GetItemError, GetItemOutput, builders::GetItemInputBuilder},
     put_item::{PutItemError, PutItemOutput, builders::PutItemInputBuilder},
     query::{QueryError, QueryOutput, builders::QueryInputBuilder},
@@ -146,14 +144,6 @@ macro_rules! calls {
                     })
                 }
             )*
-
-            fn create_table(&self, _: CreateTableInputBuilder) -> DynamoAnswer<'_, CreateTableOutput, CreateTableError> {
-                unreachable!("tables are there before the worker")
-            }
-
-            fn describe_table(&self, _: DescribeTableInputBuilder) -> DynamoAnswer<'_, DescribeTableOutput, DescribeTableError> {
-                unreachable!("tables are there before the worker")
-            }
         }
     };
 }

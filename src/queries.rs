@@ -8,6 +8,7 @@ mod index;
 mod page;
 mod reader;
 mod rows;
+mod shards;
 mod wait;
 
 use std::sync::Arc;

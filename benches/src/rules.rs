@@ -1,6 +1,6 @@
 //! The projections that are measured, and one whose events each touch another shared row.
 
-use projection_vocabulary::{Change, DynProjection, Projection, Recorded, Refusal, own, shared, transfer};
+use projection_vocabulary::{Change, DynProjection, Index, Projection, Recorded, Refusal, own, shared, transfer};
 use projections::{bank::account_summary::AccountSummary, forum::forum_counters::ForumCounters};
 use serde::Deserialize;
 
@@ -10,6 +10,21 @@ pub const ACCOUNTS: &[&dyn DynProjection] = &[&AccountSummary];
 pub const FORUM: &[&dyn DynProjection] = &[&ForumCounters];
 /// A row that shares as many rows as it has events.
 pub const JOURNEYS: &[&dyn DynProjection] = &[&Journeys];
+
+/// `forum-counters` with the rows of categories spread over shards.
+pub struct Sharded<const SHARDS: u32>;
+
+impl<const SHARDS: u32> Projection for Sharded<SHARDS> {
+    type Event = <ForumCounters as Projection>::Event;
+    const NAME: &str = ForumCounters::NAME;
+    const KEY: &str = ForumCounters::KEY;
+    const INDEXES: &[Index] = ForumCounters::INDEXES;
+    const SHARDS: u32 = SHARDS;
+
+    fn project(&self, event: &Recorded<'_, Self::Event>) -> Result<Change, Refusal> {
+        ForumCounters.project(event)
+    }
+}
 
 /// Travellers, and how often each place was visited or is where somebody is.
 pub struct Journeys;

@@ -5,7 +5,11 @@
 
 use projection_vocabulary::{AggregateId, DynProjection, HomeRow, RowKey, Rows, Version};
 
-use super::{error::QueryError, reader::Reader};
+use super::{
+    error::QueryError,
+    reader::Reader,
+    shards::{self, WholeRow},
+};
 use crate::{
     engine::{
         content::{Content, content},
@@ -13,7 +17,6 @@ use crate::{
     },
     store::{
         events::{PAGE_EVENTS, Stored},
-        home::row_of,
         item::{VERSION_MAX, is_aggregate},
         reads::ReadRow,
     },
@@ -31,8 +34,7 @@ pub struct Fresh {
 /// Reads the row, and folds the rest of its history over it.
 pub async fn fresh(reader: &Reader<'_>, key: &RowKey) -> Result<Fresh, QueryError> {
     let Reader { rule, .. } = *reader;
-    let stored = reader.item(key, reader.deadline).await?.map(|item| row_of(rule, item)).transpose()?;
-    let (home, shared) = stored.map(|row| (row.home, row.shared)).unwrap_or_default();
+    let WholeRow { home, shared } = shards::row(reader, key).await?;
     if home.newest_revision() > rule.revision() {
         return Err(QueryError::NewerRevision {
             projection: rule.name(),

@@ -1,6 +1,6 @@
 //! What all queries of one projection read with.
 
-use std::sync::Arc;
+use std::{collections::HashMap, slice, sync::Arc};
 
 use futures::future::BoxFuture;
 use projection_vocabulary::{Attributes, DynProjection, RowId, RowKey, Value, Version, row};
@@ -10,6 +10,7 @@ use super::{
     cache::{CacheKey, CachedRow, RowCache},
     error::QueryError,
     page::{Binding, Page, PageToken, Row, TokenKey},
+    shards::{self, WholeRow},
 };
 use crate::{
     retry::Deadline,
@@ -48,12 +49,36 @@ impl Reader<'_> {
 
     /// The row, past the cache.
     pub async fn row(&self, key: &RowKey, consistency: Consistency) -> Result<Option<ReadRow>, QueryError> {
+        if self.reads_shards() {
+            return Ok(self.rows(slice::from_ref(key), consistency).await?.remove(key));
+        }
         let item = self.store.get_row(self.rule, key, consistency, self.deadline).await?;
         self.seen(item)
     }
 
+    /// The rows of these keys, which differ from each other; those that exist.
+    pub async fn rows(&self, keys: &[RowKey], consistency: Consistency) -> Result<HashMap<RowKey, ReadRow>, QueryError> {
+        if self.reads_shards() {
+            let rows = shards::rows(self, keys, consistency).await?.into_iter();
+            let read = rows.map(|(key, WholeRow { home, shared })| (key.clone(), ReadRow::of(key, &home, &shared)));
+            return Ok(read.filter(|(_, row)| !row.is_empty()).collect());
+        }
+        let items = self.store.get_rows(self.rule, keys, consistency, self.deadline).await?.into_iter();
+        items.filter_map(|(key, item)| self.seen(Some(item)).map(|row| Some((key, row?))).transpose()).collect()
+    }
+
+    /// Whether a row is more than its item. The worker's bookkeeping is shown item by item.
+    fn reads_shards(&self) -> bool {
+        self.rule.shards() > 1 && self.shown == Shown::ToReaders
+    }
+
+    /// The row whose item has been read by itself.
+    pub async fn row_with(&self, key: &RowKey, item: Option<SdkItem>) -> Result<Option<ReadRow>, QueryError> {
+        if self.reads_shards() { self.row(key, Consistency::Strong).await } else { self.seen(item) }
+    }
+
     /// The row that an item is to readers.
-    pub fn seen(&self, item: Option<SdkItem>) -> Result<Option<ReadRow>, QueryError> {
+    fn seen(&self, item: Option<SdkItem>) -> Result<Option<ReadRow>, QueryError> {
         let row = item.map(|item| read_row(self.rule, item, self.shown)).transpose()?;
         Ok(row.filter(|row| !row.is_empty()))
     }

@@ -78,7 +78,7 @@ impl<'a, P: ?Sized> Rows<'a, P> {
     }
 
     /// Rows in the order of a scan, which is none. It reads the whole table page by page, so it is for tools and not for readers of a few
-    /// rows, which an index serves.
+    /// rows, which an index serves. Of a projection with [shards](projection_vocabulary::Projection::SHARDS), each shard is a row of its own.
     ///
     /// # Errors
     /// [`QueryError`].
@@ -98,17 +98,15 @@ impl<'a, P: ?Sized> Rows<'a, P> {
     }
 
     pub(crate) async fn many_read(&self, keys: impl IntoIterator<Item = RowKey>) -> Result<Vec<(RowKey, Option<ReadRow>)>, QueryError> {
-        let Reader { store, rule, consistency, deadline, .. } = self.reader;
         let mut known = HashSet::new();
         let keys: Vec<_> = keys.into_iter().filter(|key| known.insert(key.clone())).collect();
         keys.iter().try_for_each(check_key)?;
-        let mut items = store.get_rows(rule, &keys, consistency, deadline).await?;
-        keys.into_iter()
-            .map(|key| {
-                let row = self.reader.seen(items.remove(&key))?;
-                Ok((key, row))
-            })
-            .collect()
+        let mut rows = self.reader.rows(&keys, self.reader.consistency).await?;
+        let read = |key: RowKey| {
+            let row = rows.remove(&key);
+            (key, row)
+        };
+        Ok(keys.into_iter().map(read).collect())
     }
 
     pub(crate) async fn scan_read(&self, limit: usize, token: Option<&PageToken>) -> Result<ReadPage, QueryError> {
@@ -195,7 +193,10 @@ impl<T> Get<'_, T> {
             }
         }
         match own {
-            Some(token) => reader.seen(wait(&reader, &token, within).await?),
+            Some(token) => {
+                let item = wait(&reader, &token, within).await?;
+                reader.row_with(&key, item).await
+            }
             None => reader.row(&key, reader.consistency).await,
         }
     }

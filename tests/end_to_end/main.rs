@@ -81,6 +81,7 @@ mod queries {
     mod fresh;
     mod pages;
     mod rows;
+    mod shards;
     mod waiting;
 }
 

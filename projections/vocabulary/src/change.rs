@@ -526,6 +526,24 @@ impl Change {
         self.cells().map(|(row, _)| row).chain(moved).collect()
     }
 
+    /// The change with other keys for all shared rows; different keys stay different.
+    pub(crate) fn map_shared_rows(self, key: impl Fn(&RowKey) -> RowKey) -> Self {
+        fn cells<V>(all: BTreeMap<Cell, V>, key: impl Fn(&RowKey) -> RowKey) -> BTreeMap<Cell, V> {
+            all.into_iter().map(|((row, attribute), value)| ((key(&row), attribute), value)).collect()
+        }
+        let way = |Way { to, through }| Way { to: to.as_ref().map(&key), through: through.iter().map(&key).collect() };
+        let moved = self.route.moved.into_iter().map(|(from, to)| (key(&from), way(to))).collect();
+        Self {
+            route: Route { moved, retracted: self.route.retracted },
+            adds: cells(self.adds, &key),
+            touched: self.touched.into_iter().map(|(row, attribute)| (key(&row), attribute)).collect(),
+            max: cells(self.max, &key),
+            insert: cells(self.insert, &key),
+            own: self.own,
+            children: self.children,
+        }
+    }
+
     /// How many attributes of shared rows it writes to, apart from those to which it moves contributions.
     #[must_use]
     pub fn shared_attributes(&self) -> usize {

@@ -72,6 +72,7 @@ mod projection;
 mod row;
 pub mod sample;
 mod ser;
+mod shards;
 pub mod testkit;
 mod token;
 mod value;
@@ -91,5 +92,6 @@ pub use event::{AggregateId, NotATimestamp, Recorded, RecordedEvent, Timestamp, 
 pub use projection::{DynProjection, Index, IndexKey, IndexOf, Projection, Refusal, Registry};
 pub use row::{HomeRow, Mark, Rows, Watermark};
 pub use ser::{Unwritable, event as write_event, to_value};
+pub use shards::{SHARDS_MAX, sharded_row, shards_of};
 pub use token::{ConsistencyToken, NotAToken};
 pub use value::{DEPTH_MAX, NotAValue, Value, literal};

@@ -14,6 +14,7 @@ use crate::{
     change::{KEY_BYTES_MAX, RESERVED, SORT_KEY_BYTES_MAX, Written},
     de,
     process::{DynProcess, ProcessStatus},
+    shards::{SHARDS_MAX, sharded_row},
 };
 
 /// A rule that turns each event into changes of rows.
@@ -45,6 +46,14 @@ pub trait Projection: Send + Sync + 'static {
 
     /// The global secondary indexes that readers query. Give each a constant of type [`IndexOf`], which readers name.
     const INDEXES: &'static [Index] = &[];
+
+    /// Over how many rows each shared row is spread (write sharding): 1, or up to [`SHARDS_MAX`]. An aggregate contributes to the shard
+    /// that its id decides, `<key>#shard-<number>`, and `Queries` combines the shards of a row that it reads: one request, which costs
+    /// as much as reading all of them.
+    ///
+    /// Use it for a row to which many workers write at the same moment, when conflicts of their transactions are what limits them; the
+    /// guide has figures. Raise [`Projection::REVISION`] with each change of it, and rebuild.
+    const SHARDS: u32 = 1;
 
     /// Whether the rule reads the aggregate's row ([`Recorded::row`]). That costs one read per span of events.
     const READS_ROW: bool = false;
@@ -193,6 +202,20 @@ pub enum Refusal {
         /// What the rule does to the attribute.
         fault: &'static str,
     },
+    /// The rule writes an attribute of an index to a row that is spread over shards.
+    #[error(
+        "the rule writes the attribute `{attribute}`, which is in the index `{index}`, to a shared row, of which each shard has only a \
+         part: leave the attribute out of the index, or set `SHARDS` to 1"
+    )]
+    IndexOfShards {
+        /// The attribute.
+        attribute: &'static str,
+        /// The index.
+        index: &'static str,
+    },
+    /// The aggregate's row would look like a shard of a shared row.
+    #[error("the aggregate's id ends in `#shard-` and a number, like the key of a shard: set `SHARDS` of the projection to 1")]
+    NamedAsShard,
     /// The rule writes child rows without having declared them.
     #[error(
         "the rule writes child rows and does not declare them: add `const CHILDREN: Option<&str> = Some(..)` with the name of their sort \
@@ -221,6 +244,10 @@ pub trait DynProjection: Send + Sync {
     fn revision(&self) -> u32;
     /// See [`Projection::INDEXES`].
     fn indexes(&self) -> &'static [Index];
+    /// See [`Projection::SHARDS`].
+    fn shards(&self) -> u32 {
+        1
+    }
     /// See [`Projection::READS_ROW`].
     fn reads_row(&self) -> bool;
     /// The event types that the projection handles.
@@ -233,8 +260,8 @@ pub trait DynProjection: Send + Sync {
     fn process(&'static self) -> Option<&'static dyn DynProcess> {
         None
     }
-    /// Returns the changes that one event makes. `row` holds the present attributes of the aggregate's own row; a rule without
-    /// `READS_ROW` does not see it.
+    /// Returns the changes that one event makes, those of shared rows in the aggregate's shards. `row` holds the present attributes of the
+    /// aggregate's own row; a rule without `READS_ROW` does not see it.
     ///
     /// # Errors
     /// [`Refusal`]: park the aggregate.
@@ -262,6 +289,10 @@ impl<P: Projection> DynProjection for P {
         P::INDEXES
     }
 
+    fn shards(&self) -> u32 {
+        P::SHARDS
+    }
+
     fn reads_row(&self) -> bool {
         P::READS_ROW
     }
@@ -277,7 +308,11 @@ impl<P: Projection> DynProjection for P {
             let row = P::READS_ROW.then_some(row);
             let change = self.project(&Recorded::new(event, typed, row))?;
             check_keys(&change, P::KEY, P::CHILDREN, P::INDEXES)?;
-            Ok(change)
+            if P::SHARDS == 1 {
+                return Ok(change);
+            }
+            check_sharded(&change, &event.aggregate, P::INDEXES)?;
+            Ok(change.in_shards(&event.aggregate, P::SHARDS))
         }))
         .unwrap_or_else(|panic| Err(panic.downcast::<Refusal>().map_or(Refusal::Panicked, |refusal| *refusal)))
     }
@@ -303,6 +338,22 @@ fn check_keys(change: &Change, key: &'static str, children: Option<&'static str>
             let set = change.own().get(attribute).and_then(|op| if let Base::Set(value) = &op.base { Some(value) } else { None });
             if let Some(fault) = written.or_else(|| fault(*key, bytes_max, &Written::Value(set?))) {
                 return Err(Refusal::IndexKey { attribute, index, kind: key.kind(), fault });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Refuses what readers could not combine.
+fn check_sharded(change: &Change, aggregate: &AggregateId, indexes: &'static [Index]) -> Result<(), Refusal> {
+    if sharded_row(aggregate.as_str()).is_some() {
+        return Err(Refusal::NamedAsShard);
+    }
+    for Index { name: index, partition, sort, include } in indexes {
+        let attributes = partition.iter().chain(*sort).map(IndexKey::attribute).chain(include.iter().copied());
+        for attribute in attributes {
+            if change.cells().any(|(_, of_shared)| of_shared == attribute) {
+                return Err(Refusal::IndexOfShards { attribute, index });
             }
         }
     }
@@ -354,6 +405,8 @@ pub(crate) fn assert_valid(rule: &dyn DynProjection) {
     }
     assert!(!rule.event_types().is_empty(), "`{name}` handles no event: its `Event` must be an enum with one variant per event type");
     assert!(rule.revision() > 0, "the revision of `{name}` is 0: revisions start at 1");
+    let shards = rule.shards();
+    assert!((1..=SHARDS_MAX).contains(&shards), "`{name}` has {shards} shards: a shared row has 1, or at most {SHARDS_MAX}");
     assert_indexes_valid(rule);
 }
 

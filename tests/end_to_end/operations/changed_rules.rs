@@ -23,7 +23,10 @@ use projection_worker::{
 use serde::Deserialize;
 
 use super::rebuild::rebuild;
-use crate::support::world::{Fault, World, fold, names, recorded, records};
+use crate::support::{
+    projections::{GUESTS, GUESTS_IN_FOUR, GUESTS_IN_TWO},
+    world::{Fault, World, fold, names, recorded, records},
+};
 
 type Rules = &'static [&'static dyn DynProjection];
 
@@ -101,6 +104,21 @@ async fn every_way_from(from: Rules, to: Rules, events: &[RecordedEvent]) {
     next.process(&records(second), Deadline::NONE).await;
     rebuild_and_settle(&next).await;
     assert_eq!((world.parked().await, world.rows().await), (vec![], fold(Registry::new(to), events)), "live");
+}
+
+/// Contributions move from the row to its shards, and to the shards that remain.
+#[tokio::test]
+async fn the_number_of_shards_may_change() {
+    let names: Vec<_> = (0..30).map(|number| format!("guest-{number}")).collect();
+    let came = names.iter().enumerate().map(|(number, name)| {
+        let place = if number % 3 == 0 { "inn" } else { "bar" };
+        (name.as_str(), "Came", fields([("place", place.into()), ("spent", i64::try_from(number).expect("few guests").into())]))
+    });
+    let moved = names.iter().step_by(4).map(|name| (name.as_str(), "Moved", fields([("from", "inn".into()), ("to", "bar".into())])));
+    let left = names.iter().step_by(7).map(|name| (name.as_str(), "Left", fields([])));
+    let events = recorded(came.chain(moved).chain(left));
+    every_way_from(GUESTS, GUESTS_IN_FOUR, &events).await;
+    every_way_from(GUESTS_IN_FOUR, GUESTS_IN_TWO, &events).await;
 }
 
 #[derive(Deserialize)]

@@ -2,9 +2,16 @@
 
 use projection_vocabulary::{
     Attributes, Change, Decimal, DynProjection, Index, IndexKey, IndexOf, Projection, Recorded, RecordedEvent, Refusal, Value, child,
-    nothing, own, retract, shared,
+    nothing, own, retract, shared, transfer,
 };
 use serde::Deserialize;
+
+/// `guests`, first revision, with one row for each place.
+pub const GUESTS: &[&dyn DynProjection] = &[&Guests::<1, 1>];
+/// The second revision, with four shards.
+pub const GUESTS_IN_FOUR: &[&dyn DynProjection] = &[&Guests::<2, 4>];
+/// The third revision, with two shards.
+pub const GUESTS_IN_TWO: &[&dyn DynProjection] = &[&Guests::<3, 2>];
 
 /// One rule for each unusual thing that a rule may do.
 pub const UNUSUAL: &[&dyn DynProjection] = &[&Records, &Visits, &Spreads];
@@ -44,6 +51,35 @@ impl Projection for Records {
         let best = event.row().get("best").and_then(Value::as_number);
         let row = own().add("games", 1);
         Ok(if best.is_none_or(|best| best < points) { row.set("best", points).add("improved", 1) } else { row }.into())
+    }
+}
+
+/// Guests of places: each operation on shared rows, with a number of shards.
+pub struct Guests<const REVISION: u32, const SHARDS: u32>;
+
+#[derive(Deserialize)]
+pub enum Stayed {
+    Came { place: String, spent: Decimal },
+    Moved { from: String, to: String },
+    Left {},
+}
+
+impl<const REVISION: u32, const SHARDS: u32> Projection for Guests<REVISION, SHARDS> {
+    type Event = Stayed;
+    const NAME: &str = "guests";
+    const KEY: &str = "id";
+    const REVISION: u32 = REVISION;
+    const SHARDS: u32 = SHARDS;
+
+    fn project(&self, event: &Recorded<'_, Stayed>) -> Result<Change, Refusal> {
+        Ok(match &event.event {
+            Stayed::Came { place, spent } => {
+                let to_place = shared(place).add("spent", spent).max("largest", spent).insert("guests", event.aggregate.as_str());
+                own().set("place", place).and(to_place)
+            }
+            Stayed::Moved { from, to } => own().set("place", to).and(transfer(from, to)),
+            Stayed::Left {} => own().remove("place").and(retract()),
+        })
     }
 }
 

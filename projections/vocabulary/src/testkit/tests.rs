@@ -1,11 +1,12 @@
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, btree_map::Entry},
     panic::{AssertUnwindSafe, catch_unwind},
 };
 
-use super::{Given, given, splits};
+use super::{Given, given, one_by_one, splits};
 use crate::{
-    Change, Decimal, Index, IndexKey, Projection, Recorded, Refusal, Registry, Value, child, data, nothing, own, shared, transfer,
+    Change, Contributions, Decimal, DynProjection, Index, IndexKey, Projection, Recorded, RecordedEvent, Refusal, Registry, Value, child,
+    data, nothing, own, sharded_row, shared, transfer,
 };
 
 /// Each event is one change, so that a test chooses the changes.
@@ -361,7 +362,7 @@ impl<const CASE: usize> Projection for Invalid<CASE> {
 
 #[test]
 fn constants_that_no_table_can_have_are_refused_by_the_kit_and_by_the_registry() {
-    const RULES: [&[&dyn crate::DynProjection]; 14] = [
+    const RULES: [&[&dyn DynProjection]; 14] = [
         &[&Invalid::<0>],
         &[&Invalid::<1>],
         &[&Invalid::<2>],
@@ -382,6 +383,109 @@ fn constants_that_no_table_can_have_are_refused_by_the_kit_and_by_the_registry()
             assert!(message.starts_with(expected), "{message}");
         }
     }
+}
+
+// Shards.
+
+/// A shared row with a number of shards, and an index of an attribute that only home rows have, or of one that it adds to.
+struct Votes<const SHARDS: u32, const INDEXED: bool>;
+
+#[derive(serde::Deserialize)]
+enum Vote {
+    Cast { choice: String },
+    Changed { from: String, to: String },
+}
+
+impl<const SHARDS: u32, const INDEXED: bool> Projection for Votes<SHARDS, INDEXED> {
+    type Event = Vote;
+    const NAME: &str = "votes";
+    const KEY: &str = "id";
+    const SHARDS: u32 = SHARDS;
+    const INDEXES: &[Index] =
+        &[Index { name: "by-choice", partition: &[Text("choice")], sort: &[], include: if INDEXED { &["votes"] } else { &[] } }];
+
+    fn project(&self, event: &Recorded<'_, Vote>) -> Result<Change, Refusal> {
+        Ok(match &event.event {
+            Vote::Cast { choice } => {
+                let voter = event.aggregate.as_str();
+                own().set("choice", choice).and(shared(choice).add("votes", 1).max("last", event.timestamp).insert("voters", voter))
+            }
+            Vote::Changed { from, to } => own().set("choice", to).and(transfer(from, to)),
+        })
+    }
+}
+
+fn votes<const SHARDS: u32>(rule: &Votes<SHARDS, false>) -> Given<'_> {
+    let all = (0..20).map(|number| (format!("voter-{number}"), number % 3 == 0));
+    let cast = all.fold(given(rule), |votes, (voter, yes)| {
+        votes.event(
+            &voter,
+            "Cast",
+            if yes {
+                data! { choice: "yes" }
+            } else {
+                data! { choice: "no" }
+            },
+        )
+    });
+    cast.event("voter-3", "Changed", data! { from: "yes", to: "no" })
+}
+
+#[test]
+fn a_test_shows_a_row_and_not_its_shards() {
+    assert_eq!(votes(&Votes::<7, false>).rows(), votes(&Votes::<1, false>).rows());
+}
+
+/// What the worker writes: each aggregate contributes to one shard of each row, and together the shards have what the row would have.
+#[test]
+fn shards_together_are_the_row() {
+    let rows_of = |rule: &dyn DynProjection, events: &[RecordedEvent]| one_by_one(rule, events).expect("nothing is refused");
+    let (sharded, whole) = (&Votes::<7, false>, &Votes::<1, false>);
+    let events = votes(whole).recorded();
+    let (in_shards, whole) = (rows_of(sharded, &events), rows_of(whole, &events));
+    let mut together = Contributions::new();
+    for ((shard, attribute), contribution) in &in_shards.shared {
+        let row = sharded_row(shard.as_str()).expect("nothing is contributed to the row itself");
+        match together.entry((row.into(), attribute.clone())) {
+            Entry::Vacant(entry) => _ = entry.insert(contribution.clone()),
+            Entry::Occupied(mut entry) => entry.get_mut().combine(contribution).expect("of one kind"),
+        }
+    }
+    assert_eq!(together, whole.shared);
+    let shards: BTreeSet<_> = in_shards.shared.keys().map(|(shard, _)| shard).collect();
+    assert!(shards.len() > 10, "they are spread: {shards:?}");
+    for (aggregate, home) in &in_shards.home {
+        let cells = home.contributions.keys().chain(&home.left);
+        let numbers: BTreeSet<_> = cells.map(|(shard, _)| shard.as_str().rsplit_once('-').expect("a shard").1).collect();
+        assert_eq!(numbers.len(), 1, "{aggregate} contributes to the same shard of each row");
+    }
+}
+
+#[test]
+fn what_shards_cannot_have_is_refused() {
+    let cast = |rule: &dyn DynProjection, voter: &str| given(rule).event(voter, "Cast", data! { choice: "yes" }).refusal();
+    assert_eq!(
+        cast(&Votes::<2, true>, "voter"),
+        "voter 1: the rule writes the attribute `votes`, which is in the index `by-choice`, to a shared row, of which each shard has only a \
+         part: leave the attribute out of the index, or set `SHARDS` to 1"
+    );
+    assert_eq!(
+        cast(&Votes::<2, false>, "voter#shard-1"),
+        "voter#shard-1 1: the aggregate's id ends in `#shard-` and a number, like the key of a shard: set `SHARDS` of the projection to 1"
+    );
+    assert_eq!(
+        cast(&Votes::<2, false>, "yes"),
+        "yes 1: the rule shares the aggregate's own row with itself: use `own()` for it (attribute `votes` of row `yes`)"
+    );
+    // Without shards all but the last is possible.
+    for voter in ["voter", "voter#shard-1"] {
+        assert!(given(&Votes::<1, true>).event(voter, "Cast", data! { choice: "yes" }).rows().contains("votes=1"));
+    }
+    for (rule, number) in [(&Votes::<0, false> as &dyn DynProjection, 0), (&Votes::<100, false>, 100)] {
+        let message = panic_of(|| given(rule));
+        assert_eq!(message, format!("`votes` has {number} shards: a shared row has 1, or at most 99"));
+    }
+    drop(given(&Votes::<99, false>));
 }
 
 // Child rows.

@@ -1,0 +1,104 @@
+//! Rows whose shared attributes are spread over shards, put together again.
+
+use std::{
+    collections::{BTreeMap, HashMap, btree_map::Entry},
+    iter, slice,
+};
+
+use projection_vocabulary::{Contribution, DynProjection, HomeRow, Kind, RowKey, Value, shards_of};
+
+use super::{error::QueryError, reader::Reader};
+use crate::store::{
+    StoreError,
+    home::{Row, SharedCell, foreign_row, row_of},
+    item::SdkItem,
+    reads::Consistency,
+};
+
+/// A row of which nothing is missing: what its aggregate owns, and what all shards have of what others contribute.
+#[derive(Debug, Default)]
+pub struct WholeRow {
+    pub home: HomeRow,
+    pub shared: BTreeMap<String, SharedCell>,
+}
+
+/// The row of this key by consistent reads; nothing of it if it does not exist.
+pub async fn row(reader: &Reader<'_>, key: &RowKey) -> Result<WholeRow, QueryError> {
+    if reader.rule.shards() > 1 {
+        return Ok(rows(reader, slice::from_ref(key), Consistency::Strong).await?.remove(key).unwrap_or_default());
+    }
+    let item = reader.item(key, reader.deadline).await?;
+    Ok(item.map(|item| whole(reader.rule, item)).transpose()?.unwrap_or_default())
+}
+
+fn whole(rule: &dyn DynProjection, item: SdkItem) -> Result<WholeRow, StoreError> {
+    row_of(rule, item).map(|Row { home, shared, .. }| WholeRow { home, shared })
+}
+
+/// The rows of these keys, which differ from each other; those that exist, or of which a shard does. For projections with shards.
+///
+/// An aggregate contributes to one shard. So each of them is in the answer as it was at one instant, though a request that reads several
+/// rows does not read them at the same one. The row itself has what was contributed before there were shards.
+pub async fn rows(reader: &Reader<'_>, keys: &[RowKey], consistency: Consistency) -> Result<HashMap<RowKey, WholeRow>, QueryError> {
+    let Reader { store, rule, deadline, .. } = *reader;
+    let shards = |row| shards_of(row, rule.shards());
+    let asked: Vec<_> = keys.iter().flat_map(|row| iter::once(row.clone()).chain(shards(row))).collect();
+    let mut items = store.get_rows(rule, &asked, consistency, deadline).await?;
+    let mut found = HashMap::new();
+    for key in keys {
+        let home = items.remove(key);
+        let of_shards: Vec<_> = shards(key).filter_map(|shard| items.remove(&shard)).collect();
+        if home.is_none() && of_shards.is_empty() {
+            continue;
+        }
+        let mut row = home.map(|item| whole(rule, item)).transpose()?.unwrap_or_default();
+        for item in of_shards {
+            for (attribute, cell) in row_of(rule, item)?.shared {
+                match row.shared.entry(attribute) {
+                    Entry::Vacant(entry) => _ = entry.insert(cell),
+                    Entry::Occupied(entry) => combine(entry.into_mut(), cell)?,
+                }
+            }
+        }
+        found.insert(key.clone(), row);
+    }
+    Ok(found)
+}
+
+/// Combines what two shards have of an attribute, as their aggregates' contributions are combined. While rows are rebuilt, shards may have
+/// it from two revisions that combine it in two ways: the newer one counts.
+fn combine(cell: &mut SharedCell, other: SharedCell) -> Result<(), StoreError> {
+    let (Some(mark), Some(of_other)) = (cell.mark, other.mark) else {
+        // Without a mark it is taken back, and about to be settled.
+        if cell.mark.is_none() {
+            *cell = other;
+        }
+        return Ok(());
+    };
+    if mark.kind != of_other.kind {
+        if mark.revision < of_other.revision {
+            *cell = other;
+        }
+        return Ok(());
+    }
+    let foreign = || foreign_row("a shared attribute is not what its mark says");
+    cell.value = match (cell.value.take(), other.value) {
+        (Some(value), Some(more)) => {
+            let mut combined = contribution(mark.kind, value).ok_or_else(foreign)?;
+            combined.combine(&contribution(mark.kind, more).ok_or_else(foreign)?).map_err(|_| foreign())?;
+            Some(combined.value())
+        }
+        (value, more) => value.or(more),
+    };
+    cell.mark = Some(mark.max(of_other));
+    Ok(())
+}
+
+fn contribution(kind: Kind, value: Value) -> Option<Contribution> {
+    match (kind, value) {
+        (Kind::Sum, Value::Number(sum)) => Some(Contribution::Sum(sum)),
+        (Kind::Max, value) => Some(Contribution::Max(value)),
+        (Kind::Set, Value::TextSet(members)) => Some(Contribution::Set(members)),
+        _ => None,
+    }
+}

@@ -68,14 +68,20 @@ impl Comparison {
         naive: &Arc<Store>,
         written: BTreeSet<(&'static str, RowId)>,
     ) -> Result<bool, QueryError> {
-        let (aggregates, any) = {
+        let any = {
             let mut state = self.lock();
             state.touched.extend(written);
-            (std::mem::take(&mut state.aggregates), !state.touched.is_empty())
+            !state.touched.is_empty()
         };
         for rule in registry.read_models() {
-            let of: Vec<_> = aggregates.iter().filter(|(name, _)| *name == rule.name()).map(|(_, id)| id.clone()).collect();
-            let homes = ours.read_rows(rule, &of, Deadline::NONE).await?;
+            let aggregates = self.take_aggregates(rule.name());
+            let homes = match ours.read_rows(rule, &aggregates, Deadline::NONE).await {
+                Ok(homes) => homes,
+                Err(error) => {
+                    self.lock().aggregates.extend(aggregates.into_iter().map(|id| (rule.name(), id)));
+                    return Err(error.into());
+                }
+            };
             let shared = homes.values().flat_map(|home| home.contributions.keys()).map(|(row, _)| (rule.name(), RowId::from(row.as_str())));
             self.lock().touched.extend(shared);
             loop {
@@ -90,6 +96,10 @@ impl Comparison {
             }
         }
         Ok(any)
+    }
+
+    fn take_aggregates(&self, projection: &'static str) -> Vec<AggregateId> {
+        self.lock().aggregates.extract_if(.., |(of, _)| *of == projection).map(|(_, id)| id).collect()
     }
 
     fn take(&self, projection: &'static str) -> Vec<RowId> {

@@ -210,7 +210,7 @@ impl Ours {
         let applied = |fates: &[Fate]| fates.iter().any(|fate| fate.projection == *projection && fate.outcome == Some(Outcome::Applied));
         let events =
             delivery.records.iter().zip(fates).filter(|(_, fates)| applied(fates)).filter_map(|(record, _)| record.event.as_deref());
-        let mut events: Vec<_> = events.filter(|event| event.aggregate == *aggregate && event.version > before.version).collect();
+        let mut events: Vec<_> = events.filter(|event| event.aggregate == *aggregate).collect();
         events.sort_by_key(|event| event.version);
         merge(rule, events.into_iter(), before, &|_, _| true).change.children().clone()
     }

@@ -102,3 +102,65 @@ fn contribution(kind: Kind, value: Value) -> Option<Contribution> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use projection_vocabulary::Mark;
+
+    use super::*;
+
+    fn cell(mark: Option<(Kind, u32)>, value: Option<Value>) -> SharedCell {
+        SharedCell { value, mark: mark.map(|(kind, revision)| Mark { kind, revision }), ..SharedCell::default() }
+    }
+
+    fn set(members: &[&str]) -> Value {
+        Value::TextSet(members.iter().map(|member| (*member).into()).collect::<BTreeSet<_>>())
+    }
+
+    /// Asserts what two cells are together, whichever comes first.
+    fn assert_together(one: &SharedCell, other: &SharedCell, together: &SharedCell) {
+        for [first, second] in [[one, other], [other, one]] {
+            let mut found = first.clone();
+            combine(&mut found, second.clone()).expect("the rule wrote both");
+            assert_eq!(found, *together);
+        }
+    }
+
+    #[test]
+    fn what_shards_have_of_an_attribute_is_combined_by_its_kind() {
+        for (kind, one, other, together) in [
+            (Kind::Sum, 3.into(), (-5).into(), (-2).into()),
+            (Kind::Max, 3.into(), 5.into(), 5.into()),
+            (Kind::Max, "b".into(), "a".into(), "b".into()),
+            (Kind::Set, set(&["a", "b"]), set(&["b", "c"]), set(&["a", "b", "c"])),
+        ] {
+            let of = |value| cell(Some((kind, 1)), Some(value));
+            assert_together(&of(one), &of(other), &of(together));
+        }
+    }
+
+    #[test]
+    fn the_newer_revision_decides_how_an_attribute_is_combined() {
+        let [older, newer] = [cell(Some((Kind::Sum, 1)), Some(3.into())), cell(Some((Kind::Max, 2)), Some(2.into()))];
+        assert_together(&older, &newer, &newer);
+        let raised = cell(Some((Kind::Sum, 2)), Some(4.into()));
+        assert_together(&older, &raised, &cell(Some((Kind::Sum, 2)), Some(7.into())));
+    }
+
+    #[test]
+    fn what_is_taken_back_adds_nothing() {
+        let written = cell(Some((Kind::Max, 1)), Some(2.into()));
+        assert_together(&written, &SharedCell { unsettled: "since".into(), ..cell(None, None) }, &written);
+        assert_together(&written, &cell(Some((Kind::Max, 1)), None), &written);
+    }
+
+    #[test]
+    fn a_value_that_is_not_of_its_kind_is_an_error() {
+        for (kind, value) in [(Kind::Sum, "x".into()), (Kind::Set, 1.into()), (Kind::Max, set(&["x"]))] {
+            let mut one = cell(Some((kind, 1)), Some(if kind == Kind::Set { set(&["a"]) } else { 1.into() }));
+            assert!(combine(&mut one, cell(Some((kind, 1)), Some(value))).is_err(), "{kind:?}");
+        }
+    }
+}

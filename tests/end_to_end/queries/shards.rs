@@ -17,7 +17,7 @@ use crate::support::{
 };
 
 #[derive(Clone, Debug, Deserialize, PartialEq)]
-struct Place {
+struct Found {
     spent: Decimal,
     largest: Decimal,
     guests: BTreeSet<String>,
@@ -44,7 +44,7 @@ fn guests() -> Vec<RecordedEvent> {
 }
 
 /// The rows that one shard would give, without the guests who are no place.
-fn expected() -> BTreeMap<RowKey, Place> {
+fn expected() -> BTreeMap<RowKey, Found> {
     let mut all = fold(Registry::new(GUESTS), &guests()).remove("guests").expect("the projection");
     let place = |key: &str| row(all.remove(&RowId::from(key)).expect("a place")).expect("a place's attributes");
     PLACES.map(RowKey::from).into_iter().zip(PLACES.map(place)).collect()
@@ -61,7 +61,7 @@ async fn world_of(rules: &'static [&'static dyn DynProjection]) -> World {
 
 static IN_FOUR: Guests<2, 4> = Guests;
 
-async fn get(queries: &Queries, key: &RowKey) -> Place {
+async fn get(queries: &Queries, key: &RowKey) -> Found {
     queries.rows(&IN_FOUR).get(key.clone()).await.expect("read").expect("a row").data
 }
 
@@ -79,16 +79,16 @@ async fn every_read_by_key_combines_the_shards() {
         assert_eq!(get(queries, key).await, *place);
         assert_eq!(reader.calls(), ["BatchGetItem"], "one request, however many shards");
         let rows = queries.rows(&IN_FOUR);
-        assert_eq!(rows.get::<Place>(key.clone()).fresh().await.expect("read").expect("a row").data, *place);
+        assert_eq!(rows.get::<Found>(key.clone()).fresh().await.expect("read").expect("a row").data, *place);
         let last = guests().pop().expect("events");
         let token = ConsistencyToken { aggregate: last.aggregate, version: last.version };
-        assert_eq!(rows.get::<Place>(key.clone()).after(&token).await.expect("read").expect("a row").data, *place);
+        assert_eq!(rows.get::<Found>(key.clone()).after(&token).await.expect("read").expect("a row").data, *place);
         reader.calls();
-        let cached = queries.clone().with_cache(LocalCache::new(10, Duration::from_secs(60)));
+        let cached = queries.clone().with_cache(LocalCache::new(10, Duration::from_mins(1)));
         assert_eq!((get(&cached, key).await, get(&cached, key).await), (expected[key].clone(), expected[key].clone()));
         assert_eq!(reader.calls(), ["BatchGetItem"]);
     }
-    let many = queries.rows(&IN_FOUR).many::<Place>(expected.keys().cloned().chain(["nowhere".into()])).await.expect("read");
+    let many = queries.rows(&IN_FOUR).many::<Found>(expected.keys().cloned().chain(["nowhere".into()])).await.expect("read");
     let (found, absent): (Vec<_>, Vec<_>) = many.into_iter().partition(|(_, row)| row.is_some());
     assert_eq!(found.into_iter().map(|(key, row)| (key, row.expect("found").data)).collect::<BTreeMap<_, _>>(), expected);
     assert_eq!(absent.iter().map(|(key, _)| key.as_str()).collect::<Vec<_>>(), ["nowhere"]);
@@ -101,7 +101,7 @@ async fn a_home_row_keeps_its_version_and_gains_what_the_shards_have() {
     let world = world_of(GUESTS_IN_FOUR).await;
     let queries = world.queries(GUESTS_IN_FOUR);
     let head = guests().iter().filter(|event| event.aggregate.as_str() == "guest-1").map(|event| event.version).max();
-    let row = queries.rows(&IN_FOUR).get::<Place>("guest-1").at_least(head.expect("events")).await.expect("read").expect("a row");
+    let row = queries.rows(&IN_FOUR).get::<Found>("guest-1").at_least(head.expect("events")).await.expect("read").expect("a row");
     assert_eq!((row.version, row.data), (head, expected().remove(&"guest-1".into()).expect("a place")));
 }
 

@@ -28,13 +28,17 @@ const BALANCES: &str = "balances";
 
 pub fn run(_: &Options) {
     println!("The database alone takes {:.0} updates a second.\n", raw_rate(10_000));
-    for (latency_ms, events) in [(0, 10_000), (5, 2_000)] {
-        let latency = Duration::from_millis(latency_ms);
-        let one = one_after_another(latency, events.min(1_000));
-        let rows = [100, 1_000, 10_000].map(|batch| row(batch, latency, events, one));
+    let ways = [
+        (Way::Http, 10_000, "over HTTP, from a thread of its own"),
+        (Way::Here(Duration::ZERO), 10_000, "in this process"),
+        (Way::Here(Duration::from_millis(5)), 2_000, "in this process, 5 ms a request"),
+    ];
+    for (way, events, told) in ways {
+        let one = one_after_another(way, events.min(1_000));
+        let rows = [100, 1_000, 10_000].map(|batch| row(batch, way, events, one));
         table::print(
             &format!(
-                "Batches with {EACH} events of each account, {latency_ms} ms a request. The loop, one after another: {one:.0} events a second."
+                "Batches with {EACH} events of each account; the database {told}. The loop, one after another: {one:.0} events a second."
             ),
             ["batch", "events/s", "x loop", "x one by one", "us CPU an event", "of the loop", "requests", "write units"],
             rows,
@@ -42,12 +46,30 @@ pub fn run(_: &Options) {
     }
 }
 
-fn row(batch: usize, latency: Duration, events: usize, one_by_one: f64) -> [String; 8] {
+/// The way to the database.
+#[derive(Clone, Copy)]
+enum Way {
+    /// In this process and on the same thread, each request to which takes this time.
+    Here(Duration),
+    /// Over HTTP.
+    Http,
+}
+
+impl Way {
+    async fn world(self) -> World {
+        match self {
+            Self::Here(latency) => World::new(ACCOUNTS, latency).await,
+            Self::Http => World::served(ACCOUNTS).await,
+        }
+    }
+}
+
+fn row(batch: usize, way: Way, events: usize, one_by_one: f64) -> [String; 8] {
     let runtime = runtime();
     let rounds = (events / batch).max(2);
     let payloads = payloads(rounds_of_accounts(rounds, batch / EACH, EACH).iter().map(Vec::as_slice));
     let events = rounds * batch;
-    let world = runtime.block_on(World::new(ACCOUNTS, latency));
+    let world = runtime.block_on(way.world());
     let (before, beyond) = (world.worker.store().usage(), world.network.beyond());
     let ((), ours) = measure_async(&runtime, async {
         for payload in &payloads {
@@ -55,7 +77,7 @@ fn row(batch: usize, latency: Duration, events: usize, one_by_one: f64) -> [Stri
         }
     });
     let (usage, beyond) = (world.worker.store().usage() - before, world.network.beyond() - beyond);
-    let (loops, loop_cpu) = the_loop(latency, &payloads, AT_ONCE, events);
+    let (loops, loop_cpu) = the_loop(way, &payloads, AT_ONCE, events);
     let rate = a_second(ours.wall, events);
     let [requests, write_units, _] = usage_each(usage, events);
     [
@@ -70,15 +92,15 @@ fn row(batch: usize, latency: Duration, events: usize, one_by_one: f64) -> [Stri
     ]
 }
 
-fn one_after_another(latency: Duration, events: usize) -> f64 {
+fn one_after_another(way: Way, events: usize) -> f64 {
     let payloads = payloads(rounds_of_accounts(1, events / EACH, EACH).iter().map(Vec::as_slice));
-    the_loop(latency, &payloads, 1, events).0
+    the_loop(way, &payloads, 1, events).0
 }
 
 /// The events a second of the loop, and its CPU time without the database's.
-fn the_loop(latency: Duration, payloads: &[Vec<u8>], at_once: usize, events: usize) -> (f64, Duration) {
+fn the_loop(way: Way, payloads: &[Vec<u8>], at_once: usize, events: usize) -> (f64, Duration) {
     let runtime = runtime();
-    let world = runtime.block_on(World::new(ACCOUNTS, latency));
+    let world = runtime.block_on(way.world());
     let client = world.client();
     runtime.block_on(create_table(&client));
     let beyond = world.network.beyond();

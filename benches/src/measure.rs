@@ -40,7 +40,7 @@ pub fn best<I, T>(times: usize, mut input: impl FnMut() -> I, mut work: impl FnM
 
 /// One thread, as a Lambda with less than 1,769 MB has at most one processor. Everything stays on it, and so is measured.
 pub fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime")
+    tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime")
 }
 
 /// Waits for a future on a thread of its own, and measures it.

@@ -3,6 +3,7 @@
 use std::{
     collections::HashSet,
     fmt,
+    net::TcpListener,
     pin::Pin,
     sync::{
         Arc, Mutex,
@@ -23,16 +24,24 @@ use cpu_time::ThreadTime;
 use projection_vocabulary::{DynProjection, Registry};
 use projection_worker::{
     Deadline, Report, Store, TableNames, Worker,
-    internals::{embedded::Embedded, engine::decode::decode},
+    internals::{
+        clients::of_endpoint,
+        embedded::{Embedded, server},
+        engine::decode::decode,
+    },
 };
 use serde::Deserialize;
 use serde_json::{Value as Json, json, value::RawValue};
+
+use crate::measure::runtime;
 
 /// A worker, and the database that it works on.
 pub struct World {
     pub worker: Worker,
     pub network: Network,
     embedded: Embedded,
+    /// Where it is served.
+    url: Option<String>,
 }
 
 impl World {
@@ -46,7 +55,17 @@ impl World {
         let network = Network { latency, ..Network::default() };
         let worker = worker(&embedded, rules, &network);
         worker.store().create_tables(Registry::new(rules)).await.expect("tables");
-        Self { worker, network, embedded }
+        Self { worker, network, embedded, url: None }
+    }
+
+    /// The same, served over HTTP by a thread of its own, with all that HTTP costs both sides.
+    pub async fn served(rules: &'static [&'static dyn DynProjection]) -> Self {
+        let embedded = Embedded::memory().expect("a database");
+        let url = serve(embedded.clone());
+        let registry = Registry::new(rules);
+        let worker = Worker::new(Store::new(of_endpoint(&url).expect("an address"), names(registry)), registry);
+        worker.store().create_tables(registry).await.expect("tables");
+        Self { worker, network: Network::default(), embedded, url: Some(url) }
     }
 
     /// Another worker, which knows nothing of the first one. Requests to both conflict as those of two Lambdas do.
@@ -56,6 +75,9 @@ impl World {
 
     /// A client of the database over the same network.
     pub fn client(&self) -> aws_sdk_dynamodb::Client {
+        if let Some(url) = &self.url {
+            return of_endpoint(url).expect("an address");
+        }
         self.embedded.client_with(|inner| self.network.clone().before(inner))
     }
 
@@ -68,6 +90,20 @@ impl World {
         }));
         connector.expect("it was given")
     }
+}
+
+/// Serves a database until this process ends, and returns its address.
+fn serve(embedded: Embedded) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    std::thread::spawn(move || {
+        runtime().block_on(async {
+            listener.set_nonblocking(true).expect("a socket");
+            let listener = tokio::net::TcpListener::from_std(listener).expect("a socket");
+            server::serve(listener, embedded, std::future::pending()).await.expect("it serves");
+        });
+    });
+    url
 }
 
 fn worker(embedded: &Embedded, rules: &'static [&'static dyn DynProjection], network: &Network) -> Worker {

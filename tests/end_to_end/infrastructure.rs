@@ -85,7 +85,7 @@ async fn the_stream_behind_processes_has_events_of_instances_and_answers_to_comm
 async fn each_mutation_of_template_and_state_machine_is_reported() {
     let code = code().await;
     let mut missed = Vec::new();
-    for (name, file, old, new, expected) in OF_FILES.iter().step_by(size(3, 1)) {
+    for (name, file, old, new, expected) in OF_FILES.iter().step_by(size(5, 1)) {
         let mutant = match file {
             File::Template => Template::read(&with(&own(), old, new), &own_machine()),
             File::Machine => Template::read(&own(), &with(&own_machine(), old, new)),
@@ -101,7 +101,7 @@ async fn each_mutation_of_template_and_state_machine_is_reported() {
 #[tokio::test]
 async fn a_template_that_does_not_follow_the_code_is_reported() {
     let (template, mut missed) = (own_template(), Vec::new());
-    for (name, change, expected) in OF_CODE.iter().step_by(size(3, 1)) {
+    for (name, change, expected) in OF_CODE.iter().step_by(size(5, 1)) {
         let mut changed = code().await.clone();
         change(&mut changed);
         let found = problems(&template, &changed);

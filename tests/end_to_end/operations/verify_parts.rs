@@ -19,11 +19,14 @@ use projection_worker::{
     },
 };
 
-use crate::support::{
-    large_rows::{number, tamper, world_of_large_rows},
-    projections::{STAYS_1, STAYS_2, UNUSUAL},
-    stays::{FAT, stays},
-    world::{World, account, history, included, recorded, records},
+use crate::{
+    size,
+    support::{
+        large_rows::{number, tamper, world_of_large_rows},
+        projections::{STAYS_1, STAYS_2, UNUSUAL},
+        stays::{FAT, stays},
+        world::{World, account, history, included, recorded, records},
+    },
 };
 
 /// What an item holds, less some for the other attributes of the item.
@@ -196,8 +199,8 @@ async fn every_kind_of_wrong_child_row_is_found_once() {
 async fn every_kind_of_wrong_attribute_is_found_once_in_rows_of_many_pages() {
     let world = world_of_large_rows().await;
     let clean = verified(&world.worker, "forum-counters").await;
-    // 5 MB of rows are read twice, and as many events once.
-    assert!(clean.found.is_empty() && clean.parts > 20, "{:?} {}", clean.found, clean.parts);
+    // 2 or 5 MB of rows are read twice, and as many events once.
+    assert!(clean.found.is_empty() && clean.parts > size(8, 20), "{:?} {}", clean.found, clean.parts);
     assert_eq!((clean.totals.events, clean.totals.aggregates, clean.totals.sums), (246, 126, 12));
 
     let (table, key) = ("forum-counters", |id| ("id", id));

@@ -5,15 +5,16 @@ use std::collections::HashMap;
 use aws_sdk_dynamodb::types::AttributeValue;
 use projection_vocabulary::{Value, data};
 
-use crate::support::world::{World, recorded};
-
-/// Bytes of a topic's title. A page of a scan is 1 MB.
-const TITLE: usize = 40_000;
+use crate::{
+    size,
+    support::world::{World, recorded},
+};
 
 /// A world with the rows of 6 categories and 120 topics: `category-0`, `topic-000`. Topic n is in category n % 6 and has one post.
 pub async fn world_of_large_rows() -> World {
     let world = World::new().await;
-    let title = Value::from("x".repeat(TITLE));
+    // A page of a scan is 1 MB.
+    let title = Value::from("x".repeat(size(16_000, 40_000)));
     let mut facts: Vec<(String, &str, Value)> = Vec::new();
     for category in 0..6 {
         facts.push((format!("category-{category}"), "CategoryCreated", data! { name: "c" }));

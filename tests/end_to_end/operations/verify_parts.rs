@@ -37,7 +37,7 @@ struct Verified {
     totals: Totals,
     /// Each finding, in order: `account-1: drifted`.
     found: Vec<String>,
-    parts: u32,
+    parts: usize,
 }
 
 /// Verifies in parts that are as short as possible. One in so many is killed before it is saved.

@@ -5,11 +5,7 @@
 
 use projection_vocabulary::{AggregateId, DynProjection, HomeRow, RowKey, Rows, Version};
 
-use super::{
-    error::QueryError,
-    reader::Reader,
-    shards::{self, WholeRow},
-};
+use super::{error::QueryError, reader::Reader, shards::WholeRow};
 use crate::{
     engine::{
         content::{Content, content},
@@ -34,7 +30,7 @@ pub struct Fresh {
 /// Reads the row, and folds the rest of its history over it.
 pub async fn fresh(reader: &Reader<'_>, key: &RowKey) -> Result<Fresh, QueryError> {
     let Reader { rule, .. } = *reader;
-    let WholeRow { home, shared } = shards::row(reader, key).await?;
+    let WholeRow { home, shared } = reader.whole(key).await?;
     if home.newest_revision() > rule.revision() {
         return Err(QueryError::NewerRevision {
             projection: rule.name(),

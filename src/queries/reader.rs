@@ -59,12 +59,23 @@ impl Reader<'_> {
     /// The rows of these keys, which differ from each other; those that exist.
     pub async fn rows(&self, keys: &[RowKey], consistency: Consistency) -> Result<HashMap<RowKey, ReadRow>, QueryError> {
         if self.reads_shards() {
-            let rows = shards::rows(self, keys, consistency).await?.into_iter();
+            let rows = shards::rows(self.store, self.rule, keys, consistency, self.deadline).await?.into_iter();
             let read = rows.map(|(key, WholeRow { home, shared })| (key.clone(), ReadRow::of(key, &home, &shared)));
             return Ok(read.filter(|(_, row)| !row.is_empty()).collect());
         }
         let items = self.store.get_rows(self.rule, keys, consistency, self.deadline).await?.into_iter();
         items.filter_map(|(key, item)| self.seen(Some(item)).map(|row| Some((key, row?))).transpose()).collect()
+    }
+
+    /// What the row's aggregate and others have written to it, by consistent reads; nothing if it does not exist.
+    pub async fn whole(&self, key: &RowKey) -> Result<WholeRow, QueryError> {
+        let Reader { store, rule, deadline, .. } = *self;
+        if rule.shards() > 1 {
+            let mut rows = shards::rows(store, rule, slice::from_ref(key), Consistency::Strong, deadline).await?;
+            return Ok(rows.remove(key).unwrap_or_default());
+        }
+        let item = self.item(key, deadline).await?;
+        Ok(item.map(|item| shards::whole(rule, item)).transpose()?.unwrap_or_default())
     }
 
     /// Whether a row is more than its item. The worker's bookkeeping is shown item by item.

@@ -2,17 +2,20 @@
 
 use std::{
     collections::{BTreeMap, HashMap, btree_map::Entry},
-    iter, slice,
+    iter,
 };
 
 use projection_vocabulary::{Contribution, DynProjection, HomeRow, Kind, RowKey, Value, shards_of};
 
-use super::{error::QueryError, reader::Reader};
-use crate::store::{
-    StoreError,
-    home::{Row, SharedCell, foreign_row, row_of},
-    item::SdkItem,
-    reads::Consistency,
+use super::error::QueryError;
+use crate::{
+    retry::Deadline,
+    store::{
+        Store, StoreError,
+        home::{Row, SharedCell, foreign_row, row_of},
+        item::SdkItem,
+        reads::Consistency,
+    },
 };
 
 /// A row of which nothing is missing: what its aggregate owns, and what all shards have of what others contribute.
@@ -22,16 +25,8 @@ pub struct WholeRow {
     pub shared: BTreeMap<String, SharedCell>,
 }
 
-/// The row of this key by consistent reads; nothing of it if it does not exist.
-pub async fn row(reader: &Reader<'_>, key: &RowKey) -> Result<WholeRow, QueryError> {
-    if reader.rule.shards() > 1 {
-        return Ok(rows(reader, slice::from_ref(key), Consistency::Strong).await?.remove(key).unwrap_or_default());
-    }
-    let item = reader.item(key, reader.deadline).await?;
-    Ok(item.map(|item| whole(reader.rule, item)).transpose()?.unwrap_or_default())
-}
-
-fn whole(rule: &dyn DynProjection, item: SdkItem) -> Result<WholeRow, StoreError> {
+/// The row that an item is by itself.
+pub fn whole(rule: &dyn DynProjection, item: SdkItem) -> Result<WholeRow, StoreError> {
     row_of(rule, item).map(|Row { home, shared, .. }| WholeRow { home, shared })
 }
 
@@ -39,8 +34,13 @@ fn whole(rule: &dyn DynProjection, item: SdkItem) -> Result<WholeRow, StoreError
 ///
 /// An aggregate contributes to one shard. So each of them is in the answer as it was at one instant, though a request that reads several
 /// rows does not read them at the same one. The row itself has what was contributed before there were shards.
-pub async fn rows(reader: &Reader<'_>, keys: &[RowKey], consistency: Consistency) -> Result<HashMap<RowKey, WholeRow>, QueryError> {
-    let Reader { store, rule, deadline, .. } = *reader;
+pub async fn rows(
+    store: &Store,
+    rule: &dyn DynProjection,
+    keys: &[RowKey],
+    consistency: Consistency,
+    deadline: Deadline,
+) -> Result<HashMap<RowKey, WholeRow>, QueryError> {
     let shards = |row| shards_of(row, rule.shards());
     let asked: Vec<_> = keys.iter().flat_map(|row| iter::once(row.clone()).chain(shards(row))).collect();
     let mut items = store.get_rows(rule, &asked, consistency, deadline).await?;

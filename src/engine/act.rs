@@ -298,11 +298,14 @@ pub fn request_id(instance: &AggregateId, version: u64) -> String {
 #[cfg(test)]
 mod tests {
     use projection_vocabulary::{
-        data,
+        DynDecider, Recorded, Refusal, Registry, data,
+        process::{Input, Instance, Outputs, Process, ProcessRule, outputs},
         sample::{Fact, record},
     };
+    use serde::{Deserialize, Serialize};
 
     use super::*;
+    use crate::{embedded::Embedded, store::TableNames};
 
     #[test]
     fn each_event_of_an_instance_counts_in_its_way() {
@@ -329,5 +332,57 @@ mod tests {
             let events: Vec<_> = record([Fact { aggregate: "order".into(), event_type, data }]).collect();
             assert_eq!(InstanceCounts::of(&events), expected, "{event_type}");
         }
+    }
+
+    #[test]
+    fn the_id_of_a_request_is_as_long_as_an_id_may_be() {
+        let id = |bytes: usize| request_id(&"x".repeat(bytes - "/7".len()).as_str().into(), 7);
+        assert_eq!(id(4), "xx/7");
+        assert_eq!(id(COMMAND_ID_BYTES_MAX), "x".repeat(COMMAND_ID_BYTES_MAX - 2) + "/7");
+        let digested = id(COMMAND_ID_BYTES_MAX + 1);
+        assert!(digested.len() < COMMAND_ID_BYTES_MAX && digested.ends_with("/7") && !digested.contains('x'), "{digested}");
+    }
+
+    struct Letters;
+
+    #[derive(Deserialize)]
+    enum Letter {
+        Earned {},
+    }
+
+    #[derive(Clone, Serialize, Deserialize)]
+    enum Written {
+        Written {},
+    }
+
+    impl Process for Letters {
+        type Input = Letter;
+        type Fact = Written;
+        type State = ();
+        const NAME: &str = "letters";
+        const COMMANDED: &[&dyn DynDecider] = &[];
+
+        fn route(&self, event: &Recorded<'_, Letter>) -> Option<String> {
+            let Letter::Earned {} = event.event;
+            Some(event.aggregate.to_string())
+        }
+
+        fn evolve(&self, (): &mut (), Written::Written {}: &Written) {}
+
+        fn decide(&self, _: &Instance<()>, _: Input<'_, Letter>) -> Result<Outputs<Written>, Refusal> {
+            Ok(outputs())
+        }
+    }
+
+    /// The deployment is too old for an instance that a newer one wrote; what it was commanded by a newer one is a mistake.
+    #[test]
+    fn an_instance_of_a_newer_program_fails_and_anything_else_that_is_newer_parks() {
+        let client = Embedded::memory().expect("an empty database").client();
+        let store = Store::new(client, TableNames::from_env_or_default(Registry::new(&[]), |_| None));
+        let act = Act { store: &store, calls: &Calls::new(), process: &ProcessRule(Letters), deadline: Deadline::NONE };
+        let outdated = |kind| act.not_handled(Unhandled::Outdated { aggregate: "ann".into(), kind, revision: 7 });
+        let newer = AdvanceError::NewerProcess { process: "letters", instance: 7, program: 1 };
+        assert!(matches!(outdated("letters"), NotActed::Failed(error) if error == newer));
+        assert!(matches!(outdated("account"), NotActed::Poison(reason) if reason.contains("revision 7 of `account`")));
     }
 }

@@ -775,7 +775,7 @@ fn reasons_of(projection: &str, lanes: &[Lane], strays: &[Stray]) -> Vec<String>
 #[cfg(test)]
 mod tests {
     use projection_vocabulary::{
-        Change, Kind, Projection, Recorded, Refusal, data,
+        Change, Kind, Projection, Recorded, Refusal, data, own,
         sample::{Fact, record},
         shared,
     };
@@ -783,8 +783,9 @@ mod tests {
 
     use super::*;
     use crate::{
+        embedded::Embedded,
         engine::{report::Outcome, shares::TWO_OWNERS},
-        store::item::Malformed,
+        store::{TableNames, item::Malformed},
     };
 
     struct Stays;
@@ -833,6 +834,68 @@ mod tests {
         assert_eq!(reasons_of("stays", &lanes, &strays), [stuck]);
         assert_eq!(reasons_of("guests", &lanes, &strays), [""; 0]);
         assert_eq!(reasons_of(NO_PROJECTION, &lanes, &strays), [reason.to_string()]);
+    }
+
+    /// Rings at the desk.
+    struct Rings;
+
+    #[derive(Deserialize)]
+    enum Ring {
+        Rang {},
+    }
+
+    impl Projection for Rings {
+        type Event = Ring;
+        const NAME: &str = "rings";
+        const KEY: &str = "id";
+
+        fn project(&self, event: &Recorded<'_, Ring>) -> Result<Change, Refusal> {
+            let Ring::Rang {} = event.event;
+            Ok(own().add("rings", 1).into())
+        }
+    }
+
+    fn worker() -> Worker {
+        let registry = Registry::new(&[&Stays, &Rings]);
+        let client = Embedded::memory().expect("an empty database").client();
+        Worker::new(Store::new(client, TableNames::from_env_or_default(registry, |_| None)), registry)
+    }
+
+    /// An event of `ann` that cannot be read.
+    fn poison(version: Option<u64>, event_type: Option<&str>) -> Poison {
+        let event = version.map(|version| ("ann".into(), Version(version)));
+        let (event_type, reason) = (event_type.map(Into::into), Malformed::Timestamp);
+        Poison { event, event_type, reason, payload: String::new(), record_id: "r".to_owned() }
+    }
+
+    #[test]
+    fn a_record_that_cannot_be_read_belongs_to_its_aggregate_or_is_ignored_or_stands_by_itself() {
+        let sorted = |poison| {
+            let records = vec![Record { sequence: None, body: Body::Poison(poison) }];
+            let mut ledger = Ledger::new(vec![None]);
+            let Sorted { histories, strays, rewritten } = worker().group_by_aggregate(records, &mut ledger);
+            assert!(rewritten.is_empty());
+            (histories.len(), strays.len())
+        };
+        assert_eq!(sorted(poison(Some(1), Some("Rang"))), (1, 0));
+        assert_eq!(sorted(poison(Some(1), Some("Sang"))), (0, 0));
+        assert_eq!(sorted(poison(Some(1), None)), (0, 1));
+        assert_eq!(sorted(poison(None, Some("Rang"))), (0, 1));
+    }
+
+    #[test]
+    fn a_record_that_cannot_be_read_stops_only_the_projections_that_it_concerns() {
+        let fact = Fact { aggregate: "ann".into(), event_type: "Stayed", data: data! { room: "red" } };
+        let event = record([fact]).next().expect("it is recorded");
+        let history = vec![(0, Ok(Arc::new(event))), (1, Err(poison(Some(2), Some("Rang"))))];
+        let (worker, mut stuck) = (worker(), BTreeMap::new());
+        for mut lane in worker.lanes([("ann".into(), history)].into()) {
+            while let Step::Write(write) = lane.step() {
+                lane.written(&write);
+            }
+            stuck.insert(lane.rule.name(), lane.stuck().is_some());
+        }
+        assert_eq!(stuck, [("rings", true), ("stays", false)].into());
     }
 
     /// What became of each lane: why it failed, why it must be parked, or nothing.

@@ -134,7 +134,7 @@ async fn verify_segment(store: &Store, deciders: Deciders, segment: Segment, dea
     loop {
         let (mut kept, after) = store.scan_kept(segment, next.as_ref(), deadline).await?;
         // The first may have begun on the page before.
-        let begun = last.is_some() && kept.aggregates.first() == last.as_ref();
+        let begun = kept.aggregates.first().is_some_and(|first| last.as_ref() == Some(first));
         last = kept.aggregates.last().cloned().or(last);
         kept.aggregates.drain(..usize::from(begun));
         let aggregates = kept.aggregates.into_iter().map(|aggregate| (aggregate, None));
@@ -350,4 +350,102 @@ async fn fold(
     let snapshot_is_right = resumed.map(is_right);
     history.reach(store, version, deadline).await?;
     Ok(Folded { history, snapshot_is_right })
+}
+
+#[cfg(test)]
+mod tests {
+    use projection_vocabulary::{Decider, data};
+    use serde::{Deserialize, Serialize};
+
+    use super::*;
+    use crate::operations::fixture::{happened, stayed, worker};
+
+    #[test]
+    fn it_is_clean_if_nothing_moved_and_everything_found_is_repaired() {
+        let verified = |moving, found: u64, repaired| {
+            let finding = |at: u64| (format!("guest-{at}").as_str().into(), BTreeSet::from([Finding::Snapshot(Version(1))]));
+            Verified { moving, findings: (0..found).map(finding).collect(), repaired, ..Verified::default() }
+        };
+        assert!(verified(0, 0, 0).is_clean() && verified(0, 2, 2).is_clean());
+        assert!(!verified(1, 0, 0).is_clean() && !verified(0, 2, 1).is_clean() && !verified(1, 2, 1).is_clean());
+    }
+
+    #[test]
+    fn many_claims_that_are_left_over_are_doubtful() {
+        let doubtful = |left_over: usize, claims| {
+            let claim = |at| Finding::LeftOver(ClaimKey { kind: "email".to_owned(), value: format!("{at}@example.com") });
+            let findings = [("ann".into(), (0..left_over).map(claim).collect())].into();
+            Verified { claims, findings, ..Verified::default() }.is_doubtful()
+        };
+        assert!(!doubtful(0, 9) && !doubtful(1, 9) && doubtful(5, 9));
+    }
+
+    #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+    struct Stays {
+        nights: u64,
+    }
+
+    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+    enum Event {
+        Stayed { room: String, nights: u64 },
+    }
+
+    #[derive(Serialize, Deserialize)]
+    enum Command {
+        Stay {},
+    }
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize, thiserror::Error)]
+    #[error("never")]
+    struct Never;
+
+    /// Two kinds of aggregates to which the same happens.
+    macro_rules! decider {
+        ($name:ident $kind:literal) => {
+            struct $name;
+
+            impl Decider for $name {
+                type State = Stays;
+                type Command = Command;
+                type Event = Event;
+                type Refusal = Never;
+                const KIND: &str = $kind;
+
+                fn decide(&self, _: &Stays, Command::Stay {}: &Command) -> Result<Vec<Event>, Never> {
+                    Ok(Vec::new())
+                }
+
+                fn evolve(&self, state: &mut Stays, event: &Event) {
+                    let Event::Stayed { nights, .. } = event;
+                    state.nights += nights;
+                }
+            }
+        };
+    }
+    decider!(Guest "guest");
+    decider!(Crew "crew");
+
+    #[tokio::test]
+    async fn of_two_kinds_with_the_same_events_a_snapshot_tells_which_it_is() {
+        let worker = worker().await;
+        let store = worker.store();
+        happened(&worker, "ann", [stayed(3)]).await;
+        let verified = async |kind: &str, nights: u64| {
+            let state = if nights == 3 {
+                data! { nights: 3 }
+            } else {
+                data! { nights: 4 }
+            };
+            let snapshot = Snapshot { kind: kind.to_owned(), revision: 1, version: Version(1), state };
+            let part = Part { aggregate: "ann".into(), expected: Version(1), mark: None, events: Vec::new(), snapshot: Some(snapshot) };
+            let kept = store.commit_command(&Commit { parts: vec![part], ..Commit::default() }, Deadline::NONE).await;
+            assert_eq!(kept, Ok(crate::store::commands::Committed::Done));
+            let verified = verify_all(store, Deciders::new(&[&Guest, &Crew]), 1, Deadline::NONE).await.expect("read");
+            (verified.snapshots, verified.findings.len())
+        };
+        for kind in ["guest", "crew"] {
+            assert_eq!((verified(kind, 3).await, verified(kind, 4).await), ((1, 0), (1, 1)), "{kind}");
+        }
+        assert_eq!(verified("nobody", 4).await, (0, 0));
+    }
 }

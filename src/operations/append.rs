@@ -310,3 +310,91 @@ async fn send(store: &Store, transaction: Transaction<Placed>) -> Answer {
     drop(appends);
     (transaction, outcomes)
 }
+
+#[cfg(test)]
+mod tests {
+    use projection_vocabulary::{
+        Value, data,
+        sample::{Fact, record},
+    };
+
+    use super::*;
+    use crate::operations::fixture::worker;
+
+    fn line(aggregate: &str, number: u64, data: Value) -> Line {
+        let event = record([Fact { aggregate: aggregate.into(), event_type: "Stayed", data }]).next().expect("it is recorded");
+        Line { number, event }
+    }
+
+    fn lines(count: u64) -> Vec<Line> {
+        (0..count).map(|number| line("ann", number, data! {})).collect()
+    }
+
+    /// What the numbers of lines are, transaction by transaction.
+    fn numbers(cut: &[Vec<Line>]) -> Vec<Vec<u64>> {
+        cut.iter().map(|lines| lines.iter().map(|line| line.number).collect()).collect()
+    }
+
+    #[test]
+    fn lines_are_cut_by_the_number_that_goes_into_one_transaction() {
+        let most = APPEND_EVENTS_MAX as u64;
+        assert_eq!(numbers(&cut(lines(most))), [(0..most).collect::<Vec<_>>()]);
+        let twice = numbers(&cut(lines(2 * most + 1)));
+        assert_eq!(twice, [(0..most).collect::<Vec<_>>(), (most..2 * most).collect(), vec![2 * most]]);
+        assert_eq!(numbers(&cut(Vec::new())), [[0_u64; 0]; 0]);
+    }
+
+    #[test]
+    fn lines_are_cut_by_their_bytes() {
+        let note = |bytes: usize| Value::Map([("note".to_owned(), "x".repeat(bytes).as_str().into())].into());
+        let empty = bytes_of(&line("ann", 0, note(0)).event);
+        let half = TRANSACTION_BYTES_MAX / 2;
+        let of = |sizes: &[usize]| {
+            let lines: Vec<_> = sizes.iter().zip(0..).map(|(bytes, number)| line("ann", number, note(bytes - empty))).collect();
+            assert!(lines.iter().zip(sizes).all(|(line, bytes)| bytes_of(&line.event) == *bytes));
+            numbers(&cut(lines))
+        };
+        assert_eq!(of(&[half, half]), [[0, 1]]);
+        assert_eq!(of(&[half, half + 1]), [[0], [1]]);
+        // What is in the transaction before does not count.
+        assert_eq!(of(&[half, half + 1, half - 1]), [vec![0], vec![1, 2]]);
+    }
+
+    #[test]
+    fn pieces_share_a_transaction_if_one_follows_the_other_and_neither_must_be_alone() {
+        let piece = |after, count| placed(Version(after), true, lines(count));
+        let alone = |piece| Placed { alone: true, ..piece };
+        let joins = |before: &[Placed], piece: Placed| piece.joins(before.iter());
+        assert!(joins(&[piece(0, 3)], piece(3, 1)) && joins(&[piece(7, 1), piece(0, 3)], piece(3, 1)));
+        assert!(!joins(&[piece(0, 3)], piece(2, 1)) && !joins(&[piece(0, 3)], piece(4, 1)) && !joins(&[], piece(0, 1)));
+        assert!(!joins(&[alone(piece(0, 3))], piece(3, 1)));
+        assert!(!joins(&[piece(0, 3)], alone(piece(3, 1))));
+        assert!(!joins(&[alone(piece(0, 3))], alone(piece(3, 1))));
+    }
+
+    #[tokio::test]
+    async fn events_follow_those_of_other_writers_a_few_times() {
+        let worker = worker().await;
+        let mut appending = Appending::new(worker.store());
+        let tries: Vec<_> = (1..=TRIES).map(|_| appending.may_try_again(&"ann".into())).collect();
+        let (last, before) = tries.split_last().expect("there are some");
+        assert!(before.iter().all(|may| *may) && !last && !appending.may_try_again(&"ann".into()));
+        assert!(appending.may_try_again(&"ben".into()));
+    }
+
+    #[test]
+    fn what_can_follow_any_version_is_planned_again_without_one() {
+        let expected = |movable| Run::from(placed(Version(5), movable, lines(2))).expected;
+        assert_eq!((expected(true), expected(false)), (None, Some(Version(5))));
+        let placed = placed(Version(5), true, lines(2));
+        assert_eq!(placed.lines.iter().map(|line| line.event.version.0).collect::<Vec<_>>(), [6, 7]);
+    }
+
+    #[test]
+    fn the_runs_of_an_aggregate_stay_together_and_in_order() {
+        let run = |aggregate, number| Run { expected: None, lines: vec![line(aggregate, number, data! {})] };
+        let all = by_aggregate(vec![run("ann", 1), run("ben", 2), run("ann", 3), run("cid", 4), run("ben", 5)]);
+        let numbers: Vec<Vec<_>> = all.iter().map(|runs| runs.iter().map(|run| run.lines[0].number).collect()).collect();
+        assert_eq!(numbers, [vec![1, 3], vec![2, 5], vec![4]]);
+    }
+}

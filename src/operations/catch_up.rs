@@ -213,3 +213,92 @@ async fn compare(
 fn stands_on(row: &HomeRow, stored: &Stored) -> bool {
     matches!(stored, Stored::Event(event) if event.version == row.version && Some(&event.event_id) == row.last_event_id.as_ref())
 }
+
+#[cfg(test)]
+mod tests {
+    use projection_vocabulary::RecordedEvent;
+
+    use super::*;
+    use crate::{
+        operations::fixture::{Guests, append, applied, happened, rang, refused, stayed, worker},
+        store::append::APPEND_EVENTS_MAX,
+    };
+
+    const AT_HEAD: CaughtUp = CaughtUp { standing: Standing::Head, applied: 0, reprojected: false };
+    const REPROJECTED: CaughtUp = CaughtUp { reprojected: true, ..AT_HEAD };
+
+    async fn caught_up(worker: &Worker, id: &str, trust: Trust) -> CaughtUp {
+        catch_up(worker, &Guests, &id.into(), trust, Deadline::NONE).await.expect("the store answers")
+    }
+
+    /// Another event of the same version.
+    fn another(event: &RecordedEvent) -> RecordedEvent {
+        RecordedEvent { event_id: "another".into(), ..event.clone() }
+    }
+
+    #[tokio::test]
+    async fn a_row_is_at_the_head_behind_or_on_another_history() {
+        let worker = worker().await;
+        happened(&worker, "ann", [stayed(1), rang(), stayed(1)]).await;
+        assert_eq!(caught_up(&worker, "ann", Trust::Row).await, CaughtUp { applied: 1, ..AT_HEAD });
+        assert_eq!(caught_up(&worker, "ann", Trust::Row).await, AT_HEAD);
+        // It stands on an event, and the event store has another one of that version.
+        let event = append(&worker, "ben", [stayed(1)]).await.remove(0);
+        applied(&worker, &another(&event)).await;
+        assert_eq!(caught_up(&worker, "ben", Trust::Row).await, REPROJECTED);
+        assert_eq!(caught_up(&worker, "ben", Trust::Row).await, AT_HEAD);
+        // Nothing, or nothing for the projection.
+        append(&worker, "cid", [rang()]).await;
+        for id in ["cid", "eve"] {
+            assert_eq!(caught_up(&worker, id, Trust::Row).await, AT_HEAD, "{id}");
+        }
+    }
+
+    #[tokio::test]
+    async fn if_the_event_store_is_trusted_each_row_is_made_anew_once() {
+        let worker = worker().await;
+        happened(&worker, "ann", [stayed(1)]).await;
+        assert_eq!(caught_up(&worker, "ann", Trust::Store).await, REPROJECTED);
+        // Where there is no row, there is none to doubt.
+        append(&worker, "ben", [stayed(1)]).await;
+        assert_eq!(caught_up(&worker, "ben", Trust::Store).await, CaughtUp { applied: 1, ..REPROJECTED });
+        assert_eq!(caught_up(&worker, "eve", Trust::Store).await, AT_HEAD);
+    }
+
+    #[tokio::test]
+    async fn a_page_of_events_that_do_not_concern_the_projection_is_no_hole() {
+        let worker = worker().await;
+        let first = append(&worker, "ann", [stayed(1)]).await.remove(0);
+        applied(&worker, &first).await;
+        let (event_type, data) = rang();
+        let rang = RecordedEvent { event_type: event_type.into(), data, ..first.clone() };
+        let event = |version: u64, of: &RecordedEvent| RecordedEvent {
+            version: Version(version),
+            event_id: format!("event-{version}").into(),
+            ..of.clone()
+        };
+        let last = PAGE_EVENTS as u64 + 2;
+        let mut events: Vec<_> = (2..last).map(|version| event(version, &rang)).collect();
+        events.push(event(last, &first));
+        for events in events.chunks(APPEND_EVENTS_MAX) {
+            worker.store().append(events[0].version.previous(), events).await.expect("appended");
+        }
+        assert_eq!(caught_up(&worker, "ann", Trust::Row).await, CaughtUp { applied: 1, ..AT_HEAD });
+    }
+
+    #[tokio::test]
+    async fn of_many_those_are_counted_that_were_advanced_made_anew_or_stopped() {
+        for (if_stuck, parked, stopped) in [(IfStuck::Park, 1, 0), (IfStuck::Leave, 0, 1)] {
+            let worker = worker().await;
+            happened(&worker, "ann", [stayed(1), stayed(1)]).await;
+            happened(&worker, "ben", [stayed(1)]).await;
+            let event = append(&worker, "cid", [stayed(1)]).await.remove(0);
+            applied(&worker, &another(&event)).await;
+            happened(&worker, "dan", [stayed(1), refused()]).await;
+            let mut counts = Counts::default();
+            let ids = ["ann", "ben", "cid", "dan"].map(AggregateId::from);
+            catch_up_all(&worker, &Guests, &ids, if_stuck, &mut counts, Deadline::NONE).await.expect("the store answers");
+            assert_eq!(counts, Counts { caught_up: 2, parked, stopped, ..Counts::default() }, "{if_stuck:?}");
+        }
+    }
+}

@@ -84,3 +84,60 @@ async fn bring_one(
     }
     Ok(if applied_old { Line::Reprojected } else { Line::CaughtUp(applied) })
 }
+
+#[cfg(test)]
+mod tests {
+    use aws_sdk_dynamodb::types::AttributeValue;
+    use projection_vocabulary::RecordedEvent;
+
+    use super::*;
+    use crate::{
+        operations::fixture::{Guests, append, applied, happened, stayed, worker_of},
+        store::item::encode_event,
+    };
+
+    /// What becomes of the row of `ann`, which has applied the first of three events, if the event of a version is corrected.
+    async fn line(version: u64, parked: bool) -> Line {
+        let (worker, client) = worker_of(&[&Guests]).await;
+        let events = happened(&worker, "ann", [stayed(1), stayed(1), stayed(1)]).await;
+        if parked {
+            let update = client.update_item().table_name("guests").key("id", AttributeValue::S("ann".to_owned()));
+            let update = update.update_expression("SET parkedAt = :at");
+            update
+                .expression_attribute_values(":at", AttributeValue::S("2026-01-01T00:00:00.000Z".to_owned()))
+                .send()
+                .await
+                .expect("updated");
+        }
+        let corrected = RecordedEvent { data: stayed(5).1, ..events[0].clone() };
+        if version == 1 {
+            client.put_item().table_name("event-store").set_item(Some(encode_event(&corrected))).send().await.expect("put");
+        }
+        let line = bring_one(&worker, &Guests, &"ann".into(), Version(version), Deadline::NONE).await.expect("the store answers");
+        let row = worker.store().home_row(&Guests, &"ann".into(), Deadline::NONE).await.expect("read");
+        let nights = if parked { 1 } else { 2 + if version == 1 { 5 } else { 1 } };
+        assert_eq!(row.own["nights"], nights.into());
+        line
+    }
+
+    #[tokio::test]
+    async fn a_row_that_has_applied_the_event_is_re_projected_and_one_before_it_is_caught_up() {
+        assert_eq!(line(1, false).await, Line::Reprojected);
+        assert_eq!(line(2, false).await, Line::CaughtUp(2));
+    }
+
+    #[tokio::test]
+    async fn a_parked_row_waits_before_the_event_or_beyond_it() {
+        assert_eq!(line(1, true).await, Line::WaitsBeyond);
+        assert_eq!((line(2, true).await, line(3, true).await), (Line::Waits, Line::Waits));
+    }
+
+    #[tokio::test]
+    async fn a_row_that_stands_on_another_event_is_astray() {
+        let (worker, _) = worker_of(&[&Guests]).await;
+        let event = append(&worker, "ann", [stayed(1)]).await.remove(0);
+        applied(&worker, &RecordedEvent { event_id: "another".into(), ..event }).await;
+        let line = bring_one(&worker, &Guests, &"ann".into(), Version(1), Deadline::NONE).await;
+        assert_eq!(line, Ok(Line::Astray));
+    }
+}

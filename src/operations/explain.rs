@@ -334,8 +334,10 @@ pub async fn contributors(
 
 #[cfg(test)]
 mod tests {
+    use aws_sdk_dynamodb::types::AttributeValue;
+
     use super::*;
-    use crate::operations::fixture::{Guests, Happened, malformed, rang, refused, stayed, stored};
+    use crate::operations::fixture::{Guests, Happened, append, happened, malformed, rang, refused, stayed, stored, worker, worker_of};
 
     /// What became of each item of a history.
     fn did(stored: impl IntoIterator<Item = Stored>) -> Vec<Did> {
@@ -407,5 +409,56 @@ mod tests {
         };
         assert!(agree(Some(1), Some(1)) && agree(None, None));
         assert!(!agree(Some(1), Some(2)) && !agree(Some(1), None) && !agree(None, Some(1)));
+    }
+
+    #[tokio::test]
+    async fn a_history_is_told_from_one_version_to_another() {
+        let worker = worker().await;
+        append(&worker, "ann", [stayed(1), rang(), stayed(1)]).await;
+        for (from, until, expected) in [
+            (1, Until::Version(Version(0)), vec![]),
+            (1, Until::Version(Version(1)), vec![1]),
+            (1, Until::Version(Version(2)), vec![1, 2]),
+            (2, Until::Version(Version(9)), vec![2, 3]),
+            (3, Until::Head, vec![3]),
+            (4, Until::Head, vec![]),
+        ] {
+            let mut versions = Vec::new();
+            let tells = (Version(from), &until);
+            let told = tell(worker.store(), &Guests, &"ann".into(), tells, Deadline::NONE, |step| versions.push(step.version.0)).await;
+            assert_eq!(versions, expected, "{from} to {until:?}");
+            let last = if let Until::Version(last) = until { last.min(Version(3)) } else { Version(3) };
+            assert_eq!(told.expect("read").last, last);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_stored_row_is_absent_right_wrong_or_of_another_revision() {
+        let (worker, client) = worker_of(&[&Guests]).await;
+        let store = worker.store();
+        happened(&worker, "ann", [stayed(1), stayed(1)]).await;
+        let compared = async |id: &str, told_until: u64| {
+            let (id, until) = (AggregateId::from(id), Until::Version(Version(told_until)));
+            let told = tell(store, &Guests, &id, (Version(1), &until), Deadline::NONE, drop).await.expect("read");
+            let before = store.usage().requests;
+            let is = standing(store, &Guests, &id, &told, Deadline::NONE).await.expect("read").is;
+            (is, store.usage().requests - before)
+        };
+        // The row, and its history where another part of it was told.
+        assert_eq!(compared("ann", 1).await, (Compared::Right, 1));
+        assert_eq!(compared("ann", 2).await, (Compared::Right, 2));
+        assert_eq!(compared("eve", 9).await, (Compared::Absent, 1));
+        let set = async |attribute: &str, number: &str| {
+            let update = client.update_item().table_name("guests").key("id", AttributeValue::S("ann".to_owned()));
+            let update = update.update_expression("SET #name = :number").expression_attribute_names("#name", attribute);
+            update.expression_attribute_values(":number", AttributeValue::N(number.to_owned())).send().await.expect("updated");
+        };
+        set("nights", "7").await;
+        let nights = Differs { attribute: "nights".to_owned(), contributed_to: None, from: Some(7.into()), to: Some(1.into()) };
+        assert_eq!(compared("ann", 1).await, (Compared::Wrong { changes: vec![nights], children: 0 }, 2));
+        for revision in ["1", "3"] {
+            set("revision", revision).await;
+            assert_eq!(compared("ann", 1).await, (Compared::OtherRevision, 1), "{revision}");
+        }
     }
 }

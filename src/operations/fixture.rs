@@ -1,9 +1,11 @@
-//! A rule, its histories and its rows, which the tests of operations share. The aggregate is always `ann`, and the rule's revision is 2.
+//! Rules, their histories and their rows, which the tests of operations share. Where none is named, the rule is [`Guests`] at revision 2 and
+//! the aggregate is `ann`.
 
 use std::sync::Arc;
 
+use aws_sdk_dynamodb::Client;
 use projection_vocabulary::{
-    Change, Decimal, HomeRow, Projection, Recorded, RecordedEvent, Refusal, Registry, Value, Version, data, own,
+    Change, Decimal, DynProjection, HomeRow, Projection, Recorded, RecordedEvent, Refusal, Registry, Value, Version, child, data, own,
     sample::{Fact, record},
     shared,
 };
@@ -40,6 +42,23 @@ impl Projection for Guests {
             Event::Stayed { room, nights } => {
                 Ok(own().add("nights", nights).and(shared(room).add("nights", nights).max("longest", nights)))
             }
+            Event::Refused {} => Err(Refusal::Rule("refused by the rule")),
+        }
+    }
+}
+
+/// The notes of each guest: a child row for each room.
+pub struct Notes;
+
+impl Projection for Notes {
+    type Event = Event;
+    const NAME: &str = "notes";
+    const KEY: &str = "id";
+    const CHILDREN: Option<&str> = Some("room");
+
+    fn project(&self, event: &Recorded<'_, Event>) -> Result<Change, Refusal> {
+        match &event.event {
+            Event::Stayed { room, nights } => Ok(own().add("nights", nights).and(child(room).set("nights", nights))),
             Event::Refused {} => Err(Refusal::Rule("refused by the rule")),
         }
     }
@@ -97,24 +116,43 @@ pub fn unfinished(row: HomeRow, by: u32) -> HomeRow {
 
 /// A worker of [`Guests`] on an empty database.
 pub async fn worker() -> Worker {
-    let registry = Registry::new(&[&Guests]);
-    let database = Embedded::memory().expect("an empty database");
-    let worker = Worker::new(Store::new(database.client(), TableNames::from_env_or_default(registry, |_| None)), registry);
-    worker.store().create_tables(registry).await.expect("tables");
-    worker
+    worker_of(&[&Guests]).await.0
 }
 
-/// Appends events to an aggregate without any, and advances its row to the first of them.
+/// A worker of these rules on an empty database, and a client for what no worker does.
+pub async fn worker_of(rules: &'static [&'static dyn DynProjection]) -> (Worker, Client) {
+    let registry = Registry::new(rules);
+    let client = Embedded::memory().expect("an empty database").client();
+    let worker = Worker::new(Store::new(client.clone(), TableNames::from_env_or_default(registry, |_| None)), registry);
+    worker.store().create_tables(registry).await.expect("tables");
+    (worker, client)
+}
+
+/// Appends events to an aggregate without any, and advances its rows to the first of them.
 pub async fn happened<const N: usize>(worker: &Worker, aggregate: &str, happened: [Happened; N]) -> Vec<RecordedEvent> {
+    let events = append(worker, aggregate, happened).await;
+    applied(worker, &events[0]).await;
+    events
+}
+
+/// Appends events to an aggregate without any.
+pub async fn append<const N: usize>(worker: &Worker, aggregate: &str, happened: [Happened; N]) -> Vec<RecordedEvent> {
     let facts = happened.map(|(event_type, data)| Fact { aggregate: aggregate.into(), event_type, data });
     let events: Vec<_> = record(facts).collect();
     let append = Append { expected: Version::NONE, events: events.iter().collect() };
     let appended = worker.store().append_together(&[append]).await;
     assert!(appended.iter().all(Result::is_ok), "{appended:?}");
-    let mut lane = Lane::new(&Guests, aggregate.into());
-    lane.push_event(&Arc::new(events[0].clone()), 0);
-    assert!(lane.prepare());
-    let lanes = worker.advance(vec![lane], IfStuck::Park, Deadline::NONE).await;
-    assert!(lanes.iter().all(|lane| lane.failure.is_none() && lane.parked.is_none()));
     events
+}
+
+/// Advances the rows of its aggregate to this event.
+pub async fn applied(worker: &Worker, event: &RecordedEvent) {
+    let lanes = worker.registry().projections().iter().map(|rule| {
+        let mut lane = Lane::new(*rule, event.aggregate.clone());
+        lane.push_event(&Arc::new(event.clone()), 0);
+        assert!(lane.prepare());
+        lane
+    });
+    let lanes = worker.advance(lanes.collect(), IfStuck::Park, Deadline::NONE).await;
+    assert!(lanes.iter().all(|lane| lane.failure.is_none() && lane.parked.is_none()));
 }

@@ -111,10 +111,10 @@ impl fmt::Display for Doubt {
 mod tests {
     use std::collections::BTreeMap;
 
-    use projection_vocabulary::HomeRow;
+    use projection_vocabulary::{HomeRow, RecordedEvent};
 
     use super::*;
-    use crate::operations::fixture::{happened, row, stayed, worker};
+    use crate::operations::fixture::{Guests, applied, happened, row, stayed, worker};
 
     #[test]
     fn many_rows_without_their_events_are_doubtful_and_a_few_are_not() {
@@ -146,5 +146,14 @@ mod tests {
         let mut footing = Footing::default();
         let without = footing.count(worker.store(), &rows, Deadline::NONE).await.expect("the store answers");
         assert_eq!((without.as_slice(), footing), (&["ben".into()][..], Footing { rows: 2, without_event: 1 }));
+    }
+
+    #[tokio::test]
+    async fn each_row_of_a_small_table_counts_once_in_the_sample() {
+        let worker = worker().await;
+        let event = happened(&worker, "ann", [stayed(1)]).await.remove(0);
+        // One of two that is missing is no reason for doubt, half of many is.
+        applied(&worker, &RecordedEvent { aggregate: "ben".into(), ..event }).await;
+        assert_eq!(sampled_doubt(worker.store(), &Guests, Deadline::NONE).await, Ok(None));
     }
 }

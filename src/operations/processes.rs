@@ -244,3 +244,20 @@ fn failed(unhandled: Unhandled) -> OperationError {
 pub fn refuse_process(rule: &'static dyn DynProjection) -> Result<(), OperationError> {
     rule.process().map_or(Ok(()), |process| Err(OperationError::Process { process: process.name() }))
 }
+
+#[cfg(test)]
+mod tests {
+    use projection_vocabulary::{Attributes, RowKey};
+
+    use super::*;
+
+    #[test]
+    fn an_instance_that_is_stuck_says_why_it_is_and_another_one_why_it_ended() {
+        let attributes: Attributes =
+            [("stuckBecause", "no route"), ("why", "refused")].map(|(name, why)| (name.to_owned(), why.into())).into();
+        let row = ReadRow::child(RowKey::from("a").into(), attributes);
+        let why = |status| listed_of(&row, status).why;
+        assert_eq!(why(Status::Stuck).as_deref(), Some("no route"));
+        assert_eq!(why(Status::Undone).as_deref(), Some("refused"));
+    }
+}

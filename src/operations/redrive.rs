@@ -216,3 +216,66 @@ impl Redrive<'_> {
 const NO_ENTRY: &str = "its row is marked as parked, and the parking table has no entry for it";
 
 const PARKED_MEANWHILE: &str = "another worker parked it meanwhile: redrive it again";
+
+#[cfg(test)]
+mod tests {
+    use aws_sdk_dynamodb::types::AttributeValue;
+
+    use super::*;
+    use crate::operations::fixture::{Guests, Notes, append, applied, happened, stayed, worker_of};
+
+    fn entry(projection: &str, aggregate: &str) -> Parked {
+        Parked {
+            projection: projection.to_owned(),
+            aggregate: aggregate.to_owned(),
+            version: None,
+            reason: "why".to_owned(),
+            count: 1,
+            first_seen: "then".to_owned(),
+            last_seen: "then".to_owned(),
+            id: String::new(),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_row_is_marked_if_its_projection_has_no_entry_for_its_aggregate() {
+        let (worker, client) = worker_of(&[&Guests, &Notes]).await;
+        for id in ["ann", "ben", "cid"] {
+            happened(&worker, id, [stayed(1)]).await;
+        }
+        let text = |text: &str| AttributeValue::S(text.to_owned());
+        for (table, id) in [("guests", "ann"), ("notes", "ann"), ("guests", "ben")] {
+            let update = client.update_item().table_name(table).key("id", text(id)).update_expression("SET parkedAt = :at");
+            let update = if table == "notes" { update.key("room", text("!")) } else { update };
+            update.expression_attribute_values(":at", text("2026-01-01T00:00:00.000Z")).send().await.expect("updated");
+        }
+        let found = async |aggregate: Option<&str>, entries: &[Parked]| {
+            let aggregate = aggregate.map(AggregateId::from);
+            let marked = marked(worker.store(), &[&Guests, &Notes], aggregate.as_ref(), entries, Deadline::NONE).await.expect("read");
+            let mut found: Vec<_> = marked.iter().map(|entry| format!("{} {}", entry.projection, entry.aggregate)).collect();
+            found.sort();
+            found
+        };
+        assert_eq!(found(None, &[]).await, ["guests ann", "guests ben", "notes ann"]);
+        assert_eq!(found(None, &[entry("guests", "ann"), entry("notes", "ben")]).await, ["guests ben", "notes ann"]);
+        assert_eq!(found(Some("ann"), &[entry("guests", "ann")]).await, ["notes ann"]);
+        assert_eq!(found(Some("cid"), &[]).await, [""; 0]);
+    }
+
+    #[tokio::test]
+    async fn a_redrive_is_doubted_by_the_rows_of_its_own_projection_or_of_any_if_it_names_none() {
+        let (worker, client) = worker_of(&[&Notes, &Guests]).await;
+        let event = append(&worker, "ann", [stayed(1)]).await.remove(0);
+        applied(&worker, &RecordedEvent { aggregate: "lost".into(), ..event }).await;
+        // Only the rows of one projection stand on what is lost.
+        let home = client.delete_item().table_name("notes").key("id", AttributeValue::S("lost".to_owned()));
+        home.key("room", AttributeValue::S("!".to_owned())).send().await.expect("deleted");
+        let doubted = async |projection: &str| {
+            let doubt = doubt(&worker, &[entry(projection, "ann")], Deadline::NONE).await.expect("read");
+            doubt.map(|doubt| doubt.projection)
+        };
+        assert_eq!(doubted("guests").await, Some("guests"));
+        assert_eq!(doubted("notes").await, None);
+        assert_eq!(doubted(NO_PROJECTION).await, Some("guests"));
+    }
+}

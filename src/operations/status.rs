@@ -177,7 +177,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        operations::fixture::{Guests, parked, row, stayed},
+        operations::fixture::{Guests, applied, happened, parked, rang, row, stayed, worker},
         store::home::SharedCell,
     };
 
@@ -209,5 +209,19 @@ mod tests {
         let again = RecordedEvent { event_id: "again".into(), ..four.clone() };
         let heads: Vec<_> = heads(vec![three, two.clone(), four.clone(), one, again]).into_values().collect();
         assert_eq!(heads, [four, two]);
+    }
+
+    #[tokio::test]
+    async fn an_aggregate_is_behind_if_its_row_lacks_the_newest_event() {
+        let worker = worker().await;
+        let ann = happened(&worker, "ann", [stayed(1), rang(), stayed(1), stayed(1)]).await;
+        let status = status(&worker, &Guests, None, Deadline::NONE).await.expect("the store answers");
+        // The event in between does not concern the projection.
+        let since = ann[2].timestamp.clone();
+        assert_eq!(status.behind, [Behind { aggregate: "ann".into(), version: Version(1), head: Version(4), since }]);
+        assert_eq!((status.rows, status.newest), (None, Some(ann[3].timestamp.clone())));
+        applied(&worker, &ann[3]).await;
+        let status = self::status(&worker, &Guests, None, Deadline::NONE).await.expect("the store answers");
+        assert_eq!(status.behind, []);
     }
 }

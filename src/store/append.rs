@@ -245,3 +245,47 @@ pub(super) fn moved_to(reason: &CancellationReason) -> Option<Version> {
 pub(super) fn version_of(item: &SdkItem) -> Version {
     Version(number_of(item, "version").unwrap_or(0))
 }
+
+#[cfg(test)]
+mod tests {
+    use projection_vocabulary::{
+        data,
+        sample::{Fact, record},
+    };
+
+    use super::*;
+
+    /// Events of `ann` with these versions.
+    fn events(versions: impl IntoIterator<Item = u64>) -> Vec<RecordedEvent> {
+        let event = record([Fact { aggregate: "ann".into(), event_type: "Stayed", data: data! {} }]).next().expect("it is recorded");
+        versions.into_iter().map(|version| RecordedEvent { version: Version(version), ..event.clone() }).collect()
+    }
+
+    fn checked(expected: u64, events: &[RecordedEvent]) -> Result<Version, AppendError> {
+        Append { expected: Version(expected), events: events.iter().collect() }.check()
+    }
+
+    #[test]
+    fn an_append_takes_as_many_events_as_a_transaction_holds_and_at_least_one() {
+        let most = APPEND_EVENTS_MAX as u64;
+        assert_eq!(checked(0, &[]), Err(AppendError::Count(0)));
+        assert_eq!(checked(0, &events(1..=1)), Ok(Version(1)));
+        assert_eq!(checked(0, &events(1..=most)), Ok(Version(most)));
+        assert_eq!(checked(0, &events(1..=most + 1)), Err(AppendError::Count(APPEND_EVENTS_MAX + 1)));
+    }
+
+    #[test]
+    fn its_events_are_the_next_ones_of_one_aggregate() {
+        let not_consecutive = |expected| Err(AppendError::NotConsecutive { expected: Version(expected) });
+        assert_eq!(checked(3, &events([4, 5])), Ok(Version(5)));
+        for versions in [[3, 4], [5, 6], [4, 6], [4, 4]] {
+            assert_eq!(checked(3, &events(versions)), not_consecutive(3), "{versions:?}");
+        }
+        let mut of_two = events([4, 5]);
+        of_two[1].aggregate = "ben".into();
+        assert_eq!(checked(3, &of_two), not_consecutive(3));
+        let Version(last) = VERSION_MAX;
+        assert_eq!(checked(last - 1, &events([last])), Ok(VERSION_MAX));
+        assert_eq!(checked(last, &events([last + 1])), not_consecutive(last));
+    }
+}

@@ -474,7 +474,10 @@ fn answer_of(item: SdkItem) -> Result<FirstAnswer, StoreError> {
 
 #[cfg(test)]
 mod tests {
-    use projection_vocabulary::data;
+    use projection_vocabulary::{
+        data,
+        sample::{Fact, record},
+    };
 
     use super::*;
 
@@ -517,5 +520,52 @@ mod tests {
             let keys = SdkItem::from([("PK".into(), AttributeValue::S("AGGREGATE#a".into())), ("SK".into(), AttributeValue::S(sort))]);
             assert_eq!(super::super::item::key_of(&keys.into()), Ok(super::super::item::Key::Other));
         }
+    }
+
+    #[test]
+    fn a_commit_fits_into_as_many_actions_as_a_transaction_holds() {
+        let fits = |actions| Commit { unchanged: vec![("ann".into(), Version(1)); actions], ..Commit::default() }.fits();
+        assert!(fits(0) && fits(TRANSACTION_ACTIONS_MAX) && !fits(TRANSACTION_ACTIONS_MAX + 1));
+    }
+
+    /// The next event of each of two aggregates, `ann-3` and `ben-3`.
+    fn of_two() -> Commit {
+        let part = |id: &str| {
+            let fact = Fact { aggregate: id.into(), event_type: "Stayed", data: data! {} };
+            let event = record([fact]).next().expect("it is recorded");
+            let event = RecordedEvent { version: Version(3), event_id: format!("{id}-3").into(), ..event };
+            Part { aggregate: id.into(), expected: Version(2), mark: None, events: vec![event], snapshot: None }
+        };
+        Commit { parts: vec![part("ann"), part("ben")], ..Commit::default() }
+    }
+
+    #[test]
+    fn a_refusal_means_what_the_items_show_that_are_there() {
+        let failed = "ConditionalCheckFailed";
+        let text = |text: &str| AttributeValue::S(text.to_owned());
+        let reason = |code: &str, item: SdkItem| CancellationReason::builder().code(code).set_item(Some(item)).build();
+        let with_id = |id: &str| SdkItem::from([("eventId".to_owned(), text(id))]);
+        let version = |code, id: &str, now: u64| {
+            let item = SdkItem::from([("version".to_owned(), AttributeValue::N(now.to_string()))]);
+            (reason(code, item), Purpose::Version(id.into(), Version(2)))
+        };
+        let event = |id: &str, there: &str| (reason(failed, with_id(there)), Purpose::Event(id.into(), Version(3)));
+        let claim = |at| (reason(failed, SdkItem::new()), Purpose::Claim(at));
+        let moved = |id: &str, version| Ok(Committed::Moved(id.into(), Version(version)));
+        for (reasons, expected) in [
+            (vec![version(failed, "ben", 5)], moved("ben", 5)),
+            (vec![version("None", "ann", 5), version(failed, "ben", 6)], moved("ben", 6)),
+            (vec![version("None", "ann", 5), claim(4)], Ok(Committed::Claimed(4))),
+            (vec![version(failed, "ben", 5), claim(4)], moved("ben", 5)),
+            // The event is there, and it is this very one, or another one.
+            (vec![event("ann", "ann-3")], Ok(Committed::Done)),
+            (vec![event("ben", "ben-3"), claim(4)], Ok(Committed::Done)),
+            (vec![event("ben", "another")], moved("ben", 3)),
+            (vec![event("ben", "ann-3")], moved("ben", 3)),
+        ] {
+            let case = format!("{:?}", reasons.iter().map(|(reason, _)| reason).collect::<Vec<_>>());
+            assert_eq!(after_refusal(&of_two(), reasons.into_iter()), expected, "{case}");
+        }
+        assert!(after_refusal(&of_two(), [version("None", "ann", 5)].into_iter()).is_err());
     }
 }

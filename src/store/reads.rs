@@ -324,3 +324,66 @@ pub fn key_of(rule: &dyn DynProjection, item: &SdkItem) -> Result<RowKey, StoreE
         _ => Err(foreign_row("its key is not a string")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use projection_vocabulary::{Change, Projection, Recorded, Refusal, nothing};
+    use serde::Deserialize;
+
+    use super::*;
+
+    /// Tasks, each a child row of its list.
+    struct Tasks;
+
+    #[derive(Deserialize)]
+    enum Event {}
+
+    impl Projection for Tasks {
+        type Event = Event;
+        const NAME: &str = "tasks";
+        const KEY: &str = "list";
+        const CHILDREN: Option<&str> = Some("task");
+
+        fn project(&self, _: &Recorded<'_, Event>) -> Result<Change, Refusal> {
+            Ok(nothing())
+        }
+    }
+
+    const OWNER: IndexKey = IndexKey::Text("owner");
+    const DUE: IndexKey = IndexKey::Text("due");
+    const LIST: IndexKey = IndexKey::Text("list");
+    const TASK: IndexKey = IndexKey::Text("task");
+
+    #[test]
+    fn the_position_in_an_index_has_each_key_once() {
+        let keys = |partition, sort| position_keys(&Tasks, &Index { name: "any", partition, sort, include: &[] });
+        assert_eq!(keys(&[OWNER], &[DUE]), [DUE, LIST, TASK]);
+        assert_eq!(keys(&[OWNER], &[TASK]), [TASK, LIST]);
+        assert_eq!(keys(&[LIST], &[DUE]), [DUE, TASK]);
+        assert_eq!(keys(&[OWNER], &[]), [LIST, TASK]);
+    }
+
+    #[test]
+    fn a_row_without_a_version_and_without_attributes_is_empty() {
+        let row = |version| ReadRow::of("a".into(), &HomeRow { version: Version(version), ..HomeRow::default() }, &BTreeMap::new());
+        assert!(row(0).is_empty() && !row(1).is_empty());
+        assert_eq!(row(1).shown.attributes, [("version".to_owned(), 1_u64.into())].into());
+    }
+
+    #[test]
+    fn an_index_is_read_forwards_unless_the_newest_come_first() {
+        let forward = |newest_first| {
+            let index = Index { name: "any", partition: &[OWNER], sort: &[DUE], include: &[] };
+            let query = IndexQuery { index, partition: vec!["ann".into()], sort: Vec::new(), range: None, newest_first };
+            *query.condition(QueryInput::builder()).get_scan_index_forward()
+        };
+        assert_eq!([forward(false), forward(true)], [Some(true), Some(false)]);
+    }
+
+    #[test]
+    fn a_key_is_a_text() {
+        let item = |key| SdkItem::from([("list".to_owned(), key)]);
+        assert_eq!(key_of(&Tasks, &item(AttributeValue::S("a".to_owned()))), Ok("a".into()));
+        assert!(key_of(&Tasks, &item(AttributeValue::N("1".to_owned()))).is_err() && key_of(&Tasks, &SdkItem::new()).is_err());
+    }
+}

@@ -300,3 +300,14 @@ impl Store {
         updated.map_err(|reason| StoreError::Permanent { operation: OPERATION, class: reason.to_owned() })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scan_stands_among_child_rows_after_any_row_but_the_home_row() {
+        let is_child = |sort: Option<&str>| RowPosition { key: "a".into(), sort: sort.map(str::to_owned) }.is_child();
+        assert_eq!([is_child(None), is_child(Some(HOME_SORT)), is_child(Some("1"))], [false, false, true]);
+    }
+}

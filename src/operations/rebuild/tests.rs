@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use aws_sdk_dynamodb::types::AttributeValue;
 use projection_vocabulary::ChildOp;
 
 use super::{
@@ -10,7 +11,9 @@ use super::{
 };
 use crate::{
     engine::{lane::Step, reproject::HistoryFold},
-    operations::fixture::{Guests, fold, fold_without, parked, rang, refused, row, stayed, unfinished, worker},
+    operations::fixture::{
+        Guests, Happened, append, fold, fold_without, happened, parked, rang, refused, row, stayed, unfinished, worker, worker_of,
+    },
 };
 
 /// What is planned and counted for a row, in one line.
@@ -119,5 +122,90 @@ fn histories_are_folded_for_rows_that_may_be_replaced() {
         (parked(row(1, [stayed(1)])), Version::NONE),
     ] {
         assert_eq!(up_to(&Guests, &row), expected, "{row:?}");
+    }
+}
+
+/// What is counted when a history of `ann` was read with this row, and how many requests it takes.
+async fn applied(worker: &Worker, task: Task, visits: Vec<Visit>) -> (String, u64) {
+    let (mut rebuild, before) = (Rebuild::new(worker, &Guests, task), worker.store().usage());
+    rebuild.apply(visits, Deadline::NONE).await.expect("the store answers");
+    let Counts { replaced, created, changed, stopped, caught_up, parked, .. } = rebuild.counts();
+    let counts = [("replaced", replaced), ("created", created), ("changed", changed)];
+    let counts = counts.into_iter().chain([("stopped", stopped), ("caught up", caught_up), ("parked", parked)]);
+    let counts: Vec<_> = counts.filter(|(_, count)| *count > 0).map(|(name, count)| format!("{count} {name}")).collect();
+    (counts.join(", "), (worker.store().usage() - before).requests)
+}
+
+/// The row of `ann`, whose events these are, and which has applied the first of them by this revision of the rule.
+async fn world<const N: usize>(revision: u32, events: [Happened; N]) -> (Worker, HomeRow) {
+    let (worker, client) = worker_of(&[&Guests]).await;
+    happened(&worker, "ann", events).await;
+    if revision != 2 {
+        let update = client.update_item().table_name("guests").key("id", AttributeValue::S("ann".to_owned()));
+        let update = update.update_expression("SET revision = :revision");
+        update.expression_attribute_values(":revision", AttributeValue::N(revision.to_string())).send().await.expect("updated");
+    }
+    let row = worker.store().home_row(&Guests, &"ann".into(), Deadline::NONE).await.expect("read");
+    (worker, row)
+}
+
+#[tokio::test]
+async fn a_row_that_is_outdated_or_missing_is_replaced_and_one_that_is_behind_is_caught_up() {
+    let two = || [stayed(1), stayed(1)];
+    for (task, expected) in [(Task::Rebuild, "1 replaced, 1 changed"), (DryRun, "1 replaced, 1 changed"), (CatchUp, "1 caught up")] {
+        let (worker, outdated) = world(1, two()).await;
+        assert_eq!(applied(&worker, task, vec![Visit::of(outdated, fold(two()), 1)]).await.0, expected, "{task:?}");
+    }
+    for task in [Task::Rebuild, DryRun, CatchUp] {
+        let (worker, behind) = world(2, two()).await;
+        assert_eq!(applied(&worker, task, vec![Visit::of(behind, fold(two()), 1)]).await.0, "1 caught up", "{task:?}");
+        let (worker, at_head) = world(2, [stayed(1)]).await;
+        assert_eq!(applied(&worker, task, vec![Visit::of(at_head, fold([stayed(1)]), 0)]).await, (String::new(), 0), "{task:?}");
+    }
+    for (task, expected) in [(Task::Rebuild, "1 created, 1 changed"), (DryRun, "1 created, 1 changed"), (CatchUp, "1 caught up")] {
+        let worker = worker().await;
+        let missing = || Visit::of(HomeRow::default(), fold([stayed(1)]), 1);
+        append(&worker, "ann", [stayed(1)]).await;
+        assert_eq!(applied(&worker, task, vec![missing()]).await.0, expected, "{task:?}");
+    }
+}
+
+/// What is replaced is not read again: one transaction. Of nothing, nothing is made.
+#[tokio::test]
+async fn a_row_that_is_replaced_takes_one_request() {
+    let worker = worker().await;
+    append(&worker, "ann", [stayed(1)]).await;
+    let created = applied(&worker, Task::Rebuild, vec![Visit::of(HomeRow::default(), fold([stayed(1)]), 1)]).await;
+    assert_eq!(created, ("1 created, 1 changed".to_owned(), 1));
+    let nothing = applied(&worker, Task::Rebuild, vec![Visit::of(HomeRow::default(), fold([rang()]), 0)]).await;
+    assert_eq!(nothing, (String::new(), 0));
+}
+
+#[tokio::test]
+async fn a_row_that_another_writer_has_made_meanwhile_is_caught_up() {
+    let (worker, _) = world(2, [stayed(1), stayed(1)]).await;
+    // It was read before there was one.
+    let visit = Visit::of(HomeRow::default(), fold([stayed(1), stayed(1)]), 2);
+    assert_eq!(applied(&worker, Task::Rebuild, vec![visit]).await.0, "1 caught up");
+}
+
+/// The second part finds the row as the first part found it.
+#[tokio::test]
+async fn a_history_in_parts_is_replaced_once_and_then_caught_up() {
+    let events = || [stayed(1), stayed(1), stayed(1)];
+    let (worker, outdated) = world(1, events()).await;
+    let part = |folded, beyond| Visit::of(outdated.clone(), folded, beyond);
+    let parts = vec![part(fold([stayed(1), stayed(1)]), 1), part(fold_without(1, events()), 2)];
+    assert_eq!(applied(&worker, Task::Rebuild, parts).await.0, "1 replaced, 1 changed, 1 caught up");
+    let row = worker.store().home_row(&Guests, &"ann".into(), Deadline::NONE).await.expect("read");
+    assert_eq!((row.version, row.revision), (Version(3), 2));
+}
+
+#[tokio::test]
+async fn an_aggregate_that_is_parked_is_counted_once() {
+    let table = [(fold([stayed(1), refused()]), "1 created, 1 changed, 1 parked"), (fold([refused()]), "1 parked")];
+    for (folded, expected) in table {
+        let worker = worker().await;
+        assert_eq!(applied(&worker, Task::Rebuild, vec![Visit::of(HomeRow::default(), folded, 1)]).await.0, expected);
     }
 }

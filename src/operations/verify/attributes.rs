@@ -229,7 +229,8 @@ impl Pass {
         for attribute in shared.keys() {
             self.known(key, attribute);
         }
-        if self.only.is_none() && self.scans == 0 && self.rows.len() > ROWS_MAX {
+        // Only the first scan adds rows.
+        if self.only.is_none() && self.rows.len() > ROWS_MAX {
             let last = self.rows.keys().nth(ROWS_MAX / 2).cloned();
             self.end_at(last);
         }
@@ -430,6 +431,109 @@ mod tests {
         assert!(is_sum(Some(held(Kind::Max, 1.into())), Some(1)));
         assert!(is_sum(None, Some(1)));
         assert!(!is_sum(Some(held(Kind::Max, 1.into())), None) && !is_sum(Some(held(Kind::Sum, "x".into())), None) && !is_sum(None, None));
+    }
+
+    /// An attribute whose contributors have moved, so that it cannot be judged.
+    fn moved() -> Known {
+        let now = Given { sum: Some(1.into()), contributors: 1, ..Given::default() };
+        Known { now, held: Some(held(Kind::Sum, 1.into())), ..Known::default() }
+    }
+
+    /// One that is judged after the next scan.
+    fn right() -> Known {
+        Known { before: moved().now, ..moved() }
+    }
+
+    /// A pass that has complete scans, and an attribute in each row.
+    fn pass(scans: u8, known: &[Known]) -> Pass {
+        let rows = known.iter().zip(0..).map(|(known, at)| {
+            let (row, attribute) = cell(at, "sum");
+            (row, [(attribute, known.clone())].into())
+        });
+        Pass { scans, rows: rows.collect(), ..Pass::default() }
+    }
+
+    /// How many bytes each of its rows takes when it is saved.
+    fn bytes_of(pass: &Pass) -> usize {
+        pass.rows.first_key_value().map(|row| saved_bytes(&row)).expect("it has rows")
+    }
+
+    #[test]
+    fn the_first_scan_of_all_is_that_of_the_first_pass() {
+        let following = Pass { up_to: Some("m".into()), ..Pass::default() }.following().expect("there are rows after it");
+        assert!(Pass::default().is_first_scan());
+        assert!(!following.is_first_scan() && !pass(1, &[]).is_first_scan() && !Pass { scans: 1, ..following }.is_first_scan());
+    }
+
+    #[test]
+    fn a_pass_over_too_many_rows_ends_in_their_middle_unless_they_are_chosen() {
+        let key = |at: usize| RowKey::from(format!("{at:06}").as_str());
+        let take = |pass: &mut Pass, rows: std::ops::RangeInclusive<usize>| {
+            let contributions = rows.map(|at| ((key(at), "sum".to_owned()), sum(1))).collect();
+            let home = HomeRow { version: Version(1), contributions, ..HomeRow::default() };
+            pass.take(&Row { key: "ann".into(), home, shared: BTreeMap::new(), corrected: "".into() });
+        };
+        let mut pass = Pass::default();
+        take(&mut pass, 1..=ROWS_MAX);
+        assert_eq!((pass.rows.len(), &pass.up_to), (ROWS_MAX, &None));
+        take(&mut pass, 0..=0);
+        assert_eq!((pass.rows.len(), pass.up_to), (ROWS_MAX / 2 + 1, Some(key(ROWS_MAX / 2))));
+        let mut chosen = Pass::only((0..=ROWS_MAX).map(key).collect());
+        take(&mut chosen, 0..=ROWS_MAX);
+        assert_eq!((chosen.rows.len(), chosen.up_to), (ROWS_MAX + 1, None));
+    }
+
+    #[test]
+    fn the_first_scan_judges_nothing_and_what_is_judged_takes_no_room() {
+        let mut first = pass(0, &[moved(), right()]);
+        assert_eq!((first.scanned(0).len(), first.rows.len(), first.large.len(), &first.up_to), (0, 2, 0, &None));
+        let mut second = pass(1, &[right(), right()]);
+        assert_eq!((second.scanned(0).len(), second.rows.len(), second.large.len(), &second.up_to), (2, 0, 0, &None));
+    }
+
+    /// What is left of some rows if there is room for so many bytes: how many rows, how many large ones, and where the pass ends.
+    fn left(pass: &Pass) -> (usize, usize, Option<RowKey>) {
+        (pass.rows.len(), pass.large.len(), pass.up_to.clone())
+    }
+
+    #[test]
+    fn what_is_saved_after_a_scan_takes_no_more_bytes_than_it_may() {
+        let scanned = |rows: usize, bytes: &dyn Fn(usize) -> usize| {
+            let mut pass = pass(1, &vec![moved(); rows]);
+            let of_row = bytes_of(&pass);
+            assert_eq!(pass.scanned(bytes(of_row)).len(), 0);
+            left(&pass)
+        };
+        assert_eq!(scanned(3, &|of_row| 3 * of_row), (3, 0, None));
+        assert_eq!(scanned(3, &|of_row| 3 * of_row - 1), (2, 0, Some(cell(1, "").0)));
+        // A row that takes more than half of it is large.
+        assert_eq!(scanned(1, &|of_row| 2 * of_row), (1, 0, None));
+        assert_eq!(scanned(1, &|of_row| 2 * of_row - 1), (0, 1, None));
+    }
+
+    #[test]
+    fn what_is_saved_before_the_scan_is_complete_takes_no_more_bytes_than_it_may() {
+        let shrunk = |rows: usize, bytes: &dyn Fn(usize) -> usize| {
+            let mut pass = pass(0, &vec![moved(); rows]);
+            pass.shrink(bytes(bytes_of(&pass)));
+            left(&pass)
+        };
+        assert_eq!(shrunk(3, &|of_row| 3 * of_row), (3, 0, None));
+        assert_eq!(shrunk(3, &|of_row| 3 * of_row - 1), (2, 0, Some(cell(1, "").0)));
+        assert_eq!(shrunk(1, &|of_row| 2 * of_row), (1, 0, None));
+        assert_eq!(shrunk(1, &|of_row| 2 * of_row - 1), (0, 1, None));
+    }
+
+    #[test]
+    fn after_the_last_scan_what_was_read_is_compared_in_one_go() {
+        let scanned = |complete: u8| {
+            let mut pass = pass(complete - 1, &[moved()]);
+            assert_eq!(pass.scanned(9_000).len(), 0);
+            let is_known = pass.rows[&cell(0, "").0]["sum"].held.is_some();
+            (is_known, matches!(pass.next(9), Next::Rows(_)), matches!(pass.next(9), Next::InOneGo))
+        };
+        assert_eq!(scanned(COMPARED_MAX), (false, true, false), "it is read once more");
+        assert_eq!(scanned(COMPARED_MAX + 1), (true, false, true));
     }
 
     /// A read model: what home rows contribute, and what shared rows hold.

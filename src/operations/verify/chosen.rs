@@ -67,3 +67,79 @@ impl Verification<'_> {
         Ok(self.store().read_rows(self.rule, &ids, self.deadline).await?.into_iter().collect())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use aws_sdk_dynamodb::types::AttributeValue;
+    use projection_vocabulary::{HOME_SORT, RecordedEvent};
+
+    use super::*;
+    use crate::operations::{
+        fixture::{Notes, applied, happened, rang, stayed, worker, worker_of},
+        verify::ChildFinding,
+    };
+
+    async fn verified(worker: &Worker, chosen: &[&str], repair: Repair) -> Verified {
+        let chosen = chosen.iter().map(|id| (*id).into()).collect();
+        let rule = worker.registry().projections()[0];
+        verify_chosen(worker, rule, &chosen, repair, Deadline::NONE).await.expect("verified")
+    }
+
+    /// Advances rows to an event that the event store does not have.
+    async fn lost(worker: &Worker, ids: &[&str], event: &RecordedEvent) {
+        for id in ids {
+            applied(worker, &RecordedEvent { aggregate: (*id).into(), ..event.clone() }).await;
+        }
+    }
+
+    /// Rows that only wait are moved whatever else the event store lacks.
+    #[tokio::test(start_paused = true)]
+    async fn only_a_repair_that_takes_a_row_back_is_doubted() {
+        let worker = worker().await;
+        let events = happened(&worker, "ann", [stayed(1), stayed(1)]).await;
+        lost(&worker, &["ben", "cid"], &events[0]).await;
+        let behind = verified(&worker, &["ann"], Repair::Findings).await;
+        assert_eq!((behind.home.values().collect::<Vec<_>>(), behind.doubt.is_some()), (vec![&RowFinding::Behind], false));
+        assert_eq!((behind.repaired, behind.is_clean()), (1, true));
+        for (repair, repaired) in [(Repair::Nothing, 0), (Repair::Findings, 0), (Repair::AllOrphans, 1)] {
+            let orphaned = verified(&worker, &["ben"], repair).await;
+            assert_eq!((orphaned.home.values().collect::<Vec<_>>(), orphaned.doubt.is_some()), (vec![&RowFinding::Orphaned], true));
+            assert_eq!(orphaned.repaired, repaired, "{repair:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_right_is_looked_at_once() {
+        let worker = worker().await;
+        happened(&worker, "ann", [stayed(1)]).await;
+        let mut requests = Vec::new();
+        for repair in [Repair::Nothing, Repair::Findings] {
+            let before = worker.store().usage();
+            assert!(verified(&worker, &["ann"], repair).await.is_clean());
+            requests.push((worker.store().usage() - before).requests);
+        }
+        assert_eq!(requests[0], requests[1]);
+    }
+
+    #[tokio::test]
+    async fn an_aggregate_is_unknown_if_it_has_neither_events_nor_rows() {
+        let (worker, client) = worker_of(&[&Notes]).await;
+        let events = happened(&worker, "ann", [stayed(1)]).await;
+        let appended = worker.store().append(events[0].version.previous(), &[rang_by("ben", &events[0])]).await;
+        assert!(appended.is_ok(), "{appended:?}");
+        // Of cid there are child rows alone.
+        lost(&worker, &["cid"], &events[0]).await;
+        let text = |text: &str| AttributeValue::S(text.to_owned());
+        let home = client.delete_item().table_name("notes").key("id", text("cid")).key("room", text(HOME_SORT));
+        home.send().await.expect("deleted");
+        let seen = verified(&worker, &["ann", "ben", "cid", "eve"], Repair::Nothing).await;
+        assert_eq!((seen.aggregates, seen.rows, &seen.home, &seen.unknown), (4, 1, &BTreeMap::new(), &["eve".into()].into()));
+        assert_eq!(seen.children.values().collect::<Vec<_>>(), [&ChildFinding::Orphaned]);
+    }
+
+    /// An event of the same version that does not concern the projection.
+    fn rang_by(id: &str, event: &RecordedEvent) -> RecordedEvent {
+        let (event_type, data) = rang();
+        RecordedEvent { aggregate: id.into(), event_type: event_type.into(), data, event_id: format!("rang-{id}").into(), ..event.clone() }
+    }
+}

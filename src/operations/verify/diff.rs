@@ -83,3 +83,69 @@ pub async fn differences(
     }
     Ok(differences)
 }
+
+#[cfg(test)]
+mod tests {
+    use aws_sdk_dynamodb::{Client, types::AttributeValue};
+    use projection_vocabulary::Value;
+
+    use super::*;
+    use crate::operations::fixture::{Guests, happened, stayed, worker_of};
+
+    fn key(id: &str) -> AttributeValue {
+        AttributeValue::S(id.to_owned())
+    }
+
+    /// Makes an attribute of a row this number.
+    async fn tamper(client: &Client, id: &str, attribute: &str, number: &str) {
+        let update = client.update_item().table_name("guests").key("id", key(id)).update_expression("SET #name = :number");
+        let update = update.expression_attribute_names("#name", attribute);
+        update.expression_attribute_values(":number", AttributeValue::N(number.to_owned())).send().await.expect("updated");
+    }
+
+    fn number(number: i32) -> Value {
+        number.into()
+    }
+
+    #[tokio::test]
+    async fn a_drifted_row_differs_at_its_version_and_one_that_is_behind_from_the_head() {
+        let (worker, client) = worker_of(&[&Guests]).await;
+        for id in ["ann", "ben", "cid"] {
+            happened(&worker, id, [stayed(1), stayed(2)]).await;
+        }
+        tamper(&client, "ann", "nights", "7").await;
+        // Of an older revision, which no row of this one could be.
+        tamper(&client, "cid", "revision", "1").await;
+        let home = [("ann", RowFinding::Drifted), ("ben", RowFinding::Behind), ("cid", RowFinding::Parked)];
+        let verified = Verified { home: home.map(|(id, finding)| (id.into(), finding)).into(), ..Verified::default() };
+        let found = differences(&worker, &Guests, &verified, 9, Deadline::NONE).await.expect("read").home;
+        let of = |id: &str| {
+            let own = found[&AggregateId::from(id)]
+                .iter()
+                .filter(|differs| differs.contributed_to.is_none() && differs.attribute != "lastEventId");
+            own.map(|differs| (differs.attribute.as_str(), differs.from.clone(), differs.to.clone())).collect::<Vec<_>>()
+        };
+        assert_eq!(of("ann"), [("nights", Some(number(7)), Some(number(1)))]);
+        let head = [("version", Some(number(1)), Some(number(2))), ("nights", Some(number(1)), Some(number(3)))];
+        assert_eq!([of("ben"), of("cid")], [head.to_vec(), head.to_vec()]);
+    }
+
+    #[tokio::test]
+    async fn an_attribute_of_a_shared_row_differs_from_what_is_contributed_in_its_way() {
+        let (worker, client) = worker_of(&[&Guests]).await;
+        happened(&worker, "ann", [stayed(3)]).await;
+        let cell = |attribute: &str| (RowKey::from("red"), attribute.to_owned());
+        let found = async || {
+            let shared = [(cell("nights"), SharedFinding::Sum(1.into())), (cell("longest"), SharedFinding::Higher)];
+            let verified = Verified { shared: shared.into(), ..Verified::default() };
+            let found = differences(&worker, &Guests, &verified, 9, Deadline::NONE).await.expect("read").shared;
+            ["nights", "longest"].map(|attribute| (found[&cell(attribute)].from.clone(), found[&cell(attribute)].to.clone()))
+        };
+        tamper(&client, "red", "nights", "4").await;
+        tamper(&client, "red", "longest", "9").await;
+        assert_eq!(found().await, [(Some(number(4)), Some(number(3))), (Some(number(9)), Some(number(3)))]);
+        // Without the row nothing says how they are combined.
+        client.delete_item().table_name("guests").key("id", key("red")).send().await.expect("deleted");
+        assert_eq!(found().await, [(None, Some(number(3))), (None, Some(number(3)))]);
+    }
+}

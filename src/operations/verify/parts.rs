@@ -573,9 +573,12 @@ impl OpenSegment {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use projection_vocabulary::{Contribution, Contributions, HomeRow};
 
     use super::*;
+    use crate::operations::fixture::{Guests, worker_of};
     use SharedFinding::{Sum, TakenBack, Unsettled};
 
     fn cell(row: usize) -> Cell {
@@ -652,5 +655,30 @@ mod tests {
         assert_eq!(judge(1, Some(-2), None), (vec![(Some(Sum(Decimal::from(-2))), true, None)], 3, 2));
         assert_eq!(judge(1, None, Some((Unsettled, Kind::Sum))), (vec![(Some(Unsettled), false, None)], 3, 3));
         assert_eq!(judge(1, None, Some((TakenBack, Kind::Max))), (vec![(Some(TakenBack), false, Some(Kind::Max))], 3, 4));
+    }
+
+    /// A verification with a row that can only be compared in one go.
+    fn large() -> Progress {
+        let mut pass = Pass::default();
+        let home = HomeRow { contributions: [(cell(0), Contribution::Sum(1.into()))].into(), ..HomeRow::default() };
+        pass.take(&Row { key: "ann".into(), home, shared: BTreeMap::new(), corrected: "".into() });
+        pass.shrink(0);
+        Progress { phase: Phase::Rows { scan: Scan { of: 1, left: Vec::new() }, pass }, ..Progress::start(1, None) }
+    }
+
+    #[tokio::test]
+    async fn what_does_not_fit_into_a_whole_part_is_given_up() {
+        let (worker, client) = worker_of(&[&Guests]).await;
+        let (late, none) = (Deadline::at(Instant::now()), Deadline::NONE);
+        let ends = async |deadline, is_fresh| {
+            let mut part = Part { is_fresh, ..Part::new(&worker, &Guests, large(), deadline) };
+            let found = part.go_on().await.map(|found| found.len());
+            found.map_err(|error| error.is_deadline())
+        };
+        assert_eq!(ends(none, true).await, Ok(0));
+        assert_eq!(ends(late, true).await, Ok(1), "the next part would not have more time");
+        assert_eq!(ends(late, false).await, Err(true), "the next part will have more time");
+        client.delete_table().table_name("guests").send().await.expect("deleted");
+        assert_eq!(ends(none, true).await, Err(false));
     }
 }

@@ -135,3 +135,80 @@ fn moved(before: Option<&Contributors>, after: Option<&Contributors>) -> BTreeSe
     let ids = before.into_iter().chain(after).flat_map(BTreeMap::keys);
     ids.filter(|id| before.and_then(|rows| rows.get(id)) != after.and_then(|rows| rows.get(id))).cloned().collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use aws_sdk_dynamodb::types::AttributeValue;
+    use projection_vocabulary::Version;
+
+    use super::*;
+    use crate::{
+        engine::worker::Worker,
+        operations::fixture::{Guests, happened, stayed, worker, worker_of},
+        retry::Deadline,
+    };
+
+    fn verification(worker: &Worker) -> Verification<'_> {
+        Verification { worker, rule: &Guests, deadline: Deadline::NONE }
+    }
+
+    fn nights(row: &str) -> Cell {
+        (row.into(), "nights".to_owned())
+    }
+
+    /// A right sum is seen at the first look, a wrong one must be seen twice.
+    #[tokio::test]
+    async fn a_difference_is_what_a_sum_is_higher_than_its_contributions_twice() {
+        let (worker, client) = worker_of(&[&Guests]).await;
+        happened(&worker, "ann", [stayed(3)]).await;
+        happened(&worker, "ben", [stayed(4)]).await;
+        let found = async |cells: &[Cell]| {
+            let before = worker.store().usage().requests;
+            let (found, open) = verification(&worker).differences(cells.iter().cloned().collect()).await.expect("read");
+            assert_eq!(open, BTreeSet::new());
+            let amounts: Vec<_> = found.into_iter().map(|(cell, difference)| (cell, difference.amount.to_string())).collect();
+            (amounts, worker.store().usage().requests - before)
+        };
+        // All contributors before and after, and in between the row with its owned attributes, and with its sums.
+        let (before, round) = (1, 3);
+        assert_eq!(found(&[nights("red")]).await, (vec![(nights("red"), "0".to_owned())], before + round));
+        // What the row's own aggregate owns is no sum.
+        assert_eq!(found(&[nights("red"), nights("ann")]).await, (vec![(nights("red"), "0".to_owned())], before + round));
+        let update = client.update_item().table_name("guests").key("id", AttributeValue::S("red".to_owned()));
+        let update = update.update_expression("ADD nights :more").expression_attribute_values(":more", AttributeValue::N("2".to_owned()));
+        update.send().await.expect("updated");
+        assert_eq!(found(&[nights("red")]).await, (vec![(nights("red"), "2".to_owned())], before + 2 * round));
+        assert_eq!(found(&[]).await, (vec![], 0));
+    }
+
+    #[tokio::test]
+    async fn at_one_instant_there_are_as_many_rows_as_can_be_read_at_once() {
+        let worker = worker().await;
+        happened(&worker, "ann", [stayed(3)]).await;
+        let others = |count: usize| (0..count).map(|at| AggregateId::from(format!("other-{at}").as_str()));
+        let at_once = async |others_count| {
+            let movers: BTreeSet<_> = others(others_count).chain(["ann".into()]).collect();
+            let instant = verification(&worker).at_one_instant(&nights("red"), Some(&movers)).await.expect("read")?;
+            Some((instant.held, instant.moving.len(), instant.moving[&AggregateId::from("ann")].clone()))
+        };
+        assert_eq!(at_once(1).await, Some((3.into(), 2, 3.into())));
+        // The row itself is one of them.
+        assert_eq!(at_once(TRANSACT_GET_MAX - 2).await, Some((3.into(), TRANSACT_GET_MAX - 1, 3.into())));
+        assert_eq!(at_once(TRANSACT_GET_MAX - 1).await, None);
+    }
+
+    #[test]
+    fn those_that_moved_have_another_state_or_were_not_there() {
+        let contributors = |all: &[(&str, u64)]| -> Contributors {
+            let state = |version| (Watermark { version: Version(version), ..Watermark::default() }, Arc::from(""));
+            all.iter().map(|(id, version)| ((*id).into(), (state(*version), Decimal::from(1)))).collect()
+        };
+        let moved = |before: Option<&[(&str, u64)]>, after: Option<&[(&str, u64)]>| {
+            let moved = moved(before.map(contributors).as_ref(), after.map(contributors).as_ref());
+            moved.into_iter().map(|id| id.to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(moved(Some(&[("ann", 1), ("ben", 1), ("cid", 1)]), Some(&[("ann", 1), ("ben", 2), ("dan", 1)])), ["ben", "cid", "dan"]);
+        assert_eq!(moved(None, Some(&[("ann", 1)])), ["ann"]);
+        assert_eq!(moved(None, None), [""; 0]);
+    }
+}

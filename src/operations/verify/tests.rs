@@ -1,7 +1,15 @@
 //! What a verification makes of a row and of what it has found.
 
+use aws_sdk_dynamodb::{Client, types::AttributeValue};
+use projection_vocabulary::{HOME_SORT, RecordedEvent};
+
 use super::*;
-use crate::operations::fixture::{Guests, fold, fold_without, rang, refused, row, stayed};
+use crate::{
+    operations::fixture::{
+        Guests, Notes, append, applied, fold, fold_without, happened, parked, rang, refused, row, stayed, worker, worker_of,
+    },
+    store::item::{partition_key, sort_key},
+};
 
 /// The worker writes the event's version and id with everything else, so a row of this revision has those of its last event.
 #[test]
@@ -101,4 +109,117 @@ fn of_what_is_found_the_amounts_are_kept_for_a_repair() {
     verified.add(Finding::Child(child("1"), ChildFinding::Missing), &mut amounts);
     assert_eq!((verified.home.len(), verified.children.len()), (2, 1));
     assert_eq!(amounts.drifts.keys().map(AggregateId::as_str).collect::<Vec<_>>(), ["ann"]);
+}
+
+#[tokio::test]
+async fn what_is_right_is_looked_at_once() {
+    let worker = worker().await;
+    happened(&worker, "ann", [stayed(1)]).await;
+    let mut requests = Vec::new();
+    for repair in [Repair::Nothing, Repair::Findings] {
+        let before = worker.store().usage();
+        let verified = verify(&worker, &Guests, Options { segments: 1, sample: None, repair }, Deadline::NONE).await.expect("verified");
+        assert!(verified.is_clean() && verified.home.is_empty());
+        assert_eq!((verified.events, verified.aggregates, verified.rows), (1, 1, 2));
+        requests.push((worker.store().usage() - before).requests);
+    }
+    assert_eq!(requests[0], requests[1]);
+}
+
+#[tokio::test]
+async fn a_history_is_suspected_if_its_row_is_not_the_fold_of_all_of_it() {
+    let worker = worker().await;
+    let of = Visit::of;
+    let right = || row(2, [stayed(1)]);
+    let mut without_first = of(right(), fold([stayed(1)]), 0);
+    without_first.first = Version(2);
+    for (visit, expected) in [
+        (of(right(), fold([stayed(1)]), 0), false),
+        (of(row(1, [stayed(1)]), fold([stayed(1)]), 0), true),
+        (without_first, true),
+        (of(parked(right()), fold([stayed(1)]), 0), true),
+        (of(right(), fold([stayed(1)]), 1), true),
+        (of(right(), fold([stayed(2)]), 0), true),
+    ] {
+        let this = Verification { worker: &worker, rule: &Guests, deadline: Deadline::NONE };
+        let case = format!("{:?}, {}, {} and a fold that is due {}", visit.row, visit.first, visit.beyond, visit.folded.due);
+        assert_eq!(this.suspects(vec![visit]).await.expect("the store answers").len(), usize::from(expected), "{case}");
+    }
+}
+
+/// What is wrong with a row, and with its child rows.
+async fn checked(worker: &Worker, id: &str) -> (Option<RowFinding>, Vec<ChildFinding>) {
+    let this = Verification { worker, rule: worker.registry().projections()[0], deadline: Deadline::NONE };
+    let checked = this.check(&id.into()).await.expect("the store answers");
+    (checked.finding, checked.children.into_values().collect())
+}
+
+fn text(text: &str) -> AttributeValue {
+    AttributeValue::S(text.to_owned())
+}
+
+async fn lose(client: &Client, id: &str, version: u64) {
+    let (partition, sort) = (partition_key(&id.into()), sort_key(Version(version)));
+    client.delete_item().table_name("event-store").key("PK", text(&partition)).key("SK", text(&sort)).send().await.expect("deleted");
+}
+
+#[tokio::test]
+async fn a_row_is_wrong_in_one_way() {
+    let (worker, client) = worker_of(&[&Guests]).await;
+    for id in ["fine", "behind", "ahead", "drifted", "parked", "both"] {
+        let events = happened(&worker, id, [stayed(1), stayed(1)]).await;
+        if id != "behind" {
+            applied(&worker, &events[1]).await;
+        }
+        let update = client.update_item().table_name("guests").key("id", text(id));
+        let update = match id {
+            "ahead" => {
+                lose(&client, id, 1).await;
+                continue;
+            }
+            "parked" => update.update_expression("SET parkedAt = :at").expression_attribute_values(":at", text("then")),
+            "drifted" => update.update_expression("REMOVE nights"),
+            "both" => update.update_expression("SET parkedAt = :at REMOVE nights").expression_attribute_values(":at", text("then")),
+            _ => continue,
+        };
+        update.send().await.expect("updated");
+    }
+    let events = append(&worker, "missing", [stayed(1)]).await;
+    append(&worker, "irrelevant", [rang()]).await;
+    applied(&worker, &RecordedEvent { aggregate: "orphaned".into(), ..events[0].clone() }).await;
+    for (id, expected) in [
+        ("fine", None),
+        ("behind", Some(RowFinding::Behind)),
+        // Its last event is there, its first one is not.
+        ("ahead", Some(RowFinding::Ahead)),
+        ("orphaned", Some(RowFinding::Orphaned)),
+        ("drifted", Some(RowFinding::Drifted)),
+        ("parked", Some(RowFinding::Parked)),
+        ("both", Some(RowFinding::Drifted)),
+        ("missing", Some(RowFinding::Missing)),
+        ("irrelevant", None),
+        ("unknown", None),
+    ] {
+        assert_eq!(checked(&worker, id).await, (expected, vec![]), "{id}");
+    }
+}
+
+#[tokio::test]
+async fn child_rows_without_a_home_row_are_orphaned_only_if_there_is_no_event() {
+    let (worker, client) = worker_of(&[&Notes]).await;
+    let event = happened(&worker, "missing", [stayed(1)]).await.remove(0);
+    append(&worker, "irrelevant", [rang()]).await;
+    for id in ["irrelevant", "orphaned"] {
+        applied(&worker, &RecordedEvent { aggregate: id.into(), ..event.clone() }).await;
+    }
+    for id in ["missing", "irrelevant", "orphaned"] {
+        client.delete_item().table_name("notes").key("id", text(id)).key("room", text(HOME_SORT)).send().await.expect("deleted");
+    }
+    happened(&worker, "extra", [stayed(1)]).await;
+    client.put_item().table_name("notes").item("id", text("extra")).item("room", text("green")).send().await.expect("put");
+    // They are what they were when their home row was lost.
+    assert_eq!(checked(&worker, "missing").await, (Some(RowFinding::Missing), vec![]));
+    assert_eq!(checked(&worker, "irrelevant").await, (None, vec![ChildFinding::Extra]));
+    assert_eq!(checked(&worker, "orphaned").await, (None, vec![ChildFinding::Orphaned]));
+    assert_eq!(checked(&worker, "extra").await, (None, vec![ChildFinding::Extra]));
 }

@@ -273,4 +273,18 @@ mod tests {
         assert!(is_same_item(&one, &more("aws:rep:updatetime")) && is_same_item(&more("aws:rep:updatetime"), &one));
         assert!(!is_same_item(&one, &more("b")) && !is_same_item(&more("b"), &one));
     }
+
+    #[test]
+    fn a_group_that_is_refused_is_halved_until_the_item_is_alone_and_without_items_it_is_an_error() {
+        let events = (1..=3).map(|version| (Version(version), SdkItem::new())).collect();
+        let imports = [Import { aggregate: "ann".into(), events }];
+        let mut outcomes = Outcomes::new(&imports);
+        let puts = |groups: Vec<Group>| groups.into_iter().map(|group| group.puts).collect::<Vec<_>>();
+        let groups = outcomes.without_invalid(outcomes.group(vec![(0, 0), (0, 1), (0, 2)]), "why").expect("it is halved");
+        assert_eq!(puts(groups), [vec![], vec![(0, 1), (0, 2)], vec![(0, 0)]]);
+        let groups = outcomes.without_invalid(outcomes.group(vec![(0, 1)]), "why").expect("it is refused");
+        assert_eq!((puts(groups), &outcomes.of[0]), (vec![vec![]], &vec![None, Some(Imported::Refused("why")), None]));
+        let versions = Group { puts: Vec::new(), versions: [(0, Version(1))].into() };
+        assert!(outcomes.without_invalid(versions, "why").is_err());
+    }
 }

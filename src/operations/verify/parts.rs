@@ -358,17 +358,14 @@ impl<'a> Part<'a> {
     }
 
     async fn work(&mut self) -> Result<Vec<Finding>, OperationError> {
-        let Progress { segments, whole, late, phase, .. } = &mut self.progress;
+        let Progress { segments, late, phase, .. } = &mut self.progress;
         match phase {
             Phase::Histories { scan } if scan.is_complete() && !late.is_empty() => self.judge_late().await,
             Phase::Histories { scan } if scan.is_complete() => {
                 *phase = Phase::Rows { scan: Scan::of(segments), pass: Pass::default() };
                 Ok(Vec::new())
             }
-            Phase::Rows { scan, .. } if scan.is_complete() && !*whole => {
-                *phase = Phase::Done;
-                Ok(Vec::new())
-            }
+            // Of a sample the pass has taken nothing, so nothing is left to do.
             Phase::Rows { scan, .. } if scan.is_complete() => self.go_on().await,
             Phase::Histories { .. } | Phase::Rows { .. } => self.next_page().await,
             Phase::Done => Ok(Vec::new()),
@@ -575,10 +572,11 @@ impl OpenSegment {
 mod tests {
     use std::time::Instant;
 
-    use projection_vocabulary::{Contribution, Contributions, HomeRow};
+    use aws_sdk_dynamodb::types::AttributeValue;
+    use projection_vocabulary::{Contribution, Contributions, HOME_SORT, HomeRow, RecordedEvent};
 
     use super::*;
-    use crate::operations::fixture::{Guests, worker_of};
+    use crate::operations::fixture::{Guests, Notes, applied, happened, stayed, worker, worker_of};
     use SharedFinding::{Sum, TakenBack, Unsettled};
 
     fn cell(row: usize) -> Cell {
@@ -680,5 +678,78 @@ mod tests {
         assert_eq!(ends(late, false).await, Err(true), "the next part will have more time");
         client.delete_table().table_name("guests").send().await.expect("deleted");
         assert_eq!(ends(none, true).await, Err(false));
+    }
+
+    fn ids(progress: &Progress) -> Vec<&str> {
+        progress.late.iter().map(String::as_str).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn rows_that_may_only_be_late_are_judged_after_the_last_history() {
+        let worker = worker().await;
+        happened(&worker, "ann", [stayed(1), stayed(1)]).await;
+        let mut part = Part::new(&worker, &Guests, Progress::start(1, None), Deadline::NONE);
+        assert_eq!(part.step().await.expect("read").len(), 0);
+        assert_eq!((ids(&part.progress), part.progress.totals.events), (vec!["ann"], 2));
+        let found = part.step().await.expect("read");
+        assert!(matches!(&found[..], [Finding::Home { finding: RowFinding::Behind, .. }]));
+        assert!(matches!(part.progress.phase, Phase::Histories { .. }) && ids(&part.progress).is_empty());
+        assert_eq!(part.step().await.expect("read").len(), 0);
+        assert!(matches!(part.progress.phase, Phase::Rows { .. }));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn late_rows_are_judged_at_once_if_they_are_too_many_to_be_saved() {
+        let worker = worker().await;
+        happened(&worker, "ann", [stayed(1), stayed(1)]).await;
+        // Together with what the page will add.
+        let room = LATE_BYTES - saved_bytes(&BTreeSet::from(["ann"]));
+        for (bytes, expected) in [(room, false), (room + 1, true)] {
+            let mut late: BTreeSet<_> = (0..59).map(|at| format!("{at:0>1000}")).collect();
+            let last = bytes - saved_bytes(&late) - saved_bytes(&BTreeSet::from([""])) + 1;
+            late.insert("x".repeat(last));
+            assert_eq!(saved_bytes(&late), bytes);
+            let mut part = Part::new(&worker, &Guests, Progress { late, ..Progress::start(1, None) }, Deadline::NONE);
+            assert_eq!(part.step().await.expect("read").len(), usize::from(expected));
+            assert_eq!(ids(&part.progress).is_empty(), expected, "{bytes}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_sample_is_done_once_its_rows_are_read() {
+        let worker = worker().await;
+        happened(&worker, "ann", [stayed(1)]).await;
+        let mut part = Part::new(&worker, &Guests, Progress::start(1, Some(100)), Deadline::NONE);
+        while !part.progress.is_done() {
+            assert_eq!(part.step().await.expect("read").len(), 0);
+        }
+        assert_eq!((part.progress.totals.events, part.progress.totals.rows, part.progress.totals.sums), (1, 2, 0));
+    }
+
+    #[tokio::test]
+    async fn rows_that_no_history_leads_to_are_those_of_aggregates_without_events() {
+        let (worker, client) = worker_of(&[&Notes]).await;
+        let event = happened(&worker, "ann", [stayed(1)]).await.remove(0);
+        for id in ["ben", "cid", "dan"] {
+            applied(&worker, &RecordedEvent { aggregate: id.into(), ..event.clone() }).await;
+        }
+        let text = |text: &str| AttributeValue::S(text.to_owned());
+        client.delete_item().table_name("notes").key("id", text("cid")).key("room", text(HOME_SORT)).send().await.expect("deleted");
+        // An item of its key that has no version.
+        client.put_item().table_name("notes").item("id", text("dan")).item("room", text(HOME_SORT)).send().await.expect("put");
+        let found = async |after: Option<&str>, check| {
+            let after = after.map(|id| serde_json::from_str(&format!(r#"{{"key":"{id}","sort":"a"}}"#)).expect("a position"));
+            let this = Verification { worker: &worker, rule: &Notes, deadline: Deadline::NONE };
+            let Page::Rows { read, checked, .. } = this.read_rows(Segment::ALL, after, check).await.expect("read") else {
+                panic!("it is a page of rows")
+            };
+            let mut ids: Vec<_> = checked.into_iter().map(|(id, _)| id.to_string()).collect();
+            ids.sort();
+            (ids.join(" "), read > 0)
+        };
+        assert_eq!(found(None, true).await, ("ben cid dan".to_owned(), true));
+        assert_eq!(found(None, false).await, (String::new(), true));
+        // The page before has ended among the child rows of this key.
+        assert!(!found(Some("cid"), true).await.0.contains("cid"));
     }
 }

@@ -38,9 +38,10 @@ mod engine {
     mod sizes;
 }
 
-/// The event store's appends, imports and reads.
+/// The event store's appends, imports and reads, and the tables.
 mod store {
     mod event_store;
+    mod tables;
 }
 
 /// Commands: decided by aggregates, appended exactly once.

@@ -15,7 +15,7 @@ use projection_worker::internals::{engine::report::Checkpoint, engine::report::R
 use serde_json::json;
 
 use crate::support::{
-    projections::{HOUSES_1, HOUSES_2},
+    projections::{HOUSES_1, HOUSES_2, UNUSUAL},
     world::{Call, Fault, ONE_EACH, World, account, answers_though_applied, fold, history, impostor, record, recorded, records, registry},
 };
 
@@ -168,6 +168,26 @@ async fn after_a_cancelled_transaction_only_the_writes_with_a_reason_are_re_plan
     assert_eq!(applied(&report), [2, 1, 0, 0], "{:?}", report.reasons);
     assert_eq!(tapped.calls(), ["TransactWriteItems", "TransactWriteItems"]);
     assert_eq!(world.rows().await, fold(registry(), &batch));
+}
+
+/// As if somebody changed it back before each attempt.
+#[tokio::test(start_paused = true)]
+async fn a_shared_row_that_refuses_again_and_again_fails_the_record() {
+    let events = recorded([("ann", "Came", data! { page: "home", spent: 3 })]);
+    let nothing_wrong = json!({"id": {"S": "home"}});
+    let owned = json!({
+        "id": {"S": "home"}, "version": {"N": "1"}, "revision": {"N": "0"}, "lastEventId": {"S": "home-1"}, "owned": {"SS": ["visits"]},
+    });
+    for (row, writes) in [(nothing_wrong, 10), (owned, 5)] {
+        let world = World::with(Registry::new(UNUSUAL)).await;
+        let tapped = world.tapped_of(UNUSUAL, move |call| match call.operation {
+            "TransactWriteItems" => canceled(&[("None", None), ("ConditionalCheckFailed", Some(row.clone()))]),
+            _ => Fault::None,
+        });
+        let report = tapped.worker.process(&records(&events), Deadline::NONE).await;
+        assert_eq!(applied(&report), [0, 0, 0, 1], "{:?}", report.reasons);
+        assert_eq!(tapped.calls().iter().filter(|call| *call == "TransactWriteItems").count(), writes);
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -18,7 +18,7 @@ use projections::{
     shop::user::{Command as ToUser, User},
 };
 
-use crate::support::world::{World, account};
+use crate::support::world::{World, account, long_note, recorded};
 
 type Item = HashMap<String, AttributeValue>;
 
@@ -195,6 +195,43 @@ async fn an_aggregate_that_cannot_be_loaded_is_named_and_its_claims_are_left_alo
     assert_eq!(verified.unknown, 1);
     assert_eq!(repaired(&world).await, (0, 1));
     assert!(get(&world, claim("ann")).await.is_some());
+}
+
+/// A snapshot of the last version that claims to be of the next one.
+#[tokio::test]
+async fn a_snapshot_of_a_version_that_does_not_exist_is_wrong_whatever_it_says() {
+    let world = world().await;
+    world.append_all(&account("bob", &["1"; 99])).await;
+    Commands::new(world.worker.store()).to(&Account, "bob").handle(&ToAccount::Deposit { amount: 1.into() }).await.expect("accepted");
+    let mut snapshot = get(&world, key("AGGREGATE#bob", "SNAPSHOT")).await.expect("there is one");
+    assert_eq!((wrong(&world).await, &snapshot["version"]), (vec![], &AttributeValue::N("100".to_owned())));
+    snapshot.insert("version".to_owned(), AttributeValue::N("101".to_owned()));
+    put(&world, snapshot).await;
+    assert_eq!(wrong(&world).await, ["bob: snapshot 101"]);
+}
+
+#[tokio::test]
+async fn a_first_event_that_is_skipped_does_not_tell_what_an_aggregate_is() {
+    let world = world().await;
+    let mut first = get(&world, key("AGGREGATE#ann", "EVENT#0000000001")).await.expect("it is there");
+    first.insert("eventType".to_owned(), s("projector.skipped"));
+    put(&world, first).await;
+    let verified = verified(world.worker.store()).await;
+    assert_eq!((verified.unknown, words(&verified)), (1, vec![]), "there is no other event");
+    let mut first = get(&world, key("AGGREGATE#alice", "EVENT#0000000001")).await.expect("it is there");
+    first.insert("eventType".to_owned(), s("projector.skipped"));
+    put(&world, first).await;
+    let verified = self::verified(world.worker.store()).await;
+    assert_eq!((verified.unknown, words(&verified)), (1, vec!["alice: snapshot 100".to_owned()]));
+}
+
+#[tokio::test]
+async fn an_aggregate_that_begins_on_one_page_and_ends_on_another_counts_once() {
+    let world = World::new().await;
+    // Three of these fill a page.
+    world.append_all(&recorded((0..7).map(|_| ("alice", "MoneyDeposited", long_note(380_000))))).await;
+    let verified = verify_all(world.worker.store(), Deciders::new(AGGREGATES), 1, Deadline::NONE).await.expect("verified");
+    assert_eq!(verified.aggregates, 1);
 }
 
 #[tokio::test]

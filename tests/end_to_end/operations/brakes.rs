@@ -1,8 +1,12 @@
 //! A repair trusts the event store. If that may be the wrong one, it needs an operator's word.
 
+use aws_sdk_dynamodb::types::AttributeValue;
 use projection_vocabulary::{RecordedEvent, data};
 use projection_worker::internals::{
-    operations::verify::{Options, Repair, RowFinding, Verified, verify},
+    operations::{
+        footing::sampled_doubt,
+        verify::{Options, Repair, RowFinding, Verified, verify},
+    },
     retry::Deadline,
 };
 use serde_json::Value as Json;
@@ -115,4 +119,19 @@ async fn a_redrive_does_not_trust_an_event_store_that_lacks_the_rows_events() {
     assert_eq!((world.rows().await, world.parked().await.len()), (before, 1));
     let (code, out, said) = run(&["--all", "--trust-store", "--repair-all-orphans"]).await;
     assert!(code == 0 && out.contains("recovered: account-summary account-00: re-projected"), "{out}{said}");
+}
+
+#[tokio::test]
+async fn a_sample_is_of_many_rows_however_few_of_them_a_page_holds() {
+    let world = World::new().await;
+    let rule = registry().get("account-summary").expect("a projection");
+    // Three of these fill a page.
+    for number in 0..5 {
+        let text = |text: &str| AttributeValue::S(text.to_owned());
+        let row = world.embedded.client().put_item().table_name(rule.name()).item(rule.key(), text(&format!("account-{number}")));
+        let row = row.item("version", AttributeValue::N("1".to_owned())).item("note", text(&"x".repeat(380_000)));
+        row.send().await.expect("put");
+    }
+    let doubt = sampled_doubt(world.worker.store(), rule, Deadline::NONE).await.expect("read").expect("no row stands on an event");
+    assert_eq!((doubt.footing.rows, doubt.footing.without_event), (5, 5));
 }

@@ -48,7 +48,10 @@ async fn an_unknown_outcome_is_stuck_and_undoes_nothing() {
     let mut bank = Bank::with(calls.within("wire", std::time::Duration::from_secs(1), 3)).await;
     bank.open("ann", "100").await;
     bank.request("t1", "ann", "ben", "1").await;
+    let begun = tokio::time::Instant::now();
     let report = bank.run().await;
+    // A tenth of a second after the first try, twice that after the second, and nothing after the last.
+    assert_eq!(begun.elapsed().as_millis(), 300);
     assert_eq!((bank.status("t1").await, bank.balance("ann").await), ("stuck", Decimal::from(99)));
     assert_eq!((tries.load(Ordering::Relaxed), report.total.parked, report.total.failed), (3, 0, 0));
     // The redelivered event makes no further call.

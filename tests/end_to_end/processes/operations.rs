@@ -1,5 +1,7 @@
 //! What operators do with processes: verify, catch up, rebuild.
 
+use std::time::Duration;
+
 use projection_worker::internals::{
     operations::{
         processes::{instances, oldest_open},
@@ -26,6 +28,12 @@ async fn delete(bank: &Bank, aggregate: &str, sort: &str) {
     request.key("PK", text(format!("AGGREGATE#{aggregate}"))).key("SK", text(sort.to_owned())).send().await.expect("deleted");
 }
 
+/// The version of the request with this name.
+fn sent(events: &[RecordedEvent], name: &str) -> u64 {
+    let of_name = |event: &&RecordedEvent| &*event.event_type == "ProcessSent" && event.data.to_json().get().contains(name);
+    events.iter().find(of_name).expect("it was sent").version.0
+}
+
 /// Everything that is wrong in a tampered store, and nothing else.
 #[tokio::test(start_paused = true)]
 async fn verify_finds_exactly_what_was_tampered_with() {
@@ -42,10 +50,6 @@ async fn verify_finds_exactly_what_was_tampered_with() {
     bank.run().await;
     assert_eq!(findings(&bank, "").await, [], "t4 waits for its receipt, in time");
     let instance = |transfer: &str| format!("payouts/{transfer}");
-    let sent = |events: &[RecordedEvent], name: &str| {
-        let of_name = |event: &&RecordedEvent| &*event.event_type == "ProcessSent" && event.data.to_json().get().contains(name);
-        events.iter().find(of_name).expect("it was sent").version.0
-    };
     // The last answer and what followed it are gone.
     let t1 = bank.instance("t1").await.events;
     for event in &t1[t1.len() - 2..] {
@@ -68,6 +72,59 @@ async fn verify_finds_exactly_what_was_tampered_with() {
     assert_eq!(findings(&bank, "").await, expected);
     expected.push((instance("t4"), Finding::Overdue("wire".into())));
     assert_eq!(findings(&bank, "2999-01-01T00:00:00Z").await, expected, "long after it was due");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_must_have_been_given_like_any_answer() {
+    let mut bank = Bank::new().await;
+    bank.open("ann", "1").await;
+    bank.request("t1", "ann", "ben", "30").await;
+    bank.run().await;
+    assert_eq!(findings(&bank, "").await, []);
+    let of = sent(&bank.instance("t1").await.events, "take");
+    delete(&bank, "ann", &format!("COMMAND#payouts/t1/{of}")).await;
+    assert_eq!(findings(&bank, "").await, [("payouts/t1".to_owned(), Finding::NeverGiven(of))]);
+}
+
+/// An operator decides about it.
+#[tokio::test(start_paused = true)]
+async fn what_an_instance_is_stuck_at_is_no_finding() {
+    let calls = wire(|_, _| Err(CallError::failed("no route")));
+    let mut bank = Bank::with(calls.within("wire", Duration::from_secs(1), 1)).await;
+    bank.open("ann", "100").await;
+    bank.request("t1", "ann", "ben", "1").await;
+    bank.run().await;
+    assert_eq!((bank.status("t1").await, findings(&bank, "").await), ("stuck", vec![]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_is_answered_within_seconds_was_only_under_way() {
+    let bank = Bank::new().await;
+    bank.open("ann", "100").await;
+    bank.request("t1", "ann", "ben", "1").await;
+    // The instance has sent its request, which nobody has carried out.
+    bank.world.worker.process(&records(&bank.events().await), Deadline::NONE).await;
+    let soon = async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        bank.world.worker.process(&records(&bank.events().await), Deadline::NONE).await
+    };
+    let (found, report) = tokio::join!(findings(&bank, ""), soon);
+    assert_eq!((found, report.total.failed), (vec![], 0));
+    let of = sent(&bank.instance("t1").await.events, "wire");
+    let found = findings(&bank, "").await;
+    assert_eq!(found, [("payouts/t1".to_owned(), Finding::Unanswered(of))], "this one is not carried out");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_timer_is_overdue_after_five_minutes() {
+    let mut bank = Bank::new().await;
+    bank.open("ann", "100").await;
+    bank.request("t1", "ann", "ben", "1").await;
+    bank.run().await;
+    let due = bank.instance("t1").await.instance.timers()["wire"].1.epoch_ms();
+    let at = |ms: i64| projection_vocabulary::Timestamp::from_epoch_ms(due + ms).expect("a time").as_str().to_owned();
+    assert_eq!(findings(&bank, &at(300_000)).await, []);
+    assert_eq!(findings(&bank, &at(300_001)).await, [("payouts/t1".to_owned(), Finding::Overdue("wire".into()))]);
 }
 
 /// What the stream lost is received by catching up.
@@ -135,4 +192,6 @@ async fn instances_are_listed_by_status_the_oldest_first() {
     assert_eq!(listed(process::Status::Undone, 100).await, ["payouts/t3"]);
     let began = bank.instance("t1").await.events[0].timestamp.clone();
     assert_eq!(oldest_open(store, process, Deadline::NONE).await, Ok(Some(began)));
+    let nobody = show(store, process, &"payouts/nobody".into(), Deadline::NONE).await.expect("readable");
+    assert!(nobody.is_none(), "nothing was ever delivered to it");
 }

@@ -216,12 +216,16 @@ fn stands_on(row: &HomeRow, stored: &Stored) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue};
     use projection_vocabulary::RecordedEvent;
 
     use super::*;
     use crate::{
-        operations::fixture::{Guests, append, applied, happened, rang, refused, stayed, worker},
-        store::append::APPEND_EVENTS_MAX,
+        operations::fixture::{Guests, append, applied, happened, rang, refused, stayed, worker, worker_of},
+        store::{
+            append::APPEND_EVENTS_MAX,
+            item::{partition_key, sort_key},
+        },
     };
 
     const AT_HEAD: CaughtUp = CaughtUp { standing: Standing::Head, applied: 0, reprojected: false };
@@ -266,8 +270,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_page_of_events_that_do_not_concern_the_projection_is_no_hole() {
-        let worker = worker().await;
+    async fn a_page_of_events_that_do_not_concern_the_projection_is_no_hole_and_one_among_them_is() {
+        let (worker, client) = worker_of(&[&Guests]).await;
         let first = append(&worker, "ann", [stayed(1)]).await.remove(0);
         applied(&worker, &first).await;
         let (event_type, data) = rang();
@@ -283,6 +287,17 @@ mod tests {
         for events in events.chunks(APPEND_EVENTS_MAX) {
             worker.store().append(events[0].version.previous(), events).await.expect("appended");
         }
+        let row = worker.store().home_row(&Guests, &"ann".into(), Deadline::NONE).await.expect("read");
+        let is_behind = is_behind(&worker, &Guests, &"ann".into(), &row, Deadline::NONE).await;
+        let key = |name: &str, text: String| (name.to_owned(), AttributeValue::S(text));
+        let third = [key("PK", partition_key(&"ann".into())), key("SK", sort_key(Version(3)))];
+        let held = client.delete_item().table_name("event-store").set_key(Some(third.into()));
+        let held = held.return_values(ReturnValue::AllOld).send().await.expect("deleted").attributes;
+        let parked = caught_up(&worker, "ann", Trust::Row).await;
+        assert!(is_behind == Ok(true) && matches!(parked.standing, Standing::Parked(Some(_))), "{parked:?}");
+        client.put_item().table_name("event-store").set_item(held).send().await.expect("put");
+        client.delete_item().table_name("guests").key("id", AttributeValue::S("ann".to_owned())).send().await.expect("deleted");
+        applied(&worker, &first).await;
         assert_eq!(caught_up(&worker, "ann", Trust::Row).await, CaughtUp { applied: 1, ..AT_HEAD });
     }
 

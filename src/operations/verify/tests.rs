@@ -217,6 +217,11 @@ async fn child_rows_without_a_home_row_are_orphaned_only_if_there_is_no_event() 
     }
     happened(&worker, "extra", [stayed(1)]).await;
     client.put_item().table_name("notes").item("id", text("extra")).item("room", text("green")).send().await.expect("put");
+    // It stands on a history of which the first event is missing, so nobody knows its child rows.
+    let events = happened(&worker, "ahead", [stayed(1), stayed(2)]).await;
+    applied(&worker, &events[1]).await;
+    lose(&client, "ahead", 1).await;
+    assert_eq!(checked(&worker, "ahead").await, (Some(RowFinding::Ahead), vec![]));
     // They are what they were when their home row was lost.
     assert_eq!(checked(&worker, "missing").await, (Some(RowFinding::Missing), vec![]));
     assert_eq!(checked(&worker, "irrelevant").await, (None, vec![ChildFinding::Extra]));

@@ -40,7 +40,7 @@ async fn main() -> Result<(), Error> {
 }
 """
 
-SIZE_MB_MAX = 7.0
+SIZE_MB_MAX = 6.5
 MEMORY_MB_MAX = 8.0
 # Medians, as multiples of the hello's.
 START_MAX = {"http": 1.4, "tls": 2.0}

@@ -41,7 +41,7 @@ const SECRET_KEY: &str = "AWS_SECRET_ACCESS_KEY";
 const SESSION_TOKEN: &str = "AWS_SESSION_TOKEN";
 
 /// What an address must be, in error messages.
-const HTTP_URL: &str = "a valid http or https URL";
+const HTTP_URL: &str = "a valid http or https URL in ASCII";
 
 /// Builds a client with the settings that all clients share. A macro, because each SDK crate generates its own types of the same
 /// names.
@@ -97,5 +97,17 @@ fn http_client(endpoint: Option<&str>) -> SharedHttpClient {
 }
 
 fn is_http_url(url: &str) -> bool {
-    url.strip_prefix("https://").or_else(|| url.strip_prefix("http://")).is_some_and(|rest| !rest.is_empty())
+    url.is_ascii() && url.strip_prefix("https://").or_else(|| url.strip_prefix("http://")).is_some_and(|rest| !rest.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_http_url;
+
+    /// Nothing here knows the `xn--` form of a host name with other letters, so it would be looked up in vain.
+    #[test]
+    fn an_address_is_http_and_ascii() {
+        assert!(is_http_url("http://localhost:8000") && is_http_url("https://xn--exmple-cua.org"));
+        assert!(["", "http://", "localhost:8000", "ftp://example.org", "https://ex\u{e4}mple.org"].iter().all(|url| !is_http_url(url)));
+    }
 }

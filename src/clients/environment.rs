@@ -114,7 +114,7 @@ mod tests {
         let error = of_environment(of(&[("AWS_ACCESS_KEY_ID", "id"), ("AWS_SECRET_ACCESS_KEY", ""), ("AWS_ENDPOINT_URL", "p4ssw0rd")]));
         assert_eq!(
             error.unwrap_err().to_string(),
-            "AWS_REGION is not set; AWS_SECRET_ACCESS_KEY is not set; AWS_ENDPOINT_URL is not a valid http or https URL"
+            "AWS_REGION is not set; AWS_SECRET_ACCESS_KEY is not set; AWS_ENDPOINT_URL is not a valid http or https URL in ASCII"
         );
     }
 

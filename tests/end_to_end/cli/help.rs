@@ -188,7 +188,7 @@ fn typical_errors() {
         error: with --aws the environment names the tables: EVENT_STORE_TABLE is not set; PARKED_TABLE is not set; ACCOUNT_SUMMARY_TABLE is not set; ACCOUNT_STATEMENT_TABLE is not set; FORUM_COUNTERS_TABLE is not set; TOPIC_POSTS_TABLE is not set; USERS_AND_ORDERS_TABLE is not set; TRANSFERS_TABLE is not set; ORDER_FULFILMENT_TABLE is not set; PROCESS_STATUS_TABLE is not set
 
         $ projector --endpoint-url ftp://example.com status
-        error: `ftp://example.com` is not a valid http or https URL
+        error: `ftp://example.com` is not a valid http or https URL in ASCII
 
         $ projector doctor FOLDER/junk.json
         error: FOLDER/junk.json is not a CloudFormation template: it has no Resources

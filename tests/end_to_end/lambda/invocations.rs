@@ -147,7 +147,7 @@ async fn missing_environment_variables_are_reported_at_once_and_end_the_process(
                 "EVENT_STORE_TABLE is not set; FORUM_COUNTERS_TABLE is not set; \
                  PARKED_TABLE and ACCOUNT_SUMMARY_TABLE name the same table `account-summary`; \
                  AWS_REGION is not set; AWS_SECRET_ACCESS_KEY is not set; \
-                 AWS_ENDPOINT_URL_DYNAMODB is not a valid http or https URL"
+                 AWS_ENDPOINT_URL_DYNAMODB is not a valid http or https URL in ASCII"
             )
         )
     );

@@ -89,7 +89,7 @@ pub use de::{Misfit, event as read_event, row, value as read_value, variants_of}
 pub use decider::{Aggregate, Claim, Decided, Decider, Deciders, DynDecider, Undecided};
 pub use decimal::{Decimal, DecimalError};
 pub use event::{AggregateId, NotATimestamp, Recorded, RecordedEvent, Timestamp, Version};
-pub use projection::{DynProjection, Index, IndexKey, IndexOf, Projection, Refusal, Registry};
+pub use projection::{DynProjection, Index, IndexKey, IndexOf, Projection, Refusal, Registry, WithChange};
 pub use row::{HomeRow, Mark, Rows, Watermark};
 pub use ser::{Unwritable, event as write_event, to_value};
 pub use shards::{SHARDS_MAX, sharded_row, shards_of};

@@ -318,6 +318,59 @@ impl<P: Projection> DynProjection for P {
     }
 }
 
+/// A projection with another function in place of [`DynProjection::change`], and all else as it is. It is no process.
+pub struct WithChange<'a, F> {
+    /// The projection.
+    pub rule: &'a dyn DynProjection,
+    /// What its change is.
+    pub change: F,
+}
+
+impl<F> DynProjection for WithChange<'_, F>
+where
+    F: Fn(&RecordedEvent, &Attributes) -> Result<Change, Refusal> + Send + Sync,
+{
+    fn name(&self) -> &'static str {
+        self.rule.name()
+    }
+
+    fn key(&self) -> &'static str {
+        self.rule.key()
+    }
+
+    fn children(&self) -> Option<&'static str> {
+        self.rule.children()
+    }
+
+    fn revision(&self) -> u32 {
+        self.rule.revision()
+    }
+
+    fn indexes(&self) -> &'static [Index] {
+        self.rule.indexes()
+    }
+
+    fn shards(&self) -> u32 {
+        self.rule.shards()
+    }
+
+    fn reads_row(&self) -> bool {
+        self.rule.reads_row()
+    }
+
+    fn event_types(&self) -> &'static [&'static str] {
+        self.rule.event_types()
+    }
+
+    fn concerns(&self, aggregate: &AggregateId, event_type: &str) -> bool {
+        self.rule.concerns(aggregate, event_type)
+    }
+
+    fn change(&self, event: &RecordedEvent, row: &Attributes) -> Result<Change, Refusal> {
+        (self.change)(event, row)
+    }
+}
+
 /// Refuses what DynamoDB would refuse of the keys of rows and indexes. DynamoDB's message names neither attribute nor index, and the
 /// worker could not repeat it, because it may quote event data.
 fn check_keys(change: &Change, key: &'static str, children: Option<&'static str>, indexes: &'static [Index]) -> Result<(), Refusal> {

@@ -28,8 +28,8 @@ use std::{
 };
 
 use crate::{
-    AggregateId, Attributes, Cell, Change, Contribution, DynProjection, HomeRow, Inapplicable, Index, Kind, RecordedEvent, Refusal, Rows,
-    Value, Watermark,
+    AggregateId, Attributes, Cell, Change, Contribution, DynProjection, HomeRow, Inapplicable, Kind, RecordedEvent, Rows, Value, Watermark,
+    WithChange,
     change::is_child_sort,
     fold,
     fold::{MergeStop, Unfolded},
@@ -120,7 +120,7 @@ impl Given<'_> {
     #[must_use]
     #[track_caller]
     pub fn rows(self) -> String {
-        let (rule, events) = (&Unsharded(self.rule), self.recorded());
+        let (rule, events) = (&unsharded(self.rule), self.recorded());
         let one_by_one = one_by_one(rule, &events).unwrap_or_else(|refusal| panic!("{refusal}"));
         for split in splits(events.len()) {
             assert_eq!(
@@ -147,7 +147,7 @@ impl Given<'_> {
     #[must_use]
     #[track_caller]
     pub fn refusal(self) -> String {
-        one_by_one(&Unsharded(self.rule), &self.recorded()).expect_err("expected a refusal, but every event was applied")
+        one_by_one(&unsharded(self.rule), &self.recorded()).expect_err("expected a refusal, but every event was applied")
     }
 
     fn recorded(&self) -> Vec<RecordedEvent> {
@@ -160,45 +160,12 @@ impl Given<'_> {
 }
 
 /// A rule whose shared rows are not spread over shards, so that what is said of them names the rows that the rule names.
-struct Unsharded<'a>(&'a dyn DynProjection);
-
-impl DynProjection for Unsharded<'_> {
-    fn name(&self) -> &'static str {
-        self.0.name()
-    }
-
-    fn key(&self) -> &'static str {
-        self.0.key()
-    }
-
-    fn children(&self) -> Option<&'static str> {
-        self.0.children()
-    }
-
-    fn revision(&self) -> u32 {
-        self.0.revision()
-    }
-
-    fn indexes(&self) -> &'static [Index] {
-        self.0.indexes()
-    }
-
-    fn reads_row(&self) -> bool {
-        self.0.reads_row()
-    }
-
-    fn event_types(&self) -> &'static [&'static str] {
-        self.0.event_types()
-    }
-
-    fn concerns(&self, aggregate: &AggregateId, event_type: &str) -> bool {
-        self.0.concerns(aggregate, event_type)
-    }
-
-    fn change(&self, event: &RecordedEvent, row: &Attributes) -> Result<Change, Refusal> {
-        let change = self.0.change(event, row)?;
-        Ok(if self.0.shards() == 1 { change } else { change.out_of_shards() })
-    }
+fn unsharded(rule: &dyn DynProjection) -> impl DynProjection {
+    let change = move |event: &RecordedEvent, row: &Attributes| {
+        let change = rule.change(event, row)?;
+        Ok(if rule.shards() == 1 { change } else { change.out_of_shards() })
+    };
+    WithChange { rule, change }
 }
 
 /// Why an event type is probably a mistake; `None` if the rule handles it.

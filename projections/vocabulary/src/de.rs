@@ -57,6 +57,17 @@ fn kind_of(unexpected: de::Unexpected<'_>) -> &'static str {
     }
 }
 
+/// Ends a deserialisation that has only asked for names. Rules are asked several times for each record, so it carries no message.
+#[derive(Debug, thiserror::Error)]
+#[error("only the names are needed")]
+struct Asked;
+
+impl de::Error for Asked {
+    fn custom<T: fmt::Display>(_: T) -> Self {
+        Self
+    }
+}
+
 /// The event types that `E` has a variant for.
 #[must_use]
 pub fn variants_of<E: DeserializeOwned>() -> &'static [&'static str] {
@@ -64,20 +75,15 @@ pub fn variants_of<E: DeserializeOwned>() -> &'static [&'static str] {
     struct Ask<'a>(&'a mut &'static [&'static str]);
 
     impl<'de> Deserializer<'de> for Ask<'_> {
-        type Error = value::Error;
+        type Error = Asked;
 
-        fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, value::Error> {
-            Err(de::Error::custom("not an enum"))
+        fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Asked> {
+            Err(Asked)
         }
 
-        fn deserialize_enum<V: Visitor<'de>>(
-            self,
-            _: &'static str,
-            variants: &'static [&'static str],
-            _: V,
-        ) -> Result<V::Value, value::Error> {
+        fn deserialize_enum<V: Visitor<'de>>(self, _: &'static str, variants: &'static [&'static str], _: V) -> Result<V::Value, Asked> {
             *self.0 = variants;
-            Err(de::Error::custom("only the names are needed"))
+            Err(Asked)
         }
 
         forward_to_deserialize_any! {
@@ -97,14 +103,10 @@ pub fn fields_of<E: DeserializeOwned>(variant: &'static str) -> &'static [&'stat
     /// Picks the variant, notes the names of its fields, and then fails.
     struct Ask<'a>(&'static str, &'a mut &'static [&'static str]);
 
-    fn asked<T>() -> Result<T, value::Error> {
-        Err(de::Error::custom("only the names are needed"))
-    }
-
     impl<'de> Deserializer<'de> for Ask<'_> {
-        type Error = value::Error;
+        type Error = Asked;
 
-        fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, value::Error> {
+        fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Asked> {
             visitor.visit_enum(self)
         }
 
@@ -115,32 +117,32 @@ pub fn fields_of<E: DeserializeOwned>(variant: &'static str) -> &'static [&'stat
     }
 
     impl<'de> de::EnumAccess<'de> for Ask<'_> {
-        type Error = value::Error;
+        type Error = Asked;
         type Variant = Self;
 
-        fn variant_seed<V: DeserializeSeed<'de>>(self, seed: V) -> Result<(V::Value, Self), value::Error> {
+        fn variant_seed<V: DeserializeSeed<'de>>(self, seed: V) -> Result<(V::Value, Self), Asked> {
             Ok((seed.deserialize(self.0.into_deserializer())?, self))
         }
     }
 
     impl<'de> de::VariantAccess<'de> for Ask<'_> {
-        type Error = value::Error;
+        type Error = Asked;
 
-        fn unit_variant(self) -> Result<(), value::Error> {
-            asked()
+        fn unit_variant(self) -> Result<(), Asked> {
+            Err(Asked)
         }
 
-        fn newtype_variant_seed<T: DeserializeSeed<'de>>(self, _: T) -> Result<T::Value, value::Error> {
-            asked()
+        fn newtype_variant_seed<T: DeserializeSeed<'de>>(self, _: T) -> Result<T::Value, Asked> {
+            Err(Asked)
         }
 
-        fn tuple_variant<V: Visitor<'de>>(self, _: usize, _: V) -> Result<V::Value, value::Error> {
-            asked()
+        fn tuple_variant<V: Visitor<'de>>(self, _: usize, _: V) -> Result<V::Value, Asked> {
+            Err(Asked)
         }
 
-        fn struct_variant<V: Visitor<'de>>(self, fields: &'static [&'static str], _: V) -> Result<V::Value, value::Error> {
+        fn struct_variant<V: Visitor<'de>>(self, fields: &'static [&'static str], _: V) -> Result<V::Value, Asked> {
             *self.1 = fields;
-            asked()
+            Err(Asked)
         }
     }
 

@@ -16,7 +16,7 @@ const EXPONENT_MIN: i64 = -130;
 const TEXT_LEN_MAX: usize = 256;
 
 /// A number of at most 64 bits with a decimal point no further than this from its digits is within DynamoDB's range.
-const SMALL_SCALE_MAX: i64 = 64;
+const SMALL_SCALE_MAX: u8 = 64;
 
 /// Marks a `Decimal` among other newtypes when it is deserialised from a [`crate::Value`].
 pub(crate) const NEWTYPE: &str = "projection_vocabulary::Decimal";
@@ -75,7 +75,7 @@ impl Decimal {
     /// Whether it is far from DynamoDB's limits, which is quicker to tell than its digits: at most 20 of them, not far from the point.
     fn is_small(&self) -> bool {
         let (digits, scale) = self.0.as_bigint_and_scale();
-        digits.bits() <= u64::from(u64::BITS) && scale.abs() <= SMALL_SCALE_MAX
+        digits.bits() <= u64::from(u64::BITS) && scale.abs() <= i64::from(SMALL_SCALE_MAX)
     }
 
     /// The number as an `i128`, if it is whole and fits.
@@ -91,21 +91,96 @@ impl Decimal {
     }
 }
 
+/// A number of at most 64 bits without zeros at its end. Nearly all amounts are such, and `BigDecimal` takes several allocations to read
+/// or write one.
+#[derive(Clone, Copy)]
+struct Small {
+    digits: i64,
+    /// How many of the digits are behind the point; negative if zeros follow them.
+    scale: i64,
+}
+
+impl Small {
+    /// As many digits surely fit into 64 bits.
+    const DIGITS_MAX: usize = 18;
+    /// A sign, a zero and a point, or the digits of 64 bits; and what the greatest scale adds.
+    const TEXT_LEN_MAX: usize = 21 + SMALL_SCALE_MAX as usize;
+
+    fn new(mut digits: i64, mut scale: i64) -> Self {
+        if digits == 0 {
+            return Self { digits, scale: 0 };
+        }
+        while digits % 10 == 0 {
+            digits /= 10;
+            scale -= 1;
+        }
+        Self { digits, scale }
+    }
+
+    fn of(number: &BigDecimal) -> Option<Self> {
+        let (digits, scale) = number.as_bigint_and_scale();
+        digits.to_i64().map(|digits| Self::new(digits, scale))
+    }
+
+    /// Reads digits that may have a minus before them and a point among them. Whatever else is a number, `BigDecimal` reads.
+    fn parse(text: &str) -> Option<Self> {
+        let (sign, unsigned) = text.strip_prefix('-').map_or((1, text), |unsigned| (-1, unsigned));
+        let (whole, fraction) = match unsigned.split_once('.') {
+            Some((whole, fraction)) if !fraction.is_empty() => (whole, fraction),
+            Some(_) => return None,
+            None => (unsigned, ""),
+        };
+        if whole.is_empty() || whole.len() + fraction.len() > Self::DIGITS_MAX {
+            return None;
+        }
+        let add = |digits: i64, byte: u8| byte.is_ascii_digit().then(|| digits * 10 + i64::from(byte - b'0'));
+        let digits = whole.bytes().chain(fraction.bytes()).try_fold(0, add)?;
+        Some(Self::new(sign * digits, i64::try_from(fraction.len()).ok()?))
+    }
+
+    /// Writes it without an exponent. Its scale must be small.
+    fn write(self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Filled from the end.
+        let (mut text, mut begin) = ([b'0'; Self::TEXT_LEN_MAX], Self::TEXT_LEN_MAX);
+        let mut put = |byte| {
+            begin -= 1;
+            text[begin] = byte;
+        };
+        (self.scale..0).for_each(|_| put(b'0'));
+        let (mut left, mut behind) = (self.digits.unsigned_abs(), 0);
+        while left > 0 || behind <= self.scale {
+            if behind == self.scale && behind > 0 {
+                put(b'.');
+            }
+            put(b'0' + (left % 10) as u8);
+            left /= 10;
+            behind += 1;
+        }
+        if self.digits < 0 {
+            put(b'-');
+        }
+        f.write_str(std::str::from_utf8(&text[begin..]).map_err(|_| fmt::Error)?)
+    }
+}
+
+impl From<Small> for BigDecimal {
+    fn from(Small { digits, scale }: Small) -> Self {
+        Self::new(digits.into(), scale)
+    }
+}
+
 /// The same number without zeros at its end. `BigDecimal::normalized` writes out all digits to find them.
 fn normal(number: &BigDecimal) -> BigDecimal {
-    let (digits, mut scale) = number.as_bigint_and_scale();
-    let Some(mut digits) = digits.to_i64().filter(|digits| *digits != 0) else { return number.normalized() };
-    while digits % 10 == 0 {
-        digits /= 10;
-        scale -= 1;
-    }
-    BigDecimal::new(digits.into(), scale)
+    Small::of(number).map_or_else(|| number.normalized(), BigDecimal::from)
 }
 
 impl FromStr for Decimal {
     type Err = DecimalError;
 
     fn from_str(text: &str) -> Result<Self, DecimalError> {
+        if let Some(small) = Small::parse(text) {
+            return Ok(Self(small.into()));
+        }
         let plain = |byte: u8| byte.is_ascii_digit() || matches!(byte, b'+' | b'-' | b'.' | b'e' | b'E');
         if text.is_empty() || text.len() > TEXT_LEN_MAX || !text.bytes().all(plain) {
             return Err(DecimalError::NotANumber);
@@ -177,7 +252,10 @@ impl ops::Neg for &Decimal {
 /// As DynamoDB prints it: without an exponent and without trailing zeros.
 impl fmt::Display for Decimal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        normal(&self.0).write_plain_string(f)
+        match Small::of(&self.0).filter(|small| small.scale.abs() <= i64::from(SMALL_SCALE_MAX)) {
+            Some(small) => small.write(f),
+            None => self.0.normalized().write_plain_string(f),
+        }
     }
 }
 
@@ -284,6 +362,24 @@ mod tests {
         for number in texts.map(|text| BigDecimal::from_str(text).expect("a number")) {
             assert_eq!(normal(&number).as_bigint_and_scale(), number.normalized().as_bigint_and_scale(), "{number}");
         }
+    }
+
+    #[test]
+    fn small_numbers_are_read_and_written_as_bigdecimal_does() {
+        for digits in [0, 1, -1, 5, 10, -120, 12_345, 999_999_999_999_999_999, i64::MAX, i64::MIN, i64::MIN + 8] {
+            for scale in -70..=70 {
+                let number = BigDecimal::new(digits.into(), scale);
+                let plain = number.normalized().to_plain_string();
+                assert_eq!(Decimal(number.clone()).to_string(), plain, "{number:?}");
+                let texts = [plain, number.to_plain_string(), number.to_string()];
+                for (text, small) in texts.iter().filter_map(|text| Some((text, Small::parse(text)?))) {
+                    assert_eq!(BigDecimal::from(small).as_bigint_and_scale(), number.normalized().as_bigint_and_scale(), "{text}");
+                }
+            }
+        }
+        assert_eq!(["-12.50", "007", "0.0", "-0"].map(|text| Small::parse(text).is_some()), [true; 4]);
+        let others = ["", "-", ".", "1.", ".5", "+5", "--5", "-.5", "1e3", "1.2.3", "1 ", "1_0", "\u{661}", "1234567890123456789"];
+        assert_eq!(others.map(|text| Small::parse(text).is_some()), [false; 14]);
     }
 
     #[test]

@@ -10,6 +10,7 @@ pub mod content;
 pub mod decode;
 pub mod error;
 pub mod lane;
+mod mostly_one;
 pub mod plan;
 pub mod redelivery;
 pub mod report;

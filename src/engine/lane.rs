@@ -155,10 +155,16 @@ impl Lane {
     /// An empty lane.
     #[must_use]
     pub fn new(rule: &'static dyn DynProjection, aggregate: AggregateId) -> Self {
+        Self::with_room(rule, aggregate, 0)
+    }
+
+    /// An empty lane with room for this number of events.
+    #[must_use]
+    pub fn with_room(rule: &'static dyn DynProjection, aggregate: AggregateId, events: usize) -> Self {
         Self {
             rule,
             aggregate,
-            entries: VecDeque::new(),
+            entries: VecDeque::with_capacity(events),
             row: None,
             reads_first: false,
             limit: usize::MAX,
@@ -208,15 +214,20 @@ impl Lane {
 
     /// Sorts and deduplicates the entries. Returns `false` if none of them concerns the projection; the lane can then be dropped.
     pub fn prepare(&mut self) -> bool {
-        self.entries.make_contiguous().sort_by_key(|entry| entry.first);
-        let mut entries: VecDeque<Entry> = VecDeque::with_capacity(self.entries.len());
-        for entry in std::mem::take(&mut self.entries) {
-            match entries.back_mut() {
-                Some(before) if before.last == entry.first && before.content.same(&entry.content) => before.again.extend(entry.records()),
-                _ => entries.push_back(entry),
+        let entries = self.entries.make_contiguous();
+        entries.sort_by_key(|entry| entry.first);
+        let is_again = |before: &Entry, entry: &Entry| before.last == entry.first && before.content.same(&entry.content);
+        // Few batches bring an event twice, and most of a lane's entries stay where they are.
+        if entries.windows(2).any(|pair| is_again(&pair[0], &pair[1])) {
+            let mut once: VecDeque<Entry> = VecDeque::with_capacity(self.entries.len());
+            for entry in std::mem::take(&mut self.entries) {
+                match once.back_mut() {
+                    Some(before) if is_again(before, &entry) => before.again.extend(entry.records()),
+                    _ => once.push_back(entry),
+                }
             }
+            self.entries = once;
         }
-        self.entries = entries;
         // What follows the last event that concerns the projection is left to the next such event, so that a row's watermark does not
         // depend on how events were batched.
         let irrelevant = |entry: Option<&Entry>| entry.is_some_and(|entry| matches!(entry.content, Content::Irrelevant));

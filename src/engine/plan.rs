@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use crate::{
     engine::{
         lane::{Lane, Write},
+        mostly_one::push,
         shares::go_together,
     },
     store::limits::{TRANSACTION_ACTIONS_MAX, TRANSACTION_BYTES_MAX},
@@ -34,7 +35,7 @@ pub fn group(planned: Vec<Planned>) -> Vec<Vec<Planned>> {
     let mut groups: BTreeMap<usize, Vec<Planned>> = BTreeMap::new();
     let first: Vec<_> = (0..planned.len()).map(|at| joined.first(at)).collect();
     for (first, planned) in first.into_iter().zip(planned) {
-        groups.entry(first).or_default().push(planned);
+        push(groups.entry(first).or_default(), planned);
     }
     groups.into_values().collect()
 }
@@ -62,6 +63,9 @@ impl Joined {
 /// bytes than a transaction holds. A write without shared rows stands alone.
 #[must_use]
 pub fn pack(planned: Vec<Planned>) -> Vec<Vec<Planned>> {
+    if planned.len() == 1 {
+        return vec![planned];
+    }
     let (alone, with_shared): (Vec<_>, Vec<_>) = planned.into_iter().partition(|planned| planned.write.shares.is_empty());
     let mut packs: Vec<_> = alone.into_iter().map(|write| vec![write]).collect();
     let mut pack: Vec<Planned> = Vec::new();

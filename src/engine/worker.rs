@@ -25,6 +25,7 @@ use crate::{
         decode::{Body, Ignored, Poison, Record, decode},
         error::AdvanceError,
         lane::{AfterRefusal, Lane, Park, Step, UNEXPLAINED_MAX},
+        mostly_one::{append, push},
         plan::{self, Planned},
         redelivery::{Delivered, Hunch},
         report::{Ledger, Report},
@@ -126,7 +127,7 @@ struct Rewritten {
 }
 
 /// What the records of one aggregate hold, by their index in the batch.
-type History = Vec<(usize, Result<Arc<RecordedEvent>, Poison>)>;
+type History = Vec<(usize, Result<Arc<RecordedEvent>, Box<Poison>>)>;
 
 impl Worker {
     /// A worker for these projections.
@@ -238,11 +239,11 @@ impl Worker {
                     if !known(&event.aggregate, &event.event_type) {
                         ledger.ignore_type(at, &event.event_type);
                     }
-                    histories.entry(event.aggregate.clone()).or_default().push((at, Ok(Arc::new(event))));
+                    push(histories.entry(event.aggregate.clone()).or_default(), (at, Ok(Arc::new(event))));
                 }
                 Body::Poison(poison) => match (&poison.event, poison.event_type.as_deref()) {
                     (Some((aggregate, _)), Some(event_type)) if !known(aggregate, event_type) => ledger.ignore_type(at, event_type),
-                    (Some((aggregate, _)), Some(_)) => histories.entry(aggregate.clone()).or_default().push((at, Err(poison))),
+                    (Some((aggregate, _)), Some(_)) => push(histories.entry(aggregate.clone()).or_default(), (at, Err(Box::new(poison)))),
                     // Nobody can tell which projections it concerns. Those it does concern find the hole and read the event store.
                     _ => strays.push(Stray { record: at, poison }),
                 },
@@ -284,7 +285,7 @@ impl Worker {
                 if !history.iter().any(|(_, event)| concerns(rule, &aggregate, event)) {
                     return None;
                 }
-                let mut lane = Lane::new(rule, aggregate.clone());
+                let mut lane = Lane::with_room(rule, aggregate.clone(), history.len());
                 for (at, event) in &history {
                     match event {
                         Ok(read) => lane.push_event(read, *at),
@@ -294,7 +295,9 @@ impl Worker {
                 }
                 lane.prepare().then_some(lane)
             };
-            rules.iter().filter_map(|rule| lane(*rule)).collect::<Vec<_>>()
+            let mut lanes = Vec::new();
+            rules.iter().filter_map(|rule| lane(*rule)).for_each(|lane| push(&mut lanes, lane));
+            lanes
         })
     }
 
@@ -461,10 +464,10 @@ impl Worker {
                         hunch.learn(lane.was_duplicate());
                     }
                 }
-                lanes.extend(committed);
+                append(&mut lanes, committed);
             }
             let (next, done) = self.next_writes(lanes, limits).await;
-            idle.extend(done);
+            append(&mut idle, done);
             planned = next;
         }
         Driven { idle, to_read: Vec::new() }
@@ -479,11 +482,11 @@ impl Worker {
             let mut acting = Vec::new();
             for mut lane in lanes {
                 match lane.step() {
-                    Step::Write(write) => planned.push(Planned { lane, write }),
+                    Step::Write(write) => push(&mut planned, Planned { lane, write }),
                     Step::Act(event) => acting.push(self.act(lane, event, limits)),
                     Step::Read => readers.entry(lane.rule.name()).or_default().push(lane),
                     Step::Steps(row, version) => wide.push(self.plan_steps(lane, row, version, limits)),
-                    Step::Idle => idle.push(lane),
+                    Step::Idle => push(&mut idle, lane),
                 }
             }
             lanes = Vec::new();
@@ -751,7 +754,7 @@ fn why_not_parked(tripped: bool, deadline: Deadline) -> Option<AdvanceError> {
     if deadline.passed() { Some(DeadlineExceeded.into()) } else { tripped.then_some(AdvanceError::BreakerTripped) }
 }
 
-fn concerns(rule: &dyn DynProjection, aggregate: &AggregateId, event: &Result<Arc<RecordedEvent>, Poison>) -> bool {
+fn concerns(rule: &dyn DynProjection, aggregate: &AggregateId, event: &Result<Arc<RecordedEvent>, Box<Poison>>) -> bool {
     let event_type = match event {
         Ok(event) => Some(&*event.event_type),
         Err(poison) => poison.event_type.as_deref(),
@@ -887,7 +890,7 @@ mod tests {
     fn a_record_that_cannot_be_read_stops_only_the_projections_that_it_concerns() {
         let fact = Fact { aggregate: "ann".into(), event_type: "Stayed", data: data! { room: "red" } };
         let event = record([fact]).next().expect("it is recorded");
-        let history = vec![(0, Ok(Arc::new(event))), (1, Err(poison(Some(2), Some("Rang"))))];
+        let history = vec![(0, Ok(Arc::new(event))), (1, Err(poison(Some(2), Some("Rang")).into()))];
         let (worker, mut stuck) = (worker(), BTreeMap::new());
         for mut lane in worker.lanes([("ann".into(), history)].into()) {
             while let Step::Write(write) = lane.step() {

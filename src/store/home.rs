@@ -357,7 +357,8 @@ fn prefix(kind: Kind) -> &'static str {
 }
 
 fn contribution_name(kind: Kind, cell: &Cell) -> String {
-    prefix(kind).to_owned() + &cell_text(cell)
+    let (row, attribute) = cell;
+    [prefix(kind), attribute, "#", row.as_str()].concat()
 }
 
 /// `<attribute>#<shared row>`. An attribute's name contains no `#`.
@@ -370,11 +371,11 @@ fn cell_of(text: &str) -> Option<Cell> {
 }
 
 pub(super) fn shared_name(attribute: &str) -> String {
-    SHARED.to_owned() + attribute
+    [SHARED, attribute].concat()
 }
 
 pub(super) fn unsettled_name(attribute: &str) -> String {
-    UNSETTLED.to_owned() + attribute
+    [UNSETTLED, attribute].concat()
 }
 
 pub(super) fn kind_text(kind: Kind) -> &'static str {

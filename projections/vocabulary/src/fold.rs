@@ -83,11 +83,15 @@ fn merge_some<'a>(
             Err(NoChange::Inapplicable(_)) if !first => return stopped(merged, MergeStop::Full),
             Err(NoChange::Inapplicable(refusal) | NoChange::Refused(refusal)) => return stopped(merged, MergeStop::Poison(refusal)),
         };
-        merged.change.go_on(&change);
         merged.concerning += 1;
         rows.extend(change.shared_rows().into_iter().cloned());
-        if !first && (merged.change.check_after(&change, &event.aggregate).is_err() || !fits(&merged.change, rows.len())) {
-            return Merging { overfull: true, ..stopped(merged, MergeStop::Full) };
+        if first {
+            merged.change = change;
+        } else {
+            merged.change.go_on(&change);
+            if merged.change.check_after(&change, &event.aggregate).is_err() || !fits(&merged.change, rows.len()) {
+                return Merging { overfull: true, ..stopped(merged, MergeStop::Full) };
+            }
         }
         merged.taken += 1;
     }

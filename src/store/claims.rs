@@ -89,8 +89,8 @@ impl Store {
     pub(super) fn move_claim(&self, ClaimMove { claim, from, to }: &ClaimMove) -> TransactWriteItem {
         let held = [from, to].into_iter().flatten();
         let mut expression = Expression::default();
-        let mut conditions = vec![expression.unchanged("PK", "")];
-        conditions.extend(held.map(|holder| expression.unchanged("aggregateId", holder.as_str())));
+        let mut conditions = vec![expression.unchanged("PK", "").to_string()];
+        conditions.extend(held.map(|holder| expression.unchanged("aggregateId", holder.as_str()).to_string()));
         let condition = conditions.join(" OR ");
         let action = TransactWriteItem::builder();
         if let Some(holder) = to {

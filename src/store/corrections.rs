@@ -103,7 +103,7 @@ impl Store {
                     format!("{name} = {}", expression.value(value.clone()))
                 })
                 .collect(),
-            None => vec![expression.unchanged("PK", "")],
+            None => vec![expression.unchanged("PK", "").to_string()],
         };
         let replace = put(encode_event(event))
             .condition_expression(conditions.join(" AND "))

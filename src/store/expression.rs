@@ -28,6 +28,16 @@ pub struct Name(Placeholder);
 #[derive(Clone, Copy)]
 pub struct Value(Placeholder);
 
+/// The condition that an attribute is still what was read. See [`Expression::unchanged`].
+#[derive(Clone, Copy)]
+pub struct Unchanged {
+    name: Name,
+    mark: Option<Value>,
+}
+
+/// Conditions that must all hold. Each write of a worker has some, so they are one text from the start.
+pub struct Conditions(String);
+
 /// A sign and the digits of a number, at the end of the array.
 #[derive(Clone, Copy)]
 struct Placeholder {
@@ -61,7 +71,7 @@ impl Name {
         Self(Placeholder::new(b'#', at))
     }
 
-    fn as_str(&self) -> &str {
+    pub fn as_str(&self) -> &str {
         self.0.as_str()
     }
 }
@@ -71,7 +81,7 @@ impl Value {
         Self(Placeholder::new(b':', at))
     }
 
-    fn as_str(&self) -> &str {
+    pub fn as_str(&self) -> &str {
         self.0.as_str()
     }
 }
@@ -85,6 +95,48 @@ impl fmt::Display for Name {
 impl fmt::Display for Value {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
+    }
+}
+
+impl Unchanged {
+    fn pieces(&self) -> [&str; 3] {
+        match &self.mark {
+            None => ["attribute_not_exists(", self.name.as_str(), ")"],
+            Some(mark) => [self.name.as_str(), " = ", mark.as_str()],
+        }
+    }
+}
+
+impl fmt::Display for Unchanged {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.pieces().into_iter().try_for_each(|piece| f.write_str(piece))
+    }
+}
+
+impl Conditions {
+    /// This condition alone.
+    pub fn new(first: &str) -> Self {
+        let mut conditions = Self(String::with_capacity(16 * USUAL));
+        conditions.0.push_str(first);
+        conditions
+    }
+
+    /// And this one, of which these are the parts.
+    pub fn and(&mut self, pieces: &[&str]) {
+        self.0.push_str(" AND ");
+        for piece in pieces {
+            self.0.push_str(piece);
+        }
+    }
+
+    /// And that this attribute is unchanged.
+    pub fn and_unchanged(&mut self, unchanged: Unchanged) {
+        self.and(&unchanged.pieces());
+    }
+
+    /// The condition.
+    pub fn into_text(self) -> String {
+        self.0
     }
 }
 
@@ -136,13 +188,10 @@ impl Expression {
     }
 
     /// The condition that a mark is unchanged since it was read. An empty mark means that there was none.
-    pub fn unchanged<'a>(&mut self, name: impl Into<Cow<'a, str>>, mark: &str) -> String {
+    pub fn unchanged<'a>(&mut self, name: impl Into<Cow<'a, str>>, mark: &str) -> Unchanged {
         let name = self.name(name);
-        if mark.is_empty() {
-            return ["attribute_not_exists(", name.as_str(), ")"].concat();
-        }
-        let value = self.value(AttributeValue::S(mark.to_owned()));
-        [name.as_str(), " = ", value.as_str()].concat()
+        let mark = (!mark.is_empty()).then(|| self.value(AttributeValue::S(mark.to_owned())));
+        Unchanged { name, mark }
     }
 
     /// The update expression.

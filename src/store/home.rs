@@ -10,10 +10,12 @@ use projection_vocabulary::{
     AggregateId, Attributes, Base, Cell, Change, ChildOp, Contribution, DynProjection, HOME_SORT, HomeRow, Kind, Mark, OwnOp, RESERVED,
     RecordedEvent, Resolved, RowKey, Value, Version, Watermark,
 };
-
 use serde::{Deserialize, Serialize};
 
-use super::{StoreError, expression::Expression};
+use super::{
+    StoreError,
+    expression::{Conditions, Expression},
+};
 use crate::store::item::{SdkItem, attributes, from_value};
 
 /// `contributed#<attribute>#<shared row>`: what a home row has added to a shared row. A top-level attribute, because ADD works on
@@ -269,12 +271,12 @@ impl HomeWrite {
         for name in &self.removes {
             expression.remove(name);
         }
-        let mut conditions = vec![at(&mut expression, self.after)];
+        let mut conditions = Conditions::new(&at(&mut expression, self.after));
         if !self.though_parked {
-            conditions.push(expression.unchanged("parkedAt", ""));
+            conditions.and_unchanged(expression.unchanged("parkedAt", ""));
         }
         for (name, mark) in &self.takes {
-            conditions.push(expression.unchanged(shared_name(name), &mark.map(mark_text).unwrap_or_default()));
+            conditions.and_unchanged(expression.unchanged(shared_name(name), &mark.map(mark_text).unwrap_or_default()));
             if mark.is_some() {
                 expression.remove(shared_name(name));
                 expression.remove(unsettled_name(name));
@@ -282,21 +284,22 @@ impl HomeWrite {
         }
         for (name, value) in &self.raises {
             let (name, value) = (expression.name(name), expression.value(from_value(value)));
-            conditions.push(format!("(attribute_not_exists({name}) OR {name} <= {value})"));
+            conditions.and(&["(attribute_not_exists(", name.as_str(), ") OR ", name.as_str(), " <= ", value.as_str(), ")"]);
         }
         match &self.read {
             Some(Read { rewritten, last_event_id }) => {
-                let marks = [("rewritten", rewritten), ("lastEventId", last_event_id)];
-                conditions.extend(marks.map(|(name, mark)| expression.unchanged(name, mark)));
+                for (name, mark) in [("rewritten", rewritten), ("lastEventId", last_event_id)] {
+                    conditions.and_unchanged(expression.unchanged(name, mark));
+                }
             }
-            None if self.after.version == Version::NONE => conditions.push(expression.unchanged(UNFINISHED, "")),
+            None if self.after.version == Version::NONE => conditions.and_unchanged(expression.unchanged(UNFINISHED, "")),
             // An unfinished row has no revision.
             None => {}
         }
         if let Some(id) = &self.rewritten {
             expression.set("rewritten", AttributeValue::S(id.to_string()));
         }
-        (expression, conditions.join(" AND "))
+        (expression, conditions.into_text())
     }
 }
 

@@ -94,7 +94,7 @@ impl CellWrite {
         let (owned, name) = (expression.name("owned"), expression.value(AttributeValue::S(attribute.to_owned())));
         conditions.push(format!("NOT contains({owned}, {name})"));
         if let Some(mark) = self.instead_of {
-            conditions.push(expression.unchanged(shared_name(attribute), &mark_text(mark)));
+            conditions.push(expression.unchanged(shared_name(attribute), &mark_text(mark)).to_string());
             expression.remove(unsettled_name(attribute));
             match &self.op {
                 CellOp::Add(amount) => expression.set(attribute, AttributeValue::N(amount.to_string())),

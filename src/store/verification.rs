@@ -231,7 +231,7 @@ impl Store {
         deadline: Deadline,
     ) -> Result<(), StoreError> {
         let mut expression = Expression::default();
-        let mut conditions = vec![expression.unchanged(unsettled_name(attribute), &cell.unsettled)];
+        let mut conditions = vec![expression.unchanged(unsettled_name(attribute), &cell.unsettled).to_string()];
         expression.set(unsettled_name(attribute), AttributeValue::S(mark.to_owned()));
         if cell.value.as_ref() != right {
             let name = expression.name(attribute);
@@ -264,7 +264,7 @@ impl Store {
     ) -> Result<(), StoreError> {
         if let Some((contribution, by)) = contributed {
             let mut expression = Expression::default();
-            let mut conditions = vec![expression.unchanged(unsettled_name(attribute), mark)];
+            let mut conditions = vec![expression.unchanged(unsettled_name(attribute), mark).to_string()];
             // Somebody may have begun to combine it in another way since it was removed.
             conditions.push(takes(&mut expression, attribute, by.kind));
             // Not this deployment's revision: an attribute to which only an older one contributes can still become an aggregate's own.
@@ -282,7 +282,7 @@ impl Store {
             self.update_shared(rule, row, &expression, conditions.join(" AND "), deadline).await?;
         }
         let mut expression = Expression::default();
-        let condition = expression.unchanged(unsettled_name(attribute), mark);
+        let condition = expression.unchanged(unsettled_name(attribute), mark).to_string();
         expression.remove(unsettled_name(attribute));
         self.update_shared(rule, row, &expression, condition, deadline).await
     }

@@ -324,8 +324,8 @@ const ALL: &[Mutant] = &[
         "a home row forgets the highest value that it has offered",
         &[Switched(
             HOME,
-            r#"conditions.push(format!("(attribute_not_exists({name}) OR {name} <= {value})"))"#,
-            r#"conditions.push(format!("(attribute_not_exists({name}) OR {name} <= {value} OR {name} > {value})"))"#,
+            r#"conditions.and(&["(attribute_not_exists(", name.as_str(), ") OR ", name.as_str(), " <= ", value.as_str(), ")"])"#,
+            r#"conditions.and(&[&format!("(attribute_not_exists({name}) OR {name} <= {value} OR {name} > {value})")])"#,
         )],
     ),
     mutant(
@@ -500,10 +500,10 @@ const ALL: &[Mutant] = &[
         "a sum is corrected although another process has corrected it",
         &[Switched(
             VERIFICATION,
-            "expression.unchanged(CORRECTED, corrected)",
+            r#"format!("{condition} AND {}", expression.unchanged(CORRECTED, corrected))"#,
             r#"{
                 let (unchanged, name) = (expression.unchanged(CORRECTED, corrected), expression.name(CORRECTED));
-                format!("{unchanged} OR attribute_exists({name}) OR attribute_not_exists({name})")
+                format!("{condition} AND {unchanged} OR attribute_exists({name}) OR attribute_not_exists({name})")
             }"#,
         )],
     ),
@@ -554,8 +554,8 @@ const ALL: &[Mutant] = &[
         "a claim is taken although another aggregate has it",
         &[Switched(
             CLAIMS,
-            r#"vec![expression.unchanged("PK", "")]"#,
-            r#"vec![expression.unchanged("PK", ""), format!("attribute_exists({})", expression.name("PK"))]"#,
+            r#"vec![expression.unchanged("PK", "").to_string()]"#,
+            r#"vec![expression.unchanged("PK", "").to_string(), format!("attribute_exists({})", expression.name("PK"))]"#,
         )],
     ),
     mutant(

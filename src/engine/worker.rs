@@ -777,6 +777,7 @@ fn reasons_of(projection: &str, lanes: &[Lane], strays: &[Stray]) -> Vec<String>
 
 #[cfg(test)]
 mod tests {
+    use aws_sdk_dynamodb::types::AttributeValue;
     use projection_vocabulary::{
         Change, Kind, Projection, Recorded, Refusal, data, own,
         sample::{Fact, record},
@@ -939,6 +940,22 @@ mod tests {
         assert_eq!(share.kind, Kind::Sum);
         share.stays = false;
         assert_eq!(ends(after_clash(pack, &Clash::Rule(red, TWO_OWNERS))), [None, None]);
+    }
+
+    /// Something else wrote it: `owned` is a text, which no worker reads as names.
+    #[tokio::test]
+    async fn a_shared_row_that_refuses_whatever_it_shows_is_given_up_after_a_few_tries() {
+        let client = Embedded::memory().expect("an empty database").client();
+        let registry = Registry::new(&[&Stays]);
+        let worker = Worker::new(Store::new(client.clone(), TableNames::from_env_or_default(registry, |_| None)), registry);
+        worker.store().create_tables(registry).await.expect("tables");
+        let text = |text: &str| AttributeValue::S(text.to_owned());
+        let put = client.put_item().table_name("stays").item("id", text("red")).item("owned", text("nights"));
+        put.send().await.expect("put");
+        let lanes = pack().into_iter().take(1).map(|planned| planned.lane);
+        let deadline = Deadline::at(std::time::Instant::now() + Duration::from_secs(10));
+        let lanes = worker.advance(lanes.collect(), IfStuck::Leave, deadline).await;
+        assert_eq!(ends(lanes), [Some(AdvanceError::Unexplained.to_string())]);
     }
 
     #[test]

@@ -382,6 +382,37 @@ mod tests {
         assert!(appending.may_try_again(&"ben".into()));
     }
 
+    #[tokio::test]
+    async fn only_events_that_may_follow_any_version_follow_another_writers_and_only_while_the_store_answers() {
+        let worker = worker().await;
+        let failed_and_waiting = async |movable, stopped, tries| {
+            let mut appending = Appending::new(worker.store());
+            appending.stopped = stopped;
+            appending.tries.insert("ann".into(), tries);
+            let conflict = AppendError::Conflict { aggregate: "ann".into(), expected: Version::NONE, actual: Version(1) };
+            appending.see_to((vec![vec![placed(Version::NONE, movable, lines(1))]], vec![Err(conflict)])).await;
+            (appending.failures.len(), appending.bulk.stop().len())
+        };
+        assert_eq!(failed_and_waiting(true, false, 0).await, (0, 1));
+        for (movable, stopped, tries) in [(false, false, 0), (true, true, 0), (false, true, 0), (true, false, TRIES)] {
+            assert_eq!(failed_and_waiting(movable, stopped, tries).await, (1, 0), "{movable} {stopped} {tries}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_history_is_read_beyond_a_page_that_is_full() {
+        let worker = worker().await;
+        let facts = (0..=PAGE_EVENTS).map(|_| Fact { aggregate: "ann".into(), event_type: "Stayed", data: data! {} });
+        let events: Vec<_> = record(facts).collect();
+        for events in events.chunks(APPEND_EVENTS_MAX) {
+            worker.store().append(events[0].version.previous(), events).await.expect("appended");
+        }
+        let last = events.last().expect("there are some");
+        let wanted = BTreeSet::from([last.event_id.clone(), "another".into()]);
+        let found = history(worker.store(), &"ann".into(), &wanted).await;
+        assert_eq!(found, Ok(([last.event_id.clone()].into(), last.version)));
+    }
+
     #[test]
     fn what_can_follow_any_version_is_planned_again_without_one() {
         let expected = |movable| Run::from(placed(Version(5), movable, lines(2))).expected;

@@ -1,7 +1,9 @@
 //! Advancing aggregates to the head of their histories in the event store, whatever the stream has brought.
 
+use std::sync::Arc;
+
 use futures::{StreamExt as _, stream};
-use projection_vocabulary::{AggregateId, DynProjection, HomeRow, Version};
+use projection_vocabulary::{AggregateId, DynProjection, HomeRow, Version, Watermark};
 
 use crate::{
     engine::{
@@ -106,7 +108,7 @@ impl CatchUp<'_> {
     async fn run(&self, id: &AggregateId) -> Result<CaughtUp, OperationError> {
         let Self { worker, rule, trust, deadline, .. } = *self;
         let mut caught_up = CaughtUp { standing: Standing::Parked(None), applied: 0, reprojected: false };
-        let (mut before, mut unmoved) = (None, 0);
+        let mut standstill = Standstill::default();
         loop {
             deadline.check()?;
             let row = worker.store().home_row(rule, id, deadline).await?;
@@ -114,13 +116,10 @@ impl CatchUp<'_> {
                 return Ok(caught_up);
             }
             refuse_newer_revision(rule, &row)?;
-            let found = Some((row.watermark(), row.last_event_id.clone()));
-            unmoved = if found == before { unmoved + 1 } else { 0 };
             // Other workers move the row; a row that something else wrote may take no write at all.
-            if unmoved > UNEXPLAINED_MAX {
+            if standstill.is_too_long(&row) {
                 return Err(AdvanceError::Unexplained.into());
             }
-            before = found;
             let mut lane = Lane::new(rule, id.clone());
             // A home row that is lost may have left child rows behind.
             let may_differ = row.version > Version::NONE || rule.children().is_some();
@@ -158,6 +157,23 @@ impl CatchUp<'_> {
                 }
             }
         }
+    }
+}
+
+/// Where a row stands, and how often it was read again and had not moved.
+#[derive(Default)]
+struct Standstill {
+    at: Option<(Watermark, Option<Arc<str>>)>,
+    unmoved: u32,
+}
+
+impl Standstill {
+    /// Takes note of where a row stands now. Whether it has stood there too often.
+    fn is_too_long(&mut self, row: &HomeRow) -> bool {
+        let at = Some((row.watermark(), row.last_event_id.clone()));
+        self.unmoved = if at == self.at { self.unmoved + 1 } else { 0 };
+        self.at = at;
+        self.unmoved > UNEXPLAINED_MAX
     }
 }
 
@@ -238,6 +254,20 @@ mod tests {
     /// Another event of the same version.
     fn another(event: &RecordedEvent) -> RecordedEvent {
         RecordedEvent { event_id: "another".into(), ..event.clone() }
+    }
+
+    #[test]
+    fn a_row_that_does_not_move_is_read_again_a_few_times() {
+        let mut standstill = Standstill::default();
+        let mut is_too_long = |version, id: &str| {
+            standstill.is_too_long(&HomeRow { version: Version(version), last_event_id: Some(id.into()), ..HomeRow::default() })
+        };
+        assert!((0..=2 * UNEXPLAINED_MAX).all(|at| !is_too_long(at.into(), "ann")), "it moves");
+        for id in ["ann", "ben"] {
+            assert!((0..=UNEXPLAINED_MAX).all(|_| !is_too_long(1, id)), "{id}");
+        }
+        assert!(is_too_long(1, "ben"));
+        assert!(!is_too_long(2, "ben"), "it moves again");
     }
 
     #[tokio::test]

@@ -682,6 +682,29 @@ async fn a_record_that_this_version_can_read_is_processed_like_one_from_the_stre
     assert_exact(&world, ONE_EACH, &events, "").await;
 }
 
+#[tokio::test]
+async fn of_a_record_and_an_event_of_its_version_in_the_event_store_the_event_counts() {
+    let (world, events) = (World::new().await, account("alice", &["1", "2"]));
+    world.import(&events).await;
+    let payload = record(&impostor(&events[0]), 1);
+    let parking = Parking { version: Some(Version(1)), reason: "as planned", payload: Some(payload.get()) };
+    world.worker.store().park_record("other", &parking, Deadline::NONE).await.expect("parked");
+    assert_eq!(redrive_only(&world).await, recovered(2));
+    assert_exact(&world, ONE_EACH, &events, "").await;
+}
+
+#[tokio::test]
+async fn a_record_of_an_aggregate_that_is_parked_waits_with_it() {
+    let (world, truth) = parked_topic().await;
+    let payload = record(&next_post(&truth), 1);
+    let parking = Parking { version: None, reason: "as planned", payload: Some(payload.get()) };
+    world.worker.store().park_record("next", &parking, Deadline::NONE).await.expect("parked");
+    let before = entries(&world).await;
+    let stray = before.iter().find(|entry| entry.projection == NO_PROJECTION).expect("it is parked");
+    assert_eq!(still_parked(redrive(&world.worker, stray).await), "its aggregate is parked");
+    assert!(entries(&world).await.contains(stray));
+}
+
 /// An account with this number of irrelevant events between its opening and a deposit.
 fn audited(unnamed: usize) -> Vec<RecordedEvent> {
     let mut facts = vec![("alice", "AccountOpened", data! { initialDeposit: 1 })];

@@ -161,7 +161,7 @@ async fn a_scheduled_catch_up_applies_what_the_stream_lost() {
 /// Verifies by invocations that have just enough time for a piece of work. Returns the last answer, the findings that the log names, and
 /// the number of invocations that answered. With `kills`, two of three are killed somewhere.
 async fn verify_shortly(world: &World, kills: bool) -> (Json, Vec<String>, u32) {
-    let (mut lambda, mut time, mut run, mut answered) = (Lambda::start(world).await, Duration::from_millis(150), Json::Null, 0);
+    let (mut lambda, mut time, mut run, mut answered) = (Lambda::start(world).await, Duration::from_millis(50), Json::Null, 0);
     let (mut named, mut random) = (Vec::new(), fastrand::Rng::with_seed(9));
     let mut read = |output: &std::process::Output| {
         for line in log_lines(output).into_iter().filter(|line| line["message"] == "a row differs") {
@@ -224,7 +224,7 @@ async fn a_verification_goes_on_in_the_next_invocation_and_counts_each_wrong_row
     let found = (["drifted 2", "outdated 1", "shared 2"].map(str::to_owned).to_vec(), json!(246), json!(126), json!(false));
     let (answer, named, answered) = verify_shortly(&world, false).await;
     assert_eq!((counts(&answer), named), (found.clone(), expected.map(str::to_owned).to_vec()));
-    assert!(answered > 3, "{answered} invocations");
+    assert!(answered > 1, "{answered} invocation");
     let (answer, mut named, _) = verify_shortly(&world, true).await;
     assert_eq!(counts(&answer), found);
     // An invocation that is killed may have named some already.

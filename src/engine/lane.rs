@@ -214,20 +214,16 @@ impl Lane {
 
     /// Sorts and deduplicates the entries. Returns `false` if none of them concerns the projection; the lane can then be dropped.
     pub fn prepare(&mut self) -> bool {
-        let entries = self.entries.make_contiguous();
+        let mut entries = Vec::from(std::mem::take(&mut self.entries));
         entries.sort_by_key(|entry| entry.first);
-        let is_again = |before: &Entry, entry: &Entry| before.last == entry.first && before.content.same(&entry.content);
-        // Few batches bring an event twice, and most of a lane's entries stay where they are.
-        if entries.windows(2).any(|pair| is_again(&pair[0], &pair[1])) {
-            let mut once: VecDeque<Entry> = VecDeque::with_capacity(self.entries.len());
-            for entry in std::mem::take(&mut self.entries) {
-                match once.back_mut() {
-                    Some(before) if is_again(before, &entry) => before.again.extend(entry.records()),
-                    _ => once.push_back(entry),
-                }
+        entries.dedup_by(|entry, before| {
+            let is_again = before.last == entry.first && before.content.same(&entry.content);
+            if is_again {
+                before.again.extend(entry.records());
             }
-            self.entries = once;
-        }
+            is_again
+        });
+        self.entries = entries.into();
         // What follows the last event that concerns the projection is left to the next such event, so that a row's watermark does not
         // depend on how events were batched.
         let irrelevant = |entry: Option<&Entry>| entry.is_some_and(|entry| matches!(entry.content, Content::Irrelevant));

@@ -63,6 +63,7 @@ impl Joined {
 /// bytes than a transaction holds. A write without shared rows stands alone.
 #[must_use]
 pub fn pack(planned: Vec<Planned>) -> Vec<Vec<Planned>> {
+    // Most groups are a single write.
     if planned.len() == 1 {
         return vec![planned];
     }

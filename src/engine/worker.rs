@@ -859,9 +859,12 @@ mod tests {
         }
     }
 
-    fn worker() -> Worker {
+    fn client() -> aws_sdk_dynamodb::Client {
+        Embedded::memory().expect("an empty database").client()
+    }
+
+    fn worker(client: aws_sdk_dynamodb::Client) -> Worker {
         let registry = Registry::new(&[&Stays, &Rings]);
-        let client = Embedded::memory().expect("an empty database").client();
         Worker::new(Store::new(client, TableNames::from_env_or_default(registry, |_| None)), registry)
     }
 
@@ -877,7 +880,7 @@ mod tests {
         let sorted = |poison| {
             let records = vec![Record { sequence: None, body: Body::Poison(poison) }];
             let mut ledger = Ledger::new(vec![None]);
-            let Sorted { histories, strays, rewritten } = worker().group_by_aggregate(records, &mut ledger);
+            let Sorted { histories, strays, rewritten } = worker(client()).group_by_aggregate(records, &mut ledger);
             assert!(rewritten.is_empty());
             (histories.len(), strays.len())
         };
@@ -892,7 +895,7 @@ mod tests {
         let fact = Fact { aggregate: "ann".into(), event_type: "Stayed", data: data! { room: "red" } };
         let event = record([fact]).next().expect("it is recorded");
         let history = vec![(0, Ok(Arc::new(event))), (1, Err(poison(Some(2), Some("Rang")).into()))];
-        let (worker, mut stuck) = (worker(), BTreeMap::new());
+        let (worker, mut stuck) = (worker(client()), BTreeMap::new());
         for mut lane in worker.lanes([("ann".into(), history)].into()) {
             while let Step::Write(write) = lane.step() {
                 lane.written(&write);
@@ -945,10 +948,9 @@ mod tests {
     /// Something else wrote it: `owned` is a text, which no worker reads as names.
     #[tokio::test]
     async fn a_shared_row_that_refuses_whatever_it_shows_is_given_up_after_a_few_tries() {
-        let client = Embedded::memory().expect("an empty database").client();
-        let registry = Registry::new(&[&Stays]);
-        let worker = Worker::new(Store::new(client.clone(), TableNames::from_env_or_default(registry, |_| None)), registry);
-        worker.store().create_tables(registry).await.expect("tables");
+        let client = client();
+        let worker = worker(client.clone());
+        worker.store().create_tables(worker.registry()).await.expect("tables");
         let text = |text: &str| AttributeValue::S(text.to_owned());
         let put = client.put_item().table_name("stays").item("id", text("red")).item("owned", text("nights"));
         put.send().await.expect("put");

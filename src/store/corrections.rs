@@ -22,7 +22,7 @@ use serde_dynamo::Item;
 
 use super::{
     Store, StoreError,
-    expression::Expression,
+    expression::{Conditions, Expression},
     fresh_id,
     item::{SdkItem, VERSION_SK, encode_event, partition_key, sort_key},
     now,
@@ -95,18 +95,18 @@ impl Store {
         kept.insert(CORRECTION.into(), AttributeValue::M(correction));
         let put = |item| Put::builder().table_name(&self.names.event_store).set_item(Some(item));
         let mut expression = Expression::default();
-        let conditions: Vec<_> = match shown {
-            Some(EventItem(shown)) => shown
-                .iter()
-                .map(|(name, value)| {
+        let mut conditions = Conditions::default();
+        match shown {
+            Some(EventItem(shown)) => {
+                for (name, value) in shown {
                     let name = expression.name(name);
-                    format!("{name} = {}", expression.value(value.clone()))
-                })
-                .collect(),
-            None => vec![expression.unchanged("PK", "").to_string()],
-        };
+                    conditions.and(format_args!("{name} = {}", expression.value(value.clone())));
+                }
+            }
+            None => conditions.and(expression.unchanged("PK", "")),
+        }
         let replace = put(encode_event(event))
-            .condition_expression(conditions.join(" AND "))
+            .condition_expression(conditions.into_text())
             .set_expression_attribute_values(expression.values())
             .set_expression_attribute_names(expression.names());
         let keep = put(kept).condition_expression("attribute_not_exists(PK)");

@@ -1,6 +1,10 @@
 //! Builds update expressions in which every name and value is a placeholder.
 
-use std::{borrow::Cow, collections::HashMap, fmt};
+use std::{
+    borrow::Cow,
+    collections::HashMap,
+    fmt::{self, Write as _},
+};
 
 use aws_sdk_dynamodb::types::AttributeValue;
 
@@ -36,6 +40,7 @@ pub struct Unchanged {
 }
 
 /// Conditions that must all hold. Each write of a worker has some, so they are one text from the start.
+#[derive(Default)]
 pub struct Conditions(String);
 
 /// A sign and the digits of a number, at the end of the array.
@@ -71,7 +76,7 @@ impl Name {
         Self(Placeholder::new(b'#', at))
     }
 
-    pub fn as_str(&self) -> &str {
+    fn as_str(&self) -> &str {
         self.0.as_str()
     }
 }
@@ -81,7 +86,7 @@ impl Value {
         Self(Placeholder::new(b':', at))
     }
 
-    pub fn as_str(&self) -> &str {
+    fn as_str(&self) -> &str {
         self.0.as_str()
     }
 }
@@ -98,40 +103,25 @@ impl fmt::Display for Value {
     }
 }
 
-impl Unchanged {
-    fn pieces(&self) -> [&str; 3] {
-        match &self.mark {
-            None => ["attribute_not_exists(", self.name.as_str(), ")"],
-            Some(mark) => [self.name.as_str(), " = ", mark.as_str()],
-        }
-    }
-}
-
 impl fmt::Display for Unchanged {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.pieces().into_iter().try_for_each(|piece| f.write_str(piece))
+        match self.mark {
+            None => write!(f, "attribute_not_exists({})", self.name),
+            Some(mark) => write!(f, "{} = {mark}", self.name),
+        }
     }
 }
 
 impl Conditions {
-    /// This condition alone.
-    pub fn new(first: &str) -> Self {
-        let mut conditions = Self(String::with_capacity(16 * USUAL));
-        conditions.0.push_str(first);
-        conditions
-    }
-
-    /// And this one, of which these are the parts.
-    pub fn and(&mut self, pieces: &[&str]) {
-        self.0.push_str(" AND ");
-        for piece in pieces {
-            self.0.push_str(piece);
+    /// And this one.
+    pub fn and(&mut self, condition: impl fmt::Display) {
+        if self.0.is_empty() {
+            // For most writes this is enough.
+            self.0.reserve(16 * USUAL);
+        } else {
+            self.0.push_str(" AND ");
         }
-    }
-
-    /// And that this attribute is unchanged.
-    pub fn and_unchanged(&mut self, unchanged: Unchanged) {
-        self.and(&unchanged.pieces());
+        write!(self.0, "{condition}").expect("a text takes all");
     }
 
     /// The condition.

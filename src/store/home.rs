@@ -271,12 +271,13 @@ impl HomeWrite {
         for name in &self.removes {
             expression.remove(name);
         }
-        let mut conditions = Conditions::new(&at(&mut expression, self.after));
+        let mut conditions = Conditions::default();
+        conditions.and(at(&mut expression, self.after));
         if !self.though_parked {
-            conditions.and_unchanged(expression.unchanged("parkedAt", ""));
+            conditions.and(expression.unchanged("parkedAt", ""));
         }
         for (name, mark) in &self.takes {
-            conditions.and_unchanged(expression.unchanged(shared_name(name), &mark.map(mark_text).unwrap_or_default()));
+            conditions.and(expression.unchanged(shared_name(name), &mark.map(mark_text).unwrap_or_default()));
             if mark.is_some() {
                 expression.remove(shared_name(name));
                 expression.remove(unsettled_name(name));
@@ -284,15 +285,15 @@ impl HomeWrite {
         }
         for (name, value) in &self.raises {
             let (name, value) = (expression.name(name), expression.value(from_value(value)));
-            conditions.and(&["(attribute_not_exists(", name.as_str(), ") OR ", name.as_str(), " <= ", value.as_str(), ")"]);
+            conditions.and(format_args!("(attribute_not_exists({name}) OR {name} <= {value})"));
         }
         match &self.read {
             Some(Read { rewritten, last_event_id }) => {
                 for (name, mark) in [("rewritten", rewritten), ("lastEventId", last_event_id)] {
-                    conditions.and_unchanged(expression.unchanged(name, mark));
+                    conditions.and(expression.unchanged(name, mark));
                 }
             }
-            None if self.after.version == Version::NONE => conditions.and_unchanged(expression.unchanged(UNFINISHED, "")),
+            None if self.after.version == Version::NONE => conditions.and(expression.unchanged(UNFINISHED, "")),
             // An unfinished row has no revision.
             None => {}
         }
@@ -360,8 +361,7 @@ fn prefix(kind: Kind) -> &'static str {
 }
 
 fn contribution_name(kind: Kind, cell: &Cell) -> String {
-    let (row, attribute) = cell;
-    [prefix(kind), attribute, "#", row.as_str()].concat()
+    [prefix(kind), &cell_text(cell)].concat()
 }
 
 /// `<attribute>#<shared row>`. An attribute's name contains no `#`.

@@ -13,7 +13,7 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use projection_vocabulary::{Decimal, Kind, Mark, RowKey, Value};
 
 use super::{
-    expression::{Expression, Name},
+    expression::{Conditions, Expression, Name},
     fresh_id,
     home::{kind_text, mark_text, shared_name, unsettled_name},
 };
@@ -75,11 +75,11 @@ pub enum CellOp {
 impl SharedWrite {
     pub(super) fn expression(&self) -> (Expression, String) {
         let mut expression = Expression::default();
-        let mut conditions = Vec::new();
+        let mut conditions = Conditions::default();
         for (attribute, cell) in &self.cells {
             cell.express(attribute, &mut expression, &mut conditions);
         }
-        (expression, conditions.join(" AND "))
+        (expression, conditions.into_text())
     }
 }
 
@@ -90,11 +90,11 @@ impl CellWrite {
         Self { mark, op, intent: Intent::Contributes, for_others: false, unsettles: false, instead_of: None }
     }
 
-    fn express(&self, attribute: &str, expression: &mut Expression, conditions: &mut Vec<String>) {
+    fn express(&self, attribute: &str, expression: &mut Expression, conditions: &mut Conditions) {
         let (owned, name) = (expression.name("owned"), expression.value(AttributeValue::S(attribute.to_owned())));
-        conditions.push(format!("NOT contains({owned}, {name})"));
+        conditions.and(format_args!("NOT contains({owned}, {name})"));
         if let Some(mark) = self.instead_of {
-            conditions.push(expression.unchanged(shared_name(attribute), &mark_text(mark)).to_string());
+            conditions.and(expression.unchanged(shared_name(attribute), &mark_text(mark)));
             expression.remove(unsettled_name(attribute));
             match &self.op {
                 CellOp::Add(amount) => expression.set(attribute, AttributeValue::N(amount.to_string())),
@@ -107,7 +107,7 @@ impl CellWrite {
         }
         match self.intent {
             Intent::Contributes => {
-                conditions.push(takes(expression, attribute, self.mark.kind));
+                conditions.and(takes(expression, attribute, self.mark.kind));
                 let mark = AttributeValue::S(mark_text(self.mark));
                 if self.for_others {
                     expression.set_once(shared_name(attribute), mark);
@@ -117,25 +117,25 @@ impl CellWrite {
             }
             Intent::TakesBack => {
                 let mark = expression.name(shared_name(attribute));
-                conditions.push(is_combined(expression, mark, self.mark.kind));
+                conditions.and(is_combined(expression, mark, self.mark.kind));
             }
             Intent::Voids => {
                 let mark = expression.name(shared_name(attribute));
                 let unsettled = expression.name(unsettled_name(attribute));
-                conditions.push(format!("attribute_not_exists({mark}) AND attribute_exists({unsettled})"));
+                conditions.and(format_args!("attribute_not_exists({mark}) AND attribute_exists({unsettled})"));
             }
         }
         match &self.op {
             CellOp::Keep => {}
             CellOp::AtLeast(value) => {
                 let (name, value) = (expression.name(attribute), expression.value(from_value(value)));
-                conditions.push(format!("{name} >= {value}"));
+                conditions.and(format_args!("{name} >= {value}"));
             }
             CellOp::Add(amount) => expression.add(attribute, AttributeValue::N(amount.to_string())),
             CellOp::Insert(members) => expression.add(attribute, string_set(members)),
             CellOp::Raise(value) => {
                 let (name, new) = (expression.name(attribute), expression.value(from_value(value)));
-                conditions.push(format!("(attribute_not_exists({name}) OR {name} <= {new})"));
+                conditions.and(format_args!("(attribute_not_exists({name}) OR {name} <= {new})"));
                 expression.set(attribute, from_value(value));
             }
         }

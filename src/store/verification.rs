@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     Store, StoreError,
     error::{Failure, cancellation_class, classify, retry_or_fail},
-    expression::Expression,
+    expression::{Conditions, Expression},
     fresh_id,
     home::{CORRECTED, Row, SharedCell, child_sort, foreign_row, item_key, mark_text, row_key, row_of, shared_name, unsettled_name},
     segment::Segment,
@@ -231,14 +231,15 @@ impl Store {
         deadline: Deadline,
     ) -> Result<(), StoreError> {
         let mut expression = Expression::default();
-        let mut conditions = vec![expression.unchanged(unsettled_name(attribute), &cell.unsettled).to_string()];
+        let mut conditions = Conditions::default();
+        conditions.and(expression.unchanged(unsettled_name(attribute), &cell.unsettled));
         expression.set(unsettled_name(attribute), AttributeValue::S(mark.to_owned()));
         if cell.value.as_ref() != right {
             let name = expression.name(attribute);
-            conditions.push(match &cell.value {
-                Some(value) => format!("{name} = {}", expression.value(from_value(value))),
-                None => format!("attribute_not_exists({name})"),
-            });
+            match &cell.value {
+                Some(value) => conditions.and(format_args!("{name} = {}", expression.value(from_value(value)))),
+                None => conditions.and(format_args!("attribute_not_exists({name})")),
+            }
             if let Some(right) = right {
                 expression.set(attribute, from_value(right));
             } else {
@@ -246,7 +247,7 @@ impl Store {
                 expression.remove(shared_name(attribute));
             }
         }
-        self.update_shared(rule, row, &expression, conditions.join(" AND "), deadline).await
+        self.update_shared(rule, row, &expression, conditions.into_text(), deadline).await
     }
 
     /// Raises an attribute of a shared row to what is contributed to it, and settles it: it is no longer marked. Does nothing if its
@@ -264,9 +265,10 @@ impl Store {
     ) -> Result<(), StoreError> {
         if let Some((contribution, by)) = contributed {
             let mut expression = Expression::default();
-            let mut conditions = vec![expression.unchanged(unsettled_name(attribute), mark).to_string()];
+            let mut conditions = Conditions::default();
+            conditions.and(expression.unchanged(unsettled_name(attribute), mark));
             // Somebody may have begun to combine it in another way since it was removed.
-            conditions.push(takes(&mut expression, attribute, by.kind));
+            conditions.and(takes(&mut expression, attribute, by.kind));
             // Not this deployment's revision: an attribute to which only an older one contributes can still become an aggregate's own.
             expression.set_once(shared_name(attribute), AttributeValue::S(mark_text(by)));
             match contribution {
@@ -275,11 +277,11 @@ impl Store {
                 Contribution::Set(_) => expression.add(attribute, from_value(&contribution.value())),
                 Contribution::Max(value) => {
                     let (name, value) = (expression.name(attribute), from_value(value));
-                    conditions.push(format!("(attribute_not_exists({name}) OR {name} < {})", expression.value(value.clone())));
+                    conditions.and(format_args!("(attribute_not_exists({name}) OR {name} < {})", expression.value(value.clone())));
                     expression.set(attribute, value);
                 }
             }
-            self.update_shared(rule, row, &expression, conditions.join(" AND "), deadline).await?;
+            self.update_shared(rule, row, &expression, conditions.into_text(), deadline).await?;
         }
         let mut expression = Expression::default();
         let condition = expression.unchanged(unsettled_name(attribute), mark).to_string();

@@ -672,12 +672,16 @@ async fn a_record_stays_parked_while_its_aggregate_is_parked() {
     assert_exact(&world, ONE_EACH, &truth, "").await;
 }
 
+/// Parks a record that nobody could read when it came, under the version that it names.
+async fn park_record(world: &World, version: Option<Version>, record: &RawValue) {
+    let parking = Parking { version, reason: "as planned", payload: Some(record.get()) };
+    world.worker.store().park_record("unread", &parking, Deadline::NONE).await.expect("parked");
+}
+
 #[tokio::test]
 async fn a_record_that_this_version_can_read_is_processed_like_one_from_the_stream() {
     let (world, events) = (World::new().await, account("alice", &["1"]));
-    let payload = record(&events[0], 1);
-    let parking = Parking { version: Some(Version(1)), reason: "as planned", payload: Some(payload.get()) };
-    world.worker.store().park_record("once", &parking, Deadline::NONE).await.expect("parked");
+    park_record(&world, Some(Version(1)), &record(&events[0], 1)).await;
     assert_eq!(redrive_only(&world).await, recovered(1));
     assert_exact(&world, ONE_EACH, &events, "").await;
 }
@@ -686,9 +690,7 @@ async fn a_record_that_this_version_can_read_is_processed_like_one_from_the_stre
 async fn of_a_record_and_an_event_of_its_version_in_the_event_store_the_event_counts() {
     let (world, events) = (World::new().await, account("alice", &["1", "2"]));
     world.import(&events).await;
-    let payload = record(&impostor(&events[0]), 1);
-    let parking = Parking { version: Some(Version(1)), reason: "as planned", payload: Some(payload.get()) };
-    world.worker.store().park_record("other", &parking, Deadline::NONE).await.expect("parked");
+    park_record(&world, Some(Version(1)), &record(&impostor(&events[0]), 1)).await;
     assert_eq!(redrive_only(&world).await, recovered(2));
     assert_exact(&world, ONE_EACH, &events, "").await;
 }
@@ -696,9 +698,7 @@ async fn of_a_record_and_an_event_of_its_version_in_the_event_store_the_event_co
 #[tokio::test]
 async fn a_record_of_an_aggregate_that_is_parked_waits_with_it() {
     let (world, truth) = parked_topic().await;
-    let payload = record(&next_post(&truth), 1);
-    let parking = Parking { version: None, reason: "as planned", payload: Some(payload.get()) };
-    world.worker.store().park_record("next", &parking, Deadline::NONE).await.expect("parked");
+    park_record(&world, None, &record(&next_post(&truth), 1)).await;
     let before = entries(&world).await;
     let stray = before.iter().find(|entry| entry.projection == NO_PROJECTION).expect("it is parked");
     assert_eq!(still_parked(redrive(&world.worker, stray).await), "its aggregate is parked");

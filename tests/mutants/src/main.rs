@@ -306,8 +306,8 @@ const ALL: &[Mutant] = &[
         "a maximum is set although the row holds a higher one",
         &[Switched(
             SHARED,
-            r#"conditions.push(format!("(attribute_not_exists({name}) OR {name} <= {new})"))"#,
-            r#"conditions.push(format!("(attribute_not_exists({name}) OR {name} <= {new} OR {name} > {new})"))"#,
+            r#"conditions.and(format_args!("(attribute_not_exists({name}) OR {name} <= {new})"))"#,
+            r#"conditions.and(format_args!("(attribute_not_exists({name}) OR {name} <= {new} OR {name} > {new})"))"#,
         )],
     ),
     mutant(
@@ -315,8 +315,8 @@ const ALL: &[Mutant] = &[
         "a maximum that was high enough once is not raised",
         &[Switched(
             SHARED,
-            r#"conditions.push(format!("{name} >= {value}"))"#,
-            r#"conditions.push(format!("({name} >= {value} OR {name} < {value} OR attribute_not_exists({name}))"))"#,
+            r#"conditions.and(format_args!("{name} >= {value}"))"#,
+            r#"conditions.and(format_args!("({name} >= {value} OR {name} < {value} OR attribute_not_exists({name}))"))"#,
         )],
     ),
     mutant(
@@ -324,8 +324,8 @@ const ALL: &[Mutant] = &[
         "a home row forgets the highest value that it has offered",
         &[Switched(
             HOME,
-            r#"conditions.and(&["(attribute_not_exists(", name.as_str(), ") OR ", name.as_str(), " <= ", value.as_str(), ")"])"#,
-            r#"conditions.and(&[&format!("(attribute_not_exists({name}) OR {name} <= {value} OR {name} > {value})")])"#,
+            r#"conditions.and(format_args!("(attribute_not_exists({name}) OR {name} <= {value})"))"#,
+            r#"conditions.and(format_args!("(attribute_not_exists({name}) OR {name} <= {value} OR {name} > {value})"))"#,
         )],
     ),
     mutant(
@@ -342,8 +342,8 @@ const ALL: &[Mutant] = &[
         "a write to a shared row changes an attribute that the row's own aggregate owns",
         &[Switched(
             SHARED,
-            r#"conditions.push(format!("NOT contains({owned}, {name})"))"#,
-            r#"conditions.push(format!("(NOT contains({owned}, {name}) OR contains({owned}, {name}))"))"#,
+            r#"conditions.and(format_args!("NOT contains({owned}, {name})"))"#,
+            r#"conditions.and(format_args!("(NOT contains({owned}, {name}) OR contains({owned}, {name}))"))"#,
         )],
     ),
     mutant(

@@ -320,8 +320,8 @@ mod tests {
         let row = worker.store().home_row(&Guests, &"ann".into(), Deadline::NONE).await.expect("read");
         let is_behind = is_behind(&worker, &Guests, &"ann".into(), &row, Deadline::NONE).await;
         let key = |name: &str, text: String| (name.to_owned(), AttributeValue::S(text));
-        let third = [key("PK", partition_key(&"ann".into())), key("SK", sort_key(Version(3)))];
-        let held = client.delete_item().table_name("event-store").set_key(Some(third.into()));
+        let fourth = [key("PK", partition_key(&"ann".into())), key("SK", sort_key(Version(4)))];
+        let held = client.delete_item().table_name("event-store").set_key(Some(fourth.into()));
         let held = held.return_values(ReturnValue::AllOld).send().await.expect("deleted").attributes;
         let parked = caught_up(&worker, "ann", Trust::Row).await;
         assert!(is_behind == Ok(true) && matches!(parked.standing, Standing::Parked(Some(_))), "{parked:?}");

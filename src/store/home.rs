@@ -602,6 +602,37 @@ mod tests {
         );
     }
 
+    /// By a rule of an older revision, other aggregates have written to it.
+    fn shared_before(names: &[&str]) -> HomeRow {
+        let mark = Mark { kind: Kind::Sum, revision: 1 };
+        HomeRow {
+            version: Version(1),
+            revision: 2,
+            shared: names.iter().map(|name| ((*name).to_owned(), mark)).collect(),
+            ..HomeRow::default()
+        }
+    }
+
+    #[test]
+    fn an_amount_replaces_what_others_have_written_and_is_added_to_what_the_aggregate_has() {
+        let change = own().add("n", 3).into();
+        for (row, sets, adds) in [(shared_before(&["n"]), Some(3), None), (shared_before(&["m"]), None, Some(3))] {
+            let write = HomeWrite::of(Version(1), 2, &event(), &change, &Resolved::default(), Some(&row));
+            let (sets, adds) = (sets.map(Value::from), adds.map(Value::from));
+            assert_eq!((write.sets.get("n"), write.adds.get("n")), (sets.as_ref(), adds.as_ref()), "{row:?}");
+        }
+    }
+
+    #[test]
+    fn what_others_have_written_goes_if_the_aggregate_owns_the_attribute_and_has_no_value_for_it() {
+        let stale = shared_before(&["absent", "present"]);
+        let owned = ["absent", "present", "new"].map(str::to_owned).into();
+        let next = HomeRow { owned, own: [("present".to_owned(), 1.into())].into(), shared: BTreeMap::new(), ..stale.clone() };
+        let write = HomeWrite::between("a".into(), &stale, &next);
+        assert_eq!(write.removes, ["absent", LEFT].map(str::to_owned).into());
+        assert_eq!(write.sets.get("present"), Some(&1.into()));
+    }
+
     #[test]
     fn readers_see_the_version_and_what_rules_write() {
         let hidden = ["revision", "lastEventId", "owned", "left", "rewritten", "corrected", "parkedAt", "unfinished", "contributed#n#a"];

@@ -276,8 +276,8 @@ fn outcomes(lane: &Lane) -> Vec<Outcome> {
     by_record.into_values().collect()
 }
 
-fn sums<const N: usize>(amounts: [(&str, &str, i32); N]) -> Contributions {
-    amounts.map(|(row, attribute, amount)| ((row.into(), attribute.to_owned()), Contribution::Sum(amount.into()))).into()
+fn sums<'a>(amounts: impl IntoIterator<Item = (&'a str, &'a str, i32)>) -> Contributions {
+    amounts.into_iter().map(|(row, attribute, amount)| ((row.into(), attribute.to_owned()), Contribution::Sum(amount.into()))).collect()
 }
 
 /// What a write adds to shared rows.

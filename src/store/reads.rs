@@ -3,23 +3,20 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use aws_sdk_dynamodb::{
-    operation::{
-        batch_get_item::BatchGetItemInput, get_item::GetItemInput, query::QueryInput, query::builders::QueryInputBuilder, scan::ScanInput,
-    },
+    operation::{get_item::GetItemInput, query::QueryInput, query::builders::QueryInputBuilder, scan::ScanInput},
     types::{AttributeValue, KeysAndAttributes, ReturnConsumedCapacity},
 };
 use projection_vocabulary::{Attributes, Decimal, DynProjection, HomeRow, Index, IndexKey, RowId, RowKey, Value, Version};
 
 use super::{
     Store, StoreError,
-    error::{classify, retry_or_fail},
     expression::Expression,
     home::{SharedCell, child_sort, foreign_row, row_key},
     item::{SdkItem, from_value},
     limits::BATCH_GET_KEYS_MAX,
     rows::{Shown, ShownRow, shown_row},
 };
-use crate::retry::{Attempt, Deadline};
+use crate::retry::Deadline;
 
 /// How recent an answer must be.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -188,8 +185,7 @@ impl Store {
         while let Some(batch) = batches.next() {
             let mut left = batch.to_vec();
             while !left.is_empty() {
-                let asked = self.get_batch(rule, &left, consistency, deadline).await;
-                match asked.and_then(|(items, unprocessed)| Ok((keyed(rule, items)?, keys_of(rule, &unprocessed)?))) {
+                match self.get_batch(rule, &left, consistency, deadline).await {
                     Ok((items, unprocessed)) => {
                         found.extend(items);
                         left = unprocessed;
@@ -204,36 +200,20 @@ impl Store {
         Ok(found)
     }
 
+    /// Those items of a batch that DynamoDB answered with, and the keys that it left out.
     async fn get_batch(
         &self,
         rule: &dyn DynProjection,
         keys: &[RowKey],
         consistency: Consistency,
         deadline: Deadline,
-    ) -> Result<(Vec<SdkItem>, Vec<SdkItem>), StoreError> {
-        const OPERATION: &str = "BatchGetItem of rows";
-        let table = self.table_of(rule);
-        self.send_with_retries((OPERATION, Some(rule)), deadline, || async {
-            let items = keys.iter().map(|key| row_key(rule, key.as_str())).collect();
-            let asked = KeysAndAttributes::builder().set_keys(Some(items)).consistent_read(consistency == Consistency::Strong);
-            let request = BatchGetItemInput::builder().request_items(table, asked.build().expect("keys are given"));
-            match self.dynamo.batch_get_item(request.return_consumed_capacity(ReturnConsumedCapacity::Total)).await.map_err(classify) {
-                Ok(done) => {
-                    self.meter.read_rows(done.consumed_capacity());
-                    let items = done.responses.and_then(|mut tables| tables.remove(table)).unwrap_or_default();
-                    let unprocessed =
-                        done.unprocessed_keys.and_then(|mut tables| tables.remove(table)).map_or_else(Vec::new, |left| left.keys);
-                    // The number of items does not show progress: absent ones are processed, too. Asking again at once, without a
-                    // pause, is right only as long as there is progress.
-                    if unprocessed.len() >= keys.len() {
-                        return Attempt::Again(StoreError::Transient { operation: OPERATION, class: "all keys unprocessed".into() });
-                    }
-                    Attempt::Decided(Ok((items, unprocessed)))
-                }
-                Err(failure) => retry_or_fail(OPERATION, failure),
-            }
-        })
-        .await?
+    ) -> Result<(HashMap<RowKey, SdkItem>, Vec<RowKey>), StoreError> {
+        let items = keys.iter().map(|key| row_key(rule, key.as_str())).collect();
+        let asked = KeysAndAttributes::builder().set_keys(Some(items)).consistent_read(consistency == Consistency::Strong);
+        let (items, left) = self.batch_get(Some(rule), asked.build().expect("keys are given"), deadline).await?;
+        let items = items.into_iter().map(|item| key_of(rule, &item).map(|key| (key, item))).collect::<Result<_, _>>()?;
+        let left = left.iter().flat_map(|left| &left.keys).map(|key| key_of(rule, key)).collect::<Result<_, _>>()?;
+        Ok((items, left))
     }
 
     /// At most `limit` items of an index, after a position; its attributes are those of [`position_keys`].
@@ -304,14 +284,6 @@ impl IndexQuery {
             .set_expression_attribute_values(expression.values())
             .scan_index_forward(!self.newest_first)
     }
-}
-
-fn keyed(rule: &dyn DynProjection, items: Vec<SdkItem>) -> Result<Vec<(RowKey, SdkItem)>, StoreError> {
-    items.into_iter().map(|item| Ok((key_of(rule, &item)?, item))).collect()
-}
-
-fn keys_of(rule: &dyn DynProjection, keys: &[SdkItem]) -> Result<Vec<RowKey>, StoreError> {
-    keys.iter().map(|key| key_of(rule, key)).collect()
 }
 
 /// The key of an item.

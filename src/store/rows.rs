@@ -349,7 +349,8 @@ impl Store {
         Ok(found)
     }
 
-    async fn batch_get(
+    /// Those items that one request answers with, and the keys that it leaves out, if any.
+    pub(super) async fn batch_get(
         &self,
         rule: Option<&dyn DynProjection>,
         keys: KeysAndAttributes,
@@ -364,7 +365,8 @@ impl Store {
                     self.meter.read_rows(done.consumed_capacity());
                     let items = done.responses.and_then(|mut tables| tables.remove(table)).unwrap_or_default();
                     let unprocessed = done.unprocessed_keys.and_then(|mut tables| tables.remove(table));
-                    // The number of items returned does not show progress, because absent items are processed keys, too.
+                    // The number of items does not show progress: absent ones are processed, too. Asking again at once, without a
+                    // pause, is right only as long as there is progress.
                     if unprocessed.as_ref().is_some_and(|left| left.keys.len() >= keys.keys.len()) {
                         return Attempt::Again(StoreError::Transient { operation: "BatchGetItem", class: "all keys unprocessed".into() });
                     }

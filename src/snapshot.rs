@@ -59,15 +59,13 @@ pub fn row(rule: &dyn DynProjection, id: &RowId, row: &Attributes) -> Box<RawVal
 }
 
 impl Snapshot {
-    /// Of these rows, by projection.
-    pub fn of<'a, R: IntoIterator<Item = (&'a RowId, &'a Attributes)>>(
-        rows: impl IntoIterator<Item = (&'a dyn DynProjection, R)>,
+    /// Of these rows, by projection, each as [`row`] makes it.
+    pub fn of<R: IntoIterator<Item = Box<RawValue>>>(
+        rows: impl IntoIterator<Item = (&'static dyn DynProjection, R)>,
         parked: Vec<Parked>,
     ) -> Self {
-        let json = |(rule, rows): (&'a dyn DynProjection, R)| {
-            (rule.name().to_owned(), rows.into_iter().map(|(id, attributes)| row(rule, id, attributes)).collect())
-        };
-        Self { rows: rows.into_iter().map(json).collect(), parked: parked.into_iter().map(Into::into).collect(), report: None }
+        let rows = rows.into_iter().map(|(rule, rows)| (rule.name().to_owned(), rows.into_iter().collect()));
+        Self { rows: rows.collect(), parked: parked.into_iter().map(Into::into).collect(), report: None }
     }
 
     /// Reads a file of this form.
@@ -79,19 +77,20 @@ impl Snapshot {
     }
 
     /// One line for each row and each parked entry, sorted and spelled in one way, so that equal snapshots have equal lines.
-    fn lines(&self, compared: impl Fn(&str) -> bool) -> anyhow::Result<String> {
-        let mut text = String::new();
+    fn lines(&self, compared: impl Fn(&str) -> bool) -> anyhow::Result<Vec<String>> {
+        let mut all = Vec::new();
         for (projection, rows) in self.rows.iter().filter(|(projection, _)| compared(projection)) {
-            let mut lines =
-                rows.iter().map(|row| Ok(Value::from_json(row)?.to_json().get().to_owned())).collect::<anyhow::Result<Vec<_>>>()?;
+            let lines = rows.iter().map(|row| Ok(format!("{projection} {}\n", Value::from_json(row)?.to_json().get())));
+            let mut lines = lines.collect::<anyhow::Result<Vec<_>>>()?;
             lines.sort();
-            lines.iter().try_for_each(|line| writeln!(text, "{projection} {line}"))?;
+            all.append(&mut lines);
         }
         let parked = self.parked.iter().filter(|entry| entry.projection == NO_PROJECTION || compared(&entry.projection));
-        let mut parked = parked.map(serde_json::to_string).collect::<Result<Vec<_>, _>>()?;
-        parked.sort();
-        parked.iter().try_for_each(|line| writeln!(text, "parked {line}"))?;
-        Ok(text)
+        let lines = parked.map(|entry| Ok(format!("parked {}\n", serde_json::to_string(entry)?)));
+        let mut lines = lines.collect::<anyhow::Result<Vec<_>>>()?;
+        lines.sort();
+        all.append(&mut lines);
+        Ok(all)
     }
 
     /// The projections that the expected snapshot says nothing about: it may be older than they are.
@@ -111,6 +110,7 @@ impl Snapshot {
         if expected == found {
             return Ok(None);
         }
+        let (expected, found) = (expected.concat(), found.concat());
         let diff = TextDiff::from_lines(&expected, &found);
         Ok(Some(diff.unified_diff().context_radius(0).header("expected", "found").to_string()))
     }

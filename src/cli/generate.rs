@@ -22,7 +22,7 @@ use super::{
     text::{count, count_of},
 };
 use crate::{
-    snapshot::Snapshot,
+    snapshot::{self, Snapshot},
     sources::stream_json::{LambdaEvent, inserted},
 };
 
@@ -77,9 +77,9 @@ pub fn run(options: &Options, sample: Option<&Sample>, cx: &mut Context) -> anyh
         for event in &events {
             rows.fold(rule, event).with_context(|| format!("`{}` refuses the sample `{}`", rule.name(), sample.name))?;
         }
-        expected.push((rule, rows.visible()));
+        expected.push((rule, rows.visible().iter().map(|(id, attributes)| snapshot::row(rule, id, attributes)).collect::<Vec<_>>()));
     }
-    let expected = Snapshot::of(expected.iter().map(|(rule, rows)| (*rule as _, rows)), Vec::new());
+    let expected = Snapshot::of(expected, Vec::new());
     fs::write(out.join("expected.json"), expected.to_json()?).with_context(|| format!("cannot write to {}", out.display()))?;
     progress.finish_and_clear();
     let (events, files) = (count_of(events.len(), "event"), count(files, "file"));

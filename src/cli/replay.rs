@@ -20,13 +20,9 @@ use crate::{
     Worker,
     engine::report::{Report, Tally},
     retry::Deadline,
-    snapshot::Snapshot,
+    snapshot::{self, Snapshot},
     sources::input::{self, InputError, Source},
-    store::{
-        Store, StoreError,
-        parking::Parked,
-        rows::{Shown, ShownRow},
-    },
+    store::{Store, StoreError, parking::Parked, rows::ShownRow},
 };
 
 /// Rows of each projection that a table shows.
@@ -98,7 +94,9 @@ pub async fn run(options: &Options, cx: &mut Context) -> anyhow::Result<u8> {
         return Ok(EXIT_USAGE);
     }
 
-    let (mut rows, parked) = match state_of(&worker).await {
+    let shown = if options.output == Output::Table { options.show.unwrap_or(SHOW_DEFAULT) } else { 0 };
+    let as_json = expected.is_some() || options.output != Output::Table;
+    let (mut rows, parked) = match state_of(&worker, shown, as_json).await {
         Ok(state) => state,
         Err(error) => {
             // What happened to the records is known all the same.
@@ -109,22 +107,17 @@ pub async fn run(options: &Options, cx: &mut Context) -> anyhow::Result<u8> {
             return Err(anyhow::Error::from(error).context("the records were replayed as reported, and then the rows could not be read"));
         }
     };
-    let attributes = rows.iter().map(|(rule, rows)| (*rule as _, rows.iter().map(|(key, row)| (key, &row.attributes))));
-    let mut snapshot = Snapshot::of(attributes, parked.clone());
+    let json = rows.iter_mut().map(|rows| (rows.rule, std::mem::take(&mut rows.json).into_values()));
+    let mut snapshot = Snapshot::of(json, parked.clone());
     let difference = expected.as_ref().map(|expected| snapshot.difference(expected)).transpose()?.flatten();
     let out = &mut cx.out;
     match options.output {
         Output::Table => {
             out.text(&report::text(&replayed.report, replayed.unreadable, took));
-            let show = options.show.unwrap_or(SHOW_DEFAULT);
-            for (rule, rows) in &mut rows {
-                let all = rows.len();
-                if let Some(key) = rows.keys().nth(show).cloned() {
-                    rows.split_off(&key);
-                }
-                let more = if all > rows.len() { format!(" of {all}; to see more: --show N") } else { String::new() };
+            for Rows { rule, all, first, .. } in &rows {
+                let more = if *all > first.len() { format!(" of {all}; to see more: --show N") } else { String::new() };
                 out.line("");
-                out.text(&row_tables::draw(*rule, &*rows, &more, terminal::columns()));
+                out.text(&row_tables::draw(*rule, first, &more, terminal::columns()));
             }
             let mut lines = Lines::default();
             for entry in &parked {
@@ -189,12 +182,40 @@ fn without_processes(registry: Registry) -> Registry {
     Registry::new(registry.read_models().collect::<Vec<_>>().leak())
 }
 
+/// The rows of a projection, as far as they are wanted: it may have more than fit into memory.
+struct Rows {
+    rule: &'static dyn DynProjection,
+    /// How many there are.
+    all: usize,
+    /// The first ones, for a table.
+    first: BTreeMap<RowId, ShownRow>,
+    /// All of them, if they are compared or printed as JSON.
+    json: BTreeMap<RowId, Box<RawValue>>,
+}
+
+impl Rows {
+    async fn read(store: &Store, rule: &'static dyn DynProjection, shown: usize, as_json: bool) -> Result<Self, StoreError> {
+        let mut rows = Self { rule, all: 0, first: BTreeMap::new(), json: BTreeMap::new() };
+        let each = |id: RowId, row: ShownRow| {
+            rows.all += 1;
+            if as_json {
+                rows.json.insert(id.clone(), snapshot::row(rule, &id, &row.attributes));
+            }
+            rows.first.insert(id, row);
+            if rows.first.len() > shown {
+                rows.first.pop_last();
+            }
+        };
+        store.each_visible_row(rule, each).await?;
+        Ok(rows)
+    }
+}
+
 /// The rows of each projection, and what is parked. A process has no rows to show.
-#[allow(clippy::type_complexity, reason = "it is taken apart at once")]
-async fn state_of(worker: &Worker) -> Result<(Vec<(&'static dyn DynProjection, BTreeMap<RowId, ShownRow>)>, Vec<Parked>), StoreError> {
+async fn state_of(worker: &Worker, shown: usize, as_json: bool) -> Result<(Vec<Rows>, Vec<Parked>), StoreError> {
     let mut rows = Vec::new();
     for rule in worker.registry().read_models() {
-        rows.push((rule, worker.store().read_model(rule, usize::MAX, Shown::ToReaders).await?.0));
+        rows.push(Rows::read(worker.store(), rule, shown, as_json).await?);
     }
     Ok((rows, worker.store().parked().await?))
 }

@@ -12,7 +12,7 @@ use serde_json::Value as Json;
 
 use super::{Console, arrived};
 use crate::{
-    snapshot::Snapshot,
+    snapshot::{self, Snapshot},
     sources::{
         stream::{Begin, StreamError, StreamReader},
         stream_json::{LambdaEvent, new_file},
@@ -105,10 +105,11 @@ impl Console {
     async fn snapshot(&self) -> Result<Snapshot, FixtureError> {
         let mut rows = Vec::new();
         for rule in self.registry.read_models() {
-            rows.push((rule, self.store.visible_rows(rule).await?));
+            let visible = self.store.visible_rows(rule).await?;
+            rows.push((rule, visible.iter().map(|(id, attributes)| snapshot::row(rule, id, attributes)).collect::<Vec<_>>()));
         }
         let parked = self.store.parked().await?;
-        Ok(Snapshot::of(rows.iter().map(|(rule, rows)| (*rule as _, rows)), parked))
+        Ok(Snapshot::of(rows, parked))
     }
 }
 

@@ -383,8 +383,29 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn visible_rows(&self, rule: &dyn DynProjection) -> Result<BTreeMap<RowId, Attributes>, StoreError> {
-        let (rows, _) = self.read_model(rule, usize::MAX, Shown::ToReaders).await?;
-        Ok(rows.into_iter().map(|(key, row)| (key, row.attributes)).collect())
+        let mut rows = BTreeMap::new();
+        self.each_visible_row(rule, |id, row| _ = rows.insert(id, row.attributes)).await?;
+        Ok(rows)
+    }
+
+    /// Gives every row of a projection as a reader sees it, in the order of a scan, so that nobody needs to hold them all.
+    ///
+    /// # Errors
+    /// [`StoreError`]. Some rows were given then.
+    pub async fn each_visible_row(&self, rule: &dyn DynProjection, mut each: impl FnMut(RowId, ShownRow)) -> Result<(), StoreError> {
+        let mut from = None;
+        loop {
+            let (items, next) = self.scan_items(rule, Segment::ALL, from, Deadline::NONE).await?;
+            for item in items {
+                if let Some((id, row)) = shown_row(rule, item, Shown::ToReaders)? {
+                    each(id, row);
+                }
+            }
+            from = next;
+            if from.is_none() {
+                return Ok(());
+            }
+        }
     }
 
     /// The first rows of a projection in the order of a scan, at most `limit`, and whether there are more. It reads only as many pages

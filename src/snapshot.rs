@@ -58,6 +58,11 @@ pub fn row(rule: &dyn DynProjection, id: &RowId, row: &Attributes) -> Box<RawVal
     Value::Map(members).to_json()
 }
 
+/// Each of a projection's rows, as [`row`] makes it.
+pub fn rows(rule: &dyn DynProjection, rows: &BTreeMap<RowId, Attributes>) -> Vec<Box<RawValue>> {
+    rows.iter().map(|(id, attributes)| row(rule, id, attributes)).collect()
+}
+
 impl Snapshot {
     /// Of these rows, by projection, each as [`row`] makes it.
     pub fn of<R: IntoIterator<Item = Box<RawValue>>>(

@@ -77,7 +77,7 @@ pub fn run(options: &Options, sample: Option<&Sample>, cx: &mut Context) -> anyh
         for event in &events {
             rows.fold(rule, event).with_context(|| format!("`{}` refuses the sample `{}`", rule.name(), sample.name))?;
         }
-        expected.push((rule, rows.visible().iter().map(|(id, attributes)| snapshot::row(rule, id, attributes)).collect::<Vec<_>>()));
+        expected.push((rule, snapshot::rows(rule, &rows.visible())));
     }
     let expected = Snapshot::of(expected, Vec::new());
     fs::write(out.join("expected.json"), expected.to_json()?).with_context(|| format!("cannot write to {}", out.display()))?;

@@ -105,8 +105,7 @@ impl Console {
     async fn snapshot(&self) -> Result<Snapshot, FixtureError> {
         let mut rows = Vec::new();
         for rule in self.registry.read_models() {
-            let visible = self.store.visible_rows(rule).await?;
-            rows.push((rule, visible.iter().map(|(id, attributes)| snapshot::row(rule, id, attributes)).collect::<Vec<_>>()));
+            rows.push((rule, snapshot::rows(rule, &self.store.visible_rows(rule).await?)));
         }
         let parked = self.store.parked().await?;
         Ok(Snapshot::of(rows, parked))

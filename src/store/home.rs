@@ -602,7 +602,7 @@ mod tests {
         );
     }
 
-    /// By a rule of an older revision, other aggregates have written to it.
+    /// A row to which other aggregates have written these attributes, by an older revision of the rule.
     fn shared_before(names: &[&str]) -> HomeRow {
         let mark = Mark { kind: Kind::Sum, revision: 1 };
         HomeRow {

@@ -72,12 +72,12 @@ fn a_write_changes_at_most_99_shared_rows() {
 
 #[test]
 fn a_write_moves_at_most_100_contributions_between_two_rows() {
-    for (held, state_behind) in [(100, State::Writes(1, 2)), (101, State::Folds(2))] {
+    for (held, next) in [(100, State::Writes(1, 2)), (101, State::Folds(2))] {
         let mut lane = lane(&history([joined("chess"), moved("chess", "go")])[1..]);
         assert_eq!(state(&mut lane), State::Reads);
         let names: Vec<_> = (0..held).map(|at| format!("sum-{at:03}")).collect();
         let row = HomeRow { contributions: sums(names.iter().map(|name| ("chess", name.as_str(), 1))), ..row_at(1) };
-        assert_eq!((lane.read(Some(row)), state(&mut lane)), (AfterRefusal::Continue, state_behind), "{held}: each is taken and given");
+        assert_eq!((lane.read(Some(row)), state(&mut lane)), (AfterRefusal::Continue, next), "{held}: each is taken and given");
     }
 }
 
